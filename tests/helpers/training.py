@@ -1,0 +1,95 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Trainings of a miniature model through anomalib's engine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import MVTecAD
+from anomalib.engine import Engine
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.testing import assert_close
+
+from anople_anomalib.lightning_model import AnoPLe
+from helpers.miniature import MINIATURE
+
+
+class Recorder(Callback):
+    """Notes what a training does."""
+
+    def __init__(self) -> None:
+        self.images: list[torch.Tensor] = []
+        self.paths: list[str] = []
+        self.rates: list[list[float]] = []
+        self.validated_after: list[int] = []
+        self.complete_at_validation: list[bool] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *args: object) -> None:
+        """Note the learning rates of the step."""
+        del args
+        self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Note the images as the training step has seen them."""
+        del trainer, pl_module, batch_idx
+        self.images.append(batch.image.clone())
+        self.paths += [Path(path).name for path in batch.image_path or []]
+        self.losses.append(outputs["loss"].item())
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Note after how many steps there was a validation, and whether the model was complete."""
+        del batch, dataloader_idx
+        if batch_idx == 0:
+            self.validated_after.append(trainer.global_step)
+            self.complete_at_validation.append(pl_module.is_complete)
+
+
+def make_model(**arguments: Any) -> AnoPLe:  # noqa: ANN401
+    """An AnoPLe on the miniature CLIP that writes no pictures."""
+    defaults = {"backbone": MINIATURE, "pretrained": "random", "visualizer": False, "epochs": 2}
+    return AnoPLe(**{**defaults, **arguments})
+
+
+def make_engine(folder: Path, callbacks: Sequence[Callback] = (), **arguments: Any) -> Engine:  # noqa: ANN401
+    """Anomalib's engine, on the CPU and quiet."""
+    quiet = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+    return Engine(callbacks=list(callbacks), default_root_dir=folder / "results", **{**quiet, **arguments})
+
+
+def make_datamodule(root: Path, **arguments: Any) -> MVTecAD:  # noqa: ANN401
+    """The tiny category as anomalib's own datamodule."""
+    return MVTecAD(**{"root": root, "category": "bottle", "num_workers": 0, **arguments})
+
+
+def assert_complete(model: AnoPLe, state: dict[str, torch.Tensor]) -> None:
+    """Memory and text features are those of the final prompts, in the model and in a checkpoint of it."""
+    assert model.is_complete
+    state = {name: value.clone() for name, value in state.items()}
+    for name in ("model.memory_bank.features", "model.text_features"):
+        assert torch.equal(state[name], model.state_dict()[name]), name
+    model.model.refresh_text_features()
+    assert_close(state["model.text_features"], model.model.text_features)
+    assert state["model.is_fitted"]
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A checkpoint, read as strangers should be."""
+    return torch.load(path, weights_only=True)
