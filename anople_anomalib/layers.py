@@ -1,0 +1,69 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Layer numbers of the paper's 12-layer towers, carried over to towers of another depth."""
+
+import logging
+from collections.abc import Sequence
+from math import ceil
+
+logger = logging.getLogger(__name__)
+
+PAPER_DEPTH = 12
+PAPER_PROMPT_DEPTH = 9
+PAPER_MEMORY_LAYERS = (7, 8, 9, 10)
+
+
+def resolve_prompt_depth(prompt_depth: int, visual_depth: int, text_depth: int) -> int:
+    """Number of prompted layers J for a pair of towers.
+
+    Args:
+        prompt_depth: What the user asked for; the paper's 9 is scaled down for shallow towers.
+        visual_depth: Number of layers of the visual tower.
+        text_depth: Number of layers of the text tower.
+
+    Returns:
+        A number that neither tower falls short of.
+
+    Raises:
+        ValueError: If it is smaller than 1 or, unless it is the paper's, larger than the depth of a tower.
+    """
+    depth = min(visual_depth, text_depth)
+    if prompt_depth == PAPER_PROMPT_DEPTH and depth < PAPER_DEPTH:
+        scaled = ceil(PAPER_PROMPT_DEPTH * depth / PAPER_DEPTH)
+        logger.info("prompt_depth %d of 12 layers becomes %d of %d layers.", PAPER_PROMPT_DEPTH, scaled, depth)
+        return scaled
+    if not 1 <= prompt_depth <= depth:
+        msg = (
+            f"prompt_depth must be between 1 and {depth}, the depth of the shallower tower of this backbone, "
+            f"got {prompt_depth}."
+        )
+        raise ValueError(msg)
+    return prompt_depth
+
+
+def resolve_memory_layers(memory_layers: Sequence[int], visual_depth: int) -> tuple[int, ...]:
+    """Layers whose patch features make the memory.
+
+    Args:
+        memory_layers: 1-based numbers that the user asked for; the paper's are scaled for another depth.
+        visual_depth: Number of layers of the visual tower.
+
+    Returns:
+        Ascending 1-based layer numbers.
+
+    Raises:
+        ValueError: If there is no layer, or a layer that the tower does not have.
+    """
+    layers = tuple(sorted(set(memory_layers)))
+    if layers == PAPER_MEMORY_LAYERS and visual_depth != PAPER_DEPTH:
+        scaled = tuple(sorted({ceil(layer * visual_depth / PAPER_DEPTH) for layer in layers}))
+        logger.info("memory_layers %s of 12 layers become %s of %d layers.", layers, scaled, visual_depth)
+        return scaled
+    if not layers or layers[0] < 1 or layers[-1] > visual_depth:
+        msg = (
+            f"memory_layers must be numbers between 1 and {visual_depth}, the depth of this backbone's visual tower, "
+            f"got {tuple(memory_layers)}."
+        )
+        raise ValueError(msg)
+    return layers
