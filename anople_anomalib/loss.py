@@ -1,0 +1,151 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Losses of AnoPLe, equations (7) to (11)."""
+
+import torch
+from einops import einsum, rearrange
+from kornia.losses import focal_loss
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+ALIGNMENTS = ("weighted_sum", "mean", "none")
+"""The rows of Table 3 (c)."""
+
+LATENT_LABEL_SMOOTHING = 0.003
+ALIGNMENT_TEMPERATURE = 2.0
+FOCAL_GAMMA = 2.0
+DICE_SMOOTHING = 1.0
+
+
+def dice_loss(probabilities: torch.Tensor, masks: torch.Tensor, smoothing: float = DICE_SMOOTHING) -> torch.Tensor:
+    """Dice loss of the abnormal class.
+
+    Args:
+        probabilities: Abnormal probability of every pixel, shape ``(V, H, W)``, values in [0, 1].
+        masks: Shape ``(V, H, W)``, 1 where anomalous.
+        smoothing: Added to numerator and denominator: a view without an anomaly is best predicted as all zero.
+
+    Returns:
+        ``1 - (2 |P M| + s) / (|P| + |M| + s)``, the mean over the views; a scalar in [0, 1].
+    """
+    masks = masks.to(probabilities.dtype)
+    intersection = (probabilities * masks).sum(dim=(1, 2))
+    total = probabilities.sum(dim=(1, 2)) + masks.sum(dim=(1, 2))
+    return (1 - (2 * intersection + smoothing) / (total + smoothing)).mean()
+
+
+def pixel_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Pixel-level loss ``L_dice + L_focal``, equation (7).
+
+    Args:
+        logits: Logits of (normal, abnormal), shape ``(V, 2, H, W)``.
+        masks: Simulated ground truth M, shape ``(V, H, W)``, dtype long, 1 where anomalous.
+
+    Returns:
+        A scalar, at least 0.
+    """
+    focal = focal_loss(logits, masks, alpha=None, gamma=FOCAL_GAMMA, reduction="none").sum(dim=1).mean()
+    return dice_loss(logits.softmax(dim=1)[:, 1], masks) + focal
+
+
+def image_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    latent_logits: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Image-level loss ``L_ce(z+, z-, w) + L_ce(z+, z-_latent, w)``, equation (9).
+
+    Args:
+        logits: Logits of (normal, abnormal) of every view, shape ``(V, 2)``.
+        labels: Shape ``(V,)``, dtype long, 1 where the view's own mask has an anomalous pixel.
+        latent_logits: Logits of the latent anomalies, one per normal view, shape ``(V+, 2)``; ``None`` or of length
+            0 drops the second term.
+
+    Returns:
+        A scalar, at least 0.
+    """
+    loss = F.cross_entropy(logits, labels)
+    if latent_logits is None or not len(latent_logits):
+        return loss
+    abnormal = torch.ones(len(latent_logits), dtype=torch.long, device=logits.device)
+    normal_terms = F.cross_entropy(logits[labels == 0], abnormal - 1, reduction="sum")
+    latent_terms = F.cross_entropy(latent_logits, abnormal, reduction="sum", label_smoothing=LATENT_LABEL_SMOOTHING)
+    return loss + (normal_terms + latent_terms) / (2 * len(latent_logits))
+
+
+def alignment_loss(
+    image_embeddings: torch.Tensor,
+    local_features: torch.Tensor,
+    abnormal_logits: torch.Tensor,
+    alignment: str = "weighted_sum",
+) -> torch.Tensor:
+    """Alignment of global and local semantics, ``1 - <z^0, s>`` with s of equation (10).
+
+    Args:
+        image_embeddings: L2-normalized embeddings z^0 of the views, shape ``(V, D)``.
+        local_features: Local features D(z), shape ``(V, D, H, W)``.
+        abnormal_logits: Abnormal logit of every pixel, shape ``(V, H, W)``; its softmax over the pixels (temperature
+            2) weighs the local features.
+        alignment: ``"weighted_sum"``, or ``"mean"`` for equal weights.
+
+    Returns:
+        The mean over the views; a scalar in [0, 2].
+    """
+    if alignment == "weighted_sum":
+        weights = (abnormal_logits.flatten(1) / ALIGNMENT_TEMPERATURE).softmax(dim=1)  # (V, H * W)
+        pixels = rearrange(local_features, "v d h w -> v (h w) d")
+        prototype = einsum(weights, pixels, "v n, v n d -> v d")  # s
+    else:
+        prototype = local_features.mean(dim=(2, 3))
+    return (1 - F.cosine_similarity(image_embeddings, prototype, dim=1)).mean()
+
+
+class AnoPLeLoss(nn.Module):
+    """The terms of the final loss ``L = L_pixel + L_img + L_align``, equation (11).
+
+    Args:
+        alignment: One of :data:`ALIGNMENTS`.
+
+    Raises:
+        ValueError: If the alignment is unknown.
+    """
+
+    def __init__(self, alignment: str = "weighted_sum") -> None:
+        super().__init__()
+        if alignment not in ALIGNMENTS:
+            msg = f"alignment must be one of {', '.join(ALIGNMENTS)}, got {alignment!r}."
+            raise ValueError(msg)
+        self.alignment = alignment
+
+    def forward(
+        self,
+        masks: torch.Tensor,
+        image_embeddings: torch.Tensor,
+        image_logits: torch.Tensor,
+        latent_logits: torch.Tensor | None = None,
+        local_features: torch.Tensor | None = None,
+        pixel_logits: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Compute the terms.
+
+        Args:
+            masks: Masks of the views, shape ``(V, H, W)``, dtype long.
+            image_embeddings: Shape ``(V, D)``, L2-normalized.
+            image_logits: Shape ``(V, 2)``.
+            latent_logits: Shape ``(V+, 2)``, see :func:`image_loss`.
+            local_features: Shape ``(V, D, h, w)``; ``None`` without a decoder: then only the image-level term remains.
+            pixel_logits: Shape ``(V, 2, h, w)``; resized to the masks here.
+
+        Returns:
+            Scalars by name (``image_loss``, ``pixel_loss``, ``align_loss``); their sum is L.
+        """
+        labels = masks.flatten(1).amax(dim=1)
+        losses = {"image_loss": image_loss(image_logits, labels, latent_logits)}
+        if local_features is None or pixel_logits is None:
+            return losses
+        logits = F.interpolate(pixel_logits, size=masks.shape[-2:], mode="bilinear", align_corners=False)
+        losses["pixel_loss"] = pixel_loss(logits, masks)
+        if self.alignment != "none":
+            losses["align_loss"] = alignment_loss(image_embeddings, local_features, pixel_logits[:, 1], self.alignment)
+        return losses

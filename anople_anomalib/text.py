@@ -1,0 +1,86 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Prompt strings of the two states, normal and abnormal (equations (1) and (15) of the AnoPLe paper)."""
+
+from collections.abc import Sequence
+
+COMPOSITIONAL = "compositional"
+"""The reserved ``state_word`` that stands for WinCLIP's ensemble of state templates (Table 4, row "CPE")."""
+
+NORMAL_STATES = (
+    "{}",
+    "flawless {}",
+    "perfect {}",
+    "unblemished {}",
+    "{} without flaw",
+    "{} without defect",
+    "{} without damage",
+)
+ABNORMAL_STATES = ("damaged {}", "{} with flaw", "{} with defect", "{} with damage")
+
+
+def clean_class_names(class_names: str | Sequence[str]) -> list[str]:
+    """Turn class names as they stand in a data set into words.
+
+    Args:
+        class_names: One name or several, e.g. ``"metal_nut"``.
+
+    Returns:
+        The names with underscores as spaces and without surrounding blanks, e.g. ``["metal nut"]``.
+
+    Raises:
+        ValueError: If there is no name, a name is empty, or a name occurs twice.
+    """
+    names = [class_names] if isinstance(class_names, str) else list(class_names)
+    words = [" ".join(name.replace("_", " ").split()) for name in names]
+    if not words or not all(words):
+        msg = f"class_names must be one or more non-empty names, got {class_names!r}."
+        raise ValueError(msg)
+    if len(set(words)) != len(words):
+        msg = f"class_names must differ from each other, got {class_names!r}."
+        raise ValueError(msg)
+    return words
+
+
+def state_templates(state_word: str | Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Templates of the normal and the abnormal state.
+
+    Args:
+        state_word: The word before the class name in the abnormal prompt; several words for their ensemble; or
+            ``"compositional"`` for WinCLIP's templates of both states.
+
+    Returns:
+        Templates of the normal and of the abnormal prompts, each with one ``{}`` for the class name.
+
+    Raises:
+        ValueError: If there is no word or a word is empty.
+    """
+    if state_word == COMPOSITIONAL:
+        return NORMAL_STATES, ABNORMAL_STATES
+    words = [state_word] if isinstance(state_word, str) else list(state_word)
+    if not words or not all(word.strip() for word in words):
+        msg = f"state_word must be one or more non-empty words or {COMPOSITIONAL!r}, got {state_word!r}."
+        raise ValueError(msg)
+    return ("{}",), tuple(f"{word.strip()} {{}}" for word in words)
+
+
+def prompt_texts(class_names: Sequence[str], state_word: str | Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words of the normal prompts e+ = [class] and of the abnormal prompts e- = [abnormal][class] (1).
+
+    Args:
+        class_names: Class names as words, see :func:`clean_class_names`.
+        state_word: See :func:`state_templates`.
+
+    Returns:
+        Texts of the normal and of the abnormal prompts, every template of a state with every class name.
+
+    Example:
+        >>> prompt_texts(["bottle"], "abnormal")
+        (['bottle'], ['abnormal bottle'])
+    """
+    normal, abnormal = state_templates(state_word)
+    return (
+        [template.format(name) for name in class_names for template in normal],
+        [template.format(name) for name in class_names for template in abnormal],
+    )

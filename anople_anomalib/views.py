@@ -1,0 +1,76 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Views of an image: four sub-images and the whole (section 3.3.2 of the AnoPLe paper)."""
+
+import torch
+from einops import rearrange
+from torch.nn import functional as F  # noqa: N812
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv_functional
+
+NUM_CROPS = 4
+"""N: the sub-images that a double-resolution image is divided into, without overlap."""
+
+
+def num_views(multi_view: bool) -> int:
+    """Number of views of a training image, N + 1 or 1."""
+    return NUM_CROPS + 1 if multi_view else 1
+
+
+def cut_views(images: torch.Tensor, size: tuple[int, int], multi_view: bool = True) -> torch.Tensor:
+    """Cut images of twice the model's resolution into four crops and the resized whole.
+
+    Args:
+        images: Shape ``(B, C, H, W)``; resized to twice ``size`` if it is not that large.
+        size: Height h and width w that the model sees.
+        multi_view: Whether to cut sub-images; if not, the whole image is the only view.
+
+    Returns:
+        Views of shape ``(B, V, C, h, w)``; the whole image comes last (c_{N+1} of the view signal).
+    """
+    whole = resize(images, size)
+    if not multi_view:
+        return whole.unsqueeze(1)
+    crops = rearrange(resize(images, double(size)), "b c (i h) (j w) -> b (i j) c h w", i=2, j=2)
+    return torch.cat([crops, whole.unsqueeze(1)], dim=1)
+
+
+def cut_masks(masks: torch.Tensor, size: tuple[int, int], multi_view: bool = True) -> torch.Tensor:
+    """Cut masks the way :func:`cut_views` cuts their images.
+
+    The whole mask shrinks by max pooling: an anomaly of a single pixel stays one.
+
+    Args:
+        masks: Binary masks of shape ``(B, 1, H, W)`` with H and W twice ``size``.
+        size: Height h and width w that the model sees.
+        multi_view: As for the images.
+
+    Returns:
+        Masks of shape ``(B, V, h, w)``, dtype long, 1 where anomalous.
+    """
+    whole = F.adaptive_max_pool2d(masks.float(), size)  # (B, 1, h, w)
+    if not multi_view:
+        return whole.long()
+    crops = rearrange(masks, "b 1 (i h) (j w) -> b (i j) h w", i=2, j=2)
+    return torch.cat([crops, whole.to(crops.dtype)], dim=1).long()
+
+
+def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize images as CLIP's own pre-processing does: bicubic, with anti-aliasing.
+
+    Args:
+        images: Shape ``(..., C, H, W)``.
+        size: Height and width of the result.
+
+    Returns:
+        Images of shape ``(..., C, *size)``.
+    """
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    return tv_functional.resize(images, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+
+
+def double(size: tuple[int, int]) -> tuple[int, int]:
+    """Twice the model's resolution, at which training images arrive."""
+    return (2 * size[0], 2 * size[1])
