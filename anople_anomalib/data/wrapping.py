@@ -1,0 +1,168 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Finds and builds the datamodules that :class:`~anople_anomalib.data.FewShot` wraps, one per category."""
+
+import copy
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anomalib.data import AnomalibDataModule
+
+ALL = "all"
+_SPLIT_SEED = 0
+"""Seed of random splits of a wrapped datamodule that has none."""
+
+
+def build_datamodule(datamodule: Any) -> AnomalibDataModule:  # noqa: ANN401
+    """Build a datamodule.
+
+    Args:
+        datamodule: A class name, with or without its module; a mapping, or a namespace, with ``class_path`` and
+            perhaps ``init_args``; or a datamodule, of which a copy is returned.
+
+    Returns:
+        The datamodule, not set up.
+
+    Raises:
+        ValueError: If there is no such datamodule.
+        TypeError: If it is none of these.
+    """
+    if isinstance(datamodule, AnomalibDataModule):
+        return copy.copy(datamodule)
+    if isinstance(datamodule, str):
+        return _find_class(datamodule)()
+    config = datamodule if isinstance(datamodule, Mapping) else getattr(datamodule, "__dict__", {})
+    unknown = set(config) - {"class_path", "init_args"}
+    if not isinstance(config.get("class_path"), str) or unknown:
+        msg = (
+            "datamodule must be the name of a datamodule, a mapping with 'class_path' and 'init_args', or an anomalib "
+            f"image datamodule, but it is {datamodule!r}."
+        )
+        raise TypeError(msg)
+    return _find_class(config["class_path"])(**_plain(config.get("init_args") or {}))
+
+
+def _find_class(class_path: str) -> type[AnomalibDataModule]:
+    """Find a datamodule class by its full name, or by its bare name among anomalib's and this package's."""
+    module_name, _, name = class_path.rpartition(".")
+    for place in [module_name] if module_name else ["anomalib.data", "anople_anomalib.data"]:
+        try:
+            found = getattr(importlib.import_module(place), name, None)
+        except ModuleNotFoundError:
+            found = None
+        if inspect.isclass(found) and issubclass(found, AnomalibDataModule):
+            return found
+    msg = f"There is no image datamodule '{class_path}' in anomalib; give a name such as 'MVTecAD' or 'Folder'."
+    raise ValueError(msg)
+
+
+def _plain(arguments: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Turn the arguments of OmegaConf or jsonargparse into plain dictionaries and lists."""
+    if isinstance(arguments, Mapping):
+        return {str(name): _plain(value) for name, value in arguments.items()}
+    if isinstance(arguments, Sequence) and not isinstance(arguments, str | tuple):
+        return [_plain(value) for value in arguments]
+    if type(arguments).__name__ == "Namespace":
+        return _plain(vars(arguments))
+    return arguments
+
+
+def choose_categories(datamodule: AnomalibDataModule, categories: Sequence[str] | str | None) -> list[str]:
+    """Check the categories that the user asks for.
+
+    Args:
+        datamodule: The datamodule to be wrapped.
+        categories: Names, ``"all"``, or ``None`` for the datamodule's own category.
+
+    Returns:
+        Names of the categories.
+
+    Raises:
+        ValueError: If there are none, one appears twice, or one is unknown.
+    """
+    own = datamodule.category or datamodule.name
+    known = known_categories(datamodule)
+    if categories is None:
+        return [own]
+    if isinstance(categories, str):
+        categories = known if categories == ALL else [categories]
+    categories = list(categories)
+    if not categories or not all(isinstance(category, str) and category for category in categories):
+        msg = f"categories must be '{ALL}' or a list of names in quotes, but it is {categories!r}."
+        raise ValueError(msg)
+    for category in categories:
+        if categories.count(category) > 1:
+            msg = f"Category '{category}' is named {categories.count(category)} times; name every category once."
+            raise ValueError(msg)
+        if category not in known and not (_root(datamodule) / category).is_dir():
+            msg = f"{datamodule.name} has no category '{category}'; choose from {', '.join(known)}."
+            raise ValueError(msg)
+    return categories
+
+
+def known_categories(datamodule: AnomalibDataModule) -> list[str]:
+    """Categories of a datamodule's data set.
+
+    Args:
+        datamodule: A datamodule.
+
+    Returns:
+        The names that anomalib's module of the data set lists. If the root folder holds a data set of the user's own
+        in the same layout (folders with a ``train`` folder, some of them not in the list): the names of these
+        folders. For a datamodule without categories: its name alone.
+    """
+    if not _has_categories(datamodule):
+        return [datamodule.category or datamodule.name]
+    published = _published_categories(type(datamodule))
+    root = _root(datamodule)
+    folders = sorted(path.parent.name for path in root.glob("*/train") if path.is_dir())
+    if set(folders) - set(published):
+        return folders
+    return published or folders or [datamodule.category]
+
+
+def split_by_category(datamodule: AnomalibDataModule, categories: Sequence[str]) -> dict[str, AnomalibDataModule]:
+    """Make one datamodule per category.
+
+    Args:
+        datamodule: The datamodule to be wrapped.
+        categories: Names from :func:`choose_categories`.
+
+    Returns:
+        Copies of the datamodule, each set to one category and not set up. Random splits have a fixed seed.
+    """
+    copies = {}
+    for category in categories:
+        single = copy.copy(datamodule)
+        single._is_setup = False  # noqa: SLF001  (the copied one may have been in use)
+        single.trainer = None
+        single.seed = _SPLIT_SEED if single.seed is None else single.seed
+        if _has_categories(datamodule):
+            single.category = category
+        copies[category] = single
+    return copies
+
+
+def _has_categories(datamodule: AnomalibDataModule) -> bool:
+    """Tell whether the datamodule takes a category."""
+    return "category" in inspect.signature(type(datamodule).__init__).parameters
+
+
+def _root(datamodule: AnomalibDataModule) -> Path:
+    """Folder of the categories' folders, whether or not it exists."""
+    return Path(getattr(datamodule, "split_root", None) or getattr(datamodule, "root", None) or ".")
+
+
+def _published_categories(cls: type) -> list[str]:
+    """The constant that lists the categories, from the module of the datamodule or from that of its dataset."""
+    for base in inspect.getmro(cls):
+        for module_name in (base.__module__, base.__module__.replace(".datamodules.", ".datasets.")):
+            for name, value in vars(sys.modules.get(module_name, object)).items():
+                if name.endswith("CATEGORIES"):  # as in CATEGORIES and VISA_CATEGORIES
+                    return [str(category) for category in value]
+    return []
