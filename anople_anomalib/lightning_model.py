@@ -1,0 +1,386 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""AnoPLe: few-shot anomaly detection via bi-directional prompt learning with only normal samples.
+
+Example:
+    >>> from anomalib.data import MVTecAD
+    >>> from anomalib.engine import Engine
+    >>> from anople_anomalib import AnoPLe
+
+    >>> datamodule = MVTecAD(category="bottle")
+    >>> model = AnoPLe(k_shot=1)  # doctest: +SKIP
+    >>> engine = Engine()
+    >>> engine.train(model=model, datamodule=datamodule)  # doctest: +SKIP
+
+Paper:
+    AnoPLe: Few-Shot Anomaly Detection via Bi-directional Prompt Learning with Only Normal Samples
+
+See Also:
+    :class:`anople_anomalib.torch_model.AnoPLeModel`: the PyTorch model.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from anomalib import LearningType
+from anomalib.data import Batch
+from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from einops import rearrange
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import nn
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+from torchvision.transforms.v2.functional import normalize
+
+from . import __version__
+from .anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
+from .backbones import CLIP_MEAN, CLIP_STD, get_tokenizer, load_backbone
+from .layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
+from .loss import AnoPLeLoss
+from .text import clean_class_names, prompt_texts, state_templates
+from .torch_model import AnoPLeModel, TrainingOutput, check_backbone
+from .training import (
+    EvaluationPreProcessing,
+    FewShotTraining,
+    ReturnOfShots,
+    as_list,
+    check_at_least,
+    class_names_of,
+    seeded,
+)
+from .views import cut_masks, cut_views, double, num_views, resize
+
+logger = logging.getLogger(__name__)
+
+_WARMUP_FRACTION = 0.1  # of all steps: linear, from 0
+
+
+class AnoPLe(FewShotTraining, AnomalibModule):
+    """AnoPLe Lightning model.
+
+    Trains prompts and a decoder around a frozen CLIP on ``k_shot`` normal images per category and on anomalies
+    simulated from them, then keeps the shots' patch features in a memory bank.
+
+    Args:
+        backbone: An open_clip model name, or ``"anople-tiny"``, which ships with the package.
+        pretrained: Weights of the backbone: ``None`` for its default (``laion400m_e32`` for the paper's), a tag of
+            open_clip, the path of a checkpoint file, or ``"random"``.
+        k_shot: Normal images per category for training and memory; ``None`` for all. A
+            :class:`anople_anomalib.data.FewShot` datamodule's own choice wins.
+        seed: Seed of the draw of the shots.
+        class_names: Names for the text prompts; ``None`` takes them from the datamodule, else ``"object"``.
+        state_word: Word of the abnormal prompt, several words for their ensemble, or ``"compositional"``.
+        text_context_length: Number C_t of text prompts per layer.
+        visual_context_length: Number C_v of visual prompts per layer.
+        prompt_depth: Number J of prompted layers.
+        coupling: ``"bidirectional"``, ``"text_to_image"``, ``"image_to_text"``, ``"independent"``, ``"text_only"``
+            or ``"image_only"`` (Table 3a).
+        multi_view: Whether sub-images are views, too, at training.
+        view_signal: Whether a signal c tells the views apart (Table 3b).
+        alignment: ``"weighted_sum"``, ``"mean"`` or ``"none"`` (Table 3c).
+        pixel_anomalies: Whether anomalies are simulated in the image.
+        latent_anomalies: Whether anomalies are simulated on the embedding (Table 5).
+        anomaly_source_path: Optional folder of texture images that fill the simulated anomalies.
+        use_memory: Whether the memory bank takes part.
+        memory_layers: 1-based numbers of the layers that make the memory; the default is scaled to the depth of the
+            backbone.
+        use_decoder: Whether there is a decoder; without it the loss is the image-level term alone.
+        epochs: Number of epochs where the trainer is given none.
+        prompt_lr: Learning rate of the prompts.
+        decoder_lr: Learning rate of the decoder.
+        training_seed: Seed of the initial prompts, the simulated anomalies and the order of the shots.
+        pre_processor: Pre-processor instance or flag to use the default.
+        post_processor: Post-processor instance or flag to use the default.
+        evaluator: Evaluator instance or flag to use the default.
+        visualizer: Visualizer instance or flag to use the default.
+
+    Raises:
+        ValueError: If an argument is out of range or unknown, or the method does not fit the backbone.
+        FileNotFoundError: If the backbone's weights or the anomaly source are not there.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "ViT-B-16-plus-240",
+        pretrained: str | None = None,
+        k_shot: int | None = 1,
+        seed: int = 0,  # noqa: ARG002  # kept by save_hyperparameters
+        class_names: str | Sequence[str] | None = None,
+        state_word: str | Sequence[str] = "abnormal",
+        text_context_length: int = 3,
+        visual_context_length: int = 3,
+        prompt_depth: int = 9,
+        coupling: str = "bidirectional",
+        multi_view: bool = True,
+        view_signal: bool = True,
+        alignment: str = "weighted_sum",
+        pixel_anomalies: bool = True,
+        latent_anomalies: bool = True,  # noqa: ARG002  # kept by save_hyperparameters
+        anomaly_source_path: str | None = None,
+        use_memory: bool = True,
+        memory_layers: Sequence[int] = PAPER_MEMORY_LAYERS,
+        use_decoder: bool = True,
+        epochs: int = 60,
+        prompt_lr: float = 1e-3,
+        decoder_lr: float = 2e-4,
+        training_seed: int = 0,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        # plain data for the checkpoint's hyper-parameters
+        class_names, state_word = as_list(class_names), as_list(state_word)
+        memory_layers, pretrained = list(memory_layers), pretrained and str(pretrained)
+        anomaly_source_path = anomaly_source_path and str(anomaly_source_path)
+        check_at_least(1, k_shot=k_shot, epochs=epochs)
+        check_at_least(0, prompt_lr=prompt_lr, decoder_lr=decoder_lr)
+        if class_names is not None:
+            clean_class_names(class_names)
+        state_templates(state_word)
+        loss = AnoPLeLoss(alignment)
+        loaded = load_backbone(backbone, pretrained)
+        if pre_processor is True:
+            pre_processor = self.configure_pre_processor(loaded.clip.visual.image_size, loaded.mean, loaded.std)
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        visual, text = loaded.clip.visual, loaded.clip.text
+        with seeded(training_seed):
+            self.model = AnoPLeModel(
+                loaded.clip,
+                text_context_length=text_context_length,
+                visual_context_length=visual_context_length,
+                prompt_depth=resolve_prompt_depth(prompt_depth, visual.depth, text.depth),
+                coupling=coupling,
+                num_views=num_views(multi_view),
+                view_signal=view_signal,
+                use_decoder=use_decoder,
+                memory_layers=resolve_memory_layers(memory_layers, visual.depth) if use_memory else (),
+            )
+            self.simulator = PixelAnomalySimulator(anomaly_source_path) if pixel_anomalies else None
+        self.loss = loss
+        self.class_names: list[str] = []
+        self.drawn_samples: dict[str, list[str]] = {}
+        self.weights = loaded.weights
+        self.register_load_state_dict_pre_hook(_check_backbone)
+
+    # ------------------------------------------------------------------------------------------------ components
+
+    @staticmethod
+    def configure_pre_processor(
+        image_size: tuple[int, int] | None = None,
+        mean: Sequence[float] = CLIP_MEAN,
+        std: Sequence[float] = CLIP_STD,
+    ) -> PreProcessor:
+        """Configure the default pre-processor: resize to the backbone's resolution, CLIP's normalization.
+
+        Args:
+            image_size: Height and width that the backbone takes; ``None`` for the paper's 240.
+            mean: Mean of each channel.
+            std: Standard deviation of each channel.
+
+        Returns:
+            The pre-processor.
+        """
+        size = list(image_size or (240, 240))
+        transform = Compose(
+            [
+                Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True),
+                Normalize(mean=list(mean), std=list(std)),
+            ]
+        )
+        return PreProcessor(transform=transform)
+
+    @staticmethod
+    def configure_post_processor() -> PostProcessor:
+        """Configure the default post-processor: normalized scores, adaptive thresholds."""
+        return PostProcessor()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Let the pre-processor transform evaluation batches only; training batches need the larger image."""
+        callbacks = [
+            EvaluationPreProcessing(callback) if callback is self.pre_processor else callback
+            for callback in super().configure_callbacks()
+        ]
+        return [*callbacks, ReturnOfShots()]
+
+    @property
+    def learning_type(self) -> LearningType:
+        """One-class: anomalib's engine trains no model that calls itself few-shot."""
+        return LearningType.ONE_CLASS
+
+    # -------------------------------------------------------------------------------------------------- training
+
+    def setup(self, stage: str) -> None:
+        """Name the classes before a training.
+
+        Args:
+            stage: Stage of the trainer.
+        """
+        if stage == "fit":
+            datamodule = getattr(self.trainer, "datamodule", None)
+            self.prepare_texts(self.hparams["class_names"] or class_names_of(datamodule))
+        super().setup(stage)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """SGD with a linear warm-up from zero (section 6.2)."""
+        groups = [{"params": self.model.prompt_learner.parameters(), "lr": self.hparams["prompt_lr"]}]
+        if self.model.decoder is not None:
+            groups.append({"params": self.model.decoder.parameters(), "lr": self.hparams["decoder_lr"]})
+        optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=1e-5)
+        steps = self.trainer.estimated_stepping_batches
+        warmup = max(1, int(_WARMUP_FRACTION * steps)) if steps != float("inf") else 1
+        scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Memory and text features are out of date from the next step on."""
+        del batch, batch_idx
+        self.model.is_fitted.fill_(value=False)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """Damage a training image, cut it into views and compute the losses (7) to (11).
+
+        Args:
+            batch: Batch of normal images, values in [0, 1], not pre-processed.
+            batch_idx: Index of the batch.
+
+        Returns:
+            The loss L.
+        """
+        seeds = (self.hparams["training_seed"], self.current_epoch, batch_idx, self.global_rank)
+        with seeded(*seeds, device=self.device):
+            views, masks = self._simulated_views(batch.image)
+            output = self.model.training_forward(views)
+            losses = self.loss(
+                masks=masks,
+                image_embeddings=output.image_embeddings,
+                image_logits=output.image_logits,
+                latent_logits=self._latent_logits(output, masks),
+                local_features=output.local_features,
+                pixel_logits=output.pixel_logits,
+            )
+        loss = torch.stack(list(losses.values())).sum()
+        logged = {"train_loss": loss, **{f"train_{name}": value for name, value in losses.items()}}
+        self.log_dict(
+            {name: value.detach() for name, value in logged.items()},
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=len(batch.image),
+        )
+        return loss
+
+    def _simulated_views(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalized views of shape ``(B, V, 3, h, w)`` and masks of shape ``(B * V, h, w)``."""
+        size, multi_view = self.model.image_size, self.hparams["multi_view"]
+        images = resize(images, double(size)).clamp(0, 1)
+        if self.simulator is None:
+            masks = images.new_zeros(len(images), 1, *images.shape[-2:])
+        else:
+            images, masks = self.simulator(images)
+        views = cut_views(images, size, multi_view)
+        for transform in extract_transforms_by_type(getattr(self.pre_processor, "transform", None), Normalize):
+            views = normalize(views, transform.mean, transform.std)
+        return views, rearrange(cut_masks(masks, size, multi_view), "b v h w -> (b v) h w")
+
+    def _latent_logits(self, output: TrainingOutput, masks: torch.Tensor) -> torch.Tensor | None:
+        """Logits of the latent anomalies of the normal views, shape ``(V+, 2)``."""
+        if not self.hparams["latent_anomalies"]:
+            return None
+        normal = output.image_embeddings[masks.flatten(1).amax(dim=1) == 0]
+        return self.model.image_logits(simulate_latent_anomalies(normal), output.text_features)
+
+    @torch.no_grad()
+    def complete(self) -> None:
+        """Compute the text features and fill the memory bank, with the final prompts."""
+        self.model.refresh_text_features()
+        if self.model.memory_bank is not None:
+            transform = getattr(self.pre_processor, "transform", None) or nn.Identity()
+            features = [self.model.memory_features(transform(image)) for image in self.normal_images()]
+            self.model.memory_bank.build(torch.cat(features))
+        self.model.is_fitted.fill_(value=True)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether text features and memory belong to the present prompts."""
+        return bool(self.model.is_fitted)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that the model sees."""
+        return self.model.image_size
+
+    def prepare_texts(self, class_names: str | Sequence[str]) -> None:
+        """Set the texts of the prompts.
+
+        Args:
+            class_names: One class name or several.
+
+        Raises:
+            ValueError: If a name is empty or occurs twice.
+        """
+        self.class_names = clean_class_names(class_names)
+        tokenize = get_tokenizer(self.hparams["backbone"])
+        normal, abnormal = prompt_texts(self.class_names, self.hparams["state_word"])
+        logger.info("Texts: normal %s, abnormal %s", normal, abnormal)
+        self.model.set_texts(tokenize(normal), tokenize(abnormal))
+
+    # ------------------------------------------------------------------------------------------------ evaluation
+
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """Predict a batch.
+
+        Args:
+            batch: Batch of images.
+            *args: Unused.
+            **kwargs: Unused.
+
+        Returns:
+            The batch with ``pred_score`` and ``anomaly_map``.
+        """
+        del args, kwargs
+        return batch.update(**self.model(batch.image)._asdict())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the backbone, the classes and the shots in the checkpoint."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["anople"] = {
+            "version": __version__,
+            "backbone": self.hparams["backbone"],
+            "weights": self.weights,
+            "class_names": self.class_names,
+            "drawn_samples": self.drawn_samples,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the classes and the shots, and refuse the checkpoint of another backbone."""
+        noted = checkpoint.get("anople")
+        if noted is None:
+            msg = "This is not a checkpoint of AnoPLe."
+            raise ValueError(msg)
+        if noted["backbone"] != self.hparams["backbone"]:
+            msg = (
+                f"The checkpoint was trained over the backbone {noted['backbone']} ({noted['weights']}), this model "
+                f"has {self.hparams['backbone']} ({self.weights}): build the model with that backbone."
+            )
+            raise ValueError(msg)
+        super().on_load_checkpoint(checkpoint)
+        self.class_names, self.drawn_samples = noted["class_names"], noted["drawn_samples"]
+
+
+def _check_backbone(module: AnoPLe, state_dict: dict, prefix: str, *_args: object) -> None:
+    """Load-state-dict pre hook: check before the thresholds are loaded, which come before the model."""
+    check_backbone(module.model, state_dict, f"{prefix}model.")

@@ -1,0 +1,260 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""How AnoPLe is trained inside anomalib's engine: the trainer's side of it, without maths."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from anomalib.data import AnomalibDataModule, Batch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import nn
+
+from .shots import TrainingShots
+from .views import double
+
+NEVER = 2**31
+"""A ``check_val_every_n_epoch`` that no training reaches."""
+
+
+class DefaultEpochs(int):
+    """A number of epochs that gives way to whatever the user typed.
+
+    anomalib's engine replaces a trainer argument that differs from the model's. This number differs from "not given"
+    only, so that ``--trainer.max_epochs`` and ``Engine(max_epochs=...)`` are respected.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        """Any number will do."""
+        return isinstance(other, int)
+
+    def __ne__(self, other: object) -> bool:
+        """Differs from ``None`` only."""
+        return not self == other
+
+    __hash__ = int.__hash__
+
+
+class EvaluationPreProcessing(Callback):
+    """Calls anomalib's pre-processor at evaluation only.
+
+    A training image is damaged and cut at twice the model's resolution, before it is resized and normalized.
+
+    Args:
+        pre_processor: The model's pre-processor.
+    """
+
+    def __init__(self, pre_processor: nn.Module) -> None:
+        self.pre_processor = pre_processor
+
+    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Transform a validation batch."""
+        self.pre_processor.on_validation_batch_start(*args[:4], **kwargs)
+
+    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Transform a test batch."""
+        self.pre_processor.on_test_batch_start(*args, **kwargs)
+
+    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Transform a batch to predict."""
+        self.pre_processor.on_predict_batch_start(*args, **kwargs)
+
+
+class ReturnOfShots(Callback):
+    """Gives the datamodule its training set back after a training that failed: Lightning tears nothing down then."""
+
+    def on_exception(self, trainer: Trainer, pl_module: "FewShotTraining", exception: BaseException) -> None:
+        """Tear down as after a training that ended well."""
+        del trainer, exception
+        pl_module.teardown(TrainerFn.FITTING)
+
+
+class FewShotTraining(LightningModule):
+    """Lightning hooks of a training on k shots, mixed into the model.
+
+    Shots are drawn and lent before the training; validation runs once, after the last step; whatever depends on the
+    final weights is computed then, by :meth:`complete`, so that the checkpoint of the last epoch holds it.
+
+    The model defines ``complete()``, ``is_complete``, ``image_size`` and the hyper-parameters ``k_shot``, ``seed``,
+    ``training_seed`` and ``epochs``.
+    """
+
+    drawn_samples: dict[str, list[str]]
+    _shots: TrainingShots | None = None
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Arguments for the trainer: the default number of epochs, which gives way to the user's."""
+        return {"max_epochs": DefaultEpochs(self.hparams["epochs"])}
+
+    def setup(self, stage: str) -> None:
+        """Borrow the shots and prepare the trainer, before a training.
+
+        Args:
+            stage: Stage of the trainer.
+        """
+        if stage != TrainerFn.FITTING:
+            return
+        if (datamodule := getattr(self.trainer, "datamodule", None)) is not None:
+            self._shots = TrainingShots(
+                datamodule,
+                k_shot=self.hparams["k_shot"],
+                seed=self.hparams["seed"],
+                image_size=double(self.image_size),
+                order_seed=self.hparams["training_seed"],
+            )
+            self.drawn_samples = self._shots.names
+        _prepare(self.trainer)
+
+    def teardown(self, stage: str) -> None:
+        """Give the datamodule its training set back.
+
+        Args:
+            stage: Stage of the trainer.
+        """
+        if stage == TrainerFn.FITTING and self._shots is not None:
+            self._shots.give_back()
+            self._shots = None
+
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
+        """Validate after the last step."""
+        del outputs, batch, batch_idx
+        if self.trainer.check_val_every_n_epoch == NEVER and training_ends(self.trainer):
+            self.trainer.check_val_every_n_epoch = 1
+            self.trainer.should_stop = True
+
+    def on_validation_start(self) -> None:
+        """Complete the model before the validation that ends a training."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.complete()
+        else:
+            self._require_training()
+
+    def on_train_epoch_end(self) -> None:
+        """Complete the model after the last epoch where there was no validation."""
+        if training_ends(self.trainer) and not self.is_complete:
+            self.complete()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Complete the model before its last checkpoint where a callback stopped the training after the epoch."""
+        super().on_save_checkpoint(checkpoint)
+        trainer = getattr(self, "_trainer", None)
+        if trainer is not None and trainer.training and trainer.should_stop and not self.is_complete:
+            self.complete()
+            checkpoint["state_dict"] = self.state_dict()
+
+    def on_train_end(self) -> None:
+        """Complete the model whatever ended the training."""
+        if not self.is_complete:
+            self.complete()
+
+    def on_test_start(self) -> None:
+        """Refuse to test what was not trained."""
+        self._require_training()
+
+    def on_predict_start(self) -> None:
+        """Refuse to predict with what was not trained."""
+        self._require_training()
+
+    def normal_images(self) -> Iterator[torch.Tensor]:
+        """Shots of the running training, each of shape ``(1, 3, H, W)``, values in [0, 1], where the model is."""
+        images = (
+            (batch.image for batch in self.trainer.train_dataloader) if self._shots is None else self._shots.images()
+        )
+        return (image.to(device=self.device, dtype=self.dtype) for image in images)
+
+    def _require_training(self) -> None:
+        if not self.is_complete:
+            msg = (
+                f"This {type(self).__name__} is not trained: run `fit` or `train` first, or pass the checkpoint of a "
+                "finished training as ckpt_path."
+            )
+            raise RuntimeError(msg)
+
+
+def training_ends(trainer: Trainer) -> bool:
+    """Whether no training step will follow: the last batch of the last epoch, the last step, or a stop."""
+    epochs = trainer.fit_loop.max_epochs
+    return (
+        trainer.should_stop
+        or 0 <= trainer.max_steps <= trainer.global_step
+        or (trainer.is_last_batch and 0 <= epochs <= trainer.current_epoch + 1)
+    )
+
+
+def _prepare(trainer: Trainer) -> None:
+    """Set the trainer's epochs, its one validation and its checkpoints."""
+    loop = trainer.fit_loop
+    if isinstance(loop.max_epochs, DefaultEpochs):
+        other_limit = trainer.max_steps >= 0 or any(isinstance(callback, Timer) for callback in trainer.callbacks)
+        loop.max_epochs = -1 if other_limit else int(loop.max_epochs)
+    trainer.num_sanity_val_steps = 0
+    datamodule = getattr(trainer, "datamodule", None)
+    if datamodule is not None and not hasattr(datamodule, "val_data"):  # val_split_mode "none"
+        trainer.limit_val_batches = 0
+    if trainer.check_val_every_n_epoch == 1:
+        trainer.check_val_every_n_epoch = NEVER
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is None and _undecided(callback):
+            callback._save_on_train_epoch_end = True  # noqa: SLF001  # after every epoch, in spite of NEVER
+
+
+def _undecided(callback: ModelCheckpoint) -> bool:
+    return callback._save_on_train_epoch_end is None  # noqa: SLF001
+
+
+@contextmanager
+def seeded(*seeds: int, device: torch.device | None = None) -> Iterator[None]:
+    """Draw random numbers from seeds of their own and leave the global generators as they were.
+
+    Args:
+        *seeds: Numbers that together make the seed.
+        device: Device whose generator is seeded besides the CPU's.
+    """
+    mixed = 0
+    for seed in seeds:
+        mixed = (mixed * 1_000_003 + seed) % 2**63
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(mixed)
+        yield
+
+
+def as_list(value: str | Sequence[str] | None) -> str | list[str] | None:
+    """Plain data for the hyper-parameters of a checkpoint: a sequence becomes a list."""
+    return value if value is None or isinstance(value, str) else list(value)
+
+
+def check_at_least(minimum: float, **values: float | None) -> None:
+    """Check arguments against a lower bound.
+
+    Args:
+        minimum: The smallest value allowed.
+        **values: Values by the name of their argument; ``None`` passes.
+
+    Raises:
+        ValueError: If one is smaller.
+    """
+    for name, value in values.items():
+        if value is not None and not value >= minimum:
+            msg = f"{name} must be {minimum} or more, got {value}."
+            raise ValueError(msg)
+
+
+def class_names_of(datamodule: AnomalibDataModule | None) -> str | list[str]:
+    """Class names that a datamodule stands for: its categories, else its category, else its name.
+
+    Args:
+        datamodule: The datamodule of a training, if there is one.
+
+    Returns:
+        One name or several; ``"object"`` without a datamodule.
+    """
+    if datamodule is None:
+        return "object"
+    return list(getattr(datamodule, "categories", [])) or datamodule.category or datamodule.name or "object"

@@ -1,0 +1,278 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The Lightning model: its arguments, its training step, its state."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from anomalib import LearningType
+from anomalib.data import ImageBatch
+from anomalib.models.components import AnomalibModule
+from PIL import Image
+from torch.testing import assert_close
+from torchvision.transforms.v2.functional import normalize
+
+from anople_anomalib.anomaly_simulation import PixelAnomalySimulator
+from anople_anomalib.backbones import CLIP_MEAN, CLIP_STD
+from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.loss import ALIGNMENTS
+from anople_anomalib.prompts import COUPLINGS
+from anople_anomalib.training import EvaluationPreProcessing
+from helpers.miniature import DEPTH, IMAGE_SIZE
+from helpers.training import make_model
+
+CONTRACT = {
+    "backbone": "ViT-B-16-plus-240",
+    "pretrained": None,
+    "k_shot": 1,
+    "seed": 0,
+    "class_names": None,
+    "state_word": "abnormal",
+    "text_context_length": 3,
+    "visual_context_length": 3,
+    "prompt_depth": 9,
+    "coupling": "bidirectional",
+    "multi_view": True,
+    "view_signal": True,
+    "alignment": "weighted_sum",
+    "pixel_anomalies": True,
+    "latent_anomalies": True,
+    "use_memory": True,
+    "memory_layers": (7, 8, 9, 10),
+    "use_decoder": True,
+    "epochs": 60,
+    "prompt_lr": 1e-3,
+    "decoder_lr": 2e-4,
+    "pre_processor": True,
+    "post_processor": True,
+    "evaluator": True,
+    "visualizer": True,
+}
+
+
+def ready(**arguments: Any) -> AnoPLe:  # noqa: ANN401
+    """A model that knows its classes, outside a trainer."""
+    model = make_model(**arguments)
+    model.prepare_texts(model.hparams["class_names"] or "object")
+    return model
+
+
+def batch_of(number: int = 1) -> ImageBatch:
+    return ImageBatch(image=torch.rand(number, 3, 2 * IMAGE_SIZE[0], 2 * IMAGE_SIZE[1]))
+
+
+def test_defaults_are_the_papers() -> None:
+    parameters = inspect.signature(AnoPLe.__init__).parameters
+    assert {name: parameters[name].default for name in CONTRACT} == CONTRACT
+    assert not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def test_anomalib_finds_and_trains_it() -> None:
+    assert AnoPLe in AnomalibModule.__subclasses__()
+    assert make_model().learning_type is LearningType.ONE_CLASS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k_shot": 0}, "k_shot must be 1 or more, got 0"),
+        ({"epochs": 0}, "epochs must be 1 or more, got 0"),
+        ({"prompt_lr": -1.0}, "prompt_lr must be 0 or more, got -1.0"),
+        ({"decoder_lr": float("nan")}, "decoder_lr must be 0 or more, got nan"),
+        ({"class_names": ""}, "class_names must be one or more non-empty names"),
+        ({"class_names": ["nut", "nut"]}, "class_names must differ"),
+        ({"state_word": ""}, "state_word must be one or more non-empty words"),
+        ({"alignment": "sum"}, "alignment must be one of"),
+        ({"coupling": "both"}, "coupling must be one of"),
+        ({"prompt_depth": 4}, "prompt_depth must be between 1 and 3"),
+        ({"memory_layers": [0]}, "memory_layers must be numbers between 1 and 3"),
+        ({"text_context_length": -1}, "text_context_length must be 0 or more"),
+        ({"backbone": "ViT"}, "backbone must be"),
+        ({"pretrained": "best"}, "pretrained must be a tag"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_model(**arguments)
+
+
+def test_a_misspelled_argument_is_an_error() -> None:
+    with pytest.raises(TypeError, match="k_shots"):
+        AnoPLe(k_shots=2)
+
+
+def test_a_missing_anomaly_source_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="anomaly_source_path must be a folder with images"):
+        make_model(anomaly_source_path=str(tmp_path))
+
+
+def test_layer_numbers_are_scaled_to_the_backbone() -> None:
+    model = make_model()
+    assert model.model.prompt_learner.text_prompts.shape[0] == DEPTH
+    assert model.model.memory_layers == (2, 3)
+
+
+def test_texts_of_the_classes() -> None:
+    model = make_model(state_word=["damaged", "broken"])
+    model.prepare_texts(["metal_nut", "bottle"])
+    assert model.class_names == ["metal nut", "bottle"]
+    tokens, normal = model.model.tokens, model.model.num_normal_texts
+    assert torch.equal(tokens[:normal], open_clip.tokenize(["metal nut", "bottle"]))
+    abnormal = ["damaged metal nut", "broken metal nut", "damaged bottle", "broken bottle"]
+    assert {tuple(row) for row in tokens[normal:].tolist()} == {
+        tuple(row) for row in open_clip.tokenize(abnormal).tolist()
+    }
+
+
+def test_views_are_damaged_cut_and_normalized() -> None:
+    model, images = ready(), torch.rand(2, 3, 128, 128)
+    masks = torch.zeros(2, 1, 128, 128)
+    masks[0, 0, 70, 3] = 1  # one pixel, in the lower left crop of the first image
+    model.simulator.forward = lambda given: (given * (1 - masks), masks)
+    views, cut = model._simulated_views(images)
+    assert views.shape == (2, 5, 3, *IMAGE_SIZE)
+    assert cut.shape == (10, *IMAGE_SIZE)
+    assert cut.flatten(1).amax(dim=1).tolist() == [0, 0, 1, 0, 1] + 5 * [0]
+    expected = normalize(images[1, :, 64:, :64], list(CLIP_MEAN), list(CLIP_STD))
+    assert_close(views[1, 2], expected)
+    assert_close(views[0, 2, :, 6, 3], -torch.tensor(CLIP_MEAN) / torch.tensor(CLIP_STD))
+
+
+def test_simulation_happens_before_normalization_at_twice_the_size() -> None:
+    model, seen = ready(), []
+    model.simulator.register_forward_hook(lambda _module, args, _output: seen.append(args[0]))
+    model._simulated_views(torch.rand(1, 3, 50, 70))
+    assert seen[0].shape == (1, 3, 128, 128)
+    assert 0 <= seen[0].min() <= seen[0].max() <= 1
+
+
+def test_without_pixel_anomalies_images_stay_as_they_are() -> None:
+    model, images = ready(pixel_anomalies=False), torch.rand(2, 3, 128, 128)
+    views, masks = model._simulated_views(images)
+    assert model.simulator is None
+    assert not masks.any()
+    assert_close(views[1, 0], normalize(images[1, :, :64, :64], list(CLIP_MEAN), list(CLIP_STD)))
+
+
+def test_latent_anomalies_are_those_of_the_normal_views() -> None:
+    model = ready()
+    masks = torch.zeros(5, 4, 4, dtype=torch.long)
+    masks[1, 0, 0] = masks[4, 2, 2] = 1
+    views = torch.randn(1, 5, 3, *IMAGE_SIZE)
+    output = model.model.training_forward(views)
+    latent = model._latent_logits(output, masks)
+    assert latent.shape == (3, 2)
+    assert_close(latent, output.image_logits[[0, 2, 3]], atol=2.0, rtol=0)
+    assert not torch.equal(latent, output.image_logits[[0, 2, 3]])
+    assert ready(latent_anomalies=False)._latent_logits(output, masks) is None
+    assert model._latent_logits(output, torch.ones_like(masks)).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        *({"coupling": coupling} for coupling in COUPLINGS),
+        *({"alignment": alignment} for alignment in ALIGNMENTS),
+        {"multi_view": False},
+        {"view_signal": False},
+        {"multi_view": False, "view_signal": False},
+        {"pixel_anomalies": False},
+        {"latent_anomalies": False},
+        {"pixel_anomalies": False, "latent_anomalies": False},
+        {"use_memory": False},
+        {"use_decoder": False, "coupling": "text_to_image"},
+        {"text_context_length": 5, "visual_context_length": 8},
+        {"text_context_length": 0, "visual_context_length": 0},
+        {"prompt_depth": 1},
+        {"state_word": "compositional", "class_names": ["bottle", "metal_nut"]},
+    ],
+    ids=str,
+)
+def test_every_row_of_the_ablations_trains_and_predicts(arguments: dict[str, Any]) -> None:
+    model = ready(**arguments)
+    model.train()
+    loss = model.training_step(batch_of(2), 0)
+    loss.backward()
+    assert loss.isfinite()
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
+    gradients = [parameter.grad for parameter in learned if parameter.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    model.normal_images = lambda: iter(torch.rand(2, 1, 3, *IMAGE_SIZE))
+    model.complete()
+    result = model.eval()(torch.rand(2, 3, *IMAGE_SIZE))
+    assert result.pred_score.isfinite().all()
+    assert result.anomaly_map.shape == (2, 1, *IMAGE_SIZE)
+    assert result.anomaly_map.isfinite().all()
+
+
+def test_the_loss_is_the_sum_of_its_terms() -> None:
+    """Equation (11)."""
+    model, logged = ready(), {}
+    model.log_dict = lambda values, **_kwargs: logged.update(values)
+    loss = model.training_step(batch_of(), 0)
+    assert set(logged) == {"train_loss", "train_image_loss", "train_pixel_loss", "train_align_loss"}
+    assert_close(logged["train_loss"], loss.detach())
+    assert_close(loss.detach(), sum(value for name, value in logged.items() if name != "train_loss"))
+
+
+def test_a_step_runs_each_tower_once_for_all_classes() -> None:
+    model, shapes = ready(class_names=["bottle", "cable", "metal_nut"]), {"text": [], "visual": []}
+    model.model.clip.text.register_forward_hook(lambda _m, args, _o: shapes["text"].append(len(args[0])))
+    model.model.clip.visual.register_forward_hook(lambda _m, args, _o: shapes["visual"].append(len(args[0])))
+    model.training_step(batch_of(2), 0)
+    assert shapes == {"text": [6], "visual": [10]}
+
+
+def test_inference_does_not_run_the_text_tower() -> None:
+    model, calls = ready(), []
+    model.normal_images = lambda: iter(torch.rand(1, 1, 3, *IMAGE_SIZE))
+    model.complete()
+    model.model.clip.text.register_forward_hook(lambda *_args: calls.append("text"))
+    model.model.clip.visual.register_forward_hook(lambda *_args: calls.append("visual"))
+    model.eval()(torch.rand(2, 3, *IMAGE_SIZE))
+    model.validation_step(batch_of(2), 0)
+    assert calls == ["visual", "visual"]
+
+
+def test_the_pre_processor_leaves_training_batches_alone() -> None:
+    model, batch = make_model(), batch_of()
+    (callback,) = [c for c in model.configure_callbacks() if isinstance(c, EvaluationPreProcessing)]
+    assert not any(callback is model.pre_processor for callback in model.configure_callbacks())
+    before = batch.image.clone()
+    callback.on_train_batch_start(None, model, batch, 0)
+    assert torch.equal(batch.image, before)
+    for stage in ("validation", "test", "predict"):
+        batch = batch_of()
+        getattr(callback, f"on_{stage}_batch_start")(None, model, batch, 0, 0)
+        assert batch.image.shape == (1, 3, *IMAGE_SIZE), stage
+        assert batch.image.min() < 0, stage
+
+
+def test_without_a_pre_processor_there_is_no_callback() -> None:
+    callbacks = make_model(pre_processor=False).configure_callbacks()
+    assert not any(isinstance(callback, EvaluationPreProcessing) for callback in callbacks)
+
+
+def test_initial_prompts_depend_on_the_training_seed_alone() -> None:
+    states = []
+    for training_seed, global_seed in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(global_seed)
+        states.append(make_model(training_seed=training_seed).model.state_dict())
+    first, second, other = states
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["prompt_learner.view_signal"], other["prompt_learner.view_signal"])
+    assert not torch.equal(first["decoder.mix.weight"], other["decoder.mix.weight"])
+
+
+def test_textures_reach_the_simulator(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "texture.png")
+    model = make_model(anomaly_source_path=tmp_path)
+    assert isinstance(model.simulator, PixelAnomalySimulator)
+    assert model.simulator.generator.anomaly_source_paths == [tmp_path / "texture.png"]
