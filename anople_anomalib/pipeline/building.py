@@ -1,0 +1,89 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Builds the data and the model of a job, so that all models of a comparison see the same shots."""
+
+from inspect import signature
+from typing import Any
+
+import anomalib.models
+from anomalib.data import AnomalibDataModule
+from anomalib.models import AnomalibModule, get_model
+
+from anople_anomalib.data import FewShot
+from anople_anomalib.data.wrapping import build_datamodule
+from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.metrics import PerCategoryEvaluator
+from anople_anomalib.pipeline.settings import JobSettings, class_name, join_categories
+
+ONE_CLASS, MULTI_CLASS = "one-class", "multi-class"
+OWN_SEEDS = ("seed", "training_seed")  # arguments of a model that follow the job's seed unless they are given
+
+
+def build_data(settings: JobSettings) -> AnomalibDataModule:
+    """Build the data of a job.
+
+    Args:
+        settings: The job. Its seed draws the shots of a ``FewShot`` datamodule that has no seed of its own.
+
+    Returns:
+        The datamodule, not set up.
+
+    Raises:
+        TypeError: If an argument is unknown.
+        ValueError: If anomalib has no such datamodule, or an argument is wrong.
+    """
+    arguments = dict(settings.data["init_args"])
+    if class_name(settings.data) == FewShot.__name__:
+        arguments.setdefault("seed", settings.seed)
+    return build_datamodule({"class_path": settings.data["class_path"], "init_args": arguments})
+
+
+def build_model(settings: JobSettings, datamodule: AnomalibDataModule) -> AnomalibModule:
+    """Build the model of a job.
+
+    Args:
+        settings: The job. Its seed is also the model's ``seed`` and ``training_seed`` where the model has these
+            arguments and they are not given.
+        datamodule: The job's data. The shots of a ``FewShot`` win over the model's own number of shots.
+
+    Returns:
+        The model, with an evaluator per category and without a visualizer unless others are given.
+
+    Raises:
+        TypeError: If an argument is unknown.
+        UnknownModelError: If anomalib has no such model.
+    """
+    cls = getattr(anomalib.models, class_name(settings.model), None)
+    accepted = signature(cls).parameters if cls is not None else {}
+    arguments: dict[str, Any] = {name: settings.seed for name in OWN_SEEDS if name in accepted}
+    arguments |= {"visualizer": False, "evaluator": PerCategoryEvaluator(), **settings.model["init_args"]}
+    if isinstance(datamodule, FewShot) and "k_shot" in accepted and cls is not AnoPLe:  # which asks FewShot itself
+        arguments["k_shot"] = _number_of_shots(datamodule)
+    return get_model({"class_path": settings.model["class_path"]}, **arguments)
+
+
+def describe(model: AnomalibModule, datamodule: AnomalibDataModule) -> dict[str, Any]:
+    """Return the columns that only the built model and data can tell.
+
+    Args:
+        model: The model.
+        datamodule: The data.
+
+    Returns:
+        ``setting``, ``categories`` and ``k_shot``; ``"all"`` where every training image is used.
+    """
+    categories = getattr(datamodule, "categories", None) or [datamodule.category or datamodule.name]
+    k_shot = datamodule.k_shot if isinstance(datamodule, FewShot) else model.hparams.get("k_shot")
+    return {
+        "setting": MULTI_CLASS if len(categories) > 1 else ONE_CLASS,
+        "categories": join_categories(categories),
+        "k_shot": "all" if k_shot is None else k_shot,
+    }
+
+
+def _number_of_shots(datamodule: FewShot) -> int:
+    """Return the number of training images over all categories; models such as WinClip take that many references."""
+    datamodule.prepare_data()
+    datamodule.setup()
+    return len(datamodule.train_data)

@@ -1,0 +1,120 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The folder of a comparison: one row per job, written when the job ends, and the plan of all jobs.
+
+A row is added by writing the whole table to a temporary file that then takes the place of the old one. So a run that
+is killed leaves a complete table, and rows with different metrics widen the header.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+OK, FAILED = "ok", "failed"
+LEADING_COLUMNS = ("status", "model", "setting", "dataset", "categories", "k_shot", "seed")
+TRAILING_COLUMNS = (
+    "fit_seconds",
+    "test_seconds",
+    "images_per_second",
+    "peak_memory_mb",
+    "trainable_parameters",
+    "checkpoint_mb",
+    "accelerator",
+    "error",
+    "job_id",
+    "config",
+)
+DECIMALS = 6
+
+
+class ResultsTable:
+    """The table ``results.csv`` of a folder; several processes may write to it.
+
+    Args:
+        folder: Folder of the comparison; it is created with the first row.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / "results.csv"
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return all rows as text, cells that a row does not have as ``""``; no table, no rows."""
+        if not self.path.is_file():
+            return []
+        with self.path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def done(self) -> set[str]:
+        """Return the identities of the jobs that ended well: those that a resumed run skips."""
+        return {row["job_id"] for row in self.rows() if row["status"] == OK}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add one job's row; an older row of the same job, a failed attempt, is replaced.
+
+        Args:
+            row: Values by column, ``job_id`` among them. Columns that are not in ``LEADING_COLUMNS`` or
+                ``TRAILING_COLUMNS`` are metrics and stand between them.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_suffix(".lock")):
+            rows = [old for old in self.rows() if old["job_id"] != row["job_id"]]
+            self._write([*rows, {column: _as_text(value) for column, value in row.items()}])
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        """Write the whole table."""
+        names = dict.fromkeys(column for row in rows for column in row)
+        metrics = metric_names(names)
+        temporary = self.path.with_suffix(".csv.tmp")
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, [*LEADING_COLUMNS, *metrics, *TRAILING_COLUMNS], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path)
+
+
+def write_plan(folder: str | Path, name: str, jobs: Iterable[Mapping[str, Any]], tables: Iterable[str] = ()) -> Path:
+    """Write down what a configuration asks for, so that a report can name what is missing.
+
+    Args:
+        folder: Folder of the comparison.
+        name: Name of the configuration; each has a plan of its own, which a later run replaces.
+        jobs: The known columns of every job's row, see :meth:`JobSettings.describe`.
+        tables: The paper's tables whose figures belong beside the results.
+
+    Returns:
+        Path of the plan.
+    """
+    path = Path(folder) / f"plan_{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".json.tmp")
+    plan = {"published_tables": list(tables), "jobs": [dict(job) for job in jobs]}
+    temporary.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def read_plans(folder: str | Path) -> list[dict[str, Any]]:
+    """Return the plans in a folder, each with ``published_tables`` and ``jobs``, in the order of their names."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("plan_*.json"))]
+
+
+def metric_names(row: Iterable[str]) -> list[str]:
+    """Return the names of the metrics in a row: every column that is neither leading nor trailing."""
+    return [name for name in row if name not in LEADING_COLUMNS and name not in TRAILING_COLUMNS]
+
+
+def _as_text(value: Any) -> str:  # noqa: ANN401
+    """Return a cell: nothing for ``None``, numbers without needless digits, text on one line."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return repr(round(value, DECIMALS))
+    return " ".join(str(value).split())

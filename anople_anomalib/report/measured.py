@@ -1,0 +1,142 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The results of ``anomalib fewshot`` as one value per method, category, seed and metric."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anople_anomalib.pipeline.results import FAILED, OK, ResultsTable, metric_names, read_plans
+from anople_anomalib.pipeline.settings import class_name, split_categories
+
+MEASURED = "measured"
+PERCENT = 100
+CATEGORY_SEPARATOR = "/"  # as in bottle/image_AUROC, the evaluator's name of a metric of one of many categories
+VARIED = ("k_shot", "seed", "training_seed", "categories", "category", "datamodule", "root", "name")
+"""Arguments that do not make another method: the tables show them otherwise."""
+VALUE_COLUMNS = ("method", "dataset", "setting", "shots", "category", "seed", "metric", "value")
+
+
+@dataclass
+class Results:
+    """The results of one or more folders.
+
+    Args:
+        jobs: One row per job that ran: the result table's columns as text, and ``method``.
+        values: One row per measured value with ``VALUE_COLUMNS``; ``value`` in percent.
+        missing: One row per planned job that did not run to its end, failed ones not included.
+        published_tables: The paper's tables that the configurations name.
+    """
+
+    jobs: pd.DataFrame
+    values: pd.DataFrame
+    missing: pd.DataFrame
+    published_tables: list[str]
+
+    @property
+    def done(self) -> pd.DataFrame:
+        """The jobs that ended well."""
+        return self.jobs[self.jobs["status"] == OK]
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """The jobs that failed."""
+        return self.jobs[self.jobs["status"] == FAILED]
+
+
+def load_results(folders: Sequence[str | Path]) -> Results:
+    """Read the result tables and plans of folders.
+
+    Args:
+        folders: Folders that ``anomalib fewshot`` wrote.
+
+    Returns:
+        The results; where two folders hold the same job, the one that ended well counts, else the last.
+
+    Raises:
+        FileNotFoundError: If a folder has no results.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    plans: list[dict[str, Any]] = []
+    for folder in folders:
+        table = ResultsTable(folder)
+        if not table.path.is_file():
+            msg = f"There is no results.csv in {folder}: name a folder that `anomalib fewshot` wrote."
+            raise FileNotFoundError(msg)
+        for row in table.rows():
+            if rows.get(row["job_id"], {}).get("status") != OK:
+                rows[row["job_id"]] = row
+        plans += read_plans(folder)
+    jobs = list(rows.values())
+    planned = {job["job_id"]: job for plan in plans for job in plan["jobs"]}
+    missing = [{key: _text(value) for key, value in job.items()} for id_, job in planned.items() if id_ not in rows]
+    methods = _method_names([*jobs, *missing])
+    values = [value for job, method in zip(jobs, methods, strict=False) for value in _values(job, method)]
+    return Results(
+        jobs=pd.DataFrame(jobs).assign(method=methods[: len(jobs)]),
+        values=pd.DataFrame(values, columns=list(VALUE_COLUMNS)),
+        missing=pd.DataFrame(missing).assign(method=methods[len(jobs) :]),
+        published_tables=list(dict.fromkeys(table for plan in plans for table in plan["published_tables"])),
+    )
+
+
+def _values(job: dict[str, str], method: str) -> Iterable[dict[str, Any]]:
+    """Return the job's metrics, one row per category; the mean over categories is left to the report."""
+    known = {"method": method, "dataset": job["dataset"], "setting": job["setting"]}
+    known |= {"shots": job["k_shot"], "seed": _seed(job)}
+    categories = split_categories(job["categories"])
+    for name in metric_names(job):
+        category, _, metric = name.rpartition(CATEGORY_SEPARATOR)
+        if not category and len(categories) == 1:
+            category = categories[0]
+        if category and job[name] not in ("", "nan"):
+            yield {**known, "category": category, "metric": metric, "value": float(job[name]) * PERCENT}
+
+
+def _method_names(jobs: Sequence[dict[str, str]]) -> list[str]:
+    """Return the name of every job's method: its label, and what tells it from others with it on the same data set.
+
+    Args:
+        jobs: Result rows.
+
+    Returns:
+        Names such as ``"AnoPLe"`` or ``"AnoPLe (prompt_depth=9)"``.
+    """
+    settings = [_method_settings(job) for job in jobs]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for job, setting in zip(jobs, settings, strict=True):
+        groups.setdefault((job["model"], job["dataset"]), []).append(setting)
+    names = []
+    for job, setting in zip(jobs, settings, strict=True):
+        others = groups[job["model"], job["dataset"]]
+        differs = [key for key in setting if any(other.get(key) != setting[key] for other in others)]
+        given = ", ".join(f"{key}={setting[key]}" for key in differs)
+        names.append(f"{job['model']} ({given})" if given else job["model"])
+    return names
+
+
+def _method_settings(job: dict[str, str]) -> dict[str, Any]:
+    """Return what makes a job's method: all arguments but shots, seeds and categories."""
+    config = json.loads(job["config"])
+    data = config["data"]["init_args"]
+    wrapped = data.get("datamodule")
+    inner = wrapped.get("init_args") or {} if isinstance(wrapped, dict) else {}
+    arguments = {**inner, **data, **config["trainer"], **config["model"]["init_args"]}
+    arguments = {key: value for key, value in arguments.items() if key not in VARIED}
+    return {"class": class_name(config["model"]), "on": config["accelerator"], **arguments}
+
+
+def _seed(job: dict[str, str]) -> str:
+    """Return the job's seed, and that of the draw where the data have one of their own."""
+    draw = json.loads(job["config"])["data"]["init_args"].get("seed")
+    return job["seed"] if draw is None else f"{job['seed']}/{draw}"
+
+
+def _text(value: Any) -> str:  # noqa: ANN401
+    """Return a value as a result table holds it."""
+    return "" if value is None else str(value)
