@@ -104,7 +104,7 @@ def test_longest_text_that_fits_and_the_first_that_does_not(open_clip_model: ope
     assert int(tokens.argmax()) == 71
     prompts = torch.randn(1, 5, TEXT_WIDTH)
     expected = plain_text(open_clip_model, tokens[0], prompts)
-    assert_close(clip.text(tokens, prompts)[0], expected, atol=1e-6, rtol=1e-6)
+    assert_close(clip.text(tokens, prompts)[0], expected, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="72 tokens and 6 prompts exceed the text tower's context length of 77"):
         clip.text(tokens, torch.randn(1, 6, TEXT_WIDTH))
 
