@@ -7,8 +7,9 @@ The only file that knows the insides of open_clip's models. It reads the attribu
 and works batch-first; blocks of old versions (before 2.26) are sequence-first.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -225,6 +226,44 @@ class FrozenCLIP(nn.Module):
         """Stay in evaluation mode, whatever the mode of the parent."""
         del mode
         return self
+
+
+@contextmanager
+def recorded_attention(tower: PromptedVisualTower) -> Iterator[list[torch.Tensor]]:
+    """Record how the tokens of the visual tower attend to each other while a pass runs.
+
+    The order of the tokens is the tower's: [CLS, patches, view signal, prompts].
+
+    Args:
+        tower: The visual tower.
+
+    Yields:
+        A list to which a pass appends the weights of every layer: shape ``(B, L, L)``, query by key, the mean over
+        the heads; a row sums to 1.
+
+    Raises:
+        ValueError: If a layer has an attention of its own kind, which keeps its weights to itself.
+    """
+    recorded: list[torch.Tensor] = []
+
+    def ask(_attention: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        return args, {**kwargs, "need_weights": True, "average_attn_weights": True}
+
+    def note(_attention: nn.Module, _args: tuple, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        recorded.append(output[1].detach())
+
+    with ExitStack() as hooks:  # removes them whatever happens
+        for block in tower.visual.transformer.resblocks:
+            attention = getattr(block, "attn", None)
+            if not isinstance(attention, nn.MultiheadAttention):
+                msg = (
+                    f"The attention of this backbone is a {type(attention).__name__}, which does not tell its weights: "
+                    "choose a backbone with torch's MultiheadAttention, such as ViT-B-16-plus-240 or anople-tiny."
+                )
+                raise ValueError(msg)
+            hooks.callback(attention.register_forward_pre_hook(ask, with_kwargs=True).remove)
+            hooks.callback(attention.register_forward_hook(note).remove)
+        yield recorded
 
 
 def _expand(token: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

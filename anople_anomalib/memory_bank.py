@@ -57,10 +57,31 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         Raises:
             RuntimeError: If the bank is empty.
         """
+        queries, bank = self._prepare(features)
+        similarities = [(queries @ rows.T).amax(dim=-1) for rows in bank.split(_CHUNK)]
+        return (0.5 * (1 - torch.stack(similarities).amax(dim=0))).clamp(0, 1)
+
+    def nearest(self, features: torch.Tensor) -> torch.Tensor:
+        """The normal patch that is nearest to every patch: the ``r`` of equation (13).
+
+        Args:
+            features: As for :meth:`forward`.
+
+        Returns:
+            Rows of :attr:`features`, shape ``(B, n)``, dtype long.
+
+        Raises:
+            RuntimeError: If the bank is empty.
+        """
+        queries, bank = self._prepare(features)
+        values, rows = zip(*((queries @ part.T).max(dim=-1) for part in bank.split(_CHUNK)), strict=True)
+        best = torch.stack(values).argmax(dim=0, keepdim=True)  # (1, B, n), the part of the bank
+        return (torch.stack(rows).gather(0, best) + _CHUNK * best).squeeze(0)
+
+    def _prepare(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalized queries, and the bank in their precision."""
         if len(self) == 0:
             msg = "The memory bank is empty: train the model or load a checkpoint of a trained one first."
             raise RuntimeError(msg)
         queries = F.normalize(features, dim=-1)
-        bank = self.features.to(queries.dtype)
-        similarities = [(queries @ rows.T).amax(dim=-1) for rows in bank.split(_CHUNK)]
-        return (0.5 * (1 - torch.stack(similarities).amax(dim=0))).clamp(0, 1)
+        return queries, self.features.to(queries.dtype)

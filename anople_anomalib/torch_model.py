@@ -173,7 +173,7 @@ class AnoPLeModel(nn.Module):
         Returns:
             Shape ``(B, n, d_v)``.
         """
-        return self._encode_whole(images).memory_features
+        return self.encode_whole(images).memory_features
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Detect anomalies in whole images, in one pass.
@@ -185,7 +185,7 @@ class AnoPLeModel(nn.Module):
             ``pred_score`` (14) of shape ``(B, 1)`` and ``anomaly_map`` M_q (12) of shape ``(B, 1, H, W)``, both in
             [0, 0.5] (in [0, 1] without a memory).
         """
-        visual = self._encode_whole(images)
+        visual = self.encode_whole(images)
         probability, anomaly_map = self.abnormal_probability(visual), self.decoder_map(visual)
         if self.memory_bank is not None:
             anomaly_map = fuse(anomaly_map, self.memory_map(visual))  # (12)
@@ -214,13 +214,21 @@ class AnoPLeModel(nn.Module):
         distances = rearrange(self.memory_bank(visual.memory_features), "b (h w) -> b 1 h w", h=height, w=width)
         return F.interpolate(distances, size=self.image_size, mode="bilinear", align_corners=False).squeeze(1)
 
-    def _encode_whole(self, images: torch.Tensor) -> VisualFeatures:
-        """One pass of whole images, with the signal c_{N+1}."""
+    def encode_whole(self, images: torch.Tensor, view: int = -1) -> VisualFeatures:
+        """One pass of whole images through the prompted visual tower.
+
+        Args:
+            images: Normalized images, shape ``(B, 3, H, W)``; resized to :attr:`image_size` if of another size.
+            view: Index of the view signal that goes along; the default is c_{N+1}, that of the whole image.
+
+        Returns:
+            What the maps and the score are computed from.
+        """
         if tuple(images.shape[-2:]) != self.image_size:
             images = F.interpolate(images, size=self.image_size, mode="bicubic", antialias=True)
         signal = self.prompt_learner.view_signal
         if signal is not None:
-            signal = signal[-1].expand(len(images), -1)
+            signal = signal[view].expand(len(images), -1)
         return self.clip.visual(images, self.prompt_learner().visual, signal, self.memory_layers)
 
     def _local_features(self, visual: VisualFeatures) -> torch.Tensor:

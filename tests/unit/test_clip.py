@@ -10,9 +10,10 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
-from anople_anomalib.clip import FrozenCLIP
+from anople_anomalib.clip import FrozenCLIP, recorded_attention
 from helpers.miniature import DEPTH, EMBED_DIM, NUM_PATCHES, TEXT_WIDTH, VISUAL_WIDTH, build
 from helpers.towers import plain_text, plain_visual
 
@@ -169,3 +170,51 @@ def test_copies_behave_the_same(clip: FrozenCLIP, duplicate: Any) -> None:  # no
     assert twin.state_dict() == {}
     twin.load_state_dict({})
     assert not any(module.training for module in twin.train().modules())
+
+
+def hooks_of(clip: FrozenCLIP) -> int:
+    modules = [module for module in clip.visual.modules() if isinstance(module, nn.MultiheadAttention)]
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
+
+
+def test_recorded_attention_is_the_softmax_of_queries_and_keys(clip: FrozenCLIP) -> None:
+    images, prompts = torch.randn(2, 3, *clip.visual.image_size), torch.randn(DEPTH, 2, VISUAL_WIDTH)
+    signal = torch.randn(2, VISUAL_WIDTH)
+    block = clip.visual.visual.transformer.resblocks[0]
+    seen: list[torch.Tensor] = []
+    with torch.no_grad(), recorded_attention(clip.visual) as recorded:
+        handle = block.ln_1.register_forward_hook(lambda _module, _args, output: seen.append(output))
+        features = clip.visual(images, prompts, signal)
+        handle.remove()
+    tokens = 1 + NUM_PATCHES + 1 + 2  # CLS, patches, signal, prompts
+    assert [tuple(weights.shape) for weights in recorded] == [(2, tokens, tokens)] * DEPTH
+    assert_close(recorded[-1].sum(dim=-1), torch.ones(2, tokens))
+    x = seen[0] if seen[0].shape[0] == 2 else seen[0].transpose(0, 1)  # old blocks are sequence-first
+    queries, keys, _ = nn.functional.linear(x, block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, dim=-1)
+    heads = block.attn.num_heads
+    queries, keys = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys))
+    expected = (queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5).softmax(dim=-1).mean(dim=1)
+    assert_close(recorded[0], expected, atol=1e-5, rtol=0)
+    assert_close(features.image_embedding, clip.visual(images, prompts, signal).image_embedding, atol=1e-5, rtol=0)
+
+
+def test_recording_attention_leaves_no_hook_behind_even_after_an_error(clip: FrozenCLIP) -> None:
+    counted = []
+
+    def fail() -> None:
+        with recorded_attention(clip.visual):
+            counted.append(hooks_of(clip))
+            clip.visual(torch.randn(1, 5, 7, 7))
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert counted == [2 * DEPTH]
+    assert hooks_of(clip) == 0
+
+
+def test_attention_that_keeps_its_weights_to_itself_is_refused(clip: FrozenCLIP) -> None:
+    clip.visual.visual.transformer.resblocks[1].attn = nn.Identity()
+    message = "attention of this backbone is a Identity, which does not tell its weights: choose a backbone"
+    with pytest.raises(ValueError, match=message), recorded_attention(clip.visual):
+        pass
+    assert hooks_of(clip) == 0

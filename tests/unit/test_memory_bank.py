@@ -46,6 +46,17 @@ def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch, chunk:
     assert_close(bank(queries), whole)
 
 
+@pytest.mark.parametrize("chunk", [1, 4, 18, 100])
+def test_nearest_names_the_row_at_the_distance(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(memory_bank, "_CHUNK", chunk)
+    bank, queries = filled(torch.randn(2, 9, D)), torch.randn(3, 4, D)
+    rows = bank.nearest(queries)
+    assert rows.shape == (3, 4)
+    cosines = (bank.features[rows] * torch.nn.functional.normalize(queries, dim=-1)).sum(dim=-1)
+    assert_close(0.5 * (1 - cosines), bank(queries))
+    assert torch.equal(bank.nearest(2 * bank.features[None]), torch.arange(18)[None])
+
+
 def test_extending_equals_building_at_once() -> None:
     first, second = torch.randn(2, 4, D), torch.randn(1, 4, D)
     bank = filled(first)

@@ -164,8 +164,16 @@ def test_a_normal_image_scores_lower_than_its_damaged_copy(model: AnoPLeModel) -
     model.memory_bank.build(model.memory_features(normal))
     with torch.no_grad():
         assert model(normal).anomaly_map.max() < 1e-5 < model(damaged).anomaly_map.max()
-        memory_map = model.memory_map(model._encode_whole(damaged))[0]
+        memory_map = model.memory_map(model.encode_whole(damaged))[0]
     assert memory_map[16:32, 16:32].mean() > memory_map.mean()
+
+
+@torch.no_grad()
+def test_an_image_can_be_encoded_as_any_view(open_clip_model: open_clip.CLIP, model: AnoPLeModel) -> None:
+    image, prompts = torch.randn(3, *IMAGE_SIZE), model.prompt_learner().visual
+    for view, signal in enumerate(model.prompt_learner.view_signal):
+        expected, _, _ = plain_visual(open_clip_model, image, prompts, signal)
+        assert_close(model.encode_whole(image[None], view).image_embedding[0], expected, atol=1e-4, rtol=1e-3)
 
 
 @torch.no_grad()
