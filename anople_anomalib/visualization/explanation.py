@@ -1,0 +1,200 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Why a place counts as anomalous: the nearest normal patch of the memory, and the picture that it came from."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from anomalib.data import AnomalibDataModule, ImageBatch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.shots import TrainingShots
+
+from .maps import TITLES
+from .passes import images_of
+from .samples import Sample, head, picture_of, samples_of
+from .style import ANOMALOUS, NORMAL, SMALL, TRUTH, label_row, new_grid, show_heat, show_mask, show_picture
+
+CONTEXT = 3  # patches, width and height of an enlarged window around the patch
+
+
+class Shot(NamedTuple):
+    """A normal picture of the memory.
+
+    Attributes:
+        name: File name.
+        picture: Shape ``(H, W, 3)``, values in [0, 1].
+    """
+
+    name: str
+    picture: np.ndarray
+
+
+class Match(NamedTuple):
+    """The most anomalous patch of an image and its nearest normal patch.
+
+    Attributes:
+        distances: Distance of every patch to its nearest normal one, equation (13), shape ``(h, w)``.
+        patch: Row and column of the most anomalous patch in the grid.
+        shot: Index of the shot that the nearest normal patch came from.
+        normal_patch: Row and column of that patch in the shot's grid.
+    """
+
+    distances: np.ndarray
+    patch: tuple[int, int]
+    shot: int
+    normal_patch: tuple[int, int]
+
+    @property
+    def distance(self) -> float:
+        """Distance between the two patches, in [0, 1]."""
+        return float(self.distances[self.patch])
+
+
+def shots_of(model: AnoPLe, datamodule: AnomalibDataModule) -> list[Shot]:
+    """The pictures that a model was trained on, in the order of its memory.
+
+    Args:
+        model: A trained model.
+        datamodule: The datamodule of its training; set up here if it is not yet.
+
+    Returns:
+        One shot per picture.
+
+    Raises:
+        ValueError: If the datamodule has other shots than the model.
+    """
+    if not hasattr(datamodule, "train_data"):
+        datamodule.prepare_data()
+        datamodule.setup()
+    hparams = model.hparams
+    loan = TrainingShots(datamodule, k_shot=hparams["k_shot"], seed=hparams["seed"], image_size=model.image_size)
+    try:
+        pictures = [picture_of(image[0]) for image in loan.images()]
+    finally:
+        loan.give_back()
+    if model.drawn_samples and loan.names != model.drawn_samples:
+        msg = (
+            f"The model was trained on {model.drawn_samples}, this datamodule gives {loan.names}: pass the datamodule "
+            "of its training."
+        )
+        raise ValueError(msg)
+    names = [name for category in loan.names.values() for name in category]
+    return [Shot(name, picture) for name, picture in zip(names, pictures, strict=True)]
+
+
+@torch.no_grad()
+def nearest_normal(model: AnoPLe, batch: ImageBatch, num_shots: int) -> list[Match]:
+    """Find the most anomalous patch of every image and its nearest normal patch.
+
+    Args:
+        model: A trained model.
+        batch: Images, as ``engine.predict`` or :func:`.samples.load_pictures` returns them.
+        num_shots: Number of pictures that the memory was built from.
+
+    Returns:
+        One match per image.
+
+    Raises:
+        ValueError: If the model has no memory, or its rows cannot be traced back to pictures.
+    """
+    bank, (height, width) = model.model.memory_bank, model.model.clip.visual.grid
+    if bank is None:
+        msg = "This model has no memory (use_memory=False): there is no nearest normal patch."
+        raise ValueError(msg)
+    if len(bank) != num_shots * height * width:
+        msg = (
+            f"The memory holds {len(bank)} patches, not the {height * width} patches of each of {num_shots} shots: it "
+            "was reduced or extended, so that its patches cannot be traced back to pictures."
+        )
+        raise ValueError(msg)
+    features = model.model.memory_features(images_of(model, batch))
+    distances, rows = bank(features).float().cpu(), bank.nearest(features).cpu()
+    worst = distances.argmax(dim=1)
+    matches = []
+    for image, patch in enumerate(worst.tolist()):
+        shot, normal_patch = divmod(int(rows[image, patch]), height * width)
+        grid = distances[image].reshape(height, width).numpy()
+        matches.append(Match(grid, divmod(patch, width), shot, divmod(normal_patch, width)))
+    return matches
+
+
+def draw_nearest_normal(model: AnoPLe, batch: ImageBatch, shots: Sequence[Shot], max_rows: int = 4) -> Figure:
+    """Show why a place counts as anomalous: equation (13) in pictures, which the paper does not have.
+
+    How to read it: every row is a picture with its ground truth where that is known (sky blue), and the distance of
+    each patch to the memory. The vermillion square is the patch that is furthest from everything normal; it is
+    enlarged with its neighbors. The blue square, enlarged beside it, is the most similar patch of the normal shots, in
+    the shot on the right. If the two look alike to you, the model is too strict, or that kind of normal is missing
+    among the shots: add a picture of it.
+
+    Args:
+        model: A trained model.
+        batch: Images, as ``engine.predict`` or :func:`.samples.load_pictures` returns them.
+        shots: The pictures of the memory, see :func:`shots_of`.
+        max_rows: Largest number of pictures.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: As :func:`nearest_normal`.
+    """
+    batch = head(batch, max_rows)
+    samples, matches = samples_of([batch]), nearest_normal(model, batch, len(shots))
+    limits = (0.0, max(float(match.distances.max()) for match in matches))
+    figure, grid = new_grid(len(samples), 5)
+    for axes, sample, match in zip(grid, samples, matches, strict=True):
+        _draw_row(axes, sample, match, shots[match.shot], limits)
+    titles = ("picture", TITLES["memory"], "furthest patch", "nearest normal", "shot of the memory")
+    for place, title in zip(grid[0], titles, strict=True):
+        place.set_title(title, fontsize=SMALL + 1)
+    return figure
+
+
+def _draw_row(
+    axes: Sequence[Axes],
+    sample: Sample,
+    match: Match,
+    shot: Shot,
+    limits: tuple[float, float],
+) -> None:
+    """Picture, distances, both patches, and the shot."""
+    grid = match.distances.shape
+    show_picture(axes[0], sample.picture)
+    show_mask(axes[0], sample.picture, sample.truth, TRUTH)
+    label_row(axes[0], sample.name)
+    show_heat(axes[1], sample.picture, match.distances, limits)
+    show_picture(axes[2], sample.picture)
+    show_picture(axes[3], shot.picture)
+    show_picture(axes[4], shot.picture)
+    axes[2].set_xlabel(f"distance {match.distance:.3f}", fontsize=SMALL)
+    axes[4].set_xlabel(shot.name, fontsize=SMALL)
+    for place in axes[:3]:
+        _frame(place, sample.picture, grid, match.patch, ANOMALOUS)
+    for place in axes[3:]:
+        _frame(place, shot.picture, grid, match.normal_patch, NORMAL)
+    _zoom(axes[2], sample.picture, grid, match.patch)
+    _zoom(axes[3], shot.picture, grid, match.normal_patch)
+
+
+def _frame(axes: Axes, picture: np.ndarray, grid: tuple[int, int], patch: tuple[int, int], color: str) -> None:
+    """Square around a patch."""
+    height, width = picture.shape[0] / grid[0], picture.shape[1] / grid[1]
+    corner = (patch[1] * width, patch[0] * height)
+    axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="white", linewidth=3))
+    axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=color, linewidth=1.6))
+
+
+def _zoom(axes: Axes, picture: np.ndarray, grid: tuple[int, int], patch: tuple[int, int]) -> None:
+    """Enlarge the surroundings of a patch; at the border the window is moved inside."""
+    starts = [min(max(p - CONTEXT // 2, 0), max(n - CONTEXT, 0)) for p, n in zip(patch, grid, strict=True)]
+    height, width = picture.shape[0] / grid[0], picture.shape[1] / grid[1]
+    axes.set_xlim(starts[1] * width, (starts[1] + CONTEXT) * width)
+    axes.set_ylim((starts[0] + CONTEXT) * height, starts[0] * height)

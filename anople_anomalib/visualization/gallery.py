@@ -1,0 +1,130 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Galleries of pictures, ground truth, heat maps and overlays (Figures 3, 8, 9 and 10 of the AnoPLe paper)."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .samples import Predictions, Sample, samples_of
+from .style import (
+    ANOMALOUS,
+    PREDICTION,
+    SMALL,
+    TRUTH,
+    add_colorbar,
+    label_row,
+    new_grid,
+    show_heat,
+    show_mask,
+    show_picture,
+)
+
+ORDERS = ("given", "failures", "score")
+
+
+def draw_gallery(
+    predictions: Predictions | Mapping[str, Predictions],
+    order: str = "given",
+    max_rows: int = 8,
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> Figure:
+    """Show what was found in which picture: Figures 9 and 10, with several models Figure 3, failures first Figure 8.
+
+    How to read it: every row is a picture. Then come the ground truth (sky blue outline), the heat map of each model
+    (light is anomalous, the same colors in all rows) and the pixels above its threshold (orange), again with the
+    ground truth. The number below is the image-level score: 0.5 is the threshold, and a score on the wrong side of
+    it is marked as "missed" or "false alarm".
+
+    Args:
+        predictions: What ``engine.predict`` returns; for several models a mapping from their names to that.
+        order: ``"given"``, ``"failures"`` (the score that is furthest on the wrong side of the threshold comes first,
+            judged by the first model) or ``"score"`` (the most anomalous first).
+        max_rows: Largest number of pictures.
+        limits: Values of the darkest and of the lightest color of the heat maps; (0, 1) fits normalized maps.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the order is unknown, there is nothing to draw, or the models were given different images.
+    """
+    if order not in ORDERS:
+        msg = f"order must be one of {', '.join(ORDERS)}, got {order!r}."
+        raise ValueError(msg)
+    by_model = predictions if isinstance(predictions, Mapping) else {"": predictions}
+    if not by_model:
+        msg = "There are no models to draw: map the name of each to what engine.predict returns."
+        raise ValueError(msg)
+    return gallery_of(_rows(by_model, order, max_rows), list(by_model), limits)
+
+
+def gallery_of(rows: Sequence[Sequence[Sample]], names: Sequence[str], limits: tuple[float, float] = (0, 1)) -> Figure:
+    """Draw a gallery of samples, see :func:`draw_gallery`.
+
+    Args:
+        rows: One sample per model, for every picture.
+        names: Names of the models.
+        limits: Values of the darkest and of the lightest color of the heat maps.
+
+    Returns:
+        The figure.
+    """
+    figure, grid = new_grid(len(rows), 2 + 2 * len(names))
+    for axes, row in zip(grid, rows, strict=True):
+        first = row[0]
+        show_picture(axes[0], first.picture)
+        label_row(axes[0], first.name)
+        show_picture(axes[1], first.picture)
+        show_mask(axes[1], first.picture, first.truth, TRUTH)
+        for sample, heat, overlay in zip(row, axes[2::2], axes[3::2], strict=True):
+            _show_prediction(sample, heat, overlay, limits)
+    _write_headers(grid[0], names)
+    for column in range(2, grid.shape[1], 2):
+        add_colorbar(figure, grid[:, [column]], limits, "anomaly map")
+    return figure
+
+
+def failures_first(samples: Sequence[Sample]) -> list[int]:
+    """Order of samples in which the score that is furthest on the wrong side of the threshold comes first."""
+    return sorted(range(len(samples)), key=lambda index: -samples[index].error)
+
+
+def _rows(by_model: Mapping[str, Predictions], order: str, max_rows: int) -> list[tuple[Sample, ...]]:
+    """The samples of all models, picture by picture."""
+    columns = {name: samples_of(predictions) for name, predictions in by_model.items()}
+    first_name, first = next(iter(columns.items()))
+    for name, samples in columns.items():
+        if [sample.name for sample in samples] != [sample.name for sample in first]:
+            msg = f"The predictions of {name!r} are for other images than those of {first_name!r}: use the same data."
+            raise ValueError(msg)
+    chosen = range(len(first))
+    if order == "failures":
+        chosen = failures_first(first)
+    elif order == "score":
+        chosen = sorted(chosen, key=lambda index: -(first[index].score or 0))
+    return [tuple(samples[index] for samples in columns.values()) for index in list(chosen)[:max_rows]]
+
+
+def _show_prediction(sample: Sample, heat: Axes, overlay: Axes, limits: tuple[float, float]) -> None:
+    """Heat map and thresholded overlay of one model."""
+    if sample.heat is None:
+        show_picture(heat, sample.picture)
+        heat.text(0.5, 0.5, "no map", ha="center", va="center", transform=heat.transAxes)
+    else:
+        show_heat(heat, sample.picture, sample.heat, limits)
+    show_picture(overlay, sample.picture)
+    show_mask(overlay, sample.picture, sample.predicted, PREDICTION, fill=True)
+    show_mask(overlay, sample.picture, sample.truth, TRUTH)
+    overlay.set_xlabel(sample.verdict, fontsize=SMALL, color=ANOMALOUS if sample.is_wrong else "black", labelpad=2)
+
+
+def _write_headers(axes: Sequence[Axes], names: Sequence[str]) -> None:
+    """Say above the first row what the columns are."""
+    headers = ["picture", "ground truth"]
+    for name in names:
+        headers += [f"{name}\nheat map".strip(), "above threshold"]
+    for place, header in zip(axes, headers, strict=True):
+        place.set_title(header, fontsize=SMALL + 1)

@@ -1,0 +1,65 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The panel of a single image."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .maps import TITLES
+from .passes import Evidence
+from .samples import Sample
+from .style import (
+    ANOMALOUS,
+    PREDICTION,
+    SMALL,
+    TRUTH,
+    label_row,
+    new_grid,
+    range_of,
+    show_heat,
+    show_mask,
+    show_picture,
+)
+
+
+def draw_panel(sample: Sample, evidence: Evidence | None = None, index: int = 0) -> Figure:
+    """Show one image and what was found in it: a row of Figures 9 and 10, with a look behind it.
+
+    How to read it: the picture; its ground truth (sky blue outline); the maps of the decoder and of the memory, each
+    on a scale of its own that is given below it; the normalized anomaly map from 0 to 1; and the pixels above the
+    threshold (orange). Below is the image-level score; 0.5 is the threshold.
+
+    Args:
+        sample: The image.
+        evidence: What the model saw in the image's batch; ``None`` leaves decoder and memory out.
+        index: Place of the image in the batch.
+
+    Returns:
+        The figure.
+    """
+    heats = {} if evidence is None else {"decoder": evidence.decoder, "memory": evidence.memory}
+    heats = {name: values[index].float().numpy() for name, values in heats.items() if values is not None}
+    figure, grid = new_grid(1, 3 + len(heats) + (sample.heat is not None))
+    axes = grid[0]
+    show_picture(axes[0], sample.picture, "picture")
+    label_row(axes[0], sample.name)
+    show_picture(axes[1], sample.picture, "no ground truth" if sample.truth is None else "ground truth")
+    show_mask(axes[1], sample.picture, sample.truth, TRUTH)
+    for place, (name, heat) in zip(axes[2:], heats.items(), strict=False):
+        _show_on_own_scale(place, sample.picture, heat, TITLES[name])
+    if sample.heat is not None:
+        show_heat(axes[-2], sample.picture, sample.heat, (0, 1), "anomaly map")
+    show_picture(axes[-1], sample.picture, "above threshold")
+    show_mask(axes[-1], sample.picture, sample.predicted, PREDICTION, fill=True)
+    show_mask(axes[-1], sample.picture, sample.truth, TRUTH)
+    axes[-1].set_xlabel(sample.verdict, fontsize=SMALL, color=ANOMALOUS if sample.is_wrong else "black")
+    return figure
+
+
+def _show_on_own_scale(axes: Axes, picture: np.ndarray, heat: np.ndarray, title: str) -> None:
+    """Heat map from its smallest to its largest value, which are written below."""
+    low, high = range_of(heat)
+    show_heat(axes, picture, heat, (low, high), title)
+    axes.set_xlabel(f"{low:.3g} to {high:.3g}", fontsize=SMALL)

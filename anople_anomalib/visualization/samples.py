@@ -1,0 +1,179 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Predictions of anomalib's engine as pictures that can be drawn."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from anomalib.data import ImageBatch, ImageItem
+from anomalib.data.utils.image import read_image
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+from anople_anomalib.lightning_model import AnoPLe
+
+LONGEST_SIDE = 320
+"""Larger pictures are shrunk: a figure of several cannot show more."""
+THRESHOLD = 0.5
+"""Where anomalib's post-processor puts the threshold by its normalization of the scores."""
+
+Predictions = Sequence[ImageBatch]
+"""What ``engine.predict`` returns."""
+
+
+class Sample(NamedTuple):
+    """One predicted image.
+
+    Attributes:
+        name: Folder and stem of its file, as ``"crack/003"``; empty without a file.
+        picture: As the file shows it, shape ``(H, W, 3)``, values in [0, 1].
+        score: Image-level score.
+        is_anomalous: Whether it is anomalous in truth; ``None`` where that is not known.
+        truth: Ground truth mask, shape ``(h, w)``, dtype bool, or ``None``.
+        heat: Anomaly map, shape ``(h, w)``, or ``None``.
+        predicted: Predicted mask, shape ``(h, w)``, dtype bool, or ``None``.
+    """
+
+    name: str
+    picture: np.ndarray
+    score: float | None
+    is_anomalous: bool | None
+    truth: np.ndarray | None
+    heat: np.ndarray | None
+    predicted: np.ndarray | None
+
+    @property
+    def error(self) -> float:
+        """How far the score is on the wrong side of the threshold; negative where it is on the right side."""
+        if self.score is None or self.is_anomalous is None:
+            return -THRESHOLD
+        return THRESHOLD - self.score if self.is_anomalous else self.score - THRESHOLD
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether the score is on the wrong side; as in anomalib, one at the threshold itself counts as normal."""
+        return self.error > 0 or (self.error == 0 and bool(self.is_anomalous))
+
+    @property
+    def verdict(self) -> str:
+        """The score, and in words whether it is on the wrong side of the threshold."""
+        if self.score is None:
+            return ""
+        wrong = "missed" if self.is_anomalous else "false alarm"
+        return f"{self.score:.2f} {wrong}" if self.is_wrong else f"{self.score:.2f}"
+
+
+def samples_of(predictions: Iterable[ImageBatch]) -> list[Sample]:
+    """Take predictions apart.
+
+    Args:
+        predictions: Batches, as ``engine.predict`` returns them: scores and maps normalized.
+
+    Returns:
+        One sample per image.
+
+    Raises:
+        ValueError: If there is no image.
+    """
+    samples = [sample_of(item) for batch in predictions for item in batch]
+    if not samples:
+        msg = "There are no predictions to draw: pass what engine.predict returns."
+        raise ValueError(msg)
+    return samples
+
+
+def sample_of(item: ImageItem) -> Sample:
+    """Make a sample of one predicted image; its picture comes from its file, if there is one."""
+    path = item.image_path
+    return Sample(
+        name=short_name(path),
+        picture=file_picture(path) if path and Path(path).is_file() else picture_of(item.image),
+        score=None if item.pred_score is None else float(item.pred_score),
+        is_anomalous=None if item.gt_label is None else bool(item.gt_label),
+        truth=_mask(item.gt_mask),
+        heat=None if item.anomaly_map is None else _flat(item.anomaly_map).float().numpy(),
+        predicted=_mask(item.pred_mask),
+    )
+
+
+def select(predictions: Iterable[ImageBatch], names: Sequence[str]) -> ImageBatch:
+    """Select images by their names.
+
+    Args:
+        predictions: Batches, as ``engine.predict`` returns them.
+        names: Folder and stem of each wanted file, as ``"crack/003"``.
+
+    Returns:
+        One batch, in the order of the names.
+
+    Raises:
+        ValueError: If there is no image of a name.
+    """
+    items = {short_name(item.image_path): item for batch in predictions for item in batch}
+    missing = [name for name in names if name not in items]
+    if missing or not names:
+        msg = f"There is no image {(missing or [''])[0]!r}; there are {', '.join(items)}."
+        raise ValueError(msg)
+    return ImageBatch.collate([items[name] for name in names])
+
+
+def head(batch: ImageBatch, number: int) -> ImageBatch:
+    """The first images of a batch."""
+    return batch if len(batch) <= number else ImageBatch.collate(batch.items[:number])
+
+
+def load_pictures(model: AnoPLe, paths: Sequence[str | Path]) -> ImageBatch:
+    """Read pictures for functions that look inside the model.
+
+    Args:
+        model: The model, for its pre-processing.
+        paths: Image files.
+
+    Returns:
+        A batch like those of ``engine.predict``, without predictions.
+    """
+    transform = getattr(model.pre_processor, "transform", None) or torch.nn.Identity()
+    images = [transform(read_image(path, as_tensor=True).unsqueeze(0)) for path in paths]
+    return ImageBatch(image=torch.cat(images), image_path=[str(path) for path in paths])
+
+
+def picture_of(image: torch.Tensor) -> np.ndarray:
+    """Make a picture of an image tensor.
+
+    Args:
+        image: Shape ``(3, H, W)``, values in [0, 1], or else normalized: those are stretched to [0, 1].
+
+    Returns:
+        Shape ``(h, w, 3)``, values in [0, 1], no side longer than :data:`LONGEST_SIDE`.
+    """
+    image = image.detach().float().cpu()
+    if image.min() < 0 or image.max() > 1:
+        image = (image - image.min()) / (image.max() - image.min())
+    height, width = image.shape[-2:]
+    shrink = min(1.0, LONGEST_SIDE / max(height, width))
+    size = [max(1, round(shrink * height)), max(1, round(shrink * width))]
+    image = resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+    return image.clamp(0, 1).permute(1, 2, 0).numpy()
+
+
+def file_picture(path: str | Path) -> np.ndarray:
+    """Read a picture, see :func:`picture_of`."""
+    return picture_of(read_image(path, as_tensor=True))
+
+
+def short_name(path: str | Path | None) -> str:
+    """Folder and stem of a file: the kind of defect and the number, in the layouts of most data sets."""
+    return "/".join(Path(path).with_suffix("").parts[-2:]) if path else ""
+
+
+def _mask(mask: torch.Tensor | None) -> np.ndarray | None:
+    return None if mask is None else _flat(mask).bool().numpy()
+
+
+def _flat(values: torch.Tensor) -> torch.Tensor:
+    """Shape ``(h, w)``, whatever the number of leading axes of length 1."""
+    return values.detach().cpu().reshape(values.shape[-2:])

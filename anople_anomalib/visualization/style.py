@@ -1,0 +1,146 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What all pictures share: colors, figures, and how a picture, a heat map or a mask is put on axes.
+
+Figures are made without pyplot: nothing global is set, and no figure stays open.
+"""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+NORMAL, ANOMALOUS = "#0072B2", "#D55E00"
+"""Blue and vermillion of Okabe and Ito's palette, which people with any color vision can tell apart."""
+TRUTH, PREDICTION = "#56B4E9", "#E69F00"
+"""Sky blue and orange of the same palette: outlines of the ground truth and of the prediction."""
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+HEAT = "viridis"
+"""Color map of every heat map: its lightness grows evenly, in gray print, too."""
+SMALL = 8  # points
+CELL = 1.9  # inches, width and height of one picture in a grid
+HEAT_ALPHA = 0.75
+
+
+def new_grid(rows: int, columns: int, cell: float = CELL, words: float = 0.15) -> tuple[Figure, np.ndarray]:
+    """Make a figure with a grid of axes.
+
+    Args:
+        rows: Number of rows.
+        columns: Number of columns.
+        cell: Width and height of one cell in inches.
+        words: Height for the words of a row in inches.
+
+    Returns:
+        The figure, and its axes as an array of shape ``(rows, columns)``.
+    """
+    figure = Figure(figsize=(columns * cell + 0.4, rows * (cell + words) + 0.5), dpi=110, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.05, wspace=0.01, hspace=0.01)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def show_picture(axes: Axes, picture: np.ndarray, title: str = "") -> None:
+    """Put a picture on axes, without ticks.
+
+    Args:
+        axes: Where to.
+        picture: Shape ``(H, W, 3)``, values in [0, 1].
+        title: Title of the axes.
+    """
+    axes.imshow(picture, extent=_extent(picture))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title, fontsize=SMALL + 1)
+
+
+def show_heat(
+    axes: Axes,
+    picture: np.ndarray,
+    heat: np.ndarray,
+    limits: tuple[float, float],
+    title: str = "",
+) -> None:
+    """Put a heat map over the gray picture.
+
+    Args:
+        axes: Where to.
+        picture: Shape ``(H, W, 3)``, values in [0, 1].
+        heat: Any shape ``(h, w)``; stretched to the picture.
+        limits: Values of the darkest and of the lightest color.
+        title: Title of the axes.
+    """
+    gray = picture.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    show_picture(axes, gray, title)
+    low, high = limits
+    axes.imshow(
+        heat,
+        cmap=HEAT,
+        vmin=low,
+        vmax=high,
+        alpha=HEAT_ALPHA,
+        extent=_extent(picture),
+        interpolation="bilinear",
+    )
+
+
+def show_mask(axes: Axes, picture: np.ndarray, mask: np.ndarray | None, color: str, fill: bool = False) -> None:
+    """Outline a mask on a picture that is already there.
+
+    Args:
+        axes: Where to.
+        picture: The picture, shape ``(H, W, 3)``.
+        mask: Any shape ``(h, w)``, true inside; ``None`` or an empty one draws nothing.
+        color: Color of the outline.
+        fill: Whether to tint the inside, too.
+    """
+    if mask is None or not mask.any():
+        return
+    left, right, bottom, top = _extent(picture)
+    padded = np.pad(mask.astype(float), 1)  # closes outlines at the border
+    height, width = mask.shape
+    x = left + (np.arange(-1, width + 1) + 0.5) * (right - left) / width
+    y = top + (np.arange(-1, height + 1) + 0.5) * (bottom - top) / height
+    if fill:
+        axes.contourf(x, y, padded, levels=[0.5, 1.5], colors=[color], alpha=0.4)
+    axes.contour(x, y, padded, levels=[0.5], colors=[color], linewidths=1.2)
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+
+
+def label_row(axes: Axes, text: str) -> None:
+    """Write a label left of the first picture of a row."""
+    axes.set_ylabel(text, fontsize=SMALL, labelpad=3)
+
+
+def add_colorbar(figure: Figure, columns: np.ndarray, limits: tuple[float, float], label: str) -> None:
+    """Add a color bar below one or more columns of heat maps.
+
+    Args:
+        figure: The figure.
+        columns: Axes of the heat maps, shape ``(rows, columns)``.
+        limits: Values of the darkest and of the lightest color.
+        label: What the values are.
+    """
+    colors = ScalarMappable(Normalize(*limits), HEAT)
+    shape = {"fraction": 0.06, "aspect": 14 * columns.shape[1], "pad": 0.02}
+    bar = figure.colorbar(colors, ax=columns, location="bottom", **shape)
+    bar.locator.set_params(nbins=3)
+    bar.ax.tick_params(labelsize=SMALL - 1)
+    bar.set_label(label, fontsize=SMALL)
+
+
+def range_of(*heats: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest value of heat maps, apart even if all values are equal."""
+    low, high = min(float(heat.min()) for heat in heats), max(float(heat.max()) for heat in heats)
+    return (low, high) if high > low else (low, low + 1)
+
+
+def _extent(picture: np.ndarray) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of a picture in its own pixels."""
+    height, width = picture.shape[:2]
+    return (0, width, height, 0)
