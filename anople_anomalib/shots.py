@@ -78,6 +78,11 @@ class TrainingShots:
         """The shots without augmentations, each of shape ``(1, 3, H, W)``, values in [0, 1]."""
         return (self._plain[index].image.unsqueeze(0) for index in range(len(self._plain)))
 
+    @property
+    def paths(self) -> list[str]:
+        """Files of the shots, in the order of :meth:`images`."""
+        return self._plain.samples.image_path.tolist()
+
     def _train_dataloader(self) -> DataLoader:
         train_data = self._datamodule.train_data
         return DataLoader(

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from anople_anomalib.few_shot import relative_names
 from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.shots import TrainingShots
 
@@ -28,7 +29,7 @@ class Shot(NamedTuple):
     """A normal picture of the memory.
 
     Attributes:
-        name: File name.
+        name: Its file, below the folder that all shots share.
         picture: Shape ``(H, W, 3)``, values in [0, 1].
     """
 
@@ -76,7 +77,7 @@ def shots_of(model: AnoPLe, datamodule: AnomalibDataModule) -> list[Shot]:
     hparams = model.hparams
     loan = TrainingShots(datamodule, k_shot=hparams["k_shot"], seed=hparams["seed"], image_size=model.image_size)
     try:
-        pictures = [picture_of(image[0]) for image in loan.images()]
+        names, pictures = relative_names(loan.paths), [picture_of(image[0]) for image in loan.images()]
     finally:
         loan.give_back()
     if model.drawn_samples and loan.names != model.drawn_samples:
@@ -85,7 +86,6 @@ def shots_of(model: AnoPLe, datamodule: AnomalibDataModule) -> list[Shot]:
             "of its training."
         )
         raise ValueError(msg)
-    names = [name for category in loan.names.values() for name in category]
     return [Shot(name, picture) for name, picture in zip(names, pictures, strict=True)]
 
 
