@@ -24,6 +24,7 @@ class Decoder(nn.Module):
         embed_dim: Width of the joint embedding of images and texts.
         hidden_dim: Width between the convolutions; ``None`` for an eighth of ``visual_width``.
         upsampling: Side of the upsampled grid over the side of the patch grid.
+        refines: Whether the output is added to other local features: then it starts at zero.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Decoder(nn.Module):
         embed_dim: int,
         hidden_dim: int | None = None,
         upsampling: int = 4,
+        refines: bool = False,
     ) -> None:
         super().__init__()
         hidden_dim = hidden_dim or max(_MIN_HIDDEN_DIM, visual_width // _WIDTH_DIVISOR)
@@ -39,6 +41,9 @@ class Decoder(nn.Module):
         self.reduce = nn.Conv2d(visual_width, hidden_dim, kernel_size=1)
         self.mix = nn.Conv2d(hidden_dim, hidden_dim, kernel_size=3, padding=1)
         self.project = nn.Conv2d(hidden_dim, embed_dim, kernel_size=1)
+        if refines:
+            nn.init.zeros_(self.project.weight)
+            nn.init.zeros_(self.project.bias)
 
     def forward(self, patch_tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Decode patch tokens.

@@ -42,7 +42,7 @@ from torchvision.transforms.v2.functional import normalize
 
 from . import __version__
 from .anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
-from .backbones import CLIP_MEAN, CLIP_STD, get_tokenizer, load_backbone
+from .backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
 from .layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
 from .loss import AnoPLeLoss
 from .text import clean_class_names, prompt_texts, state_templates
@@ -93,6 +93,8 @@ class AnoPLe(FewShotTraining, AnomalibModule):
         memory_layers: 1-based numbers of the layers that make the memory; the default is scaled to the depth of the
             backbone.
         use_decoder: Whether there is a decoder; without it the loss is the image-level term alone.
+        residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens instead of starting
+            from random local features; ``None`` does so for ``"anople-tiny"`` only.
         epochs: Number of epochs where the trainer is given none.
         prompt_lr: Learning rate of the prompts.
         decoder_lr: Learning rate of the decoder.
@@ -128,6 +130,7 @@ class AnoPLe(FewShotTraining, AnomalibModule):
         use_memory: bool = True,
         memory_layers: Sequence[int] = PAPER_MEMORY_LAYERS,
         use_decoder: bool = True,
+        residual_decoder: bool | None = None,
         epochs: int = 60,
         prompt_lr: float = 1e-3,
         decoder_lr: float = 2e-4,
@@ -168,6 +171,7 @@ class AnoPLe(FewShotTraining, AnomalibModule):
                 view_signal=view_signal,
                 use_decoder=use_decoder,
                 memory_layers=resolve_memory_layers(memory_layers, visual.depth) if use_memory else (),
+                residual_decoder=backbone == TINY if residual_decoder is None else residual_decoder,
             )
             self.simulator = PixelAnomalySimulator(anomaly_source_path) if pixel_anomalies else None
         self.loss = loss

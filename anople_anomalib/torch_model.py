@@ -53,6 +53,7 @@ class AnoPLeModel(nn.Module):
         view_signal: Whether the views are told apart by the signal c.
         use_decoder: Whether there is a decoder D; without it CLIP's own projection maps the patch tokens.
         memory_layers: 1-based numbers of the layers whose patch features make the memory; empty for no memory.
+        residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class AnoPLeModel(nn.Module):
         view_signal: bool = True,
         use_decoder: bool = True,
         memory_layers: Sequence[int] = (7, 8, 9, 10),
+        residual_decoder: bool = False,
     ) -> None:
         super().__init__()
         self.clip = clip
@@ -80,7 +82,8 @@ class AnoPLeModel(nn.Module):
             coupling=coupling,
             num_views=num_views if view_signal else 0,
         )
-        self.decoder = Decoder(clip.visual.width, clip.embed_dim) if use_decoder else None
+        self.decoder = Decoder(clip.visual.width, clip.embed_dim, refines=residual_decoder) if use_decoder else None
+        self.residual_decoder = residual_decoder
         self.memory_bank = MemoryBank(clip.visual.width) if self.memory_layers else None
         self.register_buffer("tokens", torch.empty(2, 0, 0, dtype=torch.long), persistent=False)
         self.register_buffer("text_features", torch.zeros(2, clip.embed_dim))  # (w+, w-)
@@ -235,7 +238,11 @@ class AnoPLeModel(nn.Module):
         """D(z), shape ``(B, D, h, w)``."""
         if self.decoder is None:
             return self.clip.visual.project(visual.patch_tokens)
-        return self.decoder(visual.patch_tokens, self.clip.visual.grid)
+        local_features = self.decoder(visual.patch_tokens, self.clip.visual.grid)
+        if self.residual_decoder:
+            projected = self.clip.visual.project(visual.patch_tokens)
+            local_features = local_features + F.interpolate(projected, local_features.shape[-2:], mode="bilinear")
+        return local_features
 
     def _pixel_logits(self, local_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Logits ``<D(z), w> / tau`` of (normal, abnormal), shape ``(B, 2, h, w)``."""

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from torchvision.transforms.v2.functional import normalize
 
 from anople_anomalib.anomaly_simulation import PixelAnomalySimulator
-from anople_anomalib.backbones import CLIP_MEAN, CLIP_STD
+from anople_anomalib.backbones import CLIP_MEAN, CLIP_STD, TINY
 from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.loss import ALIGNMENTS
 from anople_anomalib.prompts import COUPLINGS
@@ -115,6 +115,19 @@ def test_layer_numbers_are_scaled_to_the_backbone() -> None:
     model = make_model()
     assert model.model.prompt_learner.text_prompts.shape[0] == DEPTH
     assert model.model.memory_layers == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, False),
+        ({"residual_decoder": True}, True),
+        ({"backbone": TINY}, True),
+        ({"backbone": TINY, "residual_decoder": False}, False),
+    ],
+)
+def test_only_the_tiny_backbone_has_a_residual_decoder_unasked(arguments: dict[str, Any], expected: bool) -> None:
+    assert make_model(**arguments).model.residual_decoder is expected
 
 
 def test_texts_of_the_classes() -> None:

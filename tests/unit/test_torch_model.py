@@ -319,3 +319,16 @@ def test_can_be_the_first_import(run_python: Callable, repository: Any) -> None:
     )
     result = run_python("-c", code, path=repository)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_residual_decoder_starts_from_the_projection_of_clip_and_learns(clip: FrozenCLIP) -> None:
+    images = torch.randn(1, 1, 3, *IMAGE_SIZE)
+    projection = make(clip, use_decoder=False, num_views=1)
+    model = make(clip, residual_decoder=True, num_views=1)
+    model.prompt_learner.load_state_dict(projection.prompt_learner.state_dict())
+    output = model.training_forward(images)
+    visual = clip.visual(images[0], model.prompt_learner().visual, model.prompt_learner.view_signal)
+    expected = F.interpolate(clip.visual.project(visual.patch_tokens), size=(16, 16), mode="bilinear")
+    assert_close(output.local_features, expected, atol=1e-5, rtol=1e-4)
+    output.pixel_logits.square().sum().backward()
+    assert model.decoder.project.weight.grad.abs().sum() > 0
