@@ -40,13 +40,14 @@ from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 from torchvision.transforms.v2.functional import normalize
 
-from . import __version__
 from .anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
 from .backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
+from .checkpoint_hooks import CheckpointHooks, check_weights
 from .layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
 from .loss import AnoPLeLoss
+from .state_checks import require_finite
 from .text import clean_class_names, prompt_texts, state_templates
-from .torch_model import AnoPLeModel, TrainingOutput, check_backbone
+from .torch_model import AnoPLeModel, TrainingOutput
 from .training import (
     EvaluationPreProcessing,
     FewShotTraining,
@@ -63,7 +64,7 @@ logger = logging.getLogger(__name__)
 _WARMUP_FRACTION = 0.1  # of all steps: linear, from 0
 
 
-class AnoPLe(FewShotTraining, AnomalibModule):
+class AnoPLe(CheckpointHooks, FewShotTraining, AnomalibModule):
     """AnoPLe Lightning model.
 
     Trains prompts and a decoder around a frozen CLIP on ``k_shot`` normal images per category and on anomalies
@@ -178,7 +179,7 @@ class AnoPLe(FewShotTraining, AnomalibModule):
         self.class_names: list[str] = []
         self.drawn_samples: dict[str, list[str]] = {}
         self.weights = loaded.weights
-        self.register_load_state_dict_pre_hook(_check_backbone)
+        self.register_load_state_dict_pre_hook(check_weights)
 
     # ------------------------------------------------------------------------------------------------ components
 
@@ -276,6 +277,7 @@ class AnoPLe(FewShotTraining, AnomalibModule):
                 local_features=output.local_features,
                 pixel_logits=output.pixel_logits,
             )
+        require_finite(losses, where=f"In epoch {self.current_epoch + 1} the losses are")
         loss = torch.stack(list(losses.values())).sum()
         logged = {"train_loss": loss, **{f"train_{name}": value for name, value in losses.items()}}
         self.log_dict(
@@ -357,34 +359,3 @@ class AnoPLe(FewShotTraining, AnomalibModule):
         """
         del args, kwargs
         return batch.update(**self.model(batch.image)._asdict())
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the backbone, the classes and the shots in the checkpoint."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["anople"] = {
-            "version": __version__,
-            "backbone": self.hparams["backbone"],
-            "weights": self.weights,
-            "class_names": self.class_names,
-            "drawn_samples": self.drawn_samples,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the classes and the shots, and refuse the checkpoint of another backbone."""
-        noted = checkpoint.get("anople")
-        if noted is None:
-            msg = "This is not a checkpoint of AnoPLe."
-            raise ValueError(msg)
-        if noted["backbone"] != self.hparams["backbone"]:
-            msg = (
-                f"The checkpoint was trained over the backbone {noted['backbone']} ({noted['weights']}), this model "
-                f"has {self.hparams['backbone']} ({self.weights}): build the model with that backbone."
-            )
-            raise ValueError(msg)
-        super().on_load_checkpoint(checkpoint)
-        self.class_names, self.drawn_samples = noted["class_names"], noted["drawn_samples"]
-
-
-def _check_backbone(module: AnoPLe, state_dict: dict, prefix: str, *_args: object) -> None:
-    """Load-state-dict pre hook: check before the thresholds are loaded, which come before the model."""
-    check_backbone(module.model, state_dict, f"{prefix}model.")

@@ -17,6 +17,7 @@ from .clip import FrozenCLIP, VisualFeatures
 from .decoder import Decoder
 from .memory_bank import MemoryBank
 from .prompts import PromptLearner
+from .state_checks import check_state
 
 
 class TrainingOutput(NamedTuple):
@@ -94,7 +95,7 @@ class AnoPLeModel(nn.Module):
         self.text_features: torch.Tensor
         self.is_fitted: torch.Tensor
         self.backbone_fingerprint: torch.Tensor
-        self.register_load_state_dict_pre_hook(check_backbone)
+        self.register_load_state_dict_pre_hook(_check)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -252,8 +253,14 @@ class AnoPLeModel(nn.Module):
         return self.clip.logit_scale * cosines
 
 
-def check_backbone(module: AnoPLeModel, state_dict: dict, prefix: str, *_args: object) -> None:
-    """Load-state-dict pre hook: refuse weights for another backbone before anything is overwritten.
+def _check(module: AnoPLeModel, state_dict: dict, prefix: str, _metadata: dict, strict: bool, *_args: object) -> None:
+    """Load-state-dict pre hook: refuse weights that do not fit before anything is overwritten."""
+    check_backbone(module, state_dict, prefix)
+    check_state(module, state_dict, prefix, strict)
+
+
+def check_backbone(module: AnoPLeModel, state_dict: dict, prefix: str) -> None:
+    """Refuse weights for another backbone.
 
     Args:
         module: The model that is to be loaded.
@@ -264,7 +271,10 @@ def check_backbone(module: AnoPLeModel, state_dict: dict, prefix: str, *_args: o
         ValueError: If the weights carry another backbone's fingerprint.
     """
     fingerprint = state_dict.get(prefix + "backbone_fingerprint")
-    if fingerprint is None or torch.equal(fingerprint.cpu(), module.backbone_fingerprint.cpu()):
+    own = module.backbone_fingerprint
+    if not isinstance(fingerprint, torch.Tensor) or (fingerprint.dtype, fingerprint.shape) != (own.dtype, own.shape):
+        return  # none at all: check_state's matter
+    if torch.equal(fingerprint.cpu(), own.cpu()):
         return
     msg = (
         f"The weights were trained over another backbone (fingerprint {_short(fingerprint)}) than this model's "

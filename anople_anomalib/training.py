@@ -3,6 +3,7 @@
 
 """How AnoPLe is trained inside anomalib's engine: the trainer's side of it, without maths."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +16,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
+from .checkpoints import guard_checkpoints
+from .pictures import read_as_before, read_carefully
 from .shots import TrainingShots
+from .state_checks import require_finite
 from .views import double
+
+logger = logging.getLogger(__name__)
 
 NEVER = 2**31
 """A ``check_val_every_n_epoch`` that no training reaches."""
@@ -66,12 +72,12 @@ class EvaluationPreProcessing(Callback):
 
 
 class ReturnOfShots(Callback):
-    """Gives the datamodule its training set back after a training that failed: Lightning tears nothing down then."""
+    """Gives the datamodule its training set back after a run that failed: Lightning tears nothing down then."""
 
     def on_exception(self, trainer: Trainer, pl_module: "FewShotTraining", exception: BaseException) -> None:
-        """Tear down as after a training that ended well."""
-        del trainer, exception
-        pl_module.teardown(TrainerFn.FITTING)
+        """Tear down as after a run that ended well."""
+        del exception
+        pl_module.teardown(trainer.state.fn)
 
 
 class FewShotTraining(LightningModule):
@@ -86,6 +92,7 @@ class FewShotTraining(LightningModule):
 
     drawn_samples: dict[str, list[str]]
     _shots: TrainingShots | None = None
+    _resumed_from: str | None = None
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -93,13 +100,16 @@ class FewShotTraining(LightningModule):
         return {"max_epochs": DefaultEpochs(self.hparams["epochs"])}
 
     def setup(self, stage: str) -> None:
-        """Borrow the shots and prepare the trainer, before a training.
+        """Take care of checkpoints and pictures; before a training, borrow the shots and prepare the trainer.
 
         Args:
             stage: Stage of the trainer.
         """
+        guard_checkpoints(self.trainer)
+        read_carefully()
         if stage != TrainerFn.FITTING:
             return
+        self._resumed_from = None
         if (datamodule := getattr(self.trainer, "datamodule", None)) is not None:
             self._shots = TrainingShots(
                 datamodule,
@@ -112,11 +122,12 @@ class FewShotTraining(LightningModule):
         _prepare(self.trainer)
 
     def teardown(self, stage: str) -> None:
-        """Give the datamodule its training set back.
+        """Give anomalib its reader and the datamodule its training set back.
 
         Args:
             stage: Stage of the trainer.
         """
+        read_as_before()
         if stage == TrainerFn.FITTING and self._shots is not None:
             self._shots.give_back()
             self._shots = None
@@ -147,6 +158,26 @@ class FewShotTraining(LightningModule):
         if trainer is not None and trainer.training and trainer.should_stop and not self.is_complete:
             self.complete()
             checkpoint["state_dict"] = self.state_dict()
+        learned = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
+        require_finite(learned, where="The weights are")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """After a resumed training, test what it has come to.
+
+        anomalib's ``Engine.train`` gives its ``ckpt_path`` to the test as well, which would undo the training.
+        """
+        super().on_load_checkpoint(checkpoint)
+        trainer = getattr(self, "_trainer", None)
+        if trainer is None:
+            return
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._resumed_from = str(trainer.ckpt_path)
+        elif trainer.state.fn == TrainerFn.TESTING:
+            if str(trainer.ckpt_path) == self._resumed_from and self.is_complete:
+                logger.info("Testing the weights at the end of the training that went on from %s.", trainer.ckpt_path)
+                checkpoint["state_dict"] = self.state_dict()
+                checkpoint.pop("callbacks", None)  # else best_model_path would be the old file again
+            self._resumed_from = None  # the next test is of the file that it names
 
     def on_train_end(self) -> None:
         """Complete the model whatever ended the training."""

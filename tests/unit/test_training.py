@@ -158,6 +158,45 @@ def test_an_interrupted_training_goes_on_from_its_last_epoch(mvtec: Path, tmp_pa
     assert_complete(model, read(resumed.best_model_path)["state_dict"])
 
 
+def test_a_resumed_training_is_tested_with_its_final_weights(mvtec: Path, tmp_path: Path) -> None:
+    """Anomalib's engine passes the checkpoint to the test as well; a test of its own is one of that file."""
+    engine = make_engine(tmp_path, max_epochs=1)
+    engine.fit(make_model(prompt_lr=0.1), datamodule=make_datamodule(mvtec))
+    first = read(engine.best_model_path)["state_dict"]["model.prompt_learner.text_prompts"]
+    model, resumed = make_model(prompt_lr=0.1), make_engine(tmp_path, max_epochs=3)
+    resumed.train(model, datamodule=make_datamodule(mvtec), ckpt_path=engine.best_model_path)
+    final = read(resumed.best_model_path)["state_dict"]
+    assert not torch.equal(model.model.prompt_learner.text_prompts, first)
+    assert all(torch.equal(value, final[name]) for name, value in model.state_dict().items())
+    resumed.test(model, datamodule=make_datamodule(mvtec), ckpt_path=engine.best_model_path)
+    assert torch.equal(model.model.prompt_learner.text_prompts, first)
+
+
+@pytest.mark.parametrize("where", ["losses", "weights"])
+def test_a_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(
+    mvtec: Path, tmp_path: Path, where: str
+) -> None:
+    class Spoil(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_args: object) -> None:
+            if trainer.current_epoch == 2 and where == "losses":
+                pl_module.model.clip.logit_scale.fill_(float("nan"))
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_args: object) -> None:
+            if trainer.current_epoch == 2 and where == "weights":
+                pl_module.model.prompt_learner.visual_prompts.data[0, 0, 0] = float("inf")
+
+    engine = make_engine(tmp_path, [Spoil()], max_epochs=5)
+    sentence = {
+        "losses": r"In epoch 3 the losses are no longer finite \(image_loss\): lower prompt_lr or decoder_lr",
+        "weights": r"The weights are no longer finite \(model.prompt_learner.visual_prompts\): lower prompt_lr",
+    }
+    with pytest.raises(FloatingPointError, match=sentence[where]):
+        engine.fit(make_model(), datamodule=make_datamodule(mvtec))
+    kept = read(engine.best_model_path)
+    assert kept["global_step"] == 2
+    assert all(value.isfinite().all() for name, value in kept["state_dict"].items() if name.startswith("model."))
+
+
 def test_losses_are_in_the_logger_and_the_progress_bar(mvtec: Path, tmp_path: Path) -> None:
     engine = make_engine(tmp_path, limit_val_batches=0)
     engine.fit(make_model(), datamodule=make_datamodule(mvtec))

@@ -1,0 +1,112 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The ``anomalib`` command, killed in the middle of a training and started again from its checkpoint."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from anople_anomalib import AnoPLe
+from helpers.folders import write_category
+from helpers.miniature import MINIATURE
+from helpers.training import make_datamodule, make_engine, read
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="copies the process for each run of the command")
+
+EPOCHS = 4
+KILLS = {  # where the signal strikes: after the step of an epoch (counted from 0), or in the validation after the last
+    "SIGTERM_1": {"name": "SIGTERM", "epoch": 1},
+    "SIGKILL_1": {"name": "SIGKILL", "epoch": 1},
+    "SIGKILL_2": {"name": "SIGKILL", "epoch": 2},
+    "SIGTERM_3": {"name": "SIGTERM", "epoch": 3},
+    "SIGKILL_validation": {"name": "SIGKILL", "epoch": 3, "hook": "on_validation_start"},
+}
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def arguments(data: Path, results: Path, *more: str | Path) -> list[str]:
+    given = {
+        "--model": "AnoPLe",
+        "--model.backbone": MINIATURE,
+        "--model.pretrained": "random",
+        "--model.epochs": EPOCHS,
+        "--model.k_shot": 2,
+        "--model.prompt_lr": 0.1,
+        "--model.visualizer": "false",
+        "--data": "MVTecAD",
+        "--data.root": data,
+        "--data.category": "bottle",
+        "--data.num_workers": 0,
+        "--default_root_dir": results,
+        "--trainer.accelerator": "cpu",
+    }
+    return ["train", *(str(part) for pair in given.items() for part in pair), *map(str, more)]
+
+
+def checkpoint(results: Path, version: int) -> Path:
+    return results / "AnoPLe" / "MVTecAD" / "bottle" / f"v{version}" / "weights" / "lightning" / "model.ckpt"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, run_python: Run, repository: Path) -> tuple[Path, dict[str, int]]:
+    """Folder of an uninterrupted run and of all interrupted and resumed ones, and how each run ended."""
+    root = tmp_path_factory.mktemp("killed")
+    data = write_category(root / "data")
+    runs: dict[str, dict[str, Any]] = {"whole": {"arguments": arguments(data, root / "whole")}}
+    for name, kill in KILLS.items():
+        runs[name] = {"arguments": arguments(data, root / name), **kill}
+        resumed = arguments(data, root / name, "--ckpt_path", checkpoint(root / name, 0))
+        runs[f"{name}_resumed"] = {"arguments": resumed}
+    process = run_python("-m", "helpers.killing", *map(json.dumps, runs.values()), path=repository / "tests", cwd=root)
+    assert process.returncode == 0, process.stderr
+    codes = json.loads(process.stdout.splitlines()[-1])
+    (root / "output.txt").write_text(process.stdout + process.stderr)
+    return root, dict(zip(runs, codes, strict=True))
+
+
+def test_every_signal_struck_and_every_resumed_command_succeeded(trained: tuple[Path, dict[str, int]]) -> None:
+    root, codes = trained
+    for name, kill in KILLS.items():
+        expected = 0 if kill["name"] == "SIGTERM" else -signal.SIGKILL  # Lightning ends at once, without an error
+        assert codes[name] == expected, (root / "output.txt").read_text()
+        assert codes[f"{name}_resumed"] == 0, (root / "output.txt").read_text()
+    assert codes["whole"] == 0
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_a_killed_training_ends_as_if_nothing_had_happened(trained: tuple[Path, dict[str, int]], name: str) -> None:
+    root, _ = trained
+    interrupted = read(checkpoint(root / name, 0))
+    assert not interrupted["state_dict"]["model.is_fitted"]
+    assert interrupted["global_step"] == 2 * KILLS[name]["epoch"]  # two shots: what came before the epoch is kept
+    whole, resumed = (read(checkpoint(root / folder, v)) for folder, v in (("whole", 0), (name, 1)))
+    assert whole["global_step"] == resumed["global_step"] == 2 * EPOCHS
+    assert whole["state_dict"].keys() == resumed["state_dict"].keys()
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][key], value), key
+
+
+def test_a_killed_training_predicts_as_if_nothing_had_happened(trained: tuple[Path, dict[str, int]]) -> None:
+    root, _ = trained
+    predictions = []
+    for path in (checkpoint(root / "whole", 0), checkpoint(root / "SIGKILL_2", 1)):
+        model = AnoPLe.load_from_checkpoint(path, visualizer=False)
+        predictions.append(make_engine(root).predict(model, datamodule=make_datamodule(root / "data")))
+    for batch, other in zip(*predictions, strict=True):
+        assert torch.equal(batch.pred_score, other.pred_score)
+        assert torch.equal(batch.anomaly_map, other.anomaly_map)
+
+
+def test_no_unfinished_file_stands_under_a_final_name(trained: tuple[Path, dict[str, int]]) -> None:
+    root, _ = trained
+    for path in root.rglob("*.ckpt"):
+        read(path)
+    assert len(list(root.rglob("*.ckpt"))) == 1 + 2 * len(KILLS)
