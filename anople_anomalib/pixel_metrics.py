@@ -70,12 +70,12 @@ class _HalfPrecisionCurve:
 
 
 class _PixelPrecisionRecallCurve(_HalfPrecisionCurve, BinaryPrecisionRecallCurve):
-    """Precision and recall of pixels; the precision is 0 where no pixel reaches the threshold."""
+    """Precision and recall of pixels: 0 where no pixel reaches the threshold, and where none is anomalous."""
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
         """Compute precision, recall and thresholds."""
         precision, recall, thresholds = super().compute()
-        return precision.nan_to_num(), recall, thresholds
+        return precision.nan_to_num(), recall.nan_to_num(), thresholds
 
 
 class _PixelBinaryAUROC(_HalfPrecisionCurve, BinaryAUROC):
