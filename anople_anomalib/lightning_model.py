@@ -45,6 +45,7 @@ from .backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
 from .checkpoint_hooks import CheckpointHooks, check_weights
 from .layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
 from .loss import AnoPLeLoss
+from .maintenance import Maintenance
 from .state_checks import require_finite
 from .text import clean_class_names, prompt_texts, state_templates
 from .torch_model import AnoPLeModel, TrainingOutput
@@ -64,7 +65,7 @@ logger = logging.getLogger(__name__)
 _WARMUP_FRACTION = 0.1  # of all steps: linear, from 0
 
 
-class AnoPLe(CheckpointHooks, FewShotTraining, AnomalibModule):
+class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, AnomalibModule):
     """AnoPLe Lightning model.
 
     Trains prompts and a decoder around a frozen CLIP on ``k_shot`` normal images per category and on anomalies
@@ -93,6 +94,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, AnomalibModule):
         use_memory: Whether the memory bank takes part.
         memory_layers: 1-based numbers of the layers that make the memory; the default is scaled to the depth of the
             backbone.
+        coreset_sampling_ratio: Share of the patch features that the memory keeps, chosen by k-center-greedy.
         use_decoder: Whether there is a decoder; without it the loss is the image-level term alone.
         residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens instead of starting
             from random local features; ``None`` does so for ``"anople-tiny"`` only.
@@ -130,6 +132,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, AnomalibModule):
         anomaly_source_path: str | None = None,
         use_memory: bool = True,
         memory_layers: Sequence[int] = PAPER_MEMORY_LAYERS,
+        coreset_sampling_ratio: float = 1.0,
         use_decoder: bool = True,
         residual_decoder: bool | None = None,
         epochs: int = 60,
@@ -173,6 +176,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, AnomalibModule):
                 use_decoder=use_decoder,
                 memory_layers=resolve_memory_layers(memory_layers, visual.depth) if use_memory else (),
                 residual_decoder=backbone == TINY if residual_decoder is None else residual_decoder,
+                coreset_sampling_ratio=coreset_sampling_ratio,
             )
             self.simulator = PixelAnomalySimulator(anomaly_source_path) if pixel_anomalies else None
         self.loss = loss

@@ -55,6 +55,7 @@ class AnoPLeModel(nn.Module):
         use_decoder: Whether there is a decoder D; without it CLIP's own projection maps the patch tokens.
         memory_layers: 1-based numbers of the layers whose patch features make the memory; empty for no memory.
         residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens.
+        coreset_sampling_ratio: Share of the patch features that the memory keeps.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class AnoPLeModel(nn.Module):
         use_decoder: bool = True,
         memory_layers: Sequence[int] = (7, 8, 9, 10),
         residual_decoder: bool = False,
+        coreset_sampling_ratio: float = 1.0,
     ) -> None:
         super().__init__()
         self.clip = clip
@@ -85,7 +87,7 @@ class AnoPLeModel(nn.Module):
         )
         self.decoder = Decoder(clip.visual.width, clip.embed_dim, refines=residual_decoder) if use_decoder else None
         self.residual_decoder = residual_decoder
-        self.memory_bank = MemoryBank(clip.visual.width) if self.memory_layers else None
+        self.memory_bank = MemoryBank(clip.visual.width, coreset_sampling_ratio) if self.memory_layers else None
         self.register_buffer("tokens", torch.empty(2, 0, 0, dtype=torch.long), persistent=False)
         self.register_buffer("text_features", torch.zeros(2, clip.embed_dim))  # (w+, w-)
         self.register_buffer("is_fitted", torch.tensor(data=False))

@@ -1,0 +1,44 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Teach a trained AnoPLe new normal parts, without training.
+
+Usage:
+    python -m anople_anomalib.extend_memory_bank --ckpt_path model.ckpt --images new_variant/good --output model_2.ckpt
+    python -m anople_anomalib.extend_memory_bank ... --threshold_images other/good     # and recompute the thresholds
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .lightning_model import AnoPLe
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read a checkpoint, extend its memory bank and write another checkpoint."""
+    parser = argparse.ArgumentParser(
+        prog="python -m anople_anomalib.extend_memory_bank",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a finished training")
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="files or folders of new normal images")
+    parser.add_argument("--threshold_images", type=Path, nargs="+", help="normal images for new thresholds")
+    parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")
+    parsed = parser.parse_args(arguments)
+    try:
+        model = AnoPLe.load_from_checkpoint(parsed.ckpt_path)
+        before = len(model.model.memory_bank or ())
+        model.extend_memory_bank(parsed.images)
+        if parsed.threshold_images:
+            model.recompute_thresholds(parsed.threshold_images)
+        model.save_checkpoint(parsed.output)
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{parsed.output}: {before} features became {len(model.model.memory_bank)}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""New normal parts and new thresholds for a trained model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from anople_anomalib.extend_memory_bank import main
+from anople_anomalib.lightning_model import AnoPLe
+from helpers.folders import write_category
+from helpers.miniature import IMAGE_SIZE, NUM_PATCHES
+from helpers.training import make_datamodule, make_engine, make_model, read
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a tiny data set that the tests of this file only read."""
+    return write_category(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """File of a finished training."""
+    engine = make_engine(tmp_path_factory.mktemp("training"))
+    engine.fit(make_model(epochs=1), datamodule=make_datamodule(root))
+    return Path(engine.best_model_path)
+
+
+@pytest.fixture
+def model(checkpoint: Path) -> AnoPLe:
+    """The trained model."""
+    return AnoPLe.load_from_checkpoint(checkpoint, visualizer=False).eval()
+
+
+def memory_distance(model: AnoPLe, image: torch.Tensor) -> float:
+    features = model.model.memory_features(model.pre_processor.transform(image))
+    return model.model.memory_bank(features).max().item()
+
+
+def test_an_added_part_is_normal_from_now_on_and_nothing_else_changes(model: AnoPLe) -> None:
+    new = torch.rand(2, 3, 80, 70)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert memory_distance(model, new[:1]) > 1e-3
+    model.extend_memory_bank(new)
+    assert memory_distance(model, new[:1]) < 1e-6
+    for name, value in model.state_dict().items():
+        kept = value[:NUM_PATCHES] if name == "model.memory_bank.features" else value
+        assert torch.equal(kept, before[name]), name
+    assert len(model.model.memory_bank) == 3 * NUM_PATCHES
+
+
+def test_files_and_tensors_extend_alike(model: AnoPLe, checkpoint: Path, root: Path) -> None:
+    folder = root / "bottle" / "test" / "good"
+    model.extend_memory_bank(folder)
+    other = AnoPLe.load_from_checkpoint(checkpoint, visualizer=False)
+    other.extend_memory_bank(sorted(folder.glob("*.png")))
+    assert torch.equal(model.model.memory_bank.features, other.model.memory_bank.features)
+
+
+def test_thresholds_are_the_largest_normal_scores(model: AnoPLe) -> None:
+    images = torch.rand(3, 3, *IMAGE_SIZE)
+    raw = [model.model(model.pre_processor.transform(image[None])) for image in images]
+    scores, maps = torch.stack([r.pred_score for r in raw]), torch.stack([r.anomaly_map for r in raw])
+    model.recompute_thresholds(images)
+    processor = model.post_processor
+    assert_close(processor.image_threshold, scores.max())
+    assert_close(processor.pixel_threshold, maps.max())
+    assert_close(torch.stack([processor.image_min, processor.image_max]), torch.stack([scores.min(), scores.max()]))
+    assert_close(torch.stack([processor.pixel_min, processor.pixel_max]), torch.stack([maps.min(), maps.max()]))
+    labels = torch.cat([model(image[None]).pred_label.flatten() for image in images])
+    assert not labels.any()  # the images themselves are normal
+    model.recompute_thresholds(images[:2])  # and nothing of the first time is left
+    assert_close(processor.image_threshold, scores[:2].max())
+
+
+def test_a_changed_model_is_saved_and_tested_like_any_other(model: AnoPLe, root: Path, tmp_path: Path) -> None:
+    model.extend_memory_bank(torch.rand(1, 3, *IMAGE_SIZE))
+    model.recompute_thresholds(root / "bottle" / "test" / "good")
+    path = tmp_path / "folder" / "changed.ckpt"
+    model.save_checkpoint(path)
+    assert not any(".clip." in name for name in read(path)["state_dict"])
+    restored = AnoPLe.load_from_checkpoint(path, visualizer=False).eval()
+    assert restored.drawn_samples == model.drawn_samples
+    image = torch.rand(1, 3, *IMAGE_SIZE)
+    assert all(torch.equal(*pair) for pair in zip(restored(image), model(image), strict=True))
+    engine = make_engine(tmp_path)
+    results = engine.test(make_model(), datamodule=make_datamodule(root), ckpt_path=path)
+    assert "image_AUROC" in results[0]
+
+
+def test_the_command_does_the_same_to_a_checkpoint(
+    model: AnoPLe, checkpoint: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, others = (root / "bottle" / "test" / "good" / name for name in ("000.png", "001.png"))
+    more = root / "bottle" / "test" / "hole"
+    output = str(tmp_path / "new.ckpt")
+    files = ["--images", str(images), "--threshold_images", str(others), str(more)]
+    main(["--ckpt_path", str(checkpoint), *files, "--output", output])
+    assert "16 features became 32" in capsys.readouterr().out
+    model.extend_memory_bank(images)
+    model.recompute_thresholds([others, more])
+    restored = AnoPLe.load_from_checkpoint(tmp_path / "new.ckpt", visualizer=False)
+    for name, value in model.state_dict().items():
+        assert torch.equal(restored.state_dict()[name], value), name
+    with pytest.raises(SystemExit, match="error: There is no image or folder"):
+        main(["--ckpt_path", str(checkpoint), "--images", "missing", "--output", str(tmp_path / "none.ckpt")])
+    assert not (tmp_path / "none.ckpt").exists()
+
+
+@pytest.mark.parametrize("call", ["extend_memory_bank", "recompute_thresholds"])
+def test_bad_input_changes_nothing(model: AnoPLe, call: str) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="floating-point values in"):
+        getattr(model, call)([torch.rand(3, *IMAGE_SIZE), 2 * torch.ones(3, *IMAGE_SIZE)])
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call", "message"),
+    [
+        ({"use_memory": False}, "extend_memory_bank", "trained with use_memory=False"),
+        ({"post_processor": False}, "recompute_thresholds", "no post-processor"),
+    ],
+)
+def test_a_model_without_the_part_is_refused(arguments: dict[str, Any], call: str, message: str) -> None:
+    model = make_model(**arguments)
+    model.model.is_fitted.fill_(value=True)
+    with pytest.raises(RuntimeError, match=message):
+        getattr(model, call)(torch.rand(2, 3, *IMAGE_SIZE))
+
+
+def test_an_untrained_model_is_refused(tmp_path: Path) -> None:
+    for change in (make_model().extend_memory_bank, make_model().recompute_thresholds, make_model().save_checkpoint):
+        with pytest.raises(RuntimeError, match="not trained"):
+            change(tmp_path / "model.ckpt")
+
+
+def test_thresholds_need_images_that_the_memory_does_not_hold(model: AnoPLe, root: Path) -> None:
+    shot = root / "bottle" / "train" / "good" / model.drawn_samples["bottle"][0]
+    with pytest.raises(ValueError, match="Image 2 is in the memory itself"):
+        model.recompute_thresholds([root / "bottle" / "test" / "good" / "000.png", shot])
+    with pytest.raises(ValueError, match="at least two normal images that are not in the memory, got 1"):
+        model.recompute_thresholds(torch.rand(3, *IMAGE_SIZE))
