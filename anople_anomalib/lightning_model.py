@@ -43,9 +43,11 @@ from torchvision.transforms.v2.functional import normalize
 from .anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
 from .backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
 from .checkpoint_hooks import CheckpointHooks, check_weights
+from .deployment import Export
 from .layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
 from .loss import AnoPLeLoss
 from .maintenance import Maintenance
+from .preprocessing import ExactPreProcessor
 from .state_checks import require_finite
 from .text import clean_class_names, prompt_texts, state_templates
 from .torch_model import AnoPLeModel, TrainingOutput
@@ -65,7 +67,7 @@ logger = logging.getLogger(__name__)
 _WARMUP_FRACTION = 0.1  # of all steps: linear, from 0
 
 
-class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, AnomalibModule):
+class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModule):
     """AnoPLe Lightning model.
 
     Trains prompts and a decoder around a frozen CLIP on ``k_shot`` normal images per category and on anomalies
@@ -210,7 +212,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, AnomalibModule):
                 Normalize(mean=list(mean), std=list(std)),
             ]
         )
-        return PreProcessor(transform=transform)
+        return ExactPreProcessor(transform=transform)
 
     @staticmethod
     def configure_post_processor() -> PostProcessor:

@@ -94,5 +94,26 @@ class PromptLearner(nn.Module):
         return Prompts(torch.cat(text, dim=1), torch.cat(visual, dim=1))
 
 
+class ConstantPrompts(nn.Module):
+    """The visual prompts and the view signal of a finished training; no text prompts, no projections.
+
+    Args:
+        learner: The trained prompts.
+    """
+
+    @torch.no_grad()
+    def __init__(self, learner: PromptLearner) -> None:
+        super().__init__()
+        signal = learner.view_signal
+        self.register_buffer("visual", learner().visual.clone())
+        self.register_buffer("view_signal", None if signal is None else signal.detach().clone())
+        self.visual: torch.Tensor
+        self.view_signal: torch.Tensor | None
+
+    def forward(self) -> Prompts:
+        """The prompts of every prompted layer; those of the text tower are empty."""
+        return Prompts(text=self.visual[:, :0], visual=self.visual)
+
+
 def _prompt(*shape: int) -> nn.Parameter:
     return nn.Parameter(_PROMPT_STD * torch.randn(shape))

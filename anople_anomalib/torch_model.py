@@ -3,6 +3,7 @@
 
 """PyTorch model of AnoPLe: composition of the parts, training and inference passes."""
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from .anomaly_map import fuse, image_score
 from .clip import FrozenCLIP, VisualFeatures
 from .decoder import Decoder
 from .memory_bank import MemoryBank
-from .prompts import PromptLearner
+from .prompts import ConstantPrompts, PromptLearner
 from .state_checks import check_state
 
 
@@ -103,6 +104,13 @@ class AnoPLeModel(nn.Module):
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images that the model sees."""
         return self.clip.visual.image_size
+
+    def for_inference(self) -> "AnoPLeModel":
+        """A copy that can only detect: constant prompts, no text tower, no gradients."""
+        model = copy.deepcopy(self)
+        model.prompt_learner = ConstantPrompts(self.prompt_learner)
+        model.clip.text = None
+        return model.requires_grad_(requires_grad=False).eval()
 
     def set_texts(self, normal: torch.Tensor, abnormal: torch.Tensor) -> None:
         """Set the texts of both states.
@@ -234,7 +242,7 @@ class AnoPLeModel(nn.Module):
             images = F.interpolate(images, size=self.image_size, mode="bicubic", antialias=True)
         signal = self.prompt_learner.view_signal
         if signal is not None:
-            signal = signal[view].expand(len(images), -1)
+            signal = signal[view].expand(images.shape[0], -1)  # len() would fix the batch of an export
         return self.clip.visual(images, self.prompt_learner().visual, signal, self.memory_layers)
 
     def _local_features(self, visual: VisualFeatures) -> torch.Tensor:
