@@ -4,18 +4,15 @@
 """A trained AnoPLe as it is exported: what detection needs, and nothing else."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataModule, InferenceBatch
+from anomalib.data import InferenceBatch
 from anomalib.models.components.base.export_mixin import ExportMixin
 from lightning.pytorch import LightningModule
 from torch import nn
 
 from .torch_model import AnoPLeModel
-
-if TYPE_CHECKING:
-    import openvino
 
 _OPSET = 18  # the exporter's own; it would have to convert to anomalib's 14, and fails
 

@@ -1,0 +1,102 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is exported of a trained model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.deploy import TorchInferencer
+from anomalib.post_processing import PostProcessor
+from torch.testing import assert_close
+
+from anople_anomalib.lightning_model import AnoPLe
+from helpers.folders import write_category
+from helpers.training import make_datamodule, make_engine, make_model
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a tiny data set that the tests of this file only read."""
+    return write_category(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
+    """A trained model."""
+    engine = make_engine(tmp_path_factory.mktemp("training"))
+    model = make_model(epochs=1)
+    engine.fit(model, datamodule=make_datamodule(root))
+    return model.eval()
+
+
+def test_a_detector_has_neither_text_tower_nor_what_training_needs(model: AnoPLe) -> None:
+    detector = model.detector()
+    names = {name for name, _ in detector.named_parameters()} | {name for name, _ in detector.named_buffers()}
+    assert not any(word in name for name in names for word in ("text_projection", "token_embedding", "visual_to_text"))
+    assert not any(parameter.requires_grad for parameter in detector.parameters())
+    assert not hasattr(detector, "loss")
+    visual = sum(parameter.numel() for parameter in model.model.clip.visual.parameters())
+    decoder = sum(parameter.numel() for parameter in model.model.decoder.parameters())
+    assert sum(parameter.numel() for parameter in detector.parameters()) == visual + decoder
+    assert model.model.clip.text is not None  # the model itself can go on training
+    assert any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_torch_inferencer_predicts_as_the_engine_does(
+    model: AnoPLe, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    path = make_engine(tmp_path).export(model, "torch", export_root=tmp_path)
+    inferencer = TorchInferencer(path, device="cpu")
+    predictions = make_engine(tmp_path).predict(model, datamodule=make_datamodule(root))
+    for batch in predictions:
+        for index, file in enumerate(batch.image_path):
+            actual = inferencer.predict(file)
+            assert_close(actual.pred_score.flatten()[0], batch.pred_score[index].flatten()[0], atol=1e-5, rtol=0)
+            assert_close(actual.anomaly_map.squeeze(), batch.anomaly_map[index].squeeze(), atol=1e-5, rtol=0)
+            assert torch.equal(actual.pred_label.flatten()[0], batch.pred_label[index].flatten()[0])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"use_memory": False},
+        {"use_decoder": False, "coupling": "text_to_image"},
+        {"view_signal": False, "coupling": "text_only"},
+        {"pre_processor": False, "post_processor": False},
+    ],
+)
+def test_every_kind_of_model_has_a_detector(arguments: dict[str, Any]) -> None:
+    model = make_model(**arguments)
+    model.prepare_texts("object")
+    model.model.refresh_text_features()
+    if model.model.memory_bank is not None:
+        model.model.memory_bank.build(torch.randn(40, model.model.clip.visual.width))
+    model.model.is_fitted.fill_(value=True)
+    images = torch.rand(2, 3, 50, 60)
+    expected, actual = model.eval()(images), model.detector().eval()(images)
+    assert_close(actual.anomaly_map, expected.anomaly_map)
+    assert_close(actual.pred_score, expected.pred_score)
+
+
+def test_an_untrained_model_is_not_exported(tmp_path: Path) -> None:
+    for export in (make_model().to_torch, make_model().to_onnx, make_model().to_openvino):
+        with pytest.raises(RuntimeError, match="not trained"):
+            export(tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_new_parts_and_thresholds_are_exported(model: AnoPLe, root: Path) -> None:
+    part = torch.rand(1, 3, 80, 70)
+    before = model.detector().eval()(part)
+    changed = make_model()
+    changed.load_state_dict(model.state_dict())
+    changed.extend_memory_bank(part)
+    changed.recompute_thresholds(root / "bottle" / "test" / "good")
+    after = changed.detector().eval()
+    assert isinstance(after.post_processor, PostProcessor)
+    assert after.post_processor.image_threshold != model.post_processor.image_threshold
+    assert after(part).anomaly_map.max() < before.anomaly_map.max()
