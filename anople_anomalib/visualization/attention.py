@@ -41,24 +41,23 @@ def draw_prompt_attention(model: AnoPLe, batch: ImageBatch, index: int = 0) -> F
         ValueError: If the model has no prompts in the visual tower.
     """
     learner = model.model.prompt_learner
-    labels = [rf"$P^v_{{{i + 1}}}$" for i in range(learner.visual_prompts.shape[1])]
-    labels += [rf"$P^{{t\to v}}_{{{i + 1}}}$" for i in range(learner().visual.shape[1] - len(labels))]
-    if not labels:
+    own, number = learner.visual_prompts.shape[1], learner().visual.shape[1]
+    if not number:
         msg = f"A model with coupling {model.hparams['coupling']!r} has no prompts in the visual tower to draw."
         raise ValueError(msg)
     weights = attention_of(model, head(batch, index + 1)).prompts[index]  # (layers, C, C)
     shares = (weights / weights.sum(dim=-1, keepdim=True)).numpy()
     columns = min(COLUMNS, len(shares))
-    figure, grid = new_grid(ceil(len(shares) / columns), columns, cell=1.75, words=0.6)
+    figure, grid = new_grid(ceil(len(shares) / columns), columns, cell=1.75, words=0.5)
     for axes in grid.flat[len(shares) :]:
         axes.set_axis_off()
     for layer, (axes, matrix, whole) in enumerate(zip(grid.flat, shares, weights, strict=False), start=1):
-        _draw_matrix(axes, matrix, labels, shares.max())
+        _draw_matrix(axes, matrix, own, shares.max())
         axes.set_title(f"layer {layer}\n{whole.sum(dim=-1).mean():.0%} to prompts", fontsize=SMALL)
     colors = ScalarMappable(cmap=HEAT)
     colors.set_clim(0, shares.max())
     bar = figure.colorbar(colors, ax=grid, location="bottom", fraction=0.05, aspect=60, shrink=0.6, pad=0.03)
-    bar.set_label(f"share among the prompts (even: {1 / len(labels):.2f})", fontsize=SMALL)
+    bar.set_label(f"share among the prompts (even: {1 / number:.2f})", fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
     return figure
 
@@ -123,10 +122,14 @@ def _draw_panels(panels: dict[str, np.ndarray], samples: list[Sample], layer: in
     return figure
 
 
-def _draw_matrix(axes: Axes, matrix: np.ndarray, labels: list[str], highest: float) -> None:
-    """One attention matrix, rows asking and columns looked at."""
+def _draw_matrix(axes: Axes, matrix: np.ndarray, own: int, highest: float) -> None:
+    """One attention matrix, rows asking and columns looked at; the first ``own`` are P^v, the others P^{t->v}."""
     axes.imshow(matrix, cmap=HEAT, vmin=0, vmax=highest)
-    size = SMALL - 1 if len(labels) <= 8 else SMALL - 3
-    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
-    axes.set_yticks(range(len(labels)), labels, fontsize=size)
+    groups = {r"$P^v$": (0, own), r"$P^{t\to v}$": (own, len(matrix))}
+    centers = {label: (start + stop - 1) / 2 for label, (start, stop) in groups.items() if stop > start}
+    axes.set_xticks(list(centers.values()), list(centers), fontsize=SMALL + 1)
+    axes.set_yticks(list(centers.values()), list(centers), fontsize=SMALL + 1)
     axes.tick_params(length=0)
+    if len(centers) > 1:
+        axes.axhline(own - 0.5, color="white", linewidth=1)
+        axes.axvline(own - 0.5, color="white", linewidth=1)

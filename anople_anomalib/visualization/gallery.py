@@ -33,10 +33,10 @@ def draw_gallery(
 ) -> Figure:
     """Show what was found in which picture: Figures 9 and 10, with several models Figure 3, failures first Figure 8.
 
-    How to read it: every row is a picture. Then come the ground truth (sky blue outline), the heat map of each model
-    (light is anomalous, the same colors in all rows) and the pixels above its threshold (orange), again with the
-    ground truth. The number below is the image-level score: 0.5 is the threshold, and a score on the wrong side of
-    it is marked as "missed" or "false alarm".
+    How to read it: every row is a picture. Then come the ground truth if it is known (sky blue outline), the heat map
+    of each model (light is anomalous, the same colors in all rows) and the pixels above its threshold (orange), again
+    with the ground truth. The number below is the image-level score: 0.5 is the threshold, and a score on the wrong
+    side of it is marked as "missed" or "false alarm".
 
     Args:
         predictions: What ``engine.predict`` returns; for several models a mapping from their names to that.
@@ -72,17 +72,23 @@ def gallery_of(rows: Sequence[Sequence[Sample]], names: Sequence[str], limits: t
     Returns:
         The figure.
     """
-    figure, grid = new_grid(len(rows), 2 + 2 * len(names))
+    has_truth = any(row[0].truth is not None for row in rows)
+    first = 2 if has_truth else 1  # column of the first model
+    figure, grid = new_grid(len(rows), first + 2 * len(names))
     for axes, row in zip(grid, rows, strict=True):
-        first = row[0]
-        show_picture(axes[0], first.picture)
-        label_row(axes[0], first.name)
-        show_picture(axes[1], first.picture)
-        show_mask(axes[1], first.picture, first.truth, TRUTH)
-        for sample, heat, overlay in zip(row, axes[2::2], axes[3::2], strict=True):
+        for place in axes[:first]:
+            show_picture(place, row[0].picture)
+        label_row(axes[0], row[0].name)
+        if has_truth:
+            show_mask(axes[1], row[0].picture, row[0].truth, TRUTH)
+        for sample, heat, overlay in zip(row, axes[first::2], axes[first + 1 :: 2], strict=True):
             _show_prediction(sample, heat, overlay, limits)
-    _write_headers(grid[0], names)
-    for column in range(2, grid.shape[1], 2):
+    headers = ["picture", "ground truth"][:first]
+    for name in names:
+        headers += [f"{name}\nheat map".strip(), "above threshold"]
+    for place, header in zip(grid[0], headers, strict=True):
+        place.set_title(header, fontsize=SMALL + 1)
+    for column in range(first, grid.shape[1], 2):
         add_colorbar(figure, grid[:, [column]], limits, "anomaly map")
     return figure
 
@@ -119,12 +125,3 @@ def _show_prediction(sample: Sample, heat: Axes, overlay: Axes, limits: tuple[fl
     show_mask(overlay, sample.picture, sample.predicted, PREDICTION, fill=True)
     show_mask(overlay, sample.picture, sample.truth, TRUTH)
     overlay.set_xlabel(sample.verdict, fontsize=SMALL, color=ANOMALOUS if sample.is_wrong else "black", labelpad=2)
-
-
-def _write_headers(axes: Sequence[Axes], names: Sequence[str]) -> None:
-    """Say above the first row what the columns are."""
-    headers = ["picture", "ground truth"]
-    for name in names:
-        headers += [f"{name}\nheat map".strip(), "above threshold"]
-    for place, header in zip(axes, headers, strict=True):
-        place.set_title(header, fontsize=SMALL + 1)

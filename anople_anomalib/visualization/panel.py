@@ -27,9 +27,9 @@ from .style import (
 def draw_panel(sample: Sample, evidence: Evidence | None = None, index: int = 0) -> Figure:
     """Show one image and what was found in it: a row of Figures 9 and 10, with a look behind it.
 
-    How to read it: the picture; its ground truth (sky blue outline); the maps of the decoder and of the memory, each
-    on a scale of its own that is given below it; the normalized anomaly map from 0 to 1; and the pixels above the
-    threshold (orange). Below is the image-level score; 0.5 is the threshold.
+    How to read it: the picture; its ground truth if it is known (sky blue outline); the maps of the decoder and of the
+    memory, each on a scale of its own that is given below it; the normalized anomaly map from 0 to 1; and the pixels
+    above the threshold (orange). Below is the image-level score; 0.5 is the threshold.
 
     Args:
         sample: The image.
@@ -41,13 +41,15 @@ def draw_panel(sample: Sample, evidence: Evidence | None = None, index: int = 0)
     """
     heats = {} if evidence is None else {"decoder": evidence.decoder, "memory": evidence.memory}
     heats = {name: values[index].float().numpy() for name, values in heats.items() if values is not None}
-    figure, grid = new_grid(1, 3 + len(heats) + (sample.heat is not None))
+    first = 1 if sample.truth is None else 2  # column of the first map
+    figure, grid = new_grid(1, first + len(heats) + (sample.heat is not None) + 1)
     axes = grid[0]
     show_picture(axes[0], sample.picture, "picture")
     label_row(axes[0], sample.name)
-    show_picture(axes[1], sample.picture, "no ground truth" if sample.truth is None else "ground truth")
-    show_mask(axes[1], sample.picture, sample.truth, TRUTH)
-    for place, (name, heat) in zip(axes[2:], heats.items(), strict=False):
+    if sample.truth is not None:
+        show_picture(axes[1], sample.picture, "ground truth")
+        show_mask(axes[1], sample.picture, sample.truth, TRUTH)
+    for place, (name, heat) in zip(axes[first:], heats.items(), strict=False):
         _show_on_own_scale(place, sample.picture, heat, TITLES[name])
     if sample.heat is not None:
         show_heat(axes[-2], sample.picture, sample.heat, (0, 1), "anomaly map")

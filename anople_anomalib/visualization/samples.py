@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from anomalib.data import ImageBatch, ImageItem
+from anomalib.data import ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem
 from anomalib.data.utils.image import read_image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
@@ -21,8 +21,8 @@ LONGEST_SIDE = 320
 THRESHOLD = 0.5
 """Where anomalib's post-processor puts the threshold by its normalization of the scores."""
 
-Predictions = Sequence[ImageBatch]
-"""What ``engine.predict`` returns."""
+Predictions = Sequence[ImageBatch | NumpyImageBatch]
+"""What ``engine.predict`` returns; the answers of anomalib's inferencers are of this kind, too."""
 
 
 class Sample(NamedTuple):
@@ -67,7 +67,7 @@ class Sample(NamedTuple):
         return f"{self.score:.2f} {wrong}" if self.is_wrong else f"{self.score:.2f}"
 
 
-def samples_of(predictions: Iterable[ImageBatch]) -> list[Sample]:
+def samples_of(predictions: Iterable[ImageBatch | NumpyImageBatch]) -> list[Sample]:
     """Take predictions apart.
 
     Args:
@@ -86,16 +86,16 @@ def samples_of(predictions: Iterable[ImageBatch]) -> list[Sample]:
     return samples
 
 
-def sample_of(item: ImageItem) -> Sample:
+def sample_of(item: ImageItem | NumpyImageItem) -> Sample:
     """Make a sample of one predicted image; its picture comes from its file, if there is one."""
     path = item.image_path
     return Sample(
         name=short_name(path),
-        picture=file_picture(path) if path and Path(path).is_file() else picture_of(item.image),
+        picture=file_picture(path) if path and Path(path).is_file() else picture_of(torch.as_tensor(item.image)),
         score=None if item.pred_score is None else float(item.pred_score),
         is_anomalous=None if item.gt_label is None else bool(item.gt_label),
         truth=_mask(item.gt_mask),
-        heat=None if item.anomaly_map is None else _flat(item.anomaly_map).float().numpy(),
+        heat=None if item.anomaly_map is None else _plane(item.anomaly_map).float().numpy(),
         predicted=_mask(item.pred_mask),
     )
 
@@ -170,10 +170,11 @@ def short_name(path: str | Path | None) -> str:
     return "/".join(Path(path).with_suffix("").parts[-2:]) if path else ""
 
 
-def _mask(mask: torch.Tensor | None) -> np.ndarray | None:
-    return None if mask is None else _flat(mask).bool().numpy()
+def _mask(mask: torch.Tensor | np.ndarray | None) -> np.ndarray | None:
+    return None if mask is None else _plane(mask).bool().numpy()
 
 
-def _flat(values: torch.Tensor) -> torch.Tensor:
+def _plane(values: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Shape ``(h, w)``, whatever the number of leading axes of length 1."""
-    return values.detach().cpu().reshape(values.shape[-2:])
+    values = torch.as_tensor(values).detach().cpu()
+    return values.reshape(values.shape[-2:])

@@ -50,8 +50,9 @@ def test_heat_maps_of_all_rows_have_one_scale(batch: ImageBatch) -> None:
 
 def test_images_without_map_and_truth_are_drawn(batch: ImageBatch) -> None:
     bare = ImageBatch(image=batch.image, pred_score=batch.pred_score)
-    words = [text.get_text() for axes in draw_gallery([bare]).axes for text in axes.texts]
-    assert words == ["no map"] * 4
+    figure = draw_gallery([bare])
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["no map"] * 4
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["picture", "heat map", "above threshold"]
 
 
 def test_wrong_arguments_are_explained(batch: ImageBatch) -> None:

@@ -1,0 +1,66 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The notebooks, as a reader runs them: from top to bottom, in a kernel of their own."""
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbmake.nb_result import NotebookResult
+from nbmake.nb_run import NotebookRun
+
+NOTEBOOKS = ("01_quick_start", "02_compare", "03_explore", "04_your_own_folder")
+EXPORT = ("onnx", "onnxscript", "openvino")
+CELL_SECONDS = 600  # a slow machine is no error
+LARGEST = 100_000  # bytes
+
+
+def read(repository: Path, name: str) -> nbformat.NotebookNode:
+    return nbformat.read(repository / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def run(repository: Path, name: str, folder: Path) -> NotebookResult:
+    """Run a copy of a notebook in a folder of its own."""
+    copy = shutil.copy(repository / "notebooks" / f"{name}.ipynb", folder)
+    return NotebookRun(Path(copy), default_timeout=CELL_SECONDS).execute()
+
+
+def outputs_of(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output["data"][kind] for output in outputs if kind in output.get("data", {})]
+
+
+def test_every_notebook_is_tested(repository: Path) -> None:
+    assert sorted(path.stem for path in (repository / "notebooks").glob("*.ipynb")) == sorted(NOTEBOOKS)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_is_stored_small_and_without_outputs(repository: Path, name: str) -> None:
+    notebook = read(repository, name)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+    assert (repository / "notebooks" / f"{name}.ipynb").stat().st_size < LARGEST
+    assert "SPDX-License-Identifier: Apache-2.0" in notebook.cells[0].source
+    words = " ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert "paper's backbone" in words or "ONLINE = True" in words
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs_from_top_to_bottom_and_shows_pictures(
+    repository: Path,
+    name: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if name == "04_your_own_folder" and (missing := [package for package in EXPORT if find_spec(package) is None]):
+        pytest.skip(f"the export extra is not installed: no {', '.join(missing)}")
+    monkeypatch.setenv("ANOPLE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    result = run(repository, name, tmp_path)
+    assert result.error is None, result.error.trace
+    assert len(outputs_of(result.nb, "image/png")) >= 3
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.ipynb"]  # nothing is left beside it
