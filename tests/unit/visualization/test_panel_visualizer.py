@@ -9,12 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from anomalib.cli import AnomalibCLI
 from anomalib.data import ImageBatch
 from lightning.pytorch import LightningModule
 from PIL import Image
 
 from anople_anomalib.visualization import PanelVisualizer, nearest_normal, shots_of
 from anople_anomalib.visualization.record import Record
+from helpers.miniature import MINIATURE
 from helpers.training import make_datamodule, make_engine, make_model
 
 INSIDE = {"attention_prompts", "attention_views", "features", "nearest_normal"}
@@ -102,6 +104,16 @@ def test_a_record_keeps_the_worst_and_the_highest_and_forgets_the_rest(batch: Im
     assert record.labels == [True, True, False, False]
     assert record.has_labels
     assert len(record.embeddings) == 4
+
+
+def test_the_command_line_takes_the_visualizer_and_its_arguments(mvtec: Path, tmp_path: Path) -> None:
+    path = f"{PanelVisualizer.__module__.rpartition('.')[0]}.{PanelVisualizer.__name__}"
+    model = ["--model", "AnoPLe", "--model.backbone", MINIATURE, "--model.pretrained", "random"]
+    data = ["--data", "MVTecAD", "--data.root", str(mvtec), "--default_root_dir", str(tmp_path)]
+    visualizer = ["--model.visualizer", path, "--model.visualizer.max_rows", "3", "--model.visualizer.panels", "false"]
+    cli = AnomalibCLI(args=["train", *model, *visualizer, *data], run=False)
+    assert type(cli.model.visualizer) is PanelVisualizer
+    assert (cli.model.visualizer.max_rows, cli.model.visualizer.panels) == (3, False)
 
 
 @pytest.mark.parametrize("max_rows", [0, -1])
