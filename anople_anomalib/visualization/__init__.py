@@ -23,7 +23,7 @@ Example:
 """
 
 from .attention import draw_prompt_attention, draw_view_attention
-from .explanation import draw_nearest_normal, nearest_normal, shots_of
+from .explanation import Shot, draw_nearest_normal, nearest_normal, shots_of
 from .features import draw_features
 from .gallery import draw_gallery
 from .maps import draw_maps
@@ -35,6 +35,7 @@ from .training_curves import draw_training_curves
 
 __all__ = [
     "PanelVisualizer",
+    "Shot",
     "attention_of",
     "draw_features",
     "draw_gallery",

@@ -110,8 +110,9 @@ def nearest_normal(model: AnoPLe, batch: ImageBatch, num_shots: int) -> list[Mat
         raise ValueError(msg)
     if len(bank) != num_shots * height * width:
         msg = (
-            f"The memory holds {len(bank)} patches, not the {height * width} patches of each of {num_shots} shots: it "
-            "was reduced or extended, so that its patches cannot be traced back to pictures."
+            f"The memory holds {len(bank)} patches, not {height * width} of each of {num_shots} shots: pass pictures "
+            "that were added to it as further shots, in their order; a memory that was reduced to a coreset cannot be "
+            "traced back to pictures."
         )
         raise ValueError(msg)
     features = model.model.memory_features(images_of(model, batch))
@@ -137,7 +138,7 @@ def draw_nearest_normal(model: AnoPLe, batch: ImageBatch, shots: Sequence[Shot],
     Args:
         model: A trained model.
         batch: Images, as ``engine.predict`` or :func:`.samples.load_pictures` returns them.
-        shots: The pictures of the memory, see :func:`shots_of`.
+        shots: The pictures of the memory in its order, see :func:`shots_of`; then those that were added to it later.
         max_rows: Largest number of pictures.
 
     Returns:

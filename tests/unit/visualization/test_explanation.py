@@ -56,9 +56,17 @@ def test_the_picture_frames_both_patches_and_enlarges_them(model: AnoPLe, shots:
 
 
 def test_rows_that_cannot_be_traced_back_are_refused(model: AnoPLe, batch: ImageBatch) -> None:
-    message = "memory holds 32 patches, not the 16 patches of each of 3 shots: it was reduced or extended"
+    message = "memory holds 32 patches, not 16 of each of 3 shots: pass pictures that were added to it as further shots"
     with pytest.raises(ValueError, match=message):
         nearest_normal(model, batch, num_shots=3)
+
+
+def test_pictures_that_were_added_to_the_memory_count_as_further_shots(shots: torch.Tensor) -> None:
+    model, added = finish(make_model(), shots), torch.randn(1, 3, *IMAGE_SIZE)
+    model.model.memory_bank.extend(model.model.memory_features(added))
+    (match,) = nearest_normal(model, ImageBatch(image=added), NUM_SHOTS + 1)
+    assert match.shot == NUM_SHOTS
+    assert match.normal_patch == match.patch
 
 
 def test_a_model_without_memory_has_no_nearest_patch(batch: ImageBatch, shots: torch.Tensor) -> None:
