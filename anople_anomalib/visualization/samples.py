@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from anomalib.data import ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem
-from anomalib.data.utils.image import read_image
 from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
+from torchvision.transforms.v2.functional import resize, to_dtype, to_image
 
 from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.pictures import open_picture
 
 LONGEST_SIDE = 320
 """Larger pictures are shrunk: a figure of several cannot show more."""
@@ -137,7 +137,7 @@ def load_pictures(model: AnoPLe, paths: Sequence[str | Path]) -> ImageBatch:
         A batch like those of ``engine.predict``, without predictions.
     """
     transform = getattr(model.pre_processor, "transform", None) or torch.nn.Identity()
-    images = [transform(read_image(path, as_tensor=True).unsqueeze(0)) for path in paths]
+    images = [transform(_read(path).unsqueeze(0)) for path in paths]
     return ImageBatch(image=torch.cat(images), image_path=[str(path) for path in paths])
 
 
@@ -162,12 +162,17 @@ def picture_of(image: torch.Tensor) -> np.ndarray:
 
 def file_picture(path: str | Path) -> np.ndarray:
     """Read a picture, see :func:`picture_of`."""
-    return picture_of(read_image(path, as_tensor=True))
+    return picture_of(_read(path))
 
 
 def short_name(path: str | Path | None) -> str:
     """Folder and stem of a file: the kind of defect and the number, in the layouts of most data sets."""
     return "/".join(Path(path).with_suffix("").parts[-2:]) if path else ""
+
+
+def _read(path: str | Path) -> torch.Tensor:
+    """Shape ``(3, H, W)``, values in [0, 1]."""
+    return to_dtype(to_image(open_picture(path).convert("RGB")), torch.float32, scale=True)
 
 
 def _mask(mask: torch.Tensor | np.ndarray | None) -> np.ndarray | None:

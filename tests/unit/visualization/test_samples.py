@@ -3,6 +3,8 @@
 
 """Predictions taken apart."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from PIL import Image
 from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.visualization.samples import (
     LONGEST_SIDE,
+    file_picture,
     head,
     load_pictures,
     picture_of,
@@ -77,6 +80,16 @@ def test_pictures_are_loaded_as_the_model_wants_them(model: AnoPLe, batch: Image
     assert loaded.image_path == batch.image_path[:2]
     assert loaded.image.min() < 0  # normalized
     assert samples_of([loaded])[1].name == "hole/001"
+
+
+def test_a_picture_of_sixteen_bits_that_a_camera_held_upright_is_shown_so(tmp_path: Path) -> None:
+    dark, rotated = np.full((8, 4), 257 * 51, dtype=np.uint16), Image.new("RGB", (20, 10))
+    Image.fromarray(dark).save(tmp_path / "dark.png")
+    exif = rotated.getexif()
+    exif[0x0112] = 6  # lying on its side
+    rotated.save(tmp_path / "rotated.jpg", exif=exif)
+    np.testing.assert_allclose(file_picture(tmp_path / "dark.png"), 0.2, atol=1e-3)
+    assert file_picture(tmp_path / "rotated.jpg").shape == (20, 10, 3)
 
 
 def test_large_pictures_are_shrunk_in_proportion() -> None:
