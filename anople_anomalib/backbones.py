@@ -196,7 +196,7 @@ def _unreadable(name: str, weights: str, error: Exception) -> ValueError:
 
 def _check_architecture(name: str) -> None:
     """Refuse unknown names and unfit towers before anything is built or downloaded."""
-    config = open_clip.get_model_config(name)
+    config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     if config is None:
         fitting = [known for known in open_clip.list_models() if not _misfit(open_clip.get_model_config(known))]
         msg = f"backbone must be {TINY!r} or a CLIP of open_clip ({', '.join(fitting)}), got {name!r}."

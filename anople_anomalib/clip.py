@@ -155,6 +155,28 @@ class PromptedTextTower(nn.Module):
         """Largest number of tokens."""
         return self.positional_embedding.shape[0]
 
+    def length(self, tokens: torch.Tensor, num_prompts: int) -> int:
+        """Number of positions that the longest text takes up, together with the prompts.
+
+        Args:
+            tokens: Token numbers [SOS, words, EOT, padding], shape ``(P, L)``.
+            num_prompts: Number of prompts in a layer.
+
+        Returns:
+            At most the context length.
+
+        Raises:
+            ValueError: If it would be more.
+        """
+        num_tokens = int(tokens.argmax(dim=1).max()) + 1  # EOT has the highest number
+        if num_tokens + num_prompts > self.context_length:
+            msg = (
+                f"A text of {num_tokens} tokens and {num_prompts} prompts exceed the text tower's context length of "
+                f"{self.context_length}: shorten the class name or the context lengths."
+            )
+            raise ValueError(msg)
+        return num_tokens + num_prompts
+
     def forward(self, tokens: torch.Tensor, prompts: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """Encode texts with prompts, equation (5).
 
@@ -171,15 +193,9 @@ class PromptedTextTower(nn.Module):
             ValueError: If a text and the prompts together exceed the context length.
         """
         num_prompts = prompts[0].shape[0] if len(prompts) else 0
+        length = self.length(tokens, num_prompts)
         ends = tokens.argmax(dim=1)  # EOT has the highest number
-        x = self.token_embedding(tokens[:, : int(ends.max()) + 1])  # (P, L', d_t)
-        length = x.shape[1] + num_prompts
-        if length > self.context_length:
-            msg = (
-                f"A text of {x.shape[1]} tokens and {num_prompts} prompts exceed the text tower's context length of "
-                f"{self.context_length}: shorten the class name or the context lengths."
-            )
-            raise ValueError(msg)
+        x = self.token_embedding(tokens[:, : length - num_prompts])  # (P, L', d_t)
         rest = slice(1 + num_prompts, None)
         if num_prompts:
             x = torch.cat([x[:, :1], _expand(prompts[0], x), x[:, 1:]], dim=1)

@@ -33,10 +33,10 @@ def resolve_prompt_depth(prompt_depth: int, visual_depth: int, text_depth: int) 
         scaled = ceil(PAPER_PROMPT_DEPTH * depth / PAPER_DEPTH)
         logger.info("prompt_depth %d of 12 layers becomes %d of %d layers.", PAPER_PROMPT_DEPTH, scaled, depth)
         return scaled
-    if not 1 <= prompt_depth <= depth:
+    if not isinstance(prompt_depth, int) or not 1 <= prompt_depth <= depth:
         msg = (
             f"prompt_depth must be between 1 and {depth}, the depth of the shallower tower of this backbone, "
-            f"got {prompt_depth}."
+            f"got {prompt_depth!r}."
         )
         raise ValueError(msg)
     return prompt_depth
@@ -55,7 +55,8 @@ def resolve_memory_layers(memory_layers: Sequence[int], visual_depth: int) -> tu
     Raises:
         ValueError: If there is no layer, or a layer that the tower does not have.
     """
-    layers = tuple(sorted(set(memory_layers)))
+    given = memory_layers if isinstance(memory_layers, Sequence) else [memory_layers]
+    layers = tuple(sorted(set(given))) if all(isinstance(layer, int) for layer in given) else ()
     if layers == PAPER_MEMORY_LAYERS and visual_depth != PAPER_DEPTH:
         scaled = tuple(sorted({ceil(layer * visual_depth / PAPER_DEPTH) for layer in layers}))
         logger.info("memory_layers %s of 12 layers become %s of %d layers.", layers, scaled, visual_depth)
@@ -63,7 +64,7 @@ def resolve_memory_layers(memory_layers: Sequence[int], visual_depth: int) -> tu
     if not layers or layers[0] < 1 or layers[-1] > visual_depth:
         msg = (
             f"memory_layers must be numbers between 1 and {visual_depth}, the depth of this backbone's visual tower, "
-            f"got {tuple(memory_layers)}."
+            f"got {memory_layers!r}."
         )
         raise ValueError(msg)
     return layers

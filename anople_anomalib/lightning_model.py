@@ -41,8 +41,10 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Res
 from torchvision.transforms.v2.functional import normalize
 
 from .anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
+from .arguments import as_list, check_k_shot, check_rates, check_whole
 from .backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
 from .checkpoint_hooks import CheckpointHooks, check_weights
+from .data.errors import ClearDataErrors
 from .deployment import Export
 from .layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
 from .loss import AnoPLeLoss
@@ -51,15 +53,7 @@ from .preprocessing import ExactPreProcessor
 from .state_checks import require_finite
 from .text import clean_class_names, prompt_texts, state_templates
 from .torch_model import AnoPLeModel, TrainingOutput
-from .training import (
-    EvaluationPreProcessing,
-    FewShotTraining,
-    ReturnOfShots,
-    as_list,
-    check_at_least,
-    class_names_of,
-    seeded,
-)
+from .training import EvaluationPreProcessing, FewShotTraining, ReturnOfShots, class_names_of, seeded
 from .views import cut_masks, cut_views, double, num_views, resize
 
 logger = logging.getLogger(__name__)
@@ -119,7 +113,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         backbone: str = "ViT-B-16-plus-240",
         pretrained: str | None = None,
         k_shot: int | None = 1,
-        seed: int = 0,  # noqa: ARG002  # kept by save_hyperparameters
+        seed: int = 0,
         class_names: str | Sequence[str] | None = None,
         state_word: str | Sequence[str] = "abnormal",
         text_context_length: int = 3,
@@ -148,10 +142,13 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
     ) -> None:
         # plain data for the checkpoint's hyper-parameters
         class_names, state_word = as_list(class_names), as_list(state_word)
-        memory_layers, pretrained = list(memory_layers), pretrained and str(pretrained)
+        memory_layers, pretrained = as_list(memory_layers), pretrained and str(pretrained)
         anomaly_source_path = anomaly_source_path and str(anomaly_source_path)
-        check_at_least(1, k_shot=k_shot, epochs=epochs)
-        check_at_least(0, prompt_lr=prompt_lr, decoder_lr=decoder_lr)
+        check_k_shot(k_shot)
+        check_whole(1, epochs=epochs)
+        check_whole(0, seed=seed, training_seed=training_seed)
+        check_whole(0, text_context_length=text_context_length, visual_context_length=visual_context_length)
+        check_rates(prompt_lr=prompt_lr, decoder_lr=decoder_lr)
         if class_names is not None:
             clean_class_names(class_names)
         state_templates(state_word)
@@ -225,7 +222,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
             EvaluationPreProcessing(callback) if callback is self.pre_processor else callback
             for callback in super().configure_callbacks()
         ]
-        return [*callbacks, ReturnOfShots()]
+        return [*callbacks, ReturnOfShots(), ClearDataErrors()]
 
     @property
     def learning_type(self) -> LearningType:

@@ -1,39 +1,43 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The k normal images that a datamodule lends for one training."""
+"""The k normal images that a datamodule lends for one training, and normal images to validate on if it has none."""
 
 import copy
 import logging
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 import torch
+from anomalib import TaskType
 from anomalib.data import AnomalibDataModule
 from anomalib.data.datasets import AnomalibDataset
 from anomalib.data.utils import LabelName
 from torch.utils.data import DataLoader, Sampler
-from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
+from torchvision.transforms.v2 import Compose, InterpolationMode, RandomHorizontalFlip, Resize, Transform
 
-from .few_shot import draw_shots
+from .few_shot import draw_shots, relative_names
+from .views import double
 
 logger = logging.getLogger(__name__)
+
+MAX_VALIDATION_IMAGES = 32
+"""Images that stand in for a missing validation set, at most."""
 
 
 class TrainingShots:
     """A loan of shots from a datamodule.
 
-    While it lasts, the datamodule's training set holds the shots alone, at the resolution of training, and its
-    training data loader gives one image at a time; :meth:`give_back` restores it.
+    While it lasts, the datamodule's training set holds the shots alone, at twice the model's resolution, and its
+    training data loader gives one image at a time; where it has no validation images, :func:`images_to_validate_on`
+    stand in for them. :meth:`give_back` restores it.
 
     Args:
         datamodule: The datamodule, set up. If it draws shots itself (it has ``drawn_samples``), they are taken as
             they are.
         k_shot: Number of shots; ``None`` for all normal images.
         seed: Seed of the draw.
-        image_size: Height and width of the training images.
+        image_size: Height and width of the images that the model sees.
         order_seed: Seed of the order in which an epoch shows the shots.
 
     Attributes:
@@ -52,7 +56,7 @@ class TrainingShots:
         order_seed: int = 0,
     ) -> None:
         self._datamodule = datamodule
-        self._train_data = datamodule.train_data
+        self._train_data, self._val_data = datamodule.train_data, getattr(datamodule, "val_data", None)
         drawn = getattr(datamodule, "drawn_samples", None)
         if drawn:
             self.names = {category: list(names) for category, names in drawn.items()}
@@ -63,15 +67,22 @@ class TrainingShots:
             self.names = {category: names}
         for category, names in self.names.items():
             logger.info("Shots of %s: %s", category, ", ".join(names))
-        resize = Resize(image_size, interpolation=InterpolationMode.BICUBIC, antialias=True)
         self._plain = _with_augmentations(shots, None)
-        datamodule.train_data = _with_augmentations(shots, _append(datamodule.train_augmentations, resize))
+        resized = _append(datamodule.train_augmentations, _resize(double(image_size)))
+        datamodule.train_data = _with_augmentations(shots, resized)
+        if not self._val_data:
+            logger.info("There are no validation images: the thresholds come from normal training images.")
+            datamodule.val_data = images_to_validate_on(self._train_data, shots, seed, image_size)
         self._sampler = EpochSampler(len(shots), order_seed)
         datamodule.train_dataloader = self._train_dataloader
 
     def give_back(self) -> None:
-        """Restore the datamodule's own training set and data loader."""
+        """Restore the datamodule's own sets and data loader."""
         self._datamodule.train_data = self._train_data
+        if self._val_data is not None:
+            self._datamodule.val_data = self._val_data
+        elif hasattr(self._datamodule, "val_data"):
+            del self._datamodule.val_data
         del self._datamodule.train_dataloader
 
     def images(self) -> Iterator[torch.Tensor]:
@@ -139,10 +150,8 @@ def draw_normal_images(
     Raises:
         ValueError: If there are fewer normal images than shots, or none.
     """
-    samples = dataset.samples
-    if "label_index" in samples:
-        samples = samples[samples.label_index == LabelName.NORMAL]
-    paths = _relative(samples.image_path)
+    samples = _normal(dataset.samples)
+    paths = relative_names(samples.image_path)
     if not paths:
         msg = f"The training set of category '{category}' has no normal images: AnoPLe needs at least one."
         raise ValueError(msg)
@@ -150,13 +159,46 @@ def draw_normal_images(
     return dataset.subsample(samples.index[chosen].tolist()), [paths[index] for index in chosen]
 
 
-def _relative(paths: pd.Series) -> list[str]:
-    """Paths relative to their common folder, with forward slashes."""
-    absolute = [Path(path).absolute() for path in paths]
-    if not absolute:
-        return []
-    common = os.path.commonpath([path.parent for path in absolute])
-    return [path.relative_to(common).as_posix() for path in absolute]
+def images_to_validate_on(
+    dataset: AnomalibDataset,
+    shots: AnomalibDataset,
+    seed: int,
+    image_size: tuple[int, int],
+) -> AnomalibDataset:
+    """Normal images that a threshold can be taken from: training images that are no shots, else the shots mirrored.
+
+    Args:
+        dataset: The whole training set.
+        shots: The shots, which the memory holds and which therefore score lower than any other normal image.
+        seed: Seed of the draw where there are more than :data:`MAX_VALIDATION_IMAGES`.
+        image_size: Height and width of the images.
+
+    Returns:
+        A data set of normal images with empty masks.
+    """
+    samples = _normal(dataset.samples)
+    others = samples[~samples.image_path.isin(shots.samples.image_path)]
+    if len(others) == 0:
+        mirrored = Compose([RandomHorizontalFlip(p=1), _resize(image_size)])
+        return _with_augmentations(_with_empty_masks(shots, range(len(shots))), mirrored)
+    names = relative_names(others.image_path)
+    chosen = draw_shots(names, min(len(names), MAX_VALIDATION_IMAGES), seed, "validation")
+    return _with_augmentations(_with_empty_masks(dataset, others.index[chosen]), _resize(image_size))
+
+
+def _normal(samples: pd.DataFrame) -> pd.DataFrame:
+    return samples[samples.label_index == LabelName.NORMAL] if "label_index" in samples else samples
+
+
+def _with_empty_masks(dataset: AnomalibDataset, indices: Iterable[int]) -> AnomalibDataset:
+    """A part of a data set whose images have masks without an anomaly, so that there are thresholds of pixels, too."""
+    dataset = dataset.subsample(list(indices))
+    dataset.samples.attrs["task"] = TaskType.SEGMENTATION.value
+    return dataset
+
+
+def _resize(image_size: tuple[int, int]) -> Resize:
+    return Resize(image_size, interpolation=InterpolationMode.BICUBIC, antialias=True)
 
 
 def _with_augmentations(dataset: AnomalibDataset, augmentations: Transform | None) -> AnomalibDataset:

@@ -32,8 +32,7 @@ def clean_class_names(class_names: str | Sequence[str]) -> list[str]:
     Raises:
         ValueError: If there is no name, a name is empty, or a name occurs twice.
     """
-    names = [class_names] if isinstance(class_names, str) else list(class_names)
-    words = [" ".join(name.replace("_", " ").split()) for name in names]
+    words = [" ".join(name.replace("_", " ").split()) for name in _strings(class_names)]
     if not words or not all(words):
         msg = f"class_names must be one or more non-empty names, got {class_names!r}."
         raise ValueError(msg)
@@ -58,7 +57,7 @@ def state_templates(state_word: str | Sequence[str]) -> tuple[tuple[str, ...], t
     """
     if state_word == COMPOSITIONAL:
         return NORMAL_STATES, ABNORMAL_STATES
-    words = [state_word] if isinstance(state_word, str) else list(state_word)
+    words = _strings(state_word)
     if not words or not all(word.strip() for word in words):
         msg = f"state_word must be one or more non-empty words or {COMPOSITIONAL!r}, got {state_word!r}."
         raise ValueError(msg)
@@ -84,3 +83,9 @@ def prompt_texts(class_names: Sequence[str], state_word: str | Sequence[str]) ->
         [template.format(name) for name in class_names for template in normal],
         [template.format(name) for name in class_names for template in abnormal],
     )
+
+
+def _strings(value: str | Sequence[str]) -> list[str]:
+    """One string or several as a list, which is empty if the value is something else."""
+    values = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
+    return values if all(isinstance(string, str) for string in values) else []

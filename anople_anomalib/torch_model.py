@@ -118,8 +118,13 @@ class AnoPLeModel(nn.Module):
         Args:
             normal: Token numbers of the normal prompts, shape ``(P, L)``.
             abnormal: Token numbers of the abnormal prompts, shape ``(P', L)``.
+
+        Raises:
+            ValueError: If a text and the prompts together exceed the context length.
         """
-        self.tokens = torch.cat([normal, abnormal]).to(self.text_features.device)
+        tokens = torch.cat([normal, abnormal])
+        self.clip.text.length(tokens, self.prompt_learner().text.shape[1])
+        self.tokens = tokens.to(self.text_features.device)
         self.num_normal_texts = len(normal)
 
     def encode_texts(self, text_prompts: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@
 """How AnoPLe is trained inside anomalib's engine: the trainer's side of it, without maths."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,6 @@ from .checkpoints import guard_checkpoints
 from .pictures import read_as_before, read_carefully
 from .shots import TrainingShots
 from .state_checks import require_finite
-from .views import double
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ class FewShotTraining(LightningModule):
                 datamodule,
                 k_shot=self.hparams["k_shot"],
                 seed=self.hparams["seed"],
-                image_size=double(self.image_size),
+                image_size=self.image_size,
                 order_seed=self.hparams["training_seed"],
             )
             self.drawn_samples = self._shots.names
@@ -225,9 +224,6 @@ def _prepare(trainer: Trainer) -> None:
         other_limit = trainer.max_steps >= 0 or any(isinstance(callback, Timer) for callback in trainer.callbacks)
         loop.max_epochs = -1 if other_limit else int(loop.max_epochs)
     trainer.num_sanity_val_steps = 0
-    datamodule = getattr(trainer, "datamodule", None)
-    if datamodule is not None and not hasattr(datamodule, "val_data"):  # val_split_mode "none"
-        trainer.limit_val_batches = 0
     if trainer.check_val_every_n_epoch == 1:
         trainer.check_val_every_n_epoch = NEVER
     for callback in trainer.checkpoint_callbacks:
@@ -254,27 +250,6 @@ def seeded(*seeds: int, device: torch.device | None = None) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(mixed)
         yield
-
-
-def as_list(value: str | Sequence[str] | None) -> str | list[str] | None:
-    """Plain data for the hyper-parameters of a checkpoint: a sequence becomes a list."""
-    return value if value is None or isinstance(value, str) else list(value)
-
-
-def check_at_least(minimum: float, **values: float | None) -> None:
-    """Check arguments against a lower bound.
-
-    Args:
-        minimum: The smallest value allowed.
-        **values: Values by the name of their argument; ``None`` passes.
-
-    Raises:
-        ValueError: If one is smaller.
-    """
-    for name, value in values.items():
-        if value is not None and not value >= minimum:
-            msg = f"{name} must be {minimum} or more, got {value}."
-            raise ValueError(msg)
 
 
 def class_names_of(datamodule: AnomalibDataModule | None) -> str | list[str]:

@@ -23,6 +23,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pandas as pd
 from anomalib import TaskType
@@ -39,6 +40,7 @@ from anople_anomalib.few_shot import (
     write_sample_list,
 )
 
+from .errors import clear_error
 from .wrapping import build_datamodule, choose_categories, split_by_category
 
 logger = logging.getLogger(__name__)
@@ -130,7 +132,7 @@ class FewShot(AnomalibDataModule):
     def prepare_data(self) -> None:
         """Let the wrapped datamodule download or write what it needs."""
         for wrapped in self._wrapped.values():
-            wrapped.prepare_data()
+            _prepare(wrapped)
 
     def setup(self, stage: str | None = None) -> None:
         """Set up the data; beside a trainer's results, write the list of the drawn images.
@@ -204,11 +206,21 @@ class FewShot(AnomalibDataModule):
         """Do nothing: the wrapped datamodule made its validation set."""
 
 
+def _prepare(wrapped: AnomalibDataModule) -> None:
+    """Prepare a wrapped datamodule; if a download fails, say what is missing where."""
+    try:
+        wrapped.prepare_data()
+    except URLError as error:
+        raise clear_error(error, wrapped) from error
+
+
 def _set_up(wrapped: AnomalibDataModule, category: str, stage: str | None) -> None:
     """Set up a wrapped datamodule; if that fails, say for which category."""
     try:
         wrapped.setup(stage)
     except (OSError, RuntimeError, TypeError, ValueError, LookupError, MisMatchError) as error:
+        if isinstance(error, ValueError) and (clear := clear_error(error, wrapped)) is not error:
+            raise clear from error
         msg = (
             f"Category '{category}' of {wrapped.name} cannot be read; check that its folder is there and that every "
             f"anomalous image has a mask ({type(error).__name__}: {error})"

@@ -8,10 +8,11 @@ import importlib
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from anomalib.data import AnomalibDataModule
+
+from .errors import data_root
 
 ALL = "all"
 _SPLIT_SEED = 0
@@ -99,7 +100,7 @@ def choose_categories(datamodule: AnomalibDataModule, categories: Sequence[str] 
         if categories.count(category) > 1:
             msg = f"Category '{category}' is named {categories.count(category)} times; name every category once."
             raise ValueError(msg)
-        if category not in known and not (_root(datamodule) / category).is_dir():
+        if category not in known and not (data_root(datamodule) / category).is_dir():
             msg = f"{datamodule.name} has no category '{category}'; choose from {', '.join(known)}."
             raise ValueError(msg)
     return categories
@@ -119,7 +120,7 @@ def known_categories(datamodule: AnomalibDataModule) -> list[str]:
     if not _has_categories(datamodule):
         return [datamodule.category or datamodule.name]
     published = _published_categories(type(datamodule))
-    root = _root(datamodule)
+    root = data_root(datamodule)
     folders = sorted(path.parent.name for path in root.glob("*/train") if path.is_dir())
     if set(folders) - set(published):
         return folders
@@ -151,11 +152,6 @@ def split_by_category(datamodule: AnomalibDataModule, categories: Sequence[str])
 def _has_categories(datamodule: AnomalibDataModule) -> bool:
     """Tell whether the datamodule takes a category."""
     return "category" in inspect.signature(type(datamodule).__init__).parameters
-
-
-def _root(datamodule: AnomalibDataModule) -> Path:
-    """Folder of the categories' folders, whether or not it exists."""
-    return Path(getattr(datamodule, "split_root", None) or getattr(datamodule, "root", None) or ".")
 
 
 def _published_categories(cls: type) -> list[str]:

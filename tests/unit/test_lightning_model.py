@@ -81,26 +81,51 @@ def test_anomalib_finds_and_trains_it() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k_shot": 0}, "k_shot must be 1 or more, got 0"),
-        ({"epochs": 0}, "epochs must be 1 or more, got 0"),
-        ({"prompt_lr": -1.0}, "prompt_lr must be 0 or more, got -1.0"),
-        ({"decoder_lr": float("nan")}, "decoder_lr must be 0 or more, got nan"),
-        ({"class_names": ""}, "class_names must be one or more non-empty names"),
+        ({"k_shot": 0}, "k_shot must be a whole number, 1 or more, or None for all images, got 0"),
+        ({"k_shot": True}, "k_shot must be a whole number, 1 or more, or None for all images, got True"),
+        ({"k_shot": 1.5}, "k_shot must be a whole number, 1 or more, or None for all images, got 1.5"),
+        ({"epochs": 0}, "epochs must be a whole number, 1 or more, got 0"),
+        ({"epochs": None}, "epochs must be a whole number, 1 or more, got None"),
+        ({"seed": "a"}, "seed must be a whole number, 0 or more, got 'a'"),
+        ({"training_seed": -1}, "training_seed must be a whole number, 0 or more, got -1"),
+        ({"prompt_lr": -1.0}, "prompt_lr must be a finite number, 0 or more, got -1.0"),
+        ({"prompt_lr": "fast"}, "prompt_lr must be a finite number, 0 or more, got 'fast'"),
+        ({"decoder_lr": float("nan")}, "decoder_lr must be a finite number, 0 or more, got nan"),
+        ({"decoder_lr": float("inf")}, "decoder_lr must be a finite number, 0 or more, got inf"),
+        ({"class_names": ""}, "class_names must be one or more non-empty names, got ''"),
+        ({"class_names": []}, r"class_names must be one or more non-empty names, got \[\]"),
+        ({"class_names": [1]}, r"class_names must be one or more non-empty names, got \[1\]"),
+        ({"class_names": 3}, "class_names must be one or more non-empty names, got 3"),
         ({"class_names": ["nut", "nut"]}, "class_names must differ"),
-        ({"state_word": ""}, "state_word must be one or more non-empty words"),
+        ({"state_word": ""}, "state_word must be one or more non-empty words or 'compositional', got ''"),
+        ({"state_word": None}, "state_word must be one or more non-empty words or 'compositional', got None"),
         ({"alignment": "sum"}, "alignment must be one of"),
         ({"coupling": "both"}, "coupling must be one of"),
-        ({"prompt_depth": 4}, "prompt_depth must be between 1 and 3"),
-        ({"memory_layers": [0]}, "memory_layers must be numbers between 1 and 3"),
+        ({"prompt_depth": 4}, "prompt_depth must be between 1 and 3, .*, got 4"),
+        ({"prompt_depth": "2"}, "prompt_depth must be between 1 and 3, .*, got '2'"),
+        ({"memory_layers": [0]}, r"memory_layers must be numbers between 1 and 3, .*, got \[0\]"),
+        ({"memory_layers": [4]}, r"memory_layers must be numbers between 1 and 3, .*, got \[4\]"),
+        ({"memory_layers": [1.5]}, r"memory_layers must be numbers between 1 and 3, .*, got \[1.5\]"),
+        ({"memory_layers": []}, r"memory_layers must be numbers between 1 and 3, .*, got \[\]"),
+        ({"memory_layers": None}, "memory_layers must be numbers between 1 and 3, .*, got None"),
         ({"coreset_sampling_ratio": 0}, "coreset_sampling_ratio must be above 0 and at most 1, got 0"),
-        ({"text_context_length": -1}, "text_context_length must be 0 or more"),
+        ({"text_context_length": -1}, "text_context_length must be a whole number, 0 or more, got -1"),
+        ({"visual_context_length": 2.5}, "visual_context_length must be a whole number, 0 or more, got 2.5"),
         ({"backbone": "ViT"}, "backbone must be"),
+        ({"backbone": None}, "backbone must be .*, got None"),
+        ({"backbone": "hf-hub:somebody/something"}, "backbone must be .*, got 'hf-hub:somebody/something'"),
         ({"pretrained": "best"}, "pretrained must be a tag"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_model(**arguments)
+
+
+def test_texts_that_leave_no_room_for_the_prompts_are_refused_before_a_training() -> None:
+    model = make_model(text_context_length=40, visual_context_length=34)
+    with pytest.raises(ValueError, match=r"A text of 4 tokens and 74 prompts exceed .* context length of 77"):
+        model.prepare_texts("bottle")
 
 
 def test_a_misspelled_argument_is_an_error() -> None:

@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from anomalib.data import Folder, MVTecAD
+from anomalib.data import AnomalibDataset, Folder, MVTecAD
 
 from anople_anomalib.few_shot import draw_shots
-from anople_anomalib.shots import EpochSampler, TrainingShots, draw_normal_images
+from anople_anomalib.shots import (
+    MAX_VALIDATION_IMAGES,
+    EpochSampler,
+    TrainingShots,
+    draw_normal_images,
+    images_to_validate_on,
+)
 from helpers.folders import SIZE, write_category
 from helpers.training import make_datamodule
 
@@ -27,8 +33,8 @@ def datamodule(tmp_path: Path) -> MVTecAD:
 
 
 def test_the_draw_is_that_of_the_file_names(datamodule: MVTecAD) -> None:
-    files = [f"{name}.png" for name in NAMES]
-    expected = [files[index] for index in draw_shots(files, 3, 5, "bottle")]
+    every = [f"{name}.png" for name in NAMES]
+    expected = [every[index] for index in draw_shots(every, 3, 5, "bottle")]
     dataset, names = draw_normal_images(datamodule.train_data, 3, 5, "bottle")
     assert names == expected
     assert [Path(path).name for path in dataset.samples.image_path] == expected
@@ -78,7 +84,7 @@ def test_too_few_images_and_none(datamodule: MVTecAD) -> None:
 def test_the_loan(datamodule: MVTecAD, caplog: pytest.LogCaptureFixture) -> None:
     own = datamodule.train_data
     with caplog.at_level(logging.INFO, logger="anople_anomalib"):
-        shots = TrainingShots(datamodule, k_shot=2, seed=0, image_size=(40, 50))
+        shots = TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25))
     assert len(shots.names["bottle"]) == 2
     assert f"Shots of bottle: {', '.join(shots.names['bottle'])}" in caplog.text
     batches = list(datamodule.train_dataloader())
@@ -94,9 +100,63 @@ def test_the_loan(datamodule: MVTecAD, caplog: pytest.LogCaptureFixture) -> None
     assert batch.image.shape == (8, 3, *SIZE)
 
 
+def files(dataset: AnomalibDataset) -> set[str]:
+    return {Path(path).name for path in dataset.samples.image_path}
+
+
+def test_images_that_are_no_shots_stand_in_for_a_missing_validation_set(tmp_path: Path) -> None:
+    datamodule = make_datamodule(write_category(tmp_path / "data", train_names=NAMES), val_split_mode="none")
+    datamodule.setup("fit")
+    shots = TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25))
+    (batch,) = datamodule.val_dataloader()
+    assert files(datamodule.val_data) == {f"{name}.png" for name in NAMES} - set(shots.names["bottle"])
+    assert batch.image.shape == (6, 3, 20, 25)
+    assert not batch.gt_label.any()
+    assert not batch.gt_mask.any()
+    shots.give_back()
+    assert not hasattr(datamodule, "val_data")
+
+
+def test_an_empty_validation_set_is_replaced_and_given_back(datamodule: MVTecAD) -> None:
+    empty = datamodule.val_data = datamodule.val_data.subsample([])
+    shots = TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25))
+    assert len(datamodule.val_data) == 6
+    shots.give_back()
+    assert datamodule.val_data is empty
+
+
+def test_a_validation_set_is_left_alone(datamodule: MVTecAD) -> None:
+    own = datamodule.val_data
+    shots = TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25))
+    assert datamodule.val_data is own
+    shots.give_back()
+    assert datamodule.val_data is own
+
+
+def test_where_every_image_is_a_shot_they_are_validated_on_mirrored(datamodule: MVTecAD) -> None:
+    datamodule.train_data.augmentations = None
+    validated = images_to_validate_on(datamodule.train_data, datamodule.train_data, 0, SIZE)
+    assert files(validated) == files(datamodule.train_data)
+    for index in range(8):
+        assert torch.equal(validated[index].image, datamodule.train_data[index].image.flip(-1))
+        assert validated[index].gt_mask.shape == SIZE
+        assert not validated[index].gt_mask.any()
+
+
+def test_a_large_training_set_is_not_validated_on_as_a_whole(tmp_path: Path) -> None:
+    names = [f"{number:03d}" for number in range(MAX_VALIDATION_IMAGES + 5)]
+    datamodule = make_datamodule(write_category(tmp_path / "data", train_names=names))
+    datamodule.setup("fit")
+    shots, _ = draw_normal_images(datamodule.train_data, 1, 0, "bottle")
+    first, again, other = (files(images_to_validate_on(datamodule.train_data, shots, seed, SIZE)) for seed in (0, 0, 1))
+    assert first == again != other
+    assert len(first) == MAX_VALIDATION_IMAGES
+    assert not first & files(shots)
+
+
 def test_shots_that_the_datamodule_has_drawn_are_taken_as_they_are(datamodule: MVTecAD) -> None:
     datamodule.drawn_samples = {"bottle": ["a.png"], "cable": ["b.png", "c.png"]}
-    shots = TrainingShots(datamodule, k_shot=1, seed=0, image_size=(40, 50))
+    shots = TrainingShots(datamodule, k_shot=1, seed=0, image_size=(20, 25))
     assert shots.names == datamodule.drawn_samples
     assert len(datamodule.train_data) == len(list(datamodule.train_dataloader())) == len(list(shots.images())) == 8
 
@@ -108,7 +168,7 @@ def test_a_datamodule_without_a_category_draws_by_its_name(tmp_path: Path) -> No
     )
     datamodule.setup("fit")
     assert datamodule.category == ""
-    shots = TrainingShots(datamodule, k_shot=1, seed=0, image_size=(40, 50))
+    shots = TrainingShots(datamodule, k_shot=1, seed=0, image_size=(20, 25))
     assert list(shots.names) == ["screws"]
 
 
