@@ -6,6 +6,7 @@
 import copy
 import logging
 from collections.abc import Iterable, Iterator
+from math import sqrt
 
 import pandas as pd
 import torch
@@ -14,7 +15,7 @@ from anomalib.data import AnomalibDataModule
 from anomalib.data.datasets import AnomalibDataset
 from anomalib.data.utils import LabelName
 from torch.utils.data import DataLoader, Sampler
-from torchvision.transforms.v2 import Compose, InterpolationMode, RandomHorizontalFlip, Resize, Transform
+from torchvision.transforms.v2 import Compose, InterpolationMode, RandomAffine, Resize, Transform
 
 from .few_shot import draw_shots, relative_names
 from .views import double
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 MAX_VALIDATION_IMAGES = 32
 """Images that stand in for a missing validation set, at most."""
+
+_ROTATION = RandomAffine(degrees=(45, 45), scale=(sqrt(2), sqrt(2)), interpolation=InterpolationMode.BILINEAR)
 
 
 class TrainingShots:
@@ -165,7 +168,10 @@ def images_to_validate_on(
     seed: int,
     image_size: tuple[int, int],
 ) -> AnomalibDataset:
-    """Normal images that a threshold can be taken from: training images that are no shots, else the shots mirrored.
+    """Normal images that a threshold can be taken from: training images that are no shots, else the shots rotated.
+
+    A rotation by 45 degrees, enlarged so that no corner is empty, takes the patches away from those in the memory
+    about as far as another image does; a mirrored shot or one that is left out of the memory stays closer.
 
     Args:
         dataset: The whole training set.
@@ -179,8 +185,8 @@ def images_to_validate_on(
     samples = _normal(dataset.samples)
     others = samples[~samples.image_path.isin(shots.samples.image_path)]
     if len(others) == 0:
-        mirrored = Compose([RandomHorizontalFlip(p=1), _resize(image_size)])
-        return _with_augmentations(_with_empty_masks(shots, range(len(shots))), mirrored)
+        rotated = Compose([_resize(image_size), _ROTATION])
+        return _with_augmentations(_with_empty_masks(shots, range(len(shots))), rotated)
     names = relative_names(others.image_path)
     chosen = draw_shots(names, min(len(names), MAX_VALIDATION_IMAGES), seed, "validation")
     return _with_augmentations(_with_empty_masks(dataset, others.index[chosen]), _resize(image_size))

@@ -18,6 +18,7 @@ from anople_anomalib.shots import (
     draw_normal_images,
     images_to_validate_on,
 )
+from anople_anomalib.views import resize
 from helpers.folders import SIZE, write_category
 from helpers.training import make_datamodule
 
@@ -133,13 +134,19 @@ def test_a_validation_set_is_left_alone(datamodule: MVTecAD) -> None:
     assert datamodule.val_data is own
 
 
-def test_where_every_image_is_a_shot_they_are_validated_on_mirrored(datamodule: MVTecAD) -> None:
+def test_where_every_image_is_a_shot_they_are_validated_on_rotated(datamodule: MVTecAD) -> None:
     datamodule.train_data.augmentations = None
-    validated = images_to_validate_on(datamodule.train_data, datamodule.train_data, 0, SIZE)
+    size = (40, 40)
+    validated = images_to_validate_on(datamodule.train_data, datamodule.train_data, 0, size)
     assert files(validated) == files(datamodule.train_data)
     for index in range(8):
-        assert torch.equal(validated[index].image, datamodule.train_data[index].image.flip(-1))
-        assert validated[index].gt_mask.shape == SIZE
+        image, again, own = validated[index].image, validated[index].image, datamodule.train_data[index].image
+        assert torch.equal(image, again)
+        assert image.shape == (3, *size)
+        middle = image[:, size[0] // 2, size[1] // 2] - resize(own, size)[:, size[0] // 2, size[1] // 2]
+        assert middle.abs().max() < 0.1  # it turns about the middle
+        assert image.flatten(1).amin(dim=1).min() > 0.2  # and has no empty corners
+        assert validated[index].gt_mask.shape == size
         assert not validated[index].gt_mask.any()
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from anomalib.data.utils import read_image
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.testing import assert_close
 
+from anople_anomalib.shots import draw_normal_images, images_to_validate_on
 from anople_anomalib.training import DefaultEpochs, class_names_of, seeded
 from helpers.miniature import IMAGE_SIZE
 from helpers.training import Recorder, assert_complete, make_datamodule, make_engine, make_model, read
@@ -237,15 +237,14 @@ def test_an_untrained_model_is_not_exported(tmp_path: Path, export: str) -> None
 def test_without_validation_images_the_thresholds_are_the_largest_scores_of_normal_ones(
     mvtec: Path, tmp_path: Path, k_shot: int | None
 ) -> None:
-    """Of the training images that are no shots, or of the mirrored shots."""
+    """Of the training images that are no shots, or of the rotated shots."""
     model = make_model(k_shot=k_shot)
     datamodule = make_datamodule(mvtec, val_split_mode="none")
     make_engine(tmp_path).fit(model, datamodule=datamodule)
-    drawn = model.drawn_samples["bottle"]
-    rest = [path for path in datamodule.train_data.samples.image_path if Path(path).name not in drawn]
-    images = [read_image(path, as_tensor=True) for path in rest or datamodule.train_data.samples.image_path]
-    assert len(rest) == (0 if k_shot is None else 2)
-    images = [model.pre_processor.transform(image[None] if rest else image[None].flip(-1)) for image in images]
+    shots, _ = draw_normal_images(datamodule.train_data, k_shot, 0, "bottle")
+    dataset = images_to_validate_on(datamodule.train_data, shots, 0, IMAGE_SIZE)
+    assert len(dataset) == (3 if k_shot is None else 2)
+    images = [model.pre_processor.transform(item.image[None]) for item in dataset]
     results = [model.model.eval()(image) for image in images]
     assert_close(model.post_processor.image_threshold, torch.stack([result.pred_score for result in results]).max())
     assert_close(model.post_processor.pixel_threshold, torch.stack([result.anomaly_map for result in results]).max())
