@@ -62,12 +62,16 @@ def test_the_logit_scale_makes_probabilities_that_are_neither_flat_nor_certain(b
     assert 5 < bundled.logit_scale.exp().item() <= 100
 
 
-def test_the_asset_tells_damaged_from_flawless_on_pictures_it_has_not_seen(bundled: open_clip.CLIP) -> None:
-    quality = held_out_quality(bundled, seed=77, canvases=32)  # names and colors are not learned: see the model card
-    assert quality["window state"] > 60
-    assert quality["patch state"] > 65
-    assert quality["memory"] > 80
-    assert quality["state cosine"] < 0.97
+def test_the_asset_knows_pictures_it_has_not_seen(bundled: open_clip.CLIP) -> None:
+    """Chance is 50 for states and memory, and a few percent for captions, textures and colors."""
+    quality = held_out_quality(bundled, seed=77, canvases=32)
+    assert quality["window state"] > 80
+    assert quality["patch state"] > 90
+    assert quality["memory"] > 88
+    assert quality["caption"] > 35
+    assert quality["texture"] > 25
+    assert quality["color"] > 40
+    assert quality["state cosine"] < 0.9
 
 
 def test_a_canvas_depends_on_seed_and_index_only() -> None:

@@ -60,7 +60,7 @@ class Settings:
         save_every: Minutes between two checkpoints.
     """
 
-    steps: int = 3000
+    steps: int = 3500
     minutes: float = 80.0
     seed: int = 0
     learning_rate: float = 1e-3
