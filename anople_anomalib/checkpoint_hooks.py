@@ -27,13 +27,13 @@ class CheckpointHooks(LightningModule):
     drawn_samples: dict[str, list[str]]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the backbone, the memory's layers, the classes and the shots in the checkpoint."""
+        """Note the backbone, what its weights do not tell, the classes and the shots in the checkpoint."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["anople"] = {
             "version": __version__,
             "backbone": self.hparams["backbone"],
             "weights": self.weights,
-            "memory_layers": list(self.model.memory_layers),
+            **_unseen_settings(self.model),
             "class_names": self.class_names,
             "drawn_samples": self.drawn_samples,
         }
@@ -48,12 +48,10 @@ class CheckpointHooks(LightningModule):
                 f"has {self.hparams['backbone']} ({self.weights}): build the model with that backbone."
             )
             raise ValueError(msg)
-        if noted["memory_layers"] != list(self.model.memory_layers):
-            msg = (
-                f"The checkpoint's memory is of the layers {noted['memory_layers']}, this model's of "
-                f"{list(self.model.memory_layers)}: build the model with those memory_layers."
-            )
-            raise ValueError(msg)
+        for name, value in _unseen_settings(self.model).items():
+            if noted[name] != value:
+                msg = f"The checkpoint was trained with {name} {noted[name]}, this model has {value}: give it the same."
+                raise ValueError(msg)
         check_weights(self.model, checkpoint["state_dict"], "model.")
         super().on_load_checkpoint(checkpoint)
         self.class_names, self.drawn_samples = noted["class_names"], noted["drawn_samples"]
@@ -89,6 +87,11 @@ class CheckpointHooks(LightningModule):
             raise ValueError(msg)
         read_checkpoint(checkpoint_path)
         return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, **kwargs)
+
+
+def _unseen_settings(model: AnoPLeModel) -> dict[str, Any]:
+    """Settings that change what the weights mean, but not their names and shapes."""
+    return {"memory_layers": list(model.memory_layers), "residual_decoder": model.residual_decoder}
 
 
 def check_weights(

@@ -152,6 +152,7 @@ def _well_formed(noted: Any) -> bool:  # noqa: ANN401
         all(isinstance(text, str) for text in texts)
         and all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in lists)
         and isinstance(noted.get("memory_layers"), list)
+        and isinstance(noted.get("residual_decoder"), bool)
     )
 
 

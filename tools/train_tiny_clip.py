@@ -13,8 +13,8 @@ checkpoint. The same seed gives the same pictures, marks and batches.
 Recipe: 4000 canvases of 320 pixels (36 textures, 11 objects, 10 photographs); per step 16, 8 or 4 canvases (at 112,
 160 and 240 pixels), two clean and two damaged windows of each; the patch embedding and the first two layers start
 from classical filters; losses on captions, names, states, patches, ranking, filter energies and their similarities;
-AdamW 1e-3 with a cosine; running mean of the weights. The bundled weights are those of ``--threads 1``: on one busy core
-of two (AMD EPYC) drawing the canvases took 2 minutes and the 3500 steps 65 minutes.
+AdamW 1e-3 with a cosine; running mean of the weights. The bundled weights are those of ``--threads 1``: on one of two
+busy cores (AMD EPYC) drawing the canvases took 2 minutes and the 3500 steps 65 minutes.
 """
 
 import argparse

@@ -120,8 +120,9 @@ def test_a_crafted_checkpoint_is_refused_and_nothing_changes(
         ({"coupling": "text_to_image"}, "visual_to_text.bias is not part of it"),
         ({"use_decoder": False}, "decoder.* is not part of it"),
         ({"multi_view": False}, "view_signal has shape"),
-        ({"memory_layers": (1, 2)}, r"memory is of the layers \[2, 3\], this model's of \[1, 2\]"),
-        ({"use_memory": False}, r"memory is of the layers \[2, 3\], this model's of \[\]"),
+        ({"memory_layers": (1, 2)}, r"trained with memory_layers \[2, 3\], this model has \[1, 2\]"),
+        ({"use_memory": False}, r"trained with memory_layers \[2, 3\], this model has \[\]"),
+        ({"residual_decoder": True}, "trained with residual_decoder False, this model has True"),
         ({"backbone": "anople-tiny"}, "trained over the backbone ViT-miniature .random., this model has anople-tiny"),
     ],
 )

@@ -20,6 +20,7 @@ NOTES = {
     "backbone": "ViT-miniature",
     "weights": "random",
     "memory_layers": [2, 3],
+    "residual_decoder": False,
     "class_names": ["bottle"],
     "drawn_samples": {"bottle": ["000.png"]},
 }
