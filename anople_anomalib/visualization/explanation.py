@@ -108,7 +108,7 @@ def nearest_normal(model: AnoPLe, batch: ImageBatch, num_shots: int) -> list[Mat
     if bank is None:
         msg = "This model has no memory (use_memory=False): there is no nearest normal patch."
         raise ValueError(msg)
-    if len(bank) != num_shots * height * width:
+    if bank.coreset_sampling_ratio < 1 or len(bank) != num_shots * height * width:
         msg = (
             f"The memory holds {len(bank)} patches, not {height * width} of each of {num_shots} shots: pass pictures "
             "that were added to it as further shots, in their order; a memory that was reduced to a coreset cannot be "

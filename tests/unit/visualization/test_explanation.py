@@ -61,6 +61,13 @@ def test_rows_that_cannot_be_traced_back_are_refused(model: AnoPLe, batch: Image
         nearest_normal(model, batch, num_shots=3)
 
 
+def test_a_coreset_is_refused_even_if_it_is_as_large_as_one_shot(batch: ImageBatch, shots: torch.Tensor) -> None:
+    model = finish(make_model(coreset_sampling_ratio=0.5), shots)
+    assert len(model.model.memory_bank) == 16
+    with pytest.raises(ValueError, match="reduced to a coreset cannot be traced back to pictures"):
+        nearest_normal(model, batch, num_shots=1)
+
+
 def test_pictures_that_were_added_to_the_memory_count_as_further_shots(shots: torch.Tensor) -> None:
     model, added = finish(make_model(), shots), torch.randn(1, 3, *IMAGE_SIZE)
     model.model.memory_bank.extend(model.model.memory_features(added))
