@@ -37,7 +37,7 @@ def draw(epochs: int) -> dict[str, Figure]:
         The pictures by the name of their file.
     """
     datamodule = SampleTextures(category="brick")
-    model = AnoPLe(backbone="anople-tiny", k_shot=1, epochs=epochs, decoder_lr=0.15, visualizer=False)
+    model = AnoPLe(backbone="anople-tiny", k_shot=1, epochs=epochs, visualizer=False)
     with tempfile.TemporaryDirectory() as results:
         engine = Engine(default_root_dir=results, accelerator="cpu", enable_progress_bar=False)
         engine.fit(model=model, datamodule=datamodule)
