@@ -170,6 +170,10 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
             raise ValueError(msg)
         _require_file(name, path)
     try:
+        if not config and path.suffix == ".safetensors":  # which open_clip 2.24 takes for a pickle
+            model = open_clip.create_model(name)
+            model.load_state_dict(load_file(path))
+            return model
         return open_clip.create_model(name, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu")))
     except _READ_ERRORS as error:
         if not config:
@@ -191,6 +195,8 @@ def _require_file(name: str, path: Path) -> None:
 
 def _unreadable(name: str, weights: str, error: Exception) -> ValueError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's sentence advises to run what the file brings
+        reason = "it is damaged, or holds more than tensors"
     return ValueError(f"{weights!r} does not hold readable weights of {name} ({reason}).")
 
 

@@ -141,6 +141,27 @@ def test_unreadable_file_is_named(tmp_path: Path, suffix: str, content: bytes) -
         load_backbone(MINIATURE, str(path))
 
 
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        """What pickle runs."""
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".safetensors"])
+def test_pickled_code_in_a_file_of_weights_is_refused_and_not_run(tmp_path: Path, suffix: str) -> None:
+    path, mark = tmp_path / f"weights{suffix}", tmp_path / "the bomb went off"
+    torch.save({**build().state_dict(), "extra": Bomb(mark)}, path)
+    with pytest.raises(ValueError, match=f"weights{suffix}' does not hold readable weights of {MINIATURE}") as refusal:
+        load_backbone(MINIATURE, str(path))
+    assert "weights_only" not in str(refusal.value)
+    assert not mark.exists()
+
+
 def test_file_of_another_model_is_refused(tmp_path: Path) -> None:
     torch.save(build(vision={"width": 96}).state_dict(), tmp_path / "wide.pt")
     with pytest.raises(ValueError, match="does not hold readable weights"):
