@@ -71,6 +71,7 @@ def test_the_logit_scale_makes_probabilities_that_are_neither_flat_nor_certain(b
     assert 5 < bundled.logit_scale.exp().item() <= 100
 
 
+@trains
 def test_the_asset_knows_pictures_it_has_not_seen(bundled: open_clip.CLIP) -> None:
     """Chance is 50 for states and memory, and a few percent for captions, textures and colors."""
     quality = held_out_quality(bundled, seed=77, canvases=32)

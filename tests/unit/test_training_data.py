@@ -163,3 +163,28 @@ def test_evaluation_images_are_pre_processed_once(mvtec: Path, tmp_path: Path) -
     expected = normalize(torch.stack([item.image for item in datamodule.test_data]))
     assert len(seen) == 3
     assert all(torch.equal(images, expected) for images in seen)
+
+
+def test_training_is_the_same_to_the_bit_with_any_number_of_workers(mvtec: Path, tmp_path: Path) -> None:
+    outcomes = []
+    for run, num_workers in enumerate((0, 0, 2)):
+        model, engine = make_model(k_shot=3, prompt_lr=0.1), make_engine(tmp_path / str(run))
+        results = engine.train(model, datamodule=make_datamodule(mvtec, num_workers=num_workers))
+        predictions = engine.predict(model, datamodule=make_datamodule(mvtec, num_workers=num_workers))
+        outcomes.append((model.state_dict(), results, torch.cat([batch.anomaly_map for batch in predictions])))
+    for state, results, maps in outcomes[1:]:
+        assert all(torch.equal(value, outcomes[0][0][name]) for name, value in state.items())
+        assert results == outcomes[0][1]
+        assert torch.equal(maps, outcomes[0][2])
+
+
+def test_the_seeds_of_shots_and_training_are_separate(mvtec: Path, tmp_path: Path) -> None:
+    """Another draw of the same shots, all of them, is the same training; another training has the same shots."""
+    outcomes = {}
+    for seed, training_seed in ((0, 0), (1, 0), (0, 1)):
+        model = make_model(k_shot=3, seed=seed, training_seed=training_seed, epochs=1)
+        make_engine(tmp_path, limit_val_batches=0).fit(model, datamodule=make_datamodule(mvtec))
+        outcomes[seed, training_seed] = (model.drawn_samples, model.model.prompt_learner.text_prompts)
+    assert outcomes[0, 0][0] == outcomes[0, 1][0]
+    assert torch.equal(outcomes[0, 0][1], outcomes[1, 0][1])
+    assert not torch.equal(outcomes[0, 0][1], outcomes[0, 1][1])
