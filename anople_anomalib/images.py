@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from anomalib.data.utils import get_image_filenames, read_image
-from PIL import UnidentifiedImageError
+from anomalib.data.utils import get_image_filenames
+from torchvision.transforms.v2.functional import to_dtype, to_image
+
+from .pictures import open_picture
 
 Images = torch.Tensor | str | Path | Sequence[torch.Tensor | str | Path]
 """A tensor ``(3, H, W)`` or ``(B, 3, H, W)`` with values in [0, 1], an image file, a folder, or several of these."""
@@ -69,8 +71,5 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> torch.Tensor:
-    try:
-        return read_image(path, as_tensor=True)
-    except (UnidentifiedImageError, OSError) as error:
-        msg = f"'{path}' cannot be read as an image: replace or remove the file."
-        raise ValueError(msg) from error
+    """Read a file as a data set's is read while the model is at work."""
+    return to_dtype(to_image(open_picture(path).convert("RGB")), torch.float32, scale=True)

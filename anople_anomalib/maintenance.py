@@ -12,6 +12,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
+from .checkpoints import guard_checkpoints
 from .images import Images, each_image
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class Maintenance(LightningModule):
         self._require_training()
         trainer = Trainer(logger=False, accelerator="cpu", enable_model_summary=False, enable_progress_bar=False)
         trainer.strategy.connect(self)
+        guard_checkpoints(trainer)
         trainer.save_checkpoint(path, weights_only=True)
 
     def _pre_process(self, image: torch.Tensor) -> torch.Tensor:

@@ -88,6 +88,8 @@ def test_samples_match_by_their_whole_name_first() -> None:
         (["good/001.png"], "'good/001.png', which is not an image's name"),
         (["..\\001.png"], "which is not an image's name"),
         ([".."], "which is not an image's name"),
+        (["../../other/001.png"], "which is not an image's name"),
+        (["/etc/passwd"], "which is not an image's name"),
         (["001", "001.png"], "names '001.png' twice"),
         ([], "'bottle' is empty"),
     ],
@@ -132,6 +134,7 @@ def test_other_suffix_is_an_error(tmp_path: Path) -> None:
         ("b.yaml", "bottle: [000.png"),
         ("c.json", '{"bottle": ["0.png"], "bottle": ["1.png"]}'),
         ("d.yaml", "bottle: ['0.png']\nbottle: ['1.png']"),
+        ("e.yaml", "bottle: !!python/object/apply:os.getcwd []"),
     ],
 )
 def test_file_that_cannot_be_read_is_an_error(tmp_path: Path, name: str, text: str) -> None:
