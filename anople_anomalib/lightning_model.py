@@ -288,6 +288,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
             on_step=False,
             on_epoch=True,
             prog_bar=True,
+            sync_dist=True,
             batch_size=len(batch.image),
         )
         return loss
@@ -319,7 +320,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         if self.model.memory_bank is not None:
             transform = getattr(self.pre_processor, "transform", None) or nn.Identity()
             features = [self.model.memory_features(transform(image)) for image in self.normal_images()]
-            self.model.memory_bank.build(torch.cat(features))
+            self.model.memory_bank.build(self.gather_shots(torch.cat(features)))
         self.model.is_fitted.fill_(value=True)
 
     @property

@@ -6,7 +6,7 @@
 import copy
 import logging
 from collections.abc import Iterable, Iterator
-from math import sqrt
+from math import ceil, sqrt
 
 import pandas as pd
 import torch
@@ -88,9 +88,22 @@ class TrainingShots:
             del self._datamodule.val_data
         del self._datamodule.train_dataloader
 
-    def images(self) -> Iterator[torch.Tensor]:
-        """The shots without augmentations, each of shape ``(1, 3, H, W)``, values in [0, 1]."""
-        return (self._plain[index].image.unsqueeze(0) for index in range(len(self._plain)))
+    def __len__(self) -> int:
+        """Number of shots."""
+        return len(self._plain)
+
+    def images(self, rank: int = 0, processes: int = 1) -> Iterator[torch.Tensor]:
+        """The shots without augmentations, or a process's share of them.
+
+        Args:
+            rank: Number of the process.
+            processes: Number of processes; the share of each is equally large, for which some shots come again.
+
+        Returns:
+            Every ``processes``-th shot from number ``rank`` on, each of shape ``(1, 3, H, W)``, values in [0, 1].
+        """
+        share = range(rank, processes * ceil(len(self) / processes), processes)
+        return (self._plain[index % len(self)].image.unsqueeze(0) for index in share)
 
     @property
     def paths(self) -> list[str]:

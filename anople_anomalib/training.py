@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from anomalib.data import AnomalibDataModule, Batch
+from einops import rearrange
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -192,11 +193,30 @@ class FewShotTraining(LightningModule):
         self._require_training()
 
     def normal_images(self) -> Iterator[torch.Tensor]:
-        """Shots of the running training, each of shape ``(1, 3, H, W)``, values in [0, 1], where the model is."""
-        images = (
-            (batch.image for batch in self.trainer.train_dataloader) if self._shots is None else self._shots.images()
-        )
+        """Shots of the running training: of several processes, each gets its share.
+
+        Yields:
+            Images of shape ``(1, 3, H, W)``, values in [0, 1], where the model is.
+        """
+        if self._shots is None:
+            images = (batch.image for batch in self.trainer.train_dataloader)
+        else:
+            images = self._shots.images(self.trainer.global_rank, self.trainer.world_size)
         return (image.to(device=self.device, dtype=self.dtype) for image in images)
+
+    def gather_shots(self, features: torch.Tensor) -> torch.Tensor:
+        """Bring together what the processes of a training have made of their :meth:`normal_images`.
+
+        Args:
+            features: One row per image of this process, shape ``(m, ...)``.
+
+        Returns:
+            One row per shot, in their order, in every process.
+        """
+        if self.trainer.world_size == 1:
+            return features
+        rows = rearrange(self.all_gather(features), "process m ... -> (m process) ...")
+        return rows if self._shots is None else rows[: len(self._shots)]
 
     def _require_training(self) -> None:
         if not self.is_complete:

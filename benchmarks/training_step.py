@@ -10,18 +10,76 @@ open_clip's own visual tower and back to the images. Both are timed in turn, in 
 Usage:
     python benchmarks/training_step.py                             # the paper's architecture, random weights
     python benchmarks/training_step.py --backbone anople-tiny --repeats 20
+    python benchmarks/training_step.py --variants              # also in bfloat16, and with checkpointed blocks
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import open_clip
 import torch
 from anomalib.data import ImageBatch
+from torch.utils.checkpoint import checkpoint
 
 from anople_anomalib import AnoPLe
+
+EPOCHS = 60
+"""The paper's, for the price of a whole training."""
+
+CATEGORIES = 15
+
+Times = dict[str, list[tuple[float, float]]]
+"""Wall time and CPU time of every call, by name."""
+
+
+class CheckpointedBlock(torch.nn.Module):
+    """A block that keeps its input for the backward pass alone and runs again then.
+
+    Args:
+        block: The block.
+    """
+
+    def __init__(self, block: torch.nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: torch.Tensor, attn_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Run the block."""
+        return checkpoint(self.block, x, attn_mask=attn_mask, use_reentrant=False)
+
+
+@contextmanager
+def checkpointed(model: AnoPLe) -> Iterator[None]:
+    """Run the blocks of both towers as :class:`CheckpointedBlock`."""
+    transformers = (model.model.clip.visual.visual.transformer, model.model.clip.text.transformer)
+    blocks = [transformer.resblocks for transformer in transformers]
+    try:
+        for transformer, plain in zip(transformers, blocks, strict=True):
+            transformer.resblocks = torch.nn.ModuleList(CheckpointedBlock(block) for block in plain)
+        yield
+    finally:
+        for transformer, plain in zip(transformers, blocks, strict=True):
+            transformer.resblocks = plain
+
+
+def kept_megabytes(model: AnoPLe, batch: ImageBatch, context: AbstractContextManager) -> float:
+    """Size of the tensors that a step keeps for its backward pass; the weights do not count."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), context:
+        loss = model.training_step(batch, 0)
+    del loss
+    return sum(kept.values()) / 1e6
 
 
 def reference(tower: torch.nn.Module, images: torch.Tensor) -> None:
@@ -30,10 +88,14 @@ def reference(tower: torch.nn.Module, images: torch.Tensor) -> None:
     tower(images).sum().backward()
 
 
-def training_step(model: AnoPLe, optimizer: torch.optim.Optimizer, batch: ImageBatch) -> None:
-    """A whole training step."""
+def training_step(
+    model: AnoPLe, optimizer: torch.optim.Optimizer, batch: ImageBatch, context: AbstractContextManager
+) -> None:
+    """A whole training step, its forward pass in a context."""
     optimizer.zero_grad()
-    model.training_step(batch, 0).backward()
+    with context:
+        loss = model.training_step(batch, 0)
+    loss.backward()
     optimizer.step()
 
 
@@ -50,6 +112,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="ViT-B-16-plus-240")
     parser.add_argument("--pretrained", default="random", help="weights; they do not change the time")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--variants", action="store_true", help="time bfloat16 and checkpointing, too")
     arguments = parser.parse_args()
 
     model = AnoPLe(backbone=arguments.backbone, pretrained=arguments.pretrained, class_names="object")
@@ -61,22 +124,40 @@ def main() -> None:
     tower = model.model.clip.visual.visual
     views = torch.rand(model.model.num_views, 3, height, width, requires_grad=True)
 
-    times: dict[str, list[tuple[float, float]]] = {"reference": [], "step": []}
+    contexts: dict[str, Callable[[], AbstractContextManager]] = {"training step": nullcontext}
+    if arguments.variants:
+        contexts["training step, bf16"] = lambda: torch.autocast("cpu", torch.bfloat16)
+        contexts["training step, checkpointed blocks"] = lambda: checkpointed(model)
+    times: Times = {name: [] for name in ("tower", *contexts)}
     for repeat in range(arguments.repeats + 1):
-        reference_time = seconds(lambda: reference(tower, views))
-        step_time = seconds(lambda: training_step(model, optimizer, batch))
-        if repeat:  # the first is a warm-up
-            times["reference"].append(reference_time)
-            times["step"].append(step_time)
-    print(f"{arguments.backbone}, open_clip {open_clip.__version__}, torch {torch.__version__}")
-    for column, kind in enumerate(("wall time", "CPU time")):
-        steps, bases = ([pair[column] for pair in times[name]] for name in ("step", "reference"))
-        ratios = [step / base for step, base in zip(steps, bases, strict=True)]
-        print(
-            f"{kind}: tower, forward and backward of {len(views)} views {statistics.median(bases):.2f} s; "
-            f"training step {statistics.median(steps):.2f} s; ratio median {statistics.median(ratios):.3f} "
-            f"(min {min(ratios):.3f}, max {max(ratios):.3f})"
-        )
+        measured = {"tower": seconds(lambda: reference(tower, views))}
+        for name, context in contexts.items():
+            measured[name] = seconds(lambda context=context: training_step(model, optimizer, batch, context()))
+        for name, pair in measured.items() if repeat else ():  # the first is a warm-up
+            times[name].append(pair)
+    kept = {name: kept_megabytes(model, batch, context()) for name, context in contexts.items()}
+
+    threads = torch.get_num_threads()
+    print(f"{arguments.backbone}, open_clip {open_clip.__version__}, torch {torch.__version__}, {threads} threads")
+    print(f"tower: forward and backward of {len(views)} views through the frozen visual tower alone\n")
+    print_table(times, kept)
+    step = statistics.median(wall for wall, _ in times["training step"])
+    for name, categories in (("one-class", 1), (f"{CATEGORIES}-category", CATEGORIES)):
+        minutes = EPOCHS * categories * step / 60
+        print(f"extrapolated: a 1-shot {name} training, {EPOCHS * categories} steps, takes {minutes:.0f} minutes")
+
+
+def print_table(times: Times, kept: dict[str, float]) -> None:
+    """Seconds and their ratio to the tower's, and what is kept for the backward pass."""
+    print("| | s | over tower, wall time | over tower, CPU time | MB kept for backward |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for name, pairs in times.items():
+        median = statistics.median(wall for wall, _ in pairs)
+        rounds = list(zip(pairs, times["tower"], strict=True))
+        ratios = [statistics.median(pair[column] / base[column] for pair, base in rounds) for column in (0, 1)]
+        megabytes = f"{kept[name]:.0f}" if name in kept else ""
+        print(f"| {name} | {median:.2f} | {ratios[0]:.3f} | {ratios[1]:.3f} | {megabytes} |")
+    print()
 
 
 if __name__ == "__main__":

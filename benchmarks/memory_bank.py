@@ -1,0 +1,173 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Cost and AUROC of the memory bank against the number of shots, with all patches and with a coreset.
+
+A model is trained on one shot. Further shots are then added to its memory without training, as
+``extend_memory_bank`` does; the test images are encoded once. The query's time is that of one image.
+
+Usage:
+    python benchmarks/memory_bank.py                                          # SampleTextures: up to 12 shots
+    python benchmarks/memory_bank.py --data-root DIR --category NAME          # a folder in MVTec AD's layout
+    python benchmarks/memory_bank.py --plot memory_bank.png
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import torch
+from anomalib.data import AnomalibDataModule, MVTecAD
+from anomalib.data.utils import read_image
+from anomalib.engine import Engine
+from torchmetrics.functional.classification import binary_auroc
+
+from anople_anomalib import AnoPLe
+from anople_anomalib.anomaly_map import fuse, image_score
+from anople_anomalib.clip import VisualFeatures
+from anople_anomalib.data import SampleTextures
+from anople_anomalib.few_shot import draw_shots, relative_names
+from anople_anomalib.memory_bank import MemoryBank
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+SHOTS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    ratio: float
+    shots: int
+    features: int
+    megabytes: float
+    milliseconds: float
+    image_auroc: float
+    pixel_auroc: float
+
+
+class Encoded(NamedTuple):
+    """The test images as far as no memory is needed.
+
+    Attributes:
+        visual: What the visual tower gives of every image.
+        probability: p_hat, shape ``(n,)``.
+        maps: M_hat, shape ``(n, h, w)``.
+        masks: Ground truth, shape ``(n, h, w)``.
+    """
+
+    visual: list[VisualFeatures]
+    probability: torch.Tensor
+    maps: torch.Tensor
+    masks: torch.Tensor
+
+
+def encode(model: AnoPLe, datamodule: AnomalibDataModule) -> Encoded:
+    """Run the tower and the decoder over the test images."""
+    visual, probability, maps, masks = [], [], [], []
+    for item in datamodule.test_data:
+        image, mask = model.pre_processor.transform(item.image.unsqueeze(0), item.gt_mask.unsqueeze(0))
+        visual.append(model.model.encode_whole(image))
+        probability.append(model.model.abnormal_probability(visual[-1]))
+        maps.append(model.model.decoder_map(visual[-1]))
+        masks.append(mask)
+    return Encoded(visual, torch.cat(probability), torch.cat(maps), torch.cat(masks))
+
+
+def judge(model: AnoPLe, bank: MemoryBank, test: Encoded, ratio: float, shots: int) -> Row:
+    """Fuse everything with a bank and compare it with the ground truth."""
+    model.model.memory_bank = bank
+    seconds, memory = [], []
+    for visual in test.visual:
+        start = time.perf_counter()
+        memory.append(model.model.memory_map(visual))
+        seconds.append(time.perf_counter() - start)
+    maps = fuse(test.maps, torch.cat(memory))
+    scores, labels = image_score(test.probability, maps), test.masks.flatten(1).any(dim=1)
+    return Row(
+        ratio,
+        shots,
+        len(bank),
+        bank.features.nbytes / 1e6,
+        1000 * statistics.median(seconds),
+        binary_auroc(scores, labels.int()).item(),
+        binary_auroc(maps.flatten(), test.masks.flatten().int()).item(),
+    )
+
+
+@torch.inference_mode()
+def rows_of(model: AnoPLe, datamodule: AnomalibDataModule, ratios: list[float]) -> list[Row]:
+    """All lines of the table."""
+    paths = datamodule.train_data.samples.image_path.tolist()
+    names, test, rows = relative_names(paths), encode(model, datamodule), []
+    counts = [count for count in SHOTS if count < len(paths)] + ([len(paths)] if len(paths) < max(SHOTS) else [])
+    order = draw_shots(names, max(counts), seed=0, category=datamodule.category)
+    images = (read_image(paths[index], as_tensor=True).unsqueeze(0) for index in order)
+    features = [model.model.memory_features(model.pre_processor.transform(image)) for image in images]
+    by_path = dict(zip(order, features, strict=True))
+    for ratio in ratios:
+        for count in counts:
+            drawn = draw_shots(names, count, seed=0, category=datamodule.category)
+            bank = MemoryBank(model.model.clip.visual.width, ratio)
+            bank.build(torch.cat([by_path[index] for index in drawn]))
+            rows.append(judge(model, bank, test, ratio, count))
+            print("| {:g} | {} | {} | {:.2f} | {:.2f} | {:.4f} | {:.4f} |".format(*rows[-1]), flush=True)
+    return rows
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Draw cost and AUROC against the size of the bank, one line per coreset ratio."""
+    figure, (cost, quality) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for ratio in sorted({row.ratio for row in rows}, reverse=True):
+        line = [row for row in rows if row.ratio == ratio]
+        features = [row.features for row in line]
+        cost.plot(features, [row.milliseconds for row in line], "o-", label=f"{ratio:g} of the patches")
+        quality.plot(features, [row.image_auroc for row in line], "o-", label=f"{ratio:g}, image")
+        quality.plot(features, [row.pixel_auroc for row in line], "s--", label=f"{ratio:g}, pixel")
+    for axes, label in ((cost, "ms per image"), (quality, "AUROC")):
+        axes.set(xscale="log", xlabel="features in the memory bank", ylabel=label)
+        axes.legend(fontsize="small")
+    cost.set_yscale("log")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Train, extend the memory step by step, print the table and draw it if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, help="folder above a category in MVTec AD's layout")
+    parser.add_argument("--category", default="brick")
+    parser.add_argument("--backbone", default="anople-tiny")
+    parser.add_argument("--pretrained")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--decoder-lr", type=float, default=0.15)
+    parser.add_argument("--ratios", type=float, nargs="+", default=[1.0, 0.1])
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    if arguments.data_root is None:
+        datamodule = SampleTextures(category=arguments.category)
+    else:
+        datamodule = MVTecAD(root=arguments.data_root, category=arguments.category, num_workers=0)
+    model = AnoPLe(
+        backbone=arguments.backbone,
+        pretrained=arguments.pretrained,
+        epochs=arguments.epochs,
+        decoder_lr=arguments.decoder_lr,
+        visualizer=False,
+    )
+    Engine(logger=False, enable_progress_bar=False, limit_val_batches=0).fit(model, datamodule=datamodule)
+    print(
+        f"\n{arguments.backbone}, {arguments.category}, torch {torch.__version__}, {torch.get_num_threads()} threads\n"
+    )
+    print("| coreset ratio | shots | features | MB | ms per image | image AUROC | pixel AUROC |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    rows = rows_of(model.eval(), datamodule, arguments.ratios)
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A training on two processes through anomalib's command line."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.engine import Engine
+
+from anople_anomalib import AnoPLe
+from helpers.folders import write_category
+from helpers.training import make_datamodule
+
+SHOTS = 3
+"""One more than the processes can share equally."""
+
+
+def test_two_processes_train_one_model(
+    tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]], repository: Path
+) -> None:
+    """One checkpoint, whose memory holds every shot once, and metrics as of one process."""
+    root = write_category(tmp_path / "data")
+    arguments = f"""
+        train --model AnoPLe --model.backbone anople-tiny --model.k_shot {SHOTS} --model.visualizer false
+        --data MVTecAD --data.root {root} --data.category bottle --data.num_workers 0
+        --trainer.accelerator cpu --trainer.strategy ddp --trainer.devices 2 --trainer.max_epochs 1
+        --trainer.enable_progress_bar false --default_root_dir {tmp_path / "results"}
+    """
+    script = tmp_path / "train.py"  # what pip makes of anomalib's command; the second process starts it again
+    script.write_text("from anomalib.cli.cli import main\n\nif __name__ == '__main__':\n    main()\n")
+    result = run_python(script, *arguments.split(), path=repository)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+    checkpoints = list((tmp_path / "results").rglob("*.ckpt"))
+    assert len(checkpoints) == 1
+    state = torch.load(checkpoints[0], weights_only=True)["state_dict"]
+    model = AnoPLe.load_from_checkpoint(checkpoints[0], visualizer=False).eval()
+    features = state["model.memory_bank.features"]
+    assert len(features) == SHOTS * 225
+    model.extend_memory_bank([root / "bottle" / "train" / "good" / name for name in model.drawn_samples["bottle"]])
+    again = model.model.memory_bank.features[len(features) :]
+    torch.testing.assert_close(features, again, atol=1e-5, rtol=0)  # every shot once, in its order
+
+    engine = Engine(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path / "test")
+    restored = AnoPLe.load_from_checkpoint(checkpoints[0], visualizer=False)
+    expected = engine.test(restored, datamodule=make_datamodule(root))[0]
+    for name, value in expected.items():
+        printed = re.search(rf"{name}\W+([0-9.]+)", result.stdout)
+        assert printed is not None, result.stdout
+        assert float(printed[1]) == pytest.approx(value, abs=1e-3), name
