@@ -103,10 +103,11 @@ def _weights(images: torch.Tensor, axis: int, length: int) -> torch.Tensor:
 
     The cubic kernel with a = -1/2, stretched over as many pixels as one of the result covers, as in Pillow.
     """
-    pixels = torch.arange(images.shape[axis], device=images.device, dtype=images.dtype) + 0.5
-    scale = (pixels[-1] + 0.5) / length
-    centers = (torch.arange(length, device=images.device, dtype=images.dtype) + 0.5) * scale
-    x = ((pixels - centers.unsqueeze(1)) / scale.clamp_min(1)).abs()
+    pixels = 2 * torch.arange(images.shape[axis], device=images.device) + 1
+    results = 2 * torch.arange(length, device=images.device).unsqueeze(1) + 1
+    double = pixels[-1] + 1  # twice the number of pixels
+    offsets = (2 * length * pixels - double * results).abs()  # whole numbers: exact even where a runtime takes bfloat16
+    x = offsets.to(images.dtype) / (2 * double.clamp_min(2 * length)).to(images.dtype)
     near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
     weights = torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
     return weights / weights.sum(dim=1, keepdim=True)

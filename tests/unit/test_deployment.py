@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from anomalib.deploy import TorchInferencer
+from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.post_processing import PostProcessor
 from torch.testing import assert_close
 
@@ -100,3 +100,69 @@ def test_new_parts_and_thresholds_are_exported(model: AnoPLe, root: Path) -> Non
     assert isinstance(after.post_processor, PostProcessor)
     assert after.post_processor.image_threshold != model.post_processor.image_threshold
     assert after(part).anomaly_map.max() < before.anomaly_map.max()
+
+
+PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some CPUs would take bfloat16
+
+
+def test_one_openvino_model_predicts_as_the_engine_does_for_images_of_any_number_and_size(
+    model: AnoPLe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    monkeypatch.chdir(tmp_path)  # anomalib's inferencer keeps a cache where it runs
+    path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path)
+    inferencer = OpenVINOInferencer(path, "CPU", PRECISE)
+    for shape in ((1, 3, 90, 110), (3, 3, 40, 64)):
+        images = torch.rand(shape)
+        expected, actual = model(images), inferencer.predict(images)
+        for name in ("pred_score", "anomaly_map"):
+            value = torch.from_numpy(getattr(actual, name))
+            assert_close(value, getattr(expected, name), atol=1e-3, rtol=0)
+
+
+def test_an_onnx_file_is_complete_and_has_a_free_batch(model: AnoPLe, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    path = make_engine(tmp_path).export(model, "onnx", export_root=tmp_path, input_size=(90, 110))
+    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+    content = onnx.load(path)
+    batch, *rest = content.graph.input[0].type.tensor_type.shape.dim
+    assert batch.dim_param
+    assert [size.dim_value for size in rest] == [3, 90, 110]
+    assert content.opset_import[0].version == 18
+    sizes = [tuple(tensor.dims) for tensor in content.graph.initializer]
+    vocabulary = tuple(model.model.clip.text.token_embedding.weight.shape)
+    assert vocabulary not in sizes
+
+
+def test_int8_leaves_the_memory_alone(model: AnoPLe, root: Path, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    pytest.importorskip("onnxscript")
+    path = make_engine(tmp_path).export(
+        model,
+        "openvino",
+        export_root=tmp_path,
+        input_size=(90, 110),
+        compression_type=CompressionType.INT8_PTQ,
+        datamodule=make_datamodule(root),
+    )
+    operations = openvino.Core().read_model(path).get_ordered_ops()
+    products = [operation for operation in operations if operation.get_type_name() == "MatMul"]
+    quantized = [product for product in products if any(_is_quantized(product, port) for port in (0, 1))]
+    assert len(quantized) >= 4 * 3  # the linear layers of the three blocks
+    rows = len(model.model.memory_bank)
+    memory = [product for product in products if rows in product.input(1).get_shape()]
+    assert memory
+    assert not set(memory) & set(quantized)
+
+
+def _is_quantized(product: Any, port: int) -> bool:  # noqa: ANN401
+    return product.input(port).get_source_output().get_node().get_type_name() in {"FakeQuantize", "Multiply"}
+
+
+def test_int8_without_data_says_what_is_missing(model: AnoPLe) -> None:
+    pytest.importorskip("nncf")
+    with pytest.raises(ValueError, match="INT8_PTQ calibrates on images: give the data"):
+        model.detector()._compress_ov_model(None, CompressionType.INT8_PTQ)
