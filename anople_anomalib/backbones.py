@@ -42,6 +42,7 @@ CLIP_MEAN, CLIP_STD = OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 _TAG_PREFERENCE = ("laion2b", "laion400m_e32")
 _TINY_FOLDER = Path(__file__).parent / "assets" / "anople_tiny"
+_HUB_FILE = "open_clip_model.safetensors"  # where the repository of a tag is given without a file
 _WEIGHT_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".npz"}
 _READ_ERRORS = (
     RuntimeError,
@@ -51,6 +52,7 @@ _READ_ERRORS = (
     EOFError,
     TypeError,
     AttributeError,
+    AssertionError,  # by which open_clip refuses a text tower of another width
     pickle.UnpicklingError,
     SafetensorError,
 )
@@ -178,7 +180,8 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
     except _READ_ERRORS as error:
         if not config:
             raise _unreadable(name, weights, error) from error
-        source = config.get("hf_hub") or config.get("url")
+        repository, _, file = config.get("hf_hub", "").rpartition("/")
+        source = f"{file or _HUB_FILE} of {repository}" if repository else config.get("url")
         msg = (
             f"The weights {weights!r} of {name} ({source}) are not in the cache and cannot be downloaded: connect to "
             "the internet once, pass a local checkpoint file (--model.pretrained PATH), or use "

@@ -10,10 +10,11 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.testing import assert_close
 
 from anople_anomalib import backbones
 from anople_anomalib.backbones import TINY, default_weights, get_tokenizer, load_backbone
-from helpers.miniature import CONFIG, MINIATURE, build
+from helpers.miniature import CONFIG, IMAGE_SIZE, MINIATURE, build
 
 
 @pytest.fixture
@@ -50,6 +51,27 @@ def test_weights_of_a_file(tmp_path: Path, weights: dict[str, torch.Tensor], suf
     assert torch.equal(backbone.clip.text.positional_embedding, weights["positional_embedding"])
     assert (backbone.name, backbone.weights) == (MINIATURE, str(path))
     assert not any(parameter.requires_grad for parameter in backbone.clip.parameters())
+
+
+def test_a_checkpoint_of_open_clip_gives_the_features_of_its_source(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        source = open_clip.create_model(MINIATURE).eval()
+    torch.save(source.state_dict(), tmp_path / "weights.pt")
+    clip = load_backbone(MINIATURE, str(tmp_path / "weights.pt")).clip
+    images, tokens = torch.rand(2, 3, *IMAGE_SIZE), open_clip.tokenize(["bottle", "abnormal bottle"])
+    with torch.no_grad():
+        assert_close(clip.visual(images).image_embedding, source.encode_image(images))
+        assert_close(clip.text(tokens), source.encode_text(tokens), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_truncated_file_is_refused(tmp_path: Path, weights: dict[str, torch.Tensor], suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    torch.save(weights, path) if suffix == ".pt" else save_file(weights, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=f"weights{suffix}' does not hold readable weights of {MINIATURE}"):
+        load_backbone(MINIATURE, str(path))
 
 
 def test_fingerprint_tells_weights_apart(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -162,8 +184,9 @@ def test_pickled_code_in_a_file_of_weights_is_refused_and_not_run(tmp_path: Path
     assert not mark.exists()
 
 
-def test_file_of_another_model_is_refused(tmp_path: Path) -> None:
-    torch.save(build(vision={"width": 96}).state_dict(), tmp_path / "wide.pt")
+@pytest.mark.parametrize("changes", [{"vision": {"width": 96}}, {"text": {"width": 96}}], ids=str)
+def test_file_of_another_model_is_refused(tmp_path: Path, changes: dict[str, dict]) -> None:
+    torch.save(build(**changes).state_dict(), tmp_path / "wide.pt")
     with pytest.raises(ValueError, match="does not hold readable weights"):
         load_backbone(MINIATURE, str(tmp_path / "wide.pt"))
 
@@ -171,7 +194,8 @@ def test_file_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_without_a_network_the_error_says_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     tags = {"never": {"hf_hub": "nobody/nothing/"}}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, MINIATURE, tags)
-    with pytest.raises(FileNotFoundError, match=r"cannot be downloaded: .*--model.pretrained PATH.*anople-tiny"):
+    said = r"\(open_clip_model.safetensors of nobody/nothing\) .*downloaded: .*--model.pretrained PATH.*anople-tiny"
+    with pytest.raises(FileNotFoundError, match=said):
         load_backbone(MINIATURE)
 
 

@@ -1,0 +1,46 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The shipped configurations, read by the real command line."""
+
+from pathlib import Path
+
+import pytest
+
+from helpers.command_line import Parser
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+RUNS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("model/*.yaml")])
+DATA = sorted(CONFIGS.glob("data/*.yaml"))
+COMPARISONS = sorted([*CONFIGS.glob("benchmark/*.yaml"), *CONFIGS.glob("ablation/*.yaml")])
+
+
+def identify(path: Path) -> str:
+    return path.relative_to(CONFIGS).as_posix()
+
+
+def test_every_shipped_file_is_read_here() -> None:
+    assert set(CONFIGS.rglob("*.*")) == {*RUNS, *DATA, *COMPARISONS}
+
+
+@pytest.mark.parametrize("path", RUNS, ids=identify)
+def test_models_and_whole_runs(path: Path) -> None:
+    data = () if path.name == "quickstart.yaml" else ("--data", "MVTecAD")
+    config = Parser(["train", "--config", str(path), *data], run=False).config.train
+    assert config.model.class_path == "anople_anomalib.AnoPLe"
+    assert config.model.init_args.k_shot == 1
+    assert "data" in config
+
+
+@pytest.mark.parametrize("path", DATA, ids=identify)
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "train"])
+def test_data(path: Path, verb: str) -> None:
+    config = Parser([verb, "--model", "AnoPLe", "--data", str(path)], run=False).config[verb]
+    assert config.data.class_path in path.read_text(encoding="utf-8")
+    assert config.data.init_args
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=identify)
+def test_comparisons(path: Path) -> None:
+    config = Parser(["fewshot", "--config", str(path)], run=False).config
+    assert Path(str(config.fewshot.config)).resolve() == path
