@@ -105,16 +105,18 @@ def test_new_parts_and_thresholds_are_exported(model: AnoPLe, root: Path) -> Non
 PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some CPUs would take bfloat16
 
 
-def test_one_openvino_model_predicts_as_the_engine_does_for_images_of_any_number_and_size(
-    model: AnoPLe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [None, (90, 110)])
+def test_one_openvino_model_predicts_as_the_engine_does(
+    model: AnoPLe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] | None
 ) -> None:
+    """For any number of images, and for images of any size unless the size was fixed."""
     pytest.importorskip("openvino")
     pytest.importorskip("onnxscript")
     monkeypatch.chdir(tmp_path)  # anomalib's inferencer keeps a cache where it runs
-    path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path)
+    path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path, input_size=size)
     inferencer = OpenVINOInferencer(path, "CPU", PRECISE)
-    for shape in ((1, 3, 90, 110), (3, 3, 40, 64)):
-        images = torch.rand(shape)
+    for number, other in ((1, (90, 110)), (3, (40, 64))):
+        images = torch.rand(number, 3, *(size or other))
         expected, actual = model(images), inferencer.predict(images)
         for name in ("pred_score", "anomaly_map"):
             value = torch.from_numpy(getattr(actual, name))
