@@ -213,7 +213,8 @@ class FewShotTraining(LightningModule):
         Returns:
             One row per shot, in their order, in every process.
         """
-        if self.trainer.world_size == 1:
+        trainer = getattr(self, "_trainer", None)  # without one there is this process alone
+        if trainer is None or trainer.world_size == 1:
             return features
         rows = rearrange(self.all_gather(features), "process m ... -> (m process) ...")
         return rows if self._shots is None else rows[: len(self._shots)]
