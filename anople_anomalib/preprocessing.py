@@ -95,7 +95,8 @@ def resize_by_products(images: torch.Tensor, size: tuple[int, int]) -> torch.Ten
         Images of shape ``(..., h, w)``.
     """
     rows, columns = (_weights(images, axis, length) for axis, length in zip((-2, -1), size, strict=True))
-    return (rows @ images) @ columns.T  # OpenVINO 2026.4 fails to compile the other order with a normalization after it
+    resized = rows @ images.flatten(end_dim=-3) @ columns.T
+    return resized.reshape(*images.shape[:-2], *size)  # a reshape keeps OpenVINO from fusing a normalization wrongly
 
 
 def _weights(images: torch.Tensor, axis: int, length: int) -> torch.Tensor:
