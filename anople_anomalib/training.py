@@ -192,6 +192,19 @@ class FewShotTraining(LightningModule):
         """Refuse to predict with what was not trained."""
         self._require_training()
 
+    def on_test_end(self) -> None:
+        """Say where the pictures of the test are."""
+        self._name_pictures()
+
+    def on_predict_end(self) -> None:
+        """Say where the pictures of the prediction are."""
+        self._name_pictures()
+
+    def _name_pictures(self) -> None:
+        folder = getattr(getattr(self, "visualizer", None), "output_dir", None)  # known from the first picture on
+        if folder is not None and self.trainer.is_global_zero:
+            logger.info("Heat maps: %s", folder)
+
     def normal_images(self) -> Iterator[torch.Tensor]:
         """Shots of the running training: of several processes, each gets its share.
 

@@ -74,6 +74,15 @@ class TestSequence:
             assert labels.numel() == 8
             assert labels.any()
 
+    def test_a_test_says_where_its_pictures_are(
+        self, folder: Path, pictures: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        model, datamodule, engine = self.objects(folder, pictures)
+        with caplog.at_level("INFO", logger="anople_anomalib.training"):
+            engine.test(model=model, datamodule=datamodule, ckpt_path=str(self.checkpoint(folder)))
+        (said,) = [record.args[0] for record in caplog.records if record.msg.startswith("Heat maps")]
+        assert (Path(said) / "hole" / "000.png").is_file()
+
     @pytest.mark.parametrize("export_type", EXPORTS)
     def test_exports_from_the_checkpoint(self, folder: Path, pictures: Path, export_type: str) -> None:
         model, _, engine = self.objects(folder, pictures)
