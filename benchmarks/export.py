@@ -67,13 +67,16 @@ def main() -> None:
         os.chdir(folder)  # OpenVINO's inferencer keeps a cache where it runs
         expected = [model.eval()(image) for image in images]
         scores, maps = (torch.cat([getattr(one, name) for one in expected]) for name in ("pred_score", "anomaly_map"))
-        for name, (path, predict) in exports(model, datamodule, Path(folder), arguments.precision).items():
+        size = tuple(images[0].shape[-2:])
+        datamodule = SampleTextures(category=arguments.category)  # the trained one's images come resized
+        for name, (path, predict) in exports(model, datamodule, Path(folder), size, arguments.precision).items():
             print(f"| {name} | {megabytes(path):.1f} | {compare(predict, images, scores, maps, labels)} |", flush=True)
 
 
-def exports(model: AnoPLe, datamodule: SampleTextures, folder: Path, precision: str) -> dict[str, tuple[Path, Predict]]:
+def exports(
+    model: AnoPLe, datamodule: SampleTextures, folder: Path, size: tuple[int, int], precision: str
+) -> dict[str, tuple[Path, Predict]]:
     """Write every format; its file and what predicts with it, by name."""
-    size = tuple(datamodule.test_data[0].image.shape[-2:])
     config = {"INFERENCE_PRECISION_HINT": precision}
     torch_file = model.to_torch(folder)
     detector = TorchInferencer(torch_file, device="cpu")
