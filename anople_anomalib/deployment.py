@@ -3,6 +3,7 @@
 
 """A trained AnoPLe as it is exported: what detection needs, and nothing else."""
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ class Detector(ExportMixin, LightningModule):
 
     def __init__(self, pre_processor: nn.Module | None, model: AnoPLeModel, post_processor: nn.Module | None) -> None:
         super().__init__()
-        self.pre_processor, self.post_processor = pre_processor, post_processor
+        self.pre_processor, self.post_processor = _without_trainer(pre_processor), _without_trainer(post_processor)
         self.model = model.for_inference()
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
@@ -114,3 +115,13 @@ class Detector(ExportMixin, LightningModule):
         images = nncf.Dataset(datamodule.val_dataloader(), lambda batch: batch.image.numpy())
         precise = nncf.IgnoredScope(patterns=list(_PRECISE), validate=False)
         return nncf.quantize(model, images, model_type=nncf.ModelType.TRANSFORMER, ignored_scope=precise)
+
+
+def _without_trainer(processor: nn.Module | None) -> nn.Module | None:
+    """A processor without the methods of the whole model that Lightning hangs on every callback of a training."""
+    if processor is None:
+        return None
+    processor = copy.copy(processor)
+    for name in ("log", "log_dict"):
+        vars(processor).pop(name, None)
+    return processor

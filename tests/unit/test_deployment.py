@@ -50,6 +50,8 @@ def test_torch_inferencer_predicts_as_the_engine_does(
 ) -> None:
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
     path = make_engine(tmp_path).export(model, "torch", export_root=tmp_path)
+    tensors = [*model.detector().parameters(), *model.detector().buffers()]
+    assert path.stat().st_size < 1.5 * sum(tensor.nbytes for tensor in tensors)  # nothing else hangs on to it
     inferencer = TorchInferencer(path, device="cpu")
     predictions = make_engine(tmp_path).predict(model, datamodule=make_datamodule(root))
     for batch in predictions:
