@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="anople-tiny")
     parser.add_argument("--pretrained")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--decoder-lr", type=float, default=0.15)
+    parser.add_argument("--decoder-lr", type=float, default=2e-4)
     parser.add_argument("--ratios", type=float, nargs="+", default=[1.0, 0.1])
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
