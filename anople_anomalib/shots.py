@@ -183,8 +183,8 @@ def images_to_validate_on(
 ) -> AnomalibDataset:
     """Normal images that a threshold can be taken from: training images that are no shots, else the shots rotated.
 
-    A rotation by 45 degrees, enlarged so that no corner is empty, takes the patches away from those in the memory
-    about as far as another image does; a mirrored shot or one that is left out of the memory stays closer.
+    A rotation by 45 degrees, enlarged so that no corner is empty, takes the patches away from those in the memory, as
+    another image does; a mirrored shot stays too close. How far differs from texture to texture: it is a stand-in.
 
     Args:
         dataset: The whole training set.
