@@ -9,13 +9,14 @@ and works batch-first; blocks of old versions (before 2.26) are sequence-first.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from open_clip import CLIP
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 
 class VisualFeatures(NamedTuple):
@@ -261,13 +262,6 @@ def recorded_attention(tower: PromptedVisualTower) -> Iterator[list[torch.Tensor
         ValueError: If a layer has an attention of its own kind, which keeps its weights to itself.
     """
     recorded: list[torch.Tensor] = []
-
-    def ask(_attention: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        return args, {**kwargs, "need_weights": True, "average_attn_weights": True}
-
-    def note(_attention: nn.Module, _args: tuple, output: tuple[torch.Tensor, torch.Tensor]) -> None:
-        recorded.append(output[1].detach())
-
     with ExitStack() as hooks:  # removes them whatever happens
         for block in tower.visual.transformer.resblocks:
             attention = getattr(block, "attn", None)
@@ -277,8 +271,11 @@ def recorded_attention(tower: PromptedVisualTower) -> Iterator[list[torch.Tensor
                     "choose a backbone with torch's MultiheadAttention, such as ViT-B-16-plus-240 or anople-tiny."
                 )
                 raise ValueError(msg)
-            hooks.callback(attention.register_forward_pre_hook(ask, with_kwargs=True).remove)
-            hooks.callback(attention.register_forward_hook(note).remove)
+
+            def note(_norm: nn.Module, _args: tuple, x: torch.Tensor, attention: nn.Module = attention) -> None:
+                recorded.append(_attention_weights(attention, x).detach())
+
+            hooks.callback(block.ln_1.register_forward_hook(note).remove)
         yield recorded
 
 
@@ -288,10 +285,38 @@ def _expand(token: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def _run(transformer: nn.Module, block: nn.Module, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Run one block on a batch-first sequence."""
+    """Run one block on a batch-first sequence.
+
+    torch's MultiheadAttention hands its projection a transposed view, for which a batch in bfloat16 or with gradients
+    copies the weights for every token: several times the cost of the block. Here the projection is one product.
+    """
+    if isinstance(block, ResidualAttentionBlock):
+        x = x + block.ls_1(_attend(block.attn, block.ln_1(x), mask))
+        return x + block.ls_2(block.mlp(block.ln_2(x)))
     if getattr(transformer, "batch_first", False):
         return block(x, attn_mask=mask)
     return block(x.transpose(0, 1), attn_mask=mask).transpose(0, 1)
+
+
+def _attend(attention: nn.MultiheadAttention, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Self-attention of sequences of shape ``(B, L, D)``."""
+    queries, keys, values = _heads(attention, x)
+    mask = None if mask is None else mask.to(queries.dtype)
+    heads = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    return attention.out_proj(rearrange(heads, "b h l d -> b l (h d)"))
+
+
+def _attention_weights(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
+    """Weights of shape ``(B, L, L)`` of the self-attention without a mask, the mean over the heads."""
+    queries, keys, _ = _heads(attention, x)
+    scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
+    return scores.softmax(dim=-1).mean(dim=1)
+
+
+def _heads(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
+    """Queries, keys and values, shape ``(3, B, heads, L, D / heads)``."""
+    packed = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    return rearrange(packed, "b l (three h d) -> three b h l d", three=3, h=attention.num_heads)
 
 
 def _frozen_names(module: nn.Module, prefix: str) -> Iterable[tuple[str, torch.Tensor]]:
