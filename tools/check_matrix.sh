@@ -28,8 +28,8 @@ folder=${MATRIX_FOLDER:-$(mktemp -d)}
 summary=()
 failures=0
 
-interpreter() { # the newest Python of a minor version, from the path or from pyenv
-  command -v "python$1" && return
+interpreter() { # the newest Python of a minor version, from the path or from pyenv, whose shims may stand for nothing
+  "python$1" --version >/dev/null 2>&1 && command -v "python$1" && return
   find "${PYENV_ROOT:-$HOME/.pyenv}/versions" -maxdepth 3 -path "*/$1.*/bin/python3" 2>/dev/null | sort -V | tail -n 1
 }
 
