@@ -19,6 +19,7 @@ from torch import nn
 
 from .checkpoints import guard_checkpoints
 from .pictures import read_as_before, read_carefully
+from .processes import evaluate_as_before, evaluate_once, send_buffers
 from .shots import TrainingShots
 from .state_checks import require_finite
 
@@ -107,6 +108,7 @@ class FewShotTraining(LightningModule):
         """
         guard_checkpoints(self.trainer)
         read_carefully()
+        evaluate_once(self.trainer)
         if stage != TrainerFn.FITTING:
             return
         self._resumed_from = None
@@ -122,12 +124,13 @@ class FewShotTraining(LightningModule):
         _prepare(self.trainer)
 
     def teardown(self, stage: str) -> None:
-        """Give anomalib its reader and the datamodule its training set back.
+        """Give anomalib its reader, the trainer its data loaders and the datamodule its training set back.
 
         Args:
             stage: Stage of the trainer.
         """
         read_as_before()
+        evaluate_as_before(self.trainer)
         if stage == TrainerFn.FITTING and self._shots is not None:
             self._shots.give_back()
             self._shots = None
@@ -145,6 +148,11 @@ class FewShotTraining(LightningModule):
             self.complete()
         else:
             self._require_training()
+        send_buffers(self.trainer, send=False)
+
+    def on_validation_end(self) -> None:
+        """Let several processes agree on their buffers again."""
+        send_buffers(self.trainer, send=True)
 
     def on_train_epoch_end(self) -> None:
         """Complete the model after the last epoch where there was no validation."""
