@@ -17,6 +17,7 @@ from open_clip import CLIP
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
 
 
 class VisualFeatures(NamedTuple):
@@ -239,6 +240,15 @@ class FrozenCLIP(nn.Module):
         """Width of the joint embedding."""
         return self.visual.visual.proj.shape[1]
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep no values inside the blocks for the backward pass, and compute them again there: less memory, more time.
+
+        Args:
+            enable: Whether to do so from now on.
+        """
+        for transformer in (self.visual.visual.transformer, self.text.transformer):
+            transformer.grad_checkpointing = enable  # open_clip's own flag
+
     def train(self, mode: bool = True) -> "FrozenCLIP":
         """Stay in evaluation mode, whatever the mode of the parent."""
         del mode
@@ -285,7 +295,14 @@ def _expand(token: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def _run(transformer: nn.Module, block: nn.Module, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Run one block on a batch-first sequence.
+    """Run one block on a batch-first sequence."""
+    if transformer.grad_checkpointing and torch.is_grad_enabled():
+        return checkpoint(_run_block, transformer, block, x, mask, use_reentrant=False)
+    return _run_block(transformer, block, x, mask)
+
+
+def _run_block(transformer: nn.Module, block: nn.Module, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """One block, by the fastest road.
 
     torch's MultiheadAttention hands its projection a transposed view, for which a batch in bfloat16 or with gradients
     copies the weights for every token: several times the cost of the block. Here the projection is one product.

@@ -97,6 +97,8 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         epochs: Number of epochs where the trainer is given none.
         prompt_lr: Learning rate of the prompts.
         decoder_lr: Learning rate of the decoder.
+        gradient_checkpointing: Whether the towers keep no values inside their blocks for the backward pass: less
+            memory, more time, the same result.
         training_seed: Seed of the initial prompts, the simulated anomalies and the order of the shots.
         pre_processor: Pre-processor instance or flag to use the default.
         post_processor: Post-processor instance or flag to use the default.
@@ -134,6 +136,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         epochs: int = 60,
         prompt_lr: float = 1e-3,
         decoder_lr: float = 2e-4,
+        gradient_checkpointing: bool = False,
         training_seed: int = 0,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
@@ -162,6 +165,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        loaded.clip.set_grad_checkpointing(gradient_checkpointing)
         visual, text = loaded.clip.visual, loaded.clip.text
         with seeded(training_seed):
             self.model = AnoPLeModel(

@@ -41,7 +41,6 @@ def main() -> None:
     parser.add_argument("--backbone", default="anople-tiny")
     parser.add_argument("--pretrained")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--decoder-lr", type=float, default=0.15)
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="of OpenVINO's computations")
     arguments = parser.parse_args()
     os.environ["TRUST_REMOTE_CODE"] = "1"  # the torch file is written a moment before it is read
@@ -50,7 +49,6 @@ def main() -> None:
         backbone=arguments.backbone,
         pretrained=arguments.pretrained,
         epochs=arguments.epochs,
-        decoder_lr=arguments.decoder_lr,
         visualizer=False,
     )
     engine = Engine(logger=False, enable_progress_bar=False)

@@ -4,10 +4,11 @@
 """Cost and AUROC of the memory bank against the number of shots, with all patches and with a coreset.
 
 A model is trained on one shot. Further shots are then added to its memory without training, as
-``extend_memory_bank`` does; the test images are encoded once. The query's time is that of one image.
+``extend_memory_bank`` does; the test images are encoded once. The query's time is that of one image. Where there are
+fewer than 64 training pictures, mirrored and turned ones follow when they are used up; the table counts them.
 
 Usage:
-    python benchmarks/memory_bank.py                                          # SampleTextures: up to 12 shots
+    python benchmarks/memory_bank.py                                          # SampleTextures: 12 training pictures
     python benchmarks/memory_bank.py --data-root DIR --category NAME          # a folder in MVTec AD's layout
     python benchmarks/memory_bank.py --plot memory_bank.png
 """
@@ -15,6 +16,8 @@ Usage:
 import argparse
 import statistics
 import time
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +46,7 @@ class Row(NamedTuple):
 
     ratio: float
     shots: int
+    turned: int
     features: int
     megabytes: float
     milliseconds: float
@@ -78,7 +82,15 @@ def encode(model: AnoPLe, datamodule: AnomalibDataModule) -> Encoded:
     return Encoded(visual, torch.cat(probability), torch.cat(maps), torch.cat(masks))
 
 
-def judge(model: AnoPLe, bank: MemoryBank, test: Encoded, ratio: float, shots: int) -> Row:
+def turned(image: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The seven other ways to lay down a square picture of shape ``(1, 3, h, w)``, mirrored first."""
+    yield image.flip(-1)
+    for turns in (2, 1, 3):
+        yield image.rot90(turns, dims=(-2, -1))
+        yield image.flip(-1).rot90(turns, dims=(-2, -1))
+
+
+def judge(model: AnoPLe, bank: MemoryBank, test: Encoded, ratio: float, shots: int, num_turned: int) -> Row:
     """Fuse everything with a bank and compare it with the ground truth."""
     model.model.memory_bank = bank
     seconds, memory = [], []
@@ -91,6 +103,7 @@ def judge(model: AnoPLe, bank: MemoryBank, test: Encoded, ratio: float, shots: i
     return Row(
         ratio,
         shots,
+        num_turned,
         len(bank),
         bank.features.nbytes / 1e6,
         1000 * statistics.median(seconds),
@@ -104,18 +117,18 @@ def rows_of(model: AnoPLe, datamodule: AnomalibDataModule, ratios: list[float]) 
     """All lines of the table."""
     paths = datamodule.train_data.samples.image_path.tolist()
     names, test, rows = relative_names(paths), encode(model, datamodule), []
-    counts = [count for count in SHOTS if count < len(paths)] + ([len(paths)] if len(paths) < max(SHOTS) else [])
-    order = draw_shots(names, max(counts), seed=0, category=datamodule.category)
-    images = (read_image(paths[index], as_tensor=True).unsqueeze(0) for index in order)
-    features = [model.model.memory_features(model.pre_processor.transform(image)) for image in images]
-    by_path = dict(zip(order, features, strict=True))
+    images = [model.pre_processor.transform(read_image(path, as_tensor=True).unsqueeze(0)) for path in paths]
+    features = [model.model.memory_features(image) for image in images]
+    others = chain.from_iterable(zip(*map(turned, images), strict=True))  # all pictures mirrored, then all upside down
+    further = [model.model.memory_features(image) for image in islice(others, max(0, max(SHOTS) - len(paths)))]
     for ratio in ratios:
-        for count in counts:
-            drawn = draw_shots(names, count, seed=0, category=datamodule.category)
+        for count in SHOTS:
+            drawn = draw_shots(names, min(count, len(paths)), seed=0, category=datamodule.category)
+            shots = [features[index] for index in drawn] + further[: max(0, count - len(paths))]
             bank = MemoryBank(model.model.clip.visual.width, ratio)
-            bank.build(torch.cat([by_path[index] for index in drawn]))
-            rows.append(judge(model, bank, test, ratio, count))
-            print("| {:g} | {} | {} | {:.2f} | {:.2f} | {:.4f} | {:.4f} |".format(*rows[-1]), flush=True)
+            bank.build(torch.cat(shots))
+            rows.append(judge(model, bank, test, ratio, len(shots), len(shots) - len(drawn)))
+            print("| {:g} | {} | {} | {} | {:.2f} | {:.2f} | {:.4f} | {:.4f} |".format(*rows[-1]), flush=True)
     return rows
 
 
@@ -143,7 +156,6 @@ def main() -> None:
     parser.add_argument("--backbone", default="anople-tiny")
     parser.add_argument("--pretrained")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--decoder-lr", type=float, default=2e-4)
     parser.add_argument("--ratios", type=float, nargs="+", default=[1.0, 0.1])
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
@@ -155,15 +167,14 @@ def main() -> None:
         backbone=arguments.backbone,
         pretrained=arguments.pretrained,
         epochs=arguments.epochs,
-        decoder_lr=arguments.decoder_lr,
         visualizer=False,
     )
     Engine(logger=False, enable_progress_bar=False, limit_val_batches=0).fit(model, datamodule=datamodule)
     print(
         f"\n{arguments.backbone}, {arguments.category}, torch {torch.__version__}, {torch.get_num_threads()} threads\n"
     )
-    print("| coreset ratio | shots | features | MB | ms per image | image AUROC | pixel AUROC |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| coreset ratio | shots | of them turned | features | MB | ms per image | image AUROC | pixel AUROC |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     rows = rows_of(model.eval(), datamodule, arguments.ratios)
     if arguments.plot:
         plot(rows, arguments.plot)

@@ -22,7 +22,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import open_clip
 import torch
 from anomalib.data import ImageBatch
-from torch.utils.checkpoint import checkpoint
 
 from anople_anomalib import AnoPLe
 
@@ -35,34 +34,14 @@ Times = dict[str, list[tuple[float, float]]]
 """Wall time and CPU time of every call, by name."""
 
 
-class CheckpointedBlock(torch.nn.Module):
-    """A block that keeps its input for the backward pass alone and runs again then.
-
-    Args:
-        block: The block.
-    """
-
-    def __init__(self, block: torch.nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: torch.Tensor, attn_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Run the block."""
-        return checkpoint(self.block, x, attn_mask=attn_mask, use_reentrant=False)
-
-
 @contextmanager
 def checkpointed(model: AnoPLe) -> Iterator[None]:
-    """Run the blocks of both towers as :class:`CheckpointedBlock`."""
-    transformers = (model.model.clip.visual.visual.transformer, model.model.clip.text.transformer)
-    blocks = [transformer.resblocks for transformer in transformers]
+    """As with ``gradient_checkpointing=True``."""
+    model.model.clip.set_grad_checkpointing()
     try:
-        for transformer, plain in zip(transformers, blocks, strict=True):
-            transformer.resblocks = torch.nn.ModuleList(CheckpointedBlock(block) for block in plain)
         yield
     finally:
-        for transformer, plain in zip(transformers, blocks, strict=True):
-            transformer.resblocks = plain
+        model.model.clip.set_grad_checkpointing(enable=False)
 
 
 def kept_megabytes(model: AnoPLe, batch: ImageBatch, context: AbstractContextManager) -> float:

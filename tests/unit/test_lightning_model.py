@@ -6,6 +6,7 @@
 import inspect
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import open_clip
 import pytest
@@ -65,6 +66,32 @@ def ready(**arguments: Any) -> AnoPLe:  # noqa: ANN401
 
 def batch_of(number: int = 1) -> ImageBatch:
     return ImageBatch(image=torch.rand(number, 3, 2 * IMAGE_SIZE[0], 2 * IMAGE_SIZE[1]))
+
+
+def step(model: AnoPLe) -> tuple[float, list[torch.Tensor], int]:
+    """Loss and gradients of one training step, and the size of what it keeps for its backward pass."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    torch.manual_seed(0)
+    batch = batch_of()
+    with patch.object(AnoPLe, "log_dict"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model.training_step(batch, 0)
+    loss.backward()
+    learned = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return loss.item(), learned, sum(kept.values())
+
+
+def test_gradient_checkpointing_keeps_less_and_changes_nothing() -> None:
+    loss, gradients, size = step(ready())
+    other_loss, other_gradients, other_size = step(ready(gradient_checkpointing=True))
+    assert other_loss == loss
+    for gradient, other in zip(gradients, other_gradients, strict=True):
+        assert_close(other, gradient)
+    assert other_size < 0.7 * size
 
 
 def test_defaults_are_the_papers() -> None:
