@@ -22,13 +22,13 @@ from helpers.training import make_datamodule, make_engine, read
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="copies the process for each run of the command")
 
 EPOCHS = 4
-KILLS = {  # where the signal strikes: after the step of an epoch (counted from 0), or in the validation after the last
-    "SIGTERM_1": {"name": "SIGTERM", "epoch": 1},
-    "SIGKILL_1": {"name": "SIGKILL", "epoch": 1},
-    "SIGKILL_2": {"name": "SIGKILL", "epoch": 2},
-    "SIGTERM_3": {"name": "SIGTERM", "epoch": 3},
-    "SIGKILL_validation": {"name": "SIGKILL", "epoch": 3, "hook": "on_validation_start"},
+SIGNALS = ("SIGTERM", "SIGKILL")
+KILLS = {  # after the step of every epoch (counted from 0) that has a checkpoint before it, and in the last validation
+    **{f"{name}_{epoch}": {"name": name, "epoch": epoch} for name in SIGNALS for epoch in range(1, EPOCHS)},
+    "SIGKILL_validation": {"name": "SIGKILL", "epoch": EPOCHS - 1, "hook": "on_validation_start"},
 }
+LATE = {"name": "SIGTERM", "epoch": EPOCHS - 1, "hook": "on_validation_start"}
+"""Too late to matter: Lightning heeds it when all steps are done."""
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -60,7 +60,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, run_python: Run, repositor
     """Folder of an uninterrupted run and of all interrupted and resumed ones, and how each run ended."""
     root = tmp_path_factory.mktemp("killed")
     data = write_category(root / "data")
-    runs: dict[str, dict[str, Any]] = {"whole": {"arguments": arguments(data, root / "whole")}}
+    runs: dict[str, dict[str, Any]] = {
+        "whole": {"arguments": arguments(data, root / "whole")},
+        "late": {"arguments": arguments(data, root / "late"), **LATE},
+    }
     for name, kill in KILLS.items():
         runs[name] = {"arguments": arguments(data, root / name), **kill}
         resumed = arguments(data, root / name, "--ckpt_path", checkpoint(root / name, 0))
@@ -78,7 +81,7 @@ def test_every_signal_struck_and_every_resumed_command_succeeded(trained: tuple[
         expected = 0 if kill["name"] == "SIGTERM" else -signal.SIGKILL  # Lightning ends at once, without an error
         assert codes[name] == expected, (root / "output.txt").read_text()
         assert codes[f"{name}_resumed"] == 0, (root / "output.txt").read_text()
-    assert codes["whole"] == 0
+    assert codes["whole"] == codes["late"] == 0
 
 
 @pytest.mark.parametrize("name", KILLS)
@@ -92,6 +95,14 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(trained: tuple[Path, 
     assert whole["state_dict"].keys() == resumed["state_dict"].keys()
     for key, value in whole["state_dict"].items():
         assert torch.equal(resumed["state_dict"][key], value), key
+
+
+def test_a_termination_in_the_last_validation_leaves_the_whole_result(trained: tuple[Path, dict[str, int]]) -> None:
+    root, _ = trained
+    whole, late = (read(checkpoint(root / folder, 0))["state_dict"] for folder in ("whole", "late"))
+    assert whole["model.is_fitted"]
+    for key, value in whole.items():
+        assert torch.equal(late[key], value), key
 
 
 def test_a_killed_training_predicts_as_if_nothing_had_happened(trained: tuple[Path, dict[str, int]]) -> None:
@@ -109,4 +120,4 @@ def test_no_unfinished_file_stands_under_a_final_name(trained: tuple[Path, dict[
     root, _ = trained
     for path in root.rglob("*.ckpt"):
         read(path)
-    assert len(list(root.rglob("*.ckpt"))) == 1 + 2 * len(KILLS)
+    assert len(list(root.rglob("*.ckpt"))) == 2 + 2 * len(KILLS)
