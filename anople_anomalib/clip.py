@@ -4,7 +4,8 @@
 """The frozen CLIP and its two prompted towers, equations (3) to (6) of the AnoPLe paper.
 
 The only file that knows the insides of open_clip's models. It reads the attributes that all supported versions share
-and works batch-first; blocks of old versions (before 2.26) are sequence-first.
+and works batch-first; blocks of old versions (before 2.26) are sequence-first. Tokens are cut out as
+``x[..., a:b, :]``, since ``x[:, a:b]`` fixes the batch of an export made with torch 2.6.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -96,14 +97,14 @@ class PromptedVisualTower(nn.Module):
         memory = []
         for layer, block in enumerate(self.visual.transformer.resblocks):
             if layer < len(prompts):
-                x = torch.cat([x[:, :length], _expand(prompts[layer], x)], dim=1)
+                x = torch.cat([x[..., :length, :], _expand(prompts[layer], x)], dim=1)
             x = _run(self.visual.transformer, block, x)
             if layer + 1 in memory_layers:
-                memory.append(x[:, patches])
-        x = self.visual.ln_post(x[:, : patches.stop])
+                memory.append(x[..., patches, :])
+        x = self.visual.ln_post(x[..., : patches.stop, :])
         return VisualFeatures(
-            image_embedding=x[:, 0] @ self.visual.proj,
-            patch_tokens=x[:, patches],
+            image_embedding=x[..., 0, :] @ self.visual.proj,
+            patch_tokens=x[..., patches, :],
             memory_features=torch.stack(memory).mean(dim=0) if memory else None,
         )
 

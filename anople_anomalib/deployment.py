@@ -4,6 +4,7 @@
 """A trained AnoPLe as it is exported: what detection needs, and nothing else."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,6 @@ from .torch_model import AnoPLeModel
 
 if TYPE_CHECKING:
     import openvino
-
-_PRECISE = (r".*node_matmul(_\d+)?",)
-"""What INT8 leaves alone: products written with ``@``, which resize, project, and compare with texts and memory.
-
-The exporter makes their names of that operation; the towers' linear layers have others. A cosine distance is a small
-difference of numbers near 1, of which eight bits leave nothing.
-"""
 
 _OPSET = 18  # the exporter's own; it would have to convert to anomalib's 14, and fails
 
@@ -113,8 +107,34 @@ class Detector(ExportMixin, LightningModule):
             raise ValueError(msg)
         datamodule.setup("fit")
         images = nncf.Dataset(datamodule.val_dataloader(), lambda batch: batch.image.numpy())
-        precise = nncf.IgnoredScope(patterns=list(_PRECISE), validate=False)
+        precise = nncf.IgnoredScope(names=self._precise_products(model))
         return nncf.quantize(model, images, model_type=nncf.ModelType.TRANSFORMER, ignored_scope=precise)
+
+    def _precise_products(self, model: "openvino.Model") -> list[str]:
+        """Names of the products that INT8 leaves alone: those that resize, project, and compare with texts and memory.
+
+        A cosine distance is a small difference of numbers near 1, of which eight bits leave nothing. Exporters give
+        such products no names to know them by: known are the shapes, and that images are resized before the first
+        convolution cuts them into patches.
+        """
+        factors = [self.model.text_features, self.model.clip.visual.visual.proj]
+        if self.model.memory_bank is not None:
+            factors += self.model.memory_bank.parts()
+        shapes = {frozenset(factor.shape) for factor in factors}
+        names, in_patches = [], False
+        for operation in model.get_ordered_ops():
+            kind = operation.get_type_name()
+            in_patches = in_patches or kind == "Convolution"
+            if kind == "MatMul" and (not in_patches or any(shape in shapes for shape in _static_shapes(operation))):
+                names.append(operation.get_friendly_name())
+        return names
+
+
+def _static_shapes(operation: "openvino.Node") -> Iterator[frozenset[int]]:
+    """Lengths of the sides of an operation's constant inputs."""
+    for shape in (source.get_partial_shape() for source in operation.input_values()):
+        if shape.is_static:
+            yield frozenset(shape.to_shape())
 
 
 def _without_trainer(processor: nn.Module | None) -> nn.Module | None:

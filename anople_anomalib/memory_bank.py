@@ -58,6 +58,10 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         self.build(features)
         self.features = torch.cat([old, self.features.to(old)])
 
+    def parts(self) -> Sequence[torch.Tensor]:
+        """The bank in the parts that are compared at once, ``(m, width)`` each."""
+        return self.features.split(_ROWS)
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Distance of every patch to its nearest normal patch, equation (13).
 
@@ -98,7 +102,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
             msg = "The memory bank is empty: train the model or load a checkpoint of a trained one first."
             raise RuntimeError(msg)
         queries = F.normalize(features, dim=-1).flatten(end_dim=-2)  # (B * n, width)
-        bank = self.features.to(queries.dtype).split(_ROWS)
+        bank = [part.to(queries.dtype) for part in self.parts()]
         return [queries] if torch.compiler.is_compiling() else queries.split(_QUERIES), bank
 
     def _coreset(self, features: torch.Tensor) -> torch.Tensor:

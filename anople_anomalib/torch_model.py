@@ -219,13 +219,13 @@ class AnoPLeModel(nn.Module):
     def abnormal_probability(self, visual: VisualFeatures) -> torch.Tensor:
         """p_hat of equation (8), shape ``(B,)``, values in [0, 1]."""
         embeddings = F.normalize(visual.image_embedding, dim=-1)
-        return self.image_logits(embeddings, self.text_features.to(embeddings.dtype)).softmax(dim=-1)[:, 1]
+        return self.image_logits(embeddings, self.text_features.to(embeddings.dtype)).softmax(dim=-1)[..., 1]
 
     def decoder_map(self, visual: VisualFeatures) -> torch.Tensor:
         """M_hat: abnormal probability of every pixel, shape ``(B, h, w)``, values in [0, 1]."""
         logits = self._pixel_logits(self._local_features(visual), self.text_features)
         logits = F.interpolate(logits, size=self.image_size, mode="bilinear", align_corners=False)
-        return logits.softmax(dim=1)[:, 1]
+        return logits.softmax(dim=1)[..., 1, :, :]
 
     def memory_map(self, visual: VisualFeatures) -> torch.Tensor:
         """M_mem of equation (13), resized to the image: shape ``(B, h, w)``, values in [0, 1]."""

