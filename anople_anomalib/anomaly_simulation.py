@@ -4,6 +4,7 @@
 """Simulated anomalies in pixel space and in latent space (sections 3.1 and 8.3 of the AnoPLe paper)."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
@@ -12,6 +13,31 @@ from torch.nn import functional as F  # noqa: N812
 
 LATENT_SIGMA = 0.015
 """Standard deviation of the latent noise, as in SimpleNet."""
+
+
+class _Generator(PerlinAnomalyGenerator):
+    """anomalib's generator, whose textures do not depend on the order of the file system and are named in an error."""
+
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401
+        super().__init__(**arguments)
+        self.anomaly_source_paths = sorted(set(self.anomaly_source_paths))
+
+    def generate_perturbation(
+        self,
+        height: int,
+        width: int,
+        device: torch.device | None = None,
+        anomaly_source_path: Path | str | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make the filling and the mask of one anomaly, see the base class."""
+        try:
+            return super().generate_perturbation(height, width, device, anomaly_source_path)
+        except RuntimeError as error:
+            if anomaly_source_path is None or isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = str(error).strip().splitlines()[0]
+            msg = f"The texture '{anomaly_source_path}' cannot be read ({reason}): make it a PNG or JPEG, or remove it."
+            raise ValueError(msg) from error
 
 
 class PixelAnomalySimulator(nn.Module):
@@ -23,11 +49,12 @@ class PixelAnomalySimulator(nn.Module):
 
     Raises:
         FileNotFoundError: If the folder does not exist or has no image.
+        ValueError: At work, if a texture cannot be read.
     """
 
     def __init__(self, anomaly_source_path: Path | str | None = None, probability: float = 0.5) -> None:
         super().__init__()
-        self.generator = PerlinAnomalyGenerator(anomaly_source_path=anomaly_source_path, probability=probability)
+        self.generator = _Generator(anomaly_source_path=anomaly_source_path, probability=probability)
         if anomaly_source_path is not None and not self.generator.anomaly_source_paths:
             msg = f"anomaly_source_path must be a folder with images, found none in {str(anomaly_source_path)!r}."
             raise FileNotFoundError(msg)

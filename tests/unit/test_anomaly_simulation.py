@@ -71,6 +71,26 @@ def test_a_source_without_images_is_refused(tmp_path: Path, folder: str) -> None
         PixelAnomalySimulator(str(tmp_path / folder))
 
 
+@pytest.mark.parametrize("content", [b"", b"GIF89a no picture"], ids=["empty", "damaged"])
+def test_a_texture_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "cloth 1.jpg").write_bytes(content)
+    with pytest.raises(ValueError, match=r"The texture '.*cloth 1.jpg' cannot be read \(.+\): make it a PNG or JPEG"):
+        PixelAnomalySimulator(tmp_path, probability=1.0)(torch.rand(1, 3, 32, 32))
+
+
+def test_textures_do_not_depend_on_the_order_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(6):
+        Image.new("RGB", (8, 8), (0, 40 * index, 0)).save(tmp_path / f"{index}.png")
+    damaged = []
+    for backwards in (False, True):
+        listed = Path.rglob
+        monkeypatch.setattr(Path, "rglob", lambda *args: sorted(listed(*args), reverse=backwards))  # noqa: B023
+        torch.manual_seed(0)
+        damaged.append(PixelAnomalySimulator(tmp_path, probability=1.0)(torch.zeros(4, 3, 32, 32))[0])
+        monkeypatch.undo()
+    assert torch.equal(*damaged)
+
+
 def test_latent_anomalies_are_noisy_normalized_embeddings() -> None:
     """Equation (9): z-_latent = z+ + eps."""
     normal = F.normalize(torch.randn(4, 64), dim=1)
