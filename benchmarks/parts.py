@@ -48,11 +48,13 @@ Prediction = tuple[Tensor, Tensor | None]
 """Image scores of shape (n,) and maps of shape (n, h, w), if there are any."""
 
 
-def train(datamodule: AnomalibDataModule, k_shot: int, seed: int, arguments: Mapping[str, Any]) -> AnoPLe:
+def train(
+    datamodule: AnomalibDataModule, k_shot: int, seed: int, arguments: Mapping[str, Any], precision: str
+) -> AnoPLe:
     """Train one model; validation and visualization are left out."""
     model = AnoPLe(**arguments, k_shot=k_shot, seed=seed, training_seed=seed, visualizer=False, evaluator=False)
     with tempfile.TemporaryDirectory() as folder:
-        Engine(default_root_dir=folder, **QUIET).fit(model, datamodule=datamodule)
+        Engine(default_root_dir=folder, precision=precision, **QUIET).fit(model, datamodule=datamodule)
     return model.eval()
 
 
@@ -126,7 +128,8 @@ def measure(arguments: argparse.Namespace) -> Table:
         for k_shot in arguments.shots:
             for seed in arguments.seeds:
                 datamodule = make_datamodule(arguments.data_root, category)
-                model = train(datamodule, k_shot, seed, {"backbone": TINY, **arguments.model})
+                settings = {"backbone": TINY, **arguments.model}
+                model = train(datamodule, k_shot, seed, settings, arguments.precision)
                 for row, metrics in test(model, datamodule).items():
                     table.setdefault((row, k_shot, category), []).append(metrics)
         sys.stderr.write(f"{category} is done\n")
@@ -172,6 +175,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--model", nargs="+", type=setting, default=[], metavar="NAME=VALUE", help="AnoPLe's arguments")
+    parser.add_argument("--precision", default="32-true", help="of the training alone, e.g. bf16-mixed")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     if arguments.data_root is not None and arguments.category is None:
