@@ -10,6 +10,7 @@ Usage:
     python benchmarks/export.py
     python benchmarks/export.py --category grass --epochs 60
     python benchmarks/export.py --precision bf16        # OpenVINO in bfloat16, its default on CPUs that have it
+    python benchmarks/export.py --any-size              # files for images of any size
 """
 
 import argparse
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--pretrained")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="of OpenVINO's computations")
+    parser.add_argument("--any-size", action="store_true", help="write files that take images of any size")
     arguments = parser.parse_args()
     os.environ["TRUST_REMOTE_CODE"] = "1"  # the torch file is written a moment before it is read
     datamodule = SampleTextures(category=arguments.category)
@@ -65,14 +67,14 @@ def main() -> None:
         os.chdir(folder)  # OpenVINO's inferencer keeps a cache where it runs
         expected = [model.eval()(image) for image in images]
         scores, maps = (torch.cat([getattr(one, name) for one in expected]) for name in ("pred_score", "anomaly_map"))
-        size = tuple(images[0].shape[-2:])
+        size = None if arguments.any_size else tuple(images[0].shape[-2:])
         datamodule = SampleTextures(category=arguments.category)  # the trained one's images come resized
         for name, (path, predict) in exports(model, datamodule, Path(folder), size, arguments.precision).items():
             print(f"| {name} | {megabytes(path):.1f} | {compare(predict, images, scores, maps, labels)} |", flush=True)
 
 
 def exports(
-    model: AnoPLe, datamodule: SampleTextures, folder: Path, size: tuple[int, int], precision: str
+    model: AnoPLe, datamodule: SampleTextures, folder: Path, size: tuple[int, int] | None, precision: str
 ) -> dict[str, tuple[Path, Predict]]:
     """Write every format; its file and what predicts with it, by name."""
     config = {"INFERENCE_PRECISION_HINT": precision}
