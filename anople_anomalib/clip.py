@@ -121,6 +121,7 @@ class PromptedVisualTower(nn.Module):
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
         """Tokens [CLS, patches] that enter the first layer."""
+        images = images.to(self.visual.conv1.weight.dtype)
         x = rearrange(self.visual.conv1(images), "b d h w -> b (h w) d")
         x = torch.cat([_expand(self.visual.class_embedding.unsqueeze(0), x), x], dim=1)
         return self.visual.ln_pre(x + self.visual.positional_embedding.to(x.dtype))

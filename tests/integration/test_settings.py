@@ -66,6 +66,13 @@ def test_mixed_precision(pictures: Path, tmp_path: Path, precision: str) -> None
     assert model.post_processor.image_threshold.item() == pytest.approx(threshold, rel=0.05)
 
 
+def test_double_precision(pictures: Path, tmp_path: Path) -> None:
+    model, results = train(pictures, tmp_path, precision="64-true")
+    _, expected = train(pictures, tmp_path)
+    assert model.dtype == torch.float64
+    assert results == pytest.approx(expected, abs=0.05)
+
+
 def test_a_pre_processor_of_ones_own(pictures: Path, tmp_path: Path) -> None:
     transform = Compose([Resize((80, 100)), Normalize([0.5] * 3, [0.5] * 3)])
     model, results = train(pictures, tmp_path, {"pre_processor": PreProcessor(transform=transform)})
