@@ -109,6 +109,7 @@ class AnoPLeModel(nn.Module):
         """A copy that can only detect: constant prompts, no text tower, no gradients."""
         model = copy.deepcopy(self)
         model.prompt_learner = ConstantPrompts(self.prompt_learner)
+        model.clip.set_grad_checkpointing(enable=False)  # there is no backward pass
         model.clip.text = None
         return model.requires_grad_(requires_grad=False).eval()
 

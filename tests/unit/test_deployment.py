@@ -27,7 +27,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
     """A trained model."""
     engine = make_engine(tmp_path_factory.mktemp("training"))
-    model = make_model(epochs=1)
+    model = make_model(epochs=1, gradient_checkpointing=True)  # a matter of the training alone
     engine.fit(model, datamodule=make_datamodule(root))
     return model.eval()
 
