@@ -13,11 +13,14 @@ from anomalib.data import AnomalibDataModule, InferenceBatch
 from anomalib.models.components.base.export_mixin import ExportMixin
 from lightning.pytorch import LightningModule
 from torch import nn
+from torch.utils.data import DataLoader
 
 from .torch_model import AnoPLeModel
 
 if TYPE_CHECKING:
     import openvino
+
+_LINEAR_LAYERS = 4  # of a block: queries, keys and values; the heads' output; two of the MLP
 
 _OPSET = 18  # the exporter's own; it would have to convert to anomalib's 14, and fails
 
@@ -101,33 +104,48 @@ class Detector(ExportMixin, LightningModule):
             ValueError: If there is no datamodule.
         """
         import nncf
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
         if datamodule is None:
             msg = "INT8_PTQ calibrates on images: give the data that the model was trained on (--data, datamodule=)."
             raise ValueError(msg)
         datamodule.setup("fit")
-        images = nncf.Dataset(datamodule.val_dataloader(), lambda batch: batch.image.numpy())
-        precise = nncf.IgnoredScope(names=self._precise_products(model))
-        return nncf.quantize(model, images, model_type=nncf.ModelType.TRANSFORMER, ignored_scope=precise)
+        images = DataLoader(datamodule.val_data, batch_size=1, collate_fn=datamodule.val_data.collate_fn)
+        return nncf.quantize(
+            model,
+            nncf.Dataset(images, lambda batch: batch.image.numpy()),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=self._precise_products(model)),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX  # a mean would cut anomalies off
+            ),
+        )
 
     def _precise_products(self, model: "openvino.Model") -> list[str]:
-        """Names of the products that INT8 leaves alone: those that resize, project, and compare with texts and memory.
+        """Names of the products that INT8 leaves alone.
 
-        A cosine distance is a small difference of numbers near 1, of which eight bits leave nothing. Exporters give
-        such products no names to know them by: known are the shapes, and that images are resized before the first
-        convolution cuts them into patches.
+        They are those that resize, project, and compare with texts and memory (a cosine distance is a small difference
+        of numbers near 1, of which eight bits leave nothing), and the linear layers of the first block, where a few
+        channels are so large that eight bits leave nothing of the others.
+
+        Exporters give products no names to know them by. Known are the shapes, the order, and that images are resized
+        before the first convolution cuts them into patches.
         """
         factors = [self.model.text_features, self.model.clip.visual.visual.proj]
         if self.model.memory_bank is not None:
             factors += self.model.memory_bank.parts()
         shapes = {frozenset(factor.shape) for factor in factors}
-        names, in_patches = [], False
+        precise, linear, in_patches = [], [], False
         for operation in model.get_ordered_ops():
-            kind = operation.get_type_name()
-            in_patches = in_patches or kind == "Convolution"
-            if kind == "MatMul" and (not in_patches or any(shape in shapes for shape in _static_shapes(operation))):
-                names.append(operation.get_friendly_name())
-        return names
+            in_patches = in_patches or operation.get_type_name() == "Convolution"
+            if operation.get_type_name() != "MatMul":
+                continue
+            constants = list(_static_shapes(operation))
+            if not in_patches or any(shape in shapes for shape in constants):
+                precise.append(operation)
+            elif constants:
+                linear.append(operation)
+        return [product.get_friendly_name() for product in (*precise, *linear[:_LINEAR_LAYERS])]
 
 
 def _static_shapes(operation: "openvino.Node") -> Iterator[frozenset[int]]:

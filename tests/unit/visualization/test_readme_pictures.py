@@ -15,7 +15,7 @@ LARGEST = 300_000  # bytes of all pictures together
 
 
 def pictures_of(repository: Path) -> list[str]:
-    return re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (repository / "README.md").read_text(encoding="utf-8"))
+    return re.findall(r"!\[[^\]]+\]\((docs/images/[^)]+)\)", (repository / "README.md").read_text(encoding="utf-8"))
 
 
 def test_the_pictures_of_the_readme_are_there_and_small(repository: Path) -> None:
