@@ -140,7 +140,7 @@ def test_an_onnx_file_is_complete_and_has_a_free_batch(model: AnoPLe, tmp_path: 
     assert vocabulary not in sizes
 
 
-def test_int8_leaves_the_memory_alone(model: AnoPLe, root: Path, tmp_path: Path) -> None:
+def test_int8_leaves_the_memory_alone_and_keeps_the_scores(model: AnoPLe, root: Path, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     pytest.importorskip("nncf")
     pytest.importorskip("onnxscript")
@@ -163,6 +163,14 @@ def test_int8_leaves_the_memory_alone(model: AnoPLe, root: Path, tmp_path: Path)
     ]
     assert memory
     assert not set(memory) & set(quantized)
+    quantized_model = openvino.Core().compile_model(path, "CPU", PRECISE)
+    datamodule = make_datamodule(root)
+    datamodule.setup()
+    for item in datamodule.test_data:
+        images = item.image.unsqueeze(0)
+        expected, actual = model(images), quantized_model(images.numpy())
+        for name in ("pred_score", "anomaly_map"):
+            assert_close(torch.from_numpy(actual[name]), getattr(expected, name), atol=0.05, rtol=0)
 
 
 def _is_quantized(product: Any, port: int) -> bool:  # noqa: ANN401
