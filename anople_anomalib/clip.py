@@ -10,6 +10,7 @@ and works batch-first; blocks of old versions (before 2.26) are sequence-first. 
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -283,11 +284,7 @@ def recorded_attention(tower: PromptedVisualTower) -> Iterator[list[torch.Tensor
                     "choose a backbone with torch's MultiheadAttention, such as ViT-B-16-plus-240 or anople-tiny."
                 )
                 raise ValueError(msg)
-
-            def note(_norm: nn.Module, _args: tuple, x: torch.Tensor, attention: nn.Module = attention) -> None:
-                recorded.append(_attention_weights(attention, x).detach())
-
-            hooks.callback(block.ln_1.register_forward_hook(note).remove)
+            hooks.callback(block.ln_1.register_forward_hook(partial(_record, recorded, attention)).remove)
         yield recorded
 
 
@@ -323,6 +320,13 @@ def _attend(attention: nn.MultiheadAttention, x: torch.Tensor, mask: torch.Tenso
     mask = None if mask is None else mask.to(queries.dtype)
     heads = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     return attention.out_proj(rearrange(heads, "b h l d -> b l (h d)"))
+
+
+def _record(
+    recorded: list[torch.Tensor], attention: nn.MultiheadAttention, _norm: nn.Module, _args: tuple, x: torch.Tensor
+) -> None:
+    """Forward hook of the norm before an attention: note the weights that the attention will have."""
+    recorded.append(_attention_weights(attention, x).detach())
 
 
 def _attention_weights(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:

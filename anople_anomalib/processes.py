@@ -27,6 +27,7 @@ def evaluate_once(trainer: Trainer) -> None:
     process = type(strategy).process_dataloader
 
     def process_dataloader(loader: object) -> object:
+        """Change an evaluation's data loader before the strategy does what it always does."""
         if isinstance(loader, DataLoader) and loader.dataset is not getattr(datamodule, "train_data", None):
             _repeat_nothing(loader)
         return process(strategy, loader)

@@ -223,7 +223,7 @@ class FewShotTraining(LightningModule):
             images = (batch.image for batch in self.trainer.train_dataloader)
         else:
             images = self._shots.images(self.trainer.global_rank, self.trainer.world_size)
-        return (image.to(device=self.device, dtype=self.dtype) for image in images)
+        return (image.to(self.device) for image in images)
 
     def gather_shots(self, features: torch.Tensor) -> torch.Tensor:
         """Bring together what the processes of a training have made of their :meth:`normal_images`.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 
@@ -41,3 +42,14 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
 
     return run
+
+
+@pytest.fixture
+def _no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anomalib's download of MVTec AD fails at once, as on a machine without a network."""
+
+    def fail(*_args: object) -> None:
+        msg = "no network"
+        raise URLError(msg)
+
+    monkeypatch.setattr("anomalib.data.datamodules.image.mvtecad.download_and_extract", fail)

@@ -96,5 +96,5 @@ def attention_of(model: AnoPLe, batch: ImageBatch, view: int = -1) -> Attention:
 
 
 def images_of(model: AnoPLe, batch: ImageBatch) -> torch.Tensor:
-    """The images of a batch, where the model is and in its precision."""
-    return batch.image.to(device=model.device, dtype=model.dtype)
+    """The images of a batch, where the model is."""
+    return batch.image.to(model.device)

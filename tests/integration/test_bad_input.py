@@ -5,23 +5,13 @@
 
 import shutil
 from pathlib import Path
-from urllib.error import URLError
 
 import pytest
 
 from helpers.command_line import MODEL, anomalib, data_arguments
 from helpers.folders import write_category
 
-pytestmark = pytest.mark.usefixtures("_quiet_process")
-
-
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_args: object) -> None:
-        msg = "no network"
-        raise URLError(msg)
-
-    monkeypatch.setattr("anomalib.data.datamodules.image.mvtecad.download_and_extract", fail)
+pytestmark = pytest.mark.usefixtures("_quiet_process", "_no_download")
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,7 @@ from anople_anomalib.data import FewShot
 from anople_anomalib.data.errors import ClearDataErrors
 from helpers.folders import write_category
 
-
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_args: object) -> None:
-        msg = "no network"
-        raise URLError(msg)
-
-    monkeypatch.setattr("anomalib.data.datamodules.image.mvtecad.download_and_extract", fail)
+pytestmark = pytest.mark.usefixtures("_no_download")
 
 
 def raised_in_a_trainer(datamodule: AnomalibDataModule, do: Callable[[], None]) -> BaseException:
