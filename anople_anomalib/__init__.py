@@ -12,42 +12,21 @@ Installing the package is enough: anomalib then knows the model, the datamodules
 Importing this package is light: the public names are imported when they are first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from anople_anomalib import _autoload
+import lazy_loader
+
+from . import _autoload
 
 if TYPE_CHECKING:
-    from anople_anomalib.lightning_model import AnoPLe
-    from anople_anomalib.torch_model import AnoPLeModel
+    from .lightning_model import AnoPLe
+    from .method.torch_model import AnoPLeModel
 
 __all__ = ["AnoPLe", "AnoPLeModel"]
 __version__ = "0.1.0"
 
-_HOME_OF = {"AnoPLe": "lightning_model", "AnoPLeModel": "torch_model"}
-
-
-def __getattr__(name: str) -> object:
-    """Import a public class when it is first asked for.
-
-    Args:
-        name: One of ``__all__``.
-
-    Returns:
-        The class of that name.
-
-    Raises:
-        AttributeError: If the package has no such public name.
-    """
-    if name not in _HOME_OF:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    """Return the names of the package, those included that are not imported yet."""
-    return sorted({*globals(), *__all__})
-
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__, submod_attrs={"lightning_model": ["AnoPLe"], "method.torch_model": ["AnoPLeModel"]}
+)
 
 _autoload.install()

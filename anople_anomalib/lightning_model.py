@@ -17,7 +17,7 @@ Paper:
     AnoPLe: Few-Shot Anomaly Detection via Bi-directional Prompt Learning with Only Normal Samples
 
 See Also:
-    :class:`anople_anomalib.torch_model.AnoPLeModel`: the PyTorch model.
+    :class:`anople_anomalib.method.torch_model.AnoPLeModel`: the PyTorch model.
 """
 
 import logging
@@ -40,21 +40,21 @@ from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 from torchvision.transforms.v2.functional import normalize
 
-from .anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
-from .arguments import as_list, check_k_shot, check_rates, check_whole
-from .backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
-from .checkpoint_hooks import CheckpointHooks, check_weights
+from .checkpoints.hooks import CheckpointHooks, check_weights
 from .data.errors import ClearDataErrors
-from .deployment import Export
-from .layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
-from .loss import AnoPLeLoss
-from .maintenance import Maintenance
-from .preprocessing import ExactPreProcessor
-from .state_checks import require_finite
-from .text import clean_class_names, prompt_texts, state_templates
-from .torch_model import AnoPLeModel, TrainingOutput
-from .training import EvaluationPreProcessing, FewShotTraining, ReturnOfShots, class_names_of, seeded
-from .views import cut_masks, cut_views, double, num_views, resize
+from .deployment.export import Export
+from .deployment.maintenance import Maintenance
+from .deployment.preprocessing import ExactPreProcessor
+from .method.anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
+from .method.arguments import as_list, check_integer, check_k_shot, check_rates
+from .method.backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
+from .method.layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
+from .method.loss import AnoPLeLoss
+from .method.prompt_templates import clean_class_names, prompt_texts, state_templates
+from .method.state_checks import require_finite
+from .method.torch_model import AnoPLeModel, TrainingOutput
+from .method.views import cut_masks, cut_views, double, num_views, resize
+from .training.hooks import EvaluationPreProcessing, FewShotTraining, ReturnOfShots, class_names_of, seeded
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +148,9 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         memory_layers, pretrained = as_list(memory_layers), pretrained and str(pretrained)
         anomaly_source_path = anomaly_source_path and str(anomaly_source_path)
         check_k_shot(k_shot)
-        check_whole(1, epochs=epochs)
-        check_whole(0, seed=seed, training_seed=training_seed)
-        check_whole(0, text_context_length=text_context_length, visual_context_length=visual_context_length)
+        check_integer(1, epochs=epochs)
+        check_integer(0, seed=seed, training_seed=training_seed)
+        check_integer(0, text_context_length=text_context_length, visual_context_length=visual_context_length)
         check_rates(prompt_lr=prompt_lr, decoder_lr=decoder_lr)
         if class_names is not None:
             clean_class_names(class_names)
@@ -318,7 +318,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         return self.model.image_logits(simulate_latent_anomalies(normal), output.text_features)
 
     @torch.no_grad()
-    def complete(self) -> None:
+    def finalize(self) -> None:
         """Compute the text features and fill the memory bank, with the final prompts."""
         self.model.refresh_text_features()
         if self.model.memory_bank is not None:
@@ -328,7 +328,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         self.model.is_fitted.fill_(value=True)
 
     @property
-    def is_complete(self) -> bool:
+    def is_finalized(self) -> bool:
         """Whether text features and memory belong to the present prompts."""
         return bool(self.model.is_fitted)
 

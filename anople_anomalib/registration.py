@@ -28,7 +28,7 @@ def register_model() -> None:
 
 def register_datamodules() -> None:
     """Add the datamodules to ``anomalib.data``."""
-    from anople_anomalib.data import FewShot, SampleTextures
+    from .data import FewShot, SampleTextures
 
     for datamodule in (FewShot, SampleTextures):
         _publish(datamodule, import_module("anomalib.data"))
@@ -40,7 +40,7 @@ def register_pipeline() -> None:
 
     if PIPELINE_REGISTRY is None:  # an anomalib without its pipelines
         return
-    from anople_anomalib.pipeline import FewShotPipeline
+    from .pipeline import FewShotPipeline
 
     PIPELINE_REGISTRY[PIPELINE_NAME] = FewShotPipeline
 

@@ -31,9 +31,9 @@ from torchmetrics.functional.classification import binary_auroc
 from torchvision.models import wide_resnet50_2
 from torchvision.transforms.v2 import functional as transforms
 
-from anople_anomalib.data.sample_textures import CATEGORIES, SampleTextures
-from anople_anomalib.few_shot import draw_shots
-from anople_anomalib.pixel_metrics import PIXEL_FIELDS, PixelAUPRO, PixelAUROC
+from anople_anomalib.data.sample_textures.datamodule import CATEGORIES, SampleTextures
+from anople_anomalib.data.sampling import draw_shots
+from anople_anomalib.metrics.pixel import PIXEL_FIELDS, PixelAUPRO, PixelAUROC
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 from tiny_clip.export import ASSET
@@ -285,7 +285,7 @@ def main() -> None:
     for row, model in (("anople-tiny", tiny), ("random weights", build_model(0).eval())):
         quality = held_out_quality(model, layers=arguments.layers[0])
         sys.stdout.write(
-            f"held-out procedural pictures, {row}: {', '.join(f'{k} {v:.2f}' for k, v in quality.items())}\n"
+            f"held-out procedural images, {row}: {', '.join(f'{k} {v:.2f}' for k, v in quality.items())}\n"
         )
 
 

@@ -26,7 +26,7 @@ from anomalib.models.image.winclip import torch_model as winclip
 from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib import AnoPLe
-from anople_anomalib.torch_model import AnoPLeModel
+from anople_anomalib.method.torch_model import AnoPLeModel
 
 MEMORIES = {"1-shot": 1, "4-shot": 4, "multi-class": 15}
 """Images in the memory."""

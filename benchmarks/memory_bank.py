@@ -5,10 +5,10 @@
 
 A model is trained on one shot. Further shots are then added to its memory without training, as
 ``extend_memory_bank`` does; the test images are encoded once. The query's time is that of one image. Where there are
-fewer than 64 training pictures, mirrored and turned ones follow when they are used up; the table counts them.
+fewer than 64 training images, mirrored and turned ones follow when they are used up; the table counts them.
 
 Usage:
-    python benchmarks/memory_bank.py                                          # SampleTextures: 12 training pictures
+    python benchmarks/memory_bank.py                                          # SampleTextures: 12 training images
     python benchmarks/memory_bank.py --data-root DIR --category NAME          # a folder in MVTec AD's layout
     python benchmarks/memory_bank.py --plot memory_bank.png
 """
@@ -29,11 +29,11 @@ from anomalib.engine import Engine
 from torchmetrics.functional.classification import binary_auroc
 
 from anople_anomalib import AnoPLe
-from anople_anomalib.anomaly_map import fuse, image_score
-from anople_anomalib.clip import VisualFeatures
 from anople_anomalib.data import SampleTextures
-from anople_anomalib.few_shot import draw_shots, relative_names
-from anople_anomalib.memory_bank import MemoryBank
+from anople_anomalib.data.sampling import draw_shots, relative_names
+from anople_anomalib.method.clip import VisualFeatures
+from anople_anomalib.method.fusion import fuse, image_score
+from anople_anomalib.method.memory_bank import MemoryBank
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -83,7 +83,7 @@ def encode(model: AnoPLe, datamodule: AnomalibDataModule) -> Encoded:
 
 
 def turned(image: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The seven other ways to lay down a square picture of shape ``(1, 3, h, w)``, mirrored first."""
+    """The seven other ways to lay down a square image of shape ``(1, 3, h, w)``, mirrored first."""
     yield image.flip(-1)
     for turns in (2, 1, 3):
         yield image.rot90(turns, dims=(-2, -1))
@@ -119,7 +119,7 @@ def rows_of(model: AnoPLe, datamodule: AnomalibDataModule, ratios: list[float]) 
     names, test, rows = relative_names(paths), encode(model, datamodule), []
     images = [model.pre_processor.transform(read_image(path, as_tensor=True).unsqueeze(0)) for path in paths]
     features = [model.model.memory_features(image) for image in images]
-    others = chain.from_iterable(zip(*map(turned, images), strict=True))  # all pictures mirrored, then all upside down
+    others = chain.from_iterable(zip(*map(turned, images), strict=True))  # all images mirrored, then all upside down
     further = [model.model.memory_features(image) for image in islice(others, max(0, max(SHOTS) - len(paths)))]
     for ratio in ratios:
         for count in SHOTS:

@@ -36,11 +36,11 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from anople_anomalib import AnoPLe
-from anople_anomalib.anomaly_map import fuse
-from anople_anomalib.backbones import TINY
 from anople_anomalib.data import SampleTextures
-from anople_anomalib.data.sample_textures import CATEGORIES
-from anople_anomalib.pixel_metrics import PIXEL_FIELDS, PixelAUPRO, PixelAUROC
+from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
+from anople_anomalib.method.backbones import TINY
+from anople_anomalib.method.fusion import fuse
+from anople_anomalib.metrics.pixel import PIXEL_FIELDS, PixelAUPRO, PixelAUROC
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 

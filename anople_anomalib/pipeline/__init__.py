@@ -8,27 +8,11 @@ Importing the package is light; the pipeline, and anomalib with it, is loaded wh
 
 from typing import TYPE_CHECKING
 
+import lazy_loader
+
 if TYPE_CHECKING:
-    from anople_anomalib.pipeline.few_shot_pipeline import FewShotPipeline
+    from .few_shot_pipeline import FewShotPipeline
 
 __all__ = ["FewShotPipeline"]
 
-
-def __getattr__(name: str) -> object:
-    """Import the pipeline when it is first asked for.
-
-    Args:
-        name: ``"FewShotPipeline"``.
-
-    Returns:
-        The class of that name.
-
-    Raises:
-        AttributeError: If the package has no such public name.
-    """
-    if name not in __all__:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    from anople_anomalib.pipeline.few_shot_pipeline import FewShotPipeline
-
-    return FewShotPipeline
+__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"few_shot_pipeline": ["FewShotPipeline"]})

@@ -13,8 +13,9 @@ from anomalib.models import AnomalibModule, get_model
 from anople_anomalib.data import FewShot
 from anople_anomalib.data.wrapping import build_datamodule
 from anople_anomalib.lightning_model import AnoPLe
-from anople_anomalib.metrics import PerCategoryEvaluator
-from anople_anomalib.pipeline.settings import JobSettings, class_name, join_categories
+from anople_anomalib.metrics.per_category import PerCategoryEvaluator
+
+from .settings import JobSettings, class_name, join_categories
 
 ONE_CLASS, MULTI_CLASS = "one-class", "multi-class"
 OWN_SEEDS = ("seed", "training_seed")  # arguments of a model that follow the job's seed unless they are given

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
-from anople_anomalib.pipeline.results import FAILED
-from anople_anomalib.pipeline.settings import split_categories
+from .results import FAILED
+from .settings import split_categories
 
 MAIN_METRICS = {
     "image_AUROC": "image\nAUROC",

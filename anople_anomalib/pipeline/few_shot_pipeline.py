@@ -36,11 +36,11 @@ from anomalib.pipelines.components.runners import ParallelRunner, SerialRunner
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
-from anople_anomalib.pipeline.console import show
-from anople_anomalib.pipeline.generator import FewShotJobGenerator
-from anople_anomalib.pipeline.job import FewShotJob
-from anople_anomalib.pipeline.results import FAILED, ResultsTable, write_plan
-from anople_anomalib.pipeline.settings import SECTION_KEYS, check_keys, expand_jobs
+from .console import show
+from .generator import FewShotJobGenerator
+from .job import FewShotJob
+from .results import FAILED, ResultsTable, write_plan
+from .settings import SECTION_KEYS, check_keys, expand_jobs
 
 TOP_LEVEL_KEYS = ("accelerator", "processes", FewShotJob.name)
 

@@ -9,9 +9,9 @@ from typing import Any
 from anomalib.pipelines.components import JobGenerator
 from anomalib.pipelines.types import PREV_STAGE_RESULT
 
-from anople_anomalib.pipeline.job import FewShotJob
-from anople_anomalib.pipeline.results import ResultsTable
-from anople_anomalib.pipeline.settings import expand_jobs
+from .job import FewShotJob
+from .results import ResultsTable
+from .settings import expand_jobs
 
 
 class FewShotJobGenerator(JobGenerator):

@@ -19,12 +19,13 @@ from anomalib.models import AnomalibModule
 from anomalib.pipelines.components import Job
 from lightning import seed_everything
 
-from anople_anomalib.few_shot import write_sample_list
-from anople_anomalib.pipeline.building import build_data, build_model, describe
-from anople_anomalib.pipeline.console import announce
-from anople_anomalib.pipeline.measures import InferenceSpeed, PeakMemory, checkpoint_megabytes, trained_parameters
-from anople_anomalib.pipeline.results import FAILED, OK, ResultsTable
-from anople_anomalib.pipeline.settings import JobSettings
+from anople_anomalib.data.sampling import write_sample_list
+
+from .building import build_data, build_model, describe
+from .console import announce
+from .measures import InferenceSpeed, PeakMemory, checkpoint_megabytes, trained_parameters
+from .results import FAILED, OK, ResultsTable
+from .settings import JobSettings
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from anople_anomalib.report.measured import load_results
-from anople_anomalib.report.writing import DEFAULT_METRICS, write_report
+from .measured import load_results
+from .writing import DEFAULT_METRICS, write_report
 
 
 def main(arguments: list[str] | None = None) -> int:

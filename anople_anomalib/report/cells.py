@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from anople_anomalib.report.measured import MEASURED, Results
-from anople_anomalib.report.published import MEAN, load_published, method_key
+from .measured import MEASURED, Results
+from .published import MEAN, load_published, method_key
 
 TABLE = ["dataset", "setting", "metric", "shots"]  # what all cells of one table share
 CELL_COLUMNS = [*TABLE, "category", "method", "source", "mean", "std", "seeds", "categories", "key"]

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pandas as pd
 
 from anople_anomalib.pipeline.settings import split_categories
-from anople_anomalib.report.cells import shots_text
-from anople_anomalib.report.measured import Results
-from anople_anomalib.report.published import MEAN, load_published
+
+from .cells import shots_text
+from .measured import Results
+from .published import MEAN, load_published
 
 JOB = ["method", "dataset", "categories", "k_shot"]
 GROUP = ["dataset", "setting", "shots"]

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from anople_anomalib.report.cells import sorted_shots
-from anople_anomalib.report.measured import MEASURED, Results
-from anople_anomalib.report.published import MEAN, PUBLISHED
+from .cells import sorted_shots
+from .measured import MEASURED, Results
+from .published import MEAN, PUBLISHED
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colors, which people with any color vision can tell apart; the markers differ, too."""

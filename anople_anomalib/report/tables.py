@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from anople_anomalib.report.cells import TABLE, cell_text, ranks, shots_text, sorted_shots
-from anople_anomalib.report.measured import MEASURED, PERCENT, Results
-from anople_anomalib.report.published import MEAN, PUBLISHED
+from .cells import TABLE, cell_text, ranks, shots_text, sorted_shots
+from .measured import MEASURED, PERCENT, Results
+from .published import MEAN, PUBLISHED
 
 COSTS = {
     "fit_seconds": "Fit (s)",

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from anople_anomalib.report.cells import CELL_COLUMNS, measured_cells, published_cells
-from anople_anomalib.report.gaps import gaps
-from anople_anomalib.report.measured import Results
-from anople_anomalib.report.plots import draw_plots
-from anople_anomalib.report.tables import TextTable, category_tables, cost_table, summary_tables
+from .cells import CELL_COLUMNS, measured_cells, published_cells
+from .gaps import gaps
+from .measured import Results
+from .plots import draw_plots
+from .tables import TextTable, category_tables, cost_table, summary_tables
 
 DEFAULT_METRICS = ("image_AUROC", "pixel_AUROC")
 ALL_METRICS = "all"

@@ -1,13 +1,13 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pictures of what AnoPLe does: functions that take data and return a matplotlib ``Figure``.
+"""Images of what AnoPLe does: functions that take data and return a matplotlib ``Figure``.
 
 Each docstring says which figure of the paper it follows and how to read it:
 
-- :func:`draw_gallery`: pictures, ground truth, heat maps and overlays of one or several models (Figures 3, 8, 9, 10);
+- :func:`draw_gallery`: images, ground truth, heat maps and overlays of one or several models (Figures 3, 8, 9, 10);
 - :func:`draw_maps`: decoder, memory and fused map side by side;
-- :func:`draw_nearest_normal`: why, the nearest normal patch and the picture it came from;
+- :func:`draw_nearest_normal`: why, the nearest normal patch and the image it came from;
 - :func:`draw_scores`: histograms of the scores with the threshold;
 - :func:`draw_features`: PCA of image and text features (Figure 4);
 - :func:`draw_prompt_attention`, :func:`draw_view_attention`: attention (Figures 11 and 12);
@@ -29,7 +29,7 @@ from .gallery import draw_gallery
 from .maps import draw_maps
 from .panel_visualizer import PanelVisualizer
 from .passes import attention_of, evidence_of
-from .samples import load_pictures, select
+from .samples import load_images, select
 from .scores import draw_scores
 from .training_curves import draw_training_curves
 
@@ -46,7 +46,7 @@ __all__ = [
     "draw_training_curves",
     "draw_view_attention",
     "evidence_of",
-    "load_pictures",
+    "load_images",
     "nearest_normal",
     "select",
     "shots_of",

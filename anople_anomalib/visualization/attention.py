@@ -15,7 +15,7 @@ from anople_anomalib.lightning_model import AnoPLe
 
 from .passes import attention_of
 from .samples import Sample, head, samples_of
-from .style import HEAT, SMALL, TRUTH, add_colorbar, label_row, new_grid, show_heat, show_mask, show_picture
+from .style import HEAT, SMALL, TRUTH, add_colorbar, label_row, new_grid, show_heat, show_image, show_mask
 
 COLUMNS = 6  # of matrices in a row
 
@@ -31,7 +31,7 @@ def draw_prompt_attention(model: AnoPLe, batch: ImageBatch, index: int = 0) -> F
 
     Args:
         model: A trained model.
-        batch: Images, as ``engine.predict`` or :func:`.samples.load_pictures` returns them.
+        batch: Images, as ``engine.predict`` or :func:`.samples.load_images` returns them.
         index: Which image of the batch.
 
     Returns:
@@ -71,7 +71,7 @@ def draw_view_attention(
 ) -> Figure:
     """Show where CLS and the view signals look: Figure 12.
 
-    How to read it: every row is a picture, outlined with its ground truth where that is known (sky blue). Light is
+    How to read it: every row is ba image, outlined with its ground truth where that is known (sky blue). Light is
     where the token attends to; 1 is the attention that every patch would get if all got the same, and all panels have
     the same scale. The signal of the whole view should look at all of the object; the signal of a crop, which the
     model never sees at test, may look anywhere; CLS, which has learned to tell damaged from sound, may pick out the
@@ -79,10 +79,10 @@ def draw_view_attention(
 
     Args:
         model: A trained model.
-        batch: Images, as ``engine.predict`` or :func:`.samples.load_pictures` returns them.
+        batch: Images, as ``engine.predict`` or :func:`.samples.load_images` returns them.
         layer: 1-based number of the layer; the paper shows the third.
         local_view: Index of the crop whose signal is shown.
-        max_rows: Largest number of pictures.
+        max_rows: Largest number of images.
 
     Returns:
         The figure. Without a view signal there is only CLS; without sub-images only one signal.
@@ -107,16 +107,16 @@ def draw_view_attention(
 
 
 def _draw_panels(panels: dict[str, np.ndarray], samples: list[Sample], layer: int) -> Figure:
-    """Pictures, and beside them where each token looks."""
+    """Images, and beside them where each token looks."""
     limits = (0.0, float(np.quantile(np.stack(list(panels.values())), 0.995)))
     figure, grid = new_grid(len(samples), 1 + len(panels))
     for row, (axes, sample) in enumerate(zip(grid, samples, strict=True)):
-        show_picture(axes[0], sample.picture)
-        show_mask(axes[0], sample.picture, sample.truth, TRUTH)
+        show_image(axes[0], sample.image)
+        show_mask(axes[0], sample.image, sample.truth, TRUTH)
         label_row(axes[0], sample.name)
         for place, heats in zip(axes[1:], panels.values(), strict=True):
-            show_heat(place, sample.picture, heats[row], limits)
-    for place, title in zip(grid[0], ["picture", *panels], strict=True):
+            show_heat(place, sample.image, heats[row], limits)
+    for place, title in zip(grid[0], ["image", *panels], strict=True):
         place.set_title(title, fontsize=SMALL + 1)
     add_colorbar(figure, grid[:, 1:], limits, f"attention in layer {layer}; 1 is even")
     return figure

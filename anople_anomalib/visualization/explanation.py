@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Why a place counts as anomalous: the nearest normal patch of the memory, and the picture that it came from."""
+"""Why a place counts as anomalous: the nearest normal patch of the memory, and the image that it came from."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,28 +13,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from anople_anomalib.few_shot import relative_names
+from anople_anomalib.data.sampling import relative_names
 from anople_anomalib.lightning_model import AnoPLe
-from anople_anomalib.shots import TrainingShots
+from anople_anomalib.training.shots import TrainingShots
 
 from .maps import TITLES
 from .passes import images_of
-from .samples import Sample, head, picture_of, samples_of
-from .style import ANOMALOUS, NORMAL, SMALL, TRUTH, label_row, new_grid, show_heat, show_mask, show_picture
+from .samples import Sample, head, pixels_of, samples_of
+from .style import ANOMALOUS, NORMAL, SMALL, TRUTH, label_row, new_grid, show_heat, show_image, show_mask
 
 CONTEXT = 3  # patches, width and height of an enlarged window around the patch
 
 
 class Shot(NamedTuple):
-    """A normal picture of the memory.
+    """A normal image of the memory.
 
     Attributes:
         name: Its file, below the folder that all shots share.
-        picture: Shape ``(H, W, 3)``, values in [0, 1].
+        image: Shape ``(H, W, 3)``, values in [0, 1].
     """
 
     name: str
-    picture: np.ndarray
+    image: np.ndarray
 
 
 class Match(NamedTuple):
@@ -59,14 +59,14 @@ class Match(NamedTuple):
 
 
 def shots_of(model: AnoPLe, datamodule: AnomalibDataModule) -> list[Shot]:
-    """The pictures that a model was trained on, in the order of its memory.
+    """The images that a model was trained on, in the order of its memory.
 
     Args:
         model: A trained model.
         datamodule: The datamodule of its training; set up here if it is not yet.
 
     Returns:
-        One shot per picture.
+        One shot per image.
 
     Raises:
         ValueError: If the datamodule has other shots than the model.
@@ -77,7 +77,7 @@ def shots_of(model: AnoPLe, datamodule: AnomalibDataModule) -> list[Shot]:
     hparams = model.hparams
     loan = TrainingShots(datamodule, k_shot=hparams["k_shot"], seed=hparams["seed"], image_size=model.image_size)
     try:
-        names, pictures = relative_names(loan.paths), [picture_of(image[0]) for image in loan.images()]
+        names, images = relative_names(loan.paths), [pixels_of(image[0]) for image in loan.images()]
     finally:
         loan.give_back()
     if model.drawn_samples and loan.names != model.drawn_samples:
@@ -86,7 +86,7 @@ def shots_of(model: AnoPLe, datamodule: AnomalibDataModule) -> list[Shot]:
             "of its training."
         )
         raise ValueError(msg)
-    return [Shot(name, picture) for name, picture in zip(names, pictures, strict=True)]
+    return [Shot(name, image) for name, image in zip(names, images, strict=True)]
 
 
 @torch.no_grad()
@@ -95,14 +95,14 @@ def nearest_normal(model: AnoPLe, batch: ImageBatch, num_shots: int) -> list[Mat
 
     Args:
         model: A trained model.
-        batch: Images, as ``engine.predict`` or :func:`.samples.load_pictures` returns them.
-        num_shots: Number of pictures that the memory was built from.
+        batch: Images, as ``engine.predict`` or :func:`.samples.load_images` returns them.
+        num_shots: Number of images that the memory was built from.
 
     Returns:
         One match per image.
 
     Raises:
-        ValueError: If the model has no memory, or its rows cannot be traced back to pictures.
+        ValueError: If the model has no memory, or its rows cannot be traced back to images.
     """
     bank, (height, width) = model.model.memory_bank, model.model.clip.visual.grid
     if bank is None:
@@ -110,9 +110,9 @@ def nearest_normal(model: AnoPLe, batch: ImageBatch, num_shots: int) -> list[Mat
         raise ValueError(msg)
     if bank.coreset_sampling_ratio < 1 or len(bank) != num_shots * height * width:
         msg = (
-            f"The memory holds {len(bank)} patches, not {height * width} of each of {num_shots} shots: pass pictures "
+            f"The memory holds {len(bank)} patches, not {height * width} of each of {num_shots} shots: pass images "
             "that were added to it as further shots, in their order; a memory that was reduced to a coreset cannot be "
-            "traced back to pictures."
+            "traced back to images."
         )
         raise ValueError(msg)
     features = model.model.memory_features(images_of(model, batch))
@@ -127,19 +127,19 @@ def nearest_normal(model: AnoPLe, batch: ImageBatch, num_shots: int) -> list[Mat
 
 
 def draw_nearest_normal(model: AnoPLe, batch: ImageBatch, shots: Sequence[Shot], max_rows: int = 4) -> Figure:
-    """Show why a place counts as anomalous: equation (13) in pictures, which the paper does not have.
+    """Show why a place counts as anomalous: equation (13) in images, which the paper does not have.
 
-    How to read it: every row is a picture with its ground truth where that is known (sky blue), and the distance of
+    How to read it: every row is ba image with its ground truth where that is known (sky blue), and the distance of
     each patch to the memory. The vermillion square is the patch that is furthest from everything normal; it is
     enlarged with its neighbors. The blue square, enlarged beside it, is the most similar patch of the normal shots, in
     the shot on the right. If the two look alike to you, the model is too strict, or that kind of normal is missing
-    among the shots: add a picture of it.
+    among the shots: add ba image of it.
 
     Args:
         model: A trained model.
-        batch: Images, as ``engine.predict`` or :func:`.samples.load_pictures` returns them.
-        shots: The pictures of the memory in its order, see :func:`shots_of`; then those that were added to it later.
-        max_rows: Largest number of pictures.
+        batch: Images, as ``engine.predict`` or :func:`.samples.load_images` returns them.
+        shots: The images of the memory in its order, see :func:`shots_of`; then those that were added to it later.
+        max_rows: Largest number of images.
 
     Returns:
         The figure.
@@ -153,7 +153,7 @@ def draw_nearest_normal(model: AnoPLe, batch: ImageBatch, shots: Sequence[Shot],
     figure, grid = new_grid(len(samples), 5)
     for axes, sample, match in zip(grid, samples, matches, strict=True):
         _draw_row(axes, sample, match, shots[match.shot], limits)
-    titles = ("picture", TITLES["memory"], "furthest patch", "nearest normal", "shot of the memory")
+    titles = ("image", TITLES["memory"], "furthest patch", "nearest normal", "shot of the memory")
     for place, title in zip(grid[0], titles, strict=True):
         place.set_title(title, fontsize=SMALL + 1)
     return figure
@@ -166,36 +166,36 @@ def _draw_row(
     shot: Shot,
     limits: tuple[float, float],
 ) -> None:
-    """Picture, distances, both patches, and the shot."""
+    """Image, distances, both patches, and the shot."""
     grid = match.distances.shape
-    show_picture(axes[0], sample.picture)
-    show_mask(axes[0], sample.picture, sample.truth, TRUTH)
+    show_image(axes[0], sample.image)
+    show_mask(axes[0], sample.image, sample.truth, TRUTH)
     label_row(axes[0], sample.name)
-    show_heat(axes[1], sample.picture, match.distances, limits)
-    show_picture(axes[2], sample.picture)
-    show_picture(axes[3], shot.picture)
-    show_picture(axes[4], shot.picture)
+    show_heat(axes[1], sample.image, match.distances, limits)
+    show_image(axes[2], sample.image)
+    show_image(axes[3], shot.image)
+    show_image(axes[4], shot.image)
     axes[2].set_xlabel(f"distance {match.distance:.3f}", fontsize=SMALL)
     axes[4].set_xlabel(shot.name, fontsize=SMALL)
     for place in axes[:3]:
-        _frame(place, sample.picture, grid, match.patch, ANOMALOUS)
+        _frame(place, sample.image, grid, match.patch, ANOMALOUS)
     for place in axes[3:]:
-        _frame(place, shot.picture, grid, match.normal_patch, NORMAL)
-    _zoom(axes[2], sample.picture, grid, match.patch)
-    _zoom(axes[3], shot.picture, grid, match.normal_patch)
+        _frame(place, shot.image, grid, match.normal_patch, NORMAL)
+    _zoom(axes[2], sample.image, grid, match.patch)
+    _zoom(axes[3], shot.image, grid, match.normal_patch)
 
 
-def _frame(axes: Axes, picture: np.ndarray, grid: tuple[int, int], patch: tuple[int, int], color: str) -> None:
+def _frame(axes: Axes, image: np.ndarray, grid: tuple[int, int], patch: tuple[int, int], color: str) -> None:
     """Square around a patch."""
-    height, width = picture.shape[0] / grid[0], picture.shape[1] / grid[1]
+    height, width = image.shape[0] / grid[0], image.shape[1] / grid[1]
     corner = (patch[1] * width, patch[0] * height)
     axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="white", linewidth=3))
     axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=color, linewidth=1.6))
 
 
-def _zoom(axes: Axes, picture: np.ndarray, grid: tuple[int, int], patch: tuple[int, int]) -> None:
+def _zoom(axes: Axes, image: np.ndarray, grid: tuple[int, int], patch: tuple[int, int]) -> None:
     """Enlarge the surroundings of a patch; at the border the window is moved inside."""
     starts = [min(max(p - CONTEXT // 2, 0), max(n - CONTEXT, 0)) for p, n in zip(patch, grid, strict=True)]
-    height, width = picture.shape[0] / grid[0], picture.shape[1] / grid[1]
+    height, width = image.shape[0] / grid[0], image.shape[1] / grid[1]
     axes.set_xlim(starts[1] * width, (starts[1] + CONTEXT) * width)
     axes.set_ylim((starts[0] + CONTEXT) * height, starts[0] * height)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Galleries of pictures, ground truth, heat maps and overlays (Figures 3, 8, 9 and 10 of the AnoPLe paper)."""
+"""Galleries of images, ground truth, heat maps and overlays (Figures 3, 8, 9 and 10 of the AnoPLe paper)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,8 +18,8 @@ from .style import (
     label_row,
     new_grid,
     show_heat,
+    show_image,
     show_mask,
-    show_picture,
 )
 
 ORDERS = ("given", "failures", "score")
@@ -31,9 +31,9 @@ def draw_gallery(
     max_rows: int = 8,
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:
-    """Show what was found in which picture: Figures 9 and 10, with several models Figure 3, failures first Figure 8.
+    """Show what was found in which image: Figures 9 and 10, with several models Figure 3, failures first Figure 8.
 
-    How to read it: every row is a picture. Then come the ground truth if it is known (sky blue outline), the heat map
+    How to read it: every row is ba image. Then come the ground truth if it is known (sky blue outline), the heat map
     of each model (light is anomalous, the same colors in all rows) and the pixels above its threshold (orange), again
     with the ground truth. The number below is the image-level score: 0.5 is the threshold, and a score on the wrong
     side of it is marked as "missed" or "false alarm".
@@ -42,7 +42,7 @@ def draw_gallery(
         predictions: What ``engine.predict`` returns; for several models a mapping from their names to that.
         order: ``"given"``, ``"failures"`` (the score that is furthest on the wrong side of the threshold comes first,
             judged by the first model) or ``"score"`` (the most anomalous first).
-        max_rows: Largest number of pictures.
+        max_rows: Largest number of images.
         limits: Values of the darkest and of the lightest color of the heat maps; (0, 1) fits normalized maps.
 
     Returns:
@@ -65,7 +65,7 @@ def gallery_of(rows: Sequence[Sequence[Sample]], names: Sequence[str], limits: t
     """Draw a gallery of samples, see :func:`draw_gallery`.
 
     Args:
-        rows: One sample per model, for every picture.
+        rows: One sample per model, for every image.
         names: Names of the models.
         limits: Values of the darkest and of the lightest color of the heat maps.
 
@@ -77,13 +77,13 @@ def gallery_of(rows: Sequence[Sequence[Sample]], names: Sequence[str], limits: t
     figure, grid = new_grid(len(rows), first + 2 * len(names))
     for axes, row in zip(grid, rows, strict=True):
         for place in axes[:first]:
-            show_picture(place, row[0].picture)
+            show_image(place, row[0].image)
         label_row(axes[0], row[0].name)
         if has_truth:
-            show_mask(axes[1], row[0].picture, row[0].truth, TRUTH)
+            show_mask(axes[1], row[0].image, row[0].truth, TRUTH)
         for sample, heat, overlay in zip(row, axes[first::2], axes[first + 1 :: 2], strict=True):
             _show_prediction(sample, heat, overlay, limits)
-    headers = ["picture", "ground truth"][:first]
+    headers = ["image", "ground truth"][:first]
     for name in names:
         headers += [f"{name}\nheat map".strip(), "above threshold"]
     for place, header in zip(grid[0], headers, strict=True):
@@ -99,7 +99,7 @@ def failures_first(samples: Sequence[Sample]) -> list[int]:
 
 
 def _rows(by_model: Mapping[str, Predictions], order: str, max_rows: int) -> list[tuple[Sample, ...]]:
-    """The samples of all models, picture by picture."""
+    """The samples of all models, image by image."""
     columns = {name: samples_of(predictions) for name, predictions in by_model.items()}
     first_name, first = next(iter(columns.items()))
     for name, samples in columns.items():
@@ -117,11 +117,11 @@ def _rows(by_model: Mapping[str, Predictions], order: str, max_rows: int) -> lis
 def _show_prediction(sample: Sample, heat: Axes, overlay: Axes, limits: tuple[float, float]) -> None:
     """Heat map and thresholded overlay of one model."""
     if sample.heat is None:
-        show_picture(heat, sample.picture)
+        show_image(heat, sample.image)
         heat.text(0.5, 0.5, "no map", ha="center", va="center", transform=heat.transAxes)
     else:
-        show_heat(heat, sample.picture, sample.heat, limits)
-    show_picture(overlay, sample.picture)
-    show_mask(overlay, sample.picture, sample.predicted, PREDICTION, fill=True)
-    show_mask(overlay, sample.picture, sample.truth, TRUTH)
+        show_heat(heat, sample.image, sample.heat, limits)
+    show_image(overlay, sample.image)
+    show_mask(overlay, sample.image, sample.predicted, PREDICTION, fill=True)
+    show_mask(overlay, sample.image, sample.truth, TRUTH)
     overlay.set_xlabel(sample.verdict, fontsize=SMALL, color=ANOMALOUS if sample.is_wrong else "black", labelpad=2)

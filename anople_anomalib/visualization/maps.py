@@ -11,16 +11,16 @@ from anople_anomalib.lightning_model import AnoPLe
 
 from .passes import Evidence, evidence_of
 from .samples import Sample, head, samples_of
-from .style import TRUTH, add_colorbar, label_row, new_grid, range_of, show_heat, show_mask, show_picture
+from .style import TRUTH, add_colorbar, label_row, new_grid, range_of, show_heat, show_image, show_mask
 
 TITLES = {"decoder": r"decoder $\hat{M}$", "memory": r"memory $M_{mem}$", "fused": r"fused $M_q$"}
 UNITS = {"decoder": "abnormal probability", "memory": "cosine distance / 2", "fused": "harmonic fusion"}
 
 
 def draw_maps(model: AnoPLe, batch: ImageBatch, max_rows: int = 6) -> Figure:
-    """Show the decoder's map, the memory's map and their fusion side by side: the right part of Figure 2, in pictures.
+    """Show the decoder's map, the memory's map and their fusion side by side: the right part of Figure 2, in images.
 
-    How to read it: every row is a picture, outlined with its ground truth where that is known (sky blue). The decoder
+    How to read it: every row is ba image, outlined with its ground truth where that is known (sky blue). The decoder
     knows what simulated defects look like; the memory knows what the normal shots look like; the fusion is large
     where both are. A column has one scale for all rows, given below it: the maps are those of the equations, before
     anomalib's normalization. The memory's distances are much smaller than probabilities, and the fusion follows the
@@ -28,8 +28,8 @@ def draw_maps(model: AnoPLe, batch: ImageBatch, max_rows: int = 6) -> Figure:
 
     Args:
         model: A trained model.
-        batch: Images, as ``engine.predict`` or :func:`.samples.load_pictures` returns them.
-        max_rows: Largest number of pictures.
+        batch: Images, as ``engine.predict`` or :func:`.samples.load_images` returns them.
+        max_rows: Largest number of images.
 
     Returns:
         The figure. Without a memory there is only the decoder's map.
@@ -39,10 +39,10 @@ def draw_maps(model: AnoPLe, batch: ImageBatch, max_rows: int = 6) -> Figure:
     names = ["decoder"] if evidence.memory is None else ["decoder", "memory", "fused"]
     figure, grid = new_grid(len(samples), 1 + len(names))
     for axes, sample in zip(grid[:, 0], samples, strict=True):
-        show_picture(axes, sample.picture)
-        show_mask(axes, sample.picture, sample.truth, TRUTH)
+        show_image(axes, sample.image)
+        show_mask(axes, sample.image, sample.truth, TRUTH)
         label_row(axes, sample.name)
-    grid[0, 0].set_title("picture, ground truth", fontsize=9)
+    grid[0, 0].set_title("image, ground truth", fontsize=9)
     for column, name in zip(grid[:, 1:].T, names, strict=True):
         _draw_column(figure, column, name, samples, evidence)
     return figure
@@ -53,6 +53,6 @@ def _draw_column(figure: Figure, column: np.ndarray, name: str, samples: list[Sa
     heats = getattr(evidence, name).float().numpy()
     limits = range_of(heats)
     for axes, sample, heat in zip(column, samples, heats, strict=True):
-        show_heat(axes, sample.picture, heat, limits)
+        show_heat(axes, sample.image, heat, limits)
     column[0].set_title(TITLES[name], fontsize=9)
     add_colorbar(figure, column[:, np.newaxis], limits, UNITS[name])

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A visualizer that puts the pictures of this package into the results of ``anomalib train`` and ``anomalib test``."""
+"""A visualizer that puts the images of this package into the results of ``anomalib train`` and ``anomalib test``."""
 
 import logging
 from collections import defaultdict
@@ -33,25 +33,25 @@ from .training_curves import PREFIX, draw_training_curves
 logger = logging.getLogger(__name__)
 
 SUMMARY = "summary"
-"""Folder of the pictures that are about the whole test, beside those of the single images."""
+"""Folder of the images that are about the whole test, beside those of the single images."""
 
 
 class PanelVisualizer(ImageVisualizer):
-    """Draws a panel for every tested image, and at the end pictures of the whole test.
+    """Draws a panel for every tested image, and at the end images of the whole test.
 
     A panel shows an image, its ground truth, what the decoder and the memory make of it, the anomaly map and the
-    pixels above the threshold. The pictures of the whole test go to the folder ``summary``: failures first, the
+    pixels above the threshold. The images of the whole test go to the folder ``summary``: failures first, the
     highest scores, the histogram of the scores, the features, attention, the nearest normal patches, and the curves of
     the training if it was in the same run. For another model than AnoPLe there are only those that need no look
     inside.
 
     The command line takes it as ``--model.visualizer anople_anomalib.visualization.PanelVisualizer``. The look inside
-    costs a second pass per image, and a panel takes longer to draw than anomalib's own picture.
+    costs a second pass per image, and a panel takes longer to draw than anomalib's own image.
 
     Args:
-        output_dir: Folder of the pictures; ``None`` for ``images`` in the results of the run.
+        output_dir: Folder of the images; ``None`` for ``images`` in the results of the run.
         panels: Whether to draw a panel for every image.
-        max_rows: Largest number of images in a picture of the whole test.
+        max_rows: Largest number of images in ba image of the whole test.
 
     Raises:
         ValueError: If ``max_rows`` is smaller than 1.
@@ -82,7 +82,7 @@ class PanelVisualizer(ImageVisualizer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw the panels of a batch, and note what the pictures of the whole test need."""
+        """Draw the panels of a batch, and note what the images of the whole test need."""
         del outputs, batch_idx, dataloader_idx
         evidence = evidence_of(pl_module, batch) if isinstance(pl_module, AnoPLe) else None
         for index, item in enumerate(batch):
@@ -92,24 +92,24 @@ class PanelVisualizer(ImageVisualizer):
                 figure.savefig(self._file_of(trainer, item.image_path))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the pictures of the whole test."""
+        """Draw the images of the whole test."""
         folder = self._folder(trainer) / SUMMARY
         for name, draw in self._summaries(trainer, pl_module).items():
             try:
                 figure = draw()
-            except ValueError as error:  # one picture less is no reason to lose a test
-                logger.warning("No picture %r: %s", name, error)
+            except ValueError as error:  # one image less is no reason to lose a test
+                logger.warning("No image %r: %s", name, error)
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             figure.savefig(folder / f"{name}.png")
         self._record = Record(self.max_rows)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the pictures of all predictions."""
+        """Draw the images of all predictions."""
         self.on_test_end(trainer, pl_module)
 
     def _summaries(self, trainer: Trainer, model: LightningModule) -> dict[str, Callable[[], Figure]]:
-        """The pictures of the whole test that the run allows, by their names."""
+        """The images of the whole test that the run allows, by their names."""
         record, summaries = self._record, {}
         if self._losses:
             summaries["training_curves"] = lambda: draw_training_curves(self._losses)

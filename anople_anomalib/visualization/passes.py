@@ -9,9 +9,9 @@ import torch
 from anomalib.data import ImageBatch
 from torch.nn import functional as F  # noqa: N812
 
-from anople_anomalib.anomaly_map import fuse
-from anople_anomalib.clip import recorded_attention
 from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.method.clip import recorded_attention
+from anople_anomalib.method.fusion import fuse
 
 
 class Evidence(NamedTuple):
@@ -51,7 +51,7 @@ def evidence_of(model: AnoPLe, batch: ImageBatch) -> Evidence:
 
     Args:
         model: A trained model.
-        batch: A batch, as ``engine.predict`` or :func:`.samples.load_pictures` returns it.
+        batch: A batch, as ``engine.predict`` or :func:`.samples.load_images` returns it.
 
     Returns:
         The evidence, on the CPU.

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is kept of a test for the pictures at its end: a few numbers of every image, and a few whole images."""
+"""What is kept of a test for the images at its end: a few numbers of every image, and a few whole images."""
 
 from collections.abc import Callable
 

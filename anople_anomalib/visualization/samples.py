@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Predictions of anomalib's engine as pictures that can be drawn."""
+"""Predictions of anomalib's engine as images that can be drawn."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from anomalib.data import ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize, to_dtype, to_image
 
+from anople_anomalib.data.image_reading import open_image
 from anople_anomalib.lightning_model import AnoPLe
-from anople_anomalib.pictures import open_picture
 
 LONGEST_SIDE = 320
-"""Larger pictures are shrunk: a figure of several cannot show more."""
+"""Larger images are shrunk: a figure of several cannot show more."""
 THRESHOLD = 0.5
 """Where anomalib's post-processor puts the threshold by its normalization of the scores."""
 
@@ -30,7 +30,7 @@ class Sample(NamedTuple):
 
     Attributes:
         name: Folder and stem of its file, as ``"crack/003"``; empty without a file.
-        picture: As the file shows it, shape ``(H, W, 3)``, values in [0, 1].
+        image: As the file shows it, shape ``(H, W, 3)``, values in [0, 1].
         score: Image-level score.
         is_anomalous: Whether it is anomalous in truth; ``None`` where that is not known.
         truth: Ground truth mask, shape ``(h, w)``, dtype bool, or ``None``.
@@ -39,7 +39,7 @@ class Sample(NamedTuple):
     """
 
     name: str
-    picture: np.ndarray
+    image: np.ndarray
     score: float | None
     is_anomalous: bool | None
     truth: np.ndarray | None
@@ -87,11 +87,11 @@ def samples_of(predictions: Iterable[ImageBatch | NumpyImageBatch]) -> list[Samp
 
 
 def sample_of(item: ImageItem | NumpyImageItem) -> Sample:
-    """Make a sample of one predicted image; its picture comes from its file, if there is one."""
+    """Make a sample of one predicted image; its image comes from its file, if there is one."""
     path = item.image_path
     return Sample(
         name=short_name(path),
-        picture=file_picture(path) if path and Path(path).is_file() else picture_of(torch.as_tensor(item.image)),
+        image=pixels_in_file(path) if path and Path(path).is_file() else pixels_of(torch.as_tensor(item.image)),
         score=None if item.pred_score is None else float(item.pred_score),
         is_anomalous=None if item.gt_label is None else bool(item.gt_label),
         truth=_mask(item.gt_mask),
@@ -126,8 +126,8 @@ def head(batch: ImageBatch, number: int) -> ImageBatch:
     return batch if len(batch) <= number else ImageBatch.collate(batch.items[:number])
 
 
-def load_pictures(model: AnoPLe, paths: Sequence[str | Path]) -> ImageBatch:
-    """Read pictures for functions that look inside the model.
+def load_images(model: AnoPLe, paths: Sequence[str | Path]) -> ImageBatch:
+    """Read images for functions that look inside the model.
 
     Args:
         model: The model, for its pre-processing.
@@ -141,8 +141,8 @@ def load_pictures(model: AnoPLe, paths: Sequence[str | Path]) -> ImageBatch:
     return ImageBatch(image=torch.cat(images), image_path=[str(path) for path in paths])
 
 
-def picture_of(image: torch.Tensor) -> np.ndarray:
-    """Make a picture of an image tensor.
+def pixels_of(image: torch.Tensor) -> np.ndarray:
+    """Make ba image of an image tensor.
 
     Args:
         image: Shape ``(3, H, W)``, values in [0, 1], or else normalized: those are stretched to [0, 1].
@@ -160,9 +160,9 @@ def picture_of(image: torch.Tensor) -> np.ndarray:
     return image.clamp(0, 1).permute(1, 2, 0).numpy()
 
 
-def file_picture(path: str | Path) -> np.ndarray:
-    """Read a picture, see :func:`picture_of`."""
-    return picture_of(_read(path))
+def pixels_in_file(path: str | Path) -> np.ndarray:
+    """Read ba image, see :func:`pixels_of`."""
+    return pixels_of(_read(path))
 
 
 def short_name(path: str | Path | None) -> str:
@@ -172,7 +172,7 @@ def short_name(path: str | Path | None) -> str:
 
 def _read(path: str | Path) -> torch.Tensor:
     """Shape ``(3, H, W)``, values in [0, 1]."""
-    return to_dtype(to_image(open_picture(path).convert("RGB")), torch.float32, scale=True)
+    return to_dtype(to_image(open_image(path).convert("RGB")), torch.float32, scale=True)
 
 
 def _mask(mask: torch.Tensor | np.ndarray | None) -> np.ndarray | None:

@@ -16,7 +16,7 @@ BINS = 20
 
 
 def draw_scores(predictions: Predictions | Mapping[str, Predictions], threshold: float = THRESHOLD) -> Figure:
-    """Show the scores of normal and of anomalous images beside the threshold; a picture that the paper does not have.
+    """Show the scores of normal and of anomalous images beside the threshold; ba image that the paper does not have.
 
     How to read it: blue bars count normal images, hatched vermillion ones anomalous images. What is vermillion left
     of the dashed threshold was missed, what is blue right of it is a false alarm; the title counts both. A wide empty

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What all pictures share: colors, figures, and how a picture, a heat map or a mask is put on axes.
+"""What all images share: colors, figures, and how ba image, a heat map or a mask is put on axes.
 
 Figures are made without pyplot: nothing global is set, and no figure stays open.
 """
@@ -21,7 +21,7 @@ MARKERS = "osD^vPX"
 HEAT = "viridis"
 """Color map of every heat map: its lightness grows evenly, in gray print, too."""
 SMALL = 8  # points
-CELL = 1.9  # inches, width and height of one picture in a grid
+CELL = 1.9  # inches, width and height of one image in a grid
 HEAT_ALPHA = 0.75
 
 
@@ -42,15 +42,15 @@ def new_grid(rows: int, columns: int, cell: float = CELL, words: float = 0.15) -
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def show_picture(axes: Axes, picture: np.ndarray, title: str = "") -> None:
-    """Put a picture on axes, without ticks.
+def show_image(axes: Axes, image: np.ndarray, title: str = "") -> None:
+    """Put ba image on axes, without ticks.
 
     Args:
         axes: Where to.
-        picture: Shape ``(H, W, 3)``, values in [0, 1].
+        image: Shape ``(H, W, 3)``, values in [0, 1].
         title: Title of the axes.
     """
-    axes.imshow(picture, extent=_extent(picture))
+    axes.imshow(image, extent=_extent(image))
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -60,22 +60,22 @@ def show_picture(axes: Axes, picture: np.ndarray, title: str = "") -> None:
 
 def show_heat(
     axes: Axes,
-    picture: np.ndarray,
+    image: np.ndarray,
     heat: np.ndarray,
     limits: tuple[float, float],
     title: str = "",
 ) -> None:
-    """Put a heat map over the gray picture.
+    """Put a heat map over the gray image.
 
     Args:
         axes: Where to.
-        picture: Shape ``(H, W, 3)``, values in [0, 1].
-        heat: Any shape ``(h, w)``; stretched to the picture.
+        image: Shape ``(H, W, 3)``, values in [0, 1].
+        heat: Any shape ``(h, w)``; stretched to the image.
         limits: Values of the darkest and of the lightest color.
         title: Title of the axes.
     """
-    gray = picture.mean(axis=2, keepdims=True).repeat(3, axis=2)
-    show_picture(axes, gray, title)
+    gray = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    show_image(axes, gray, title)
     low, high = limits
     axes.imshow(
         heat,
@@ -83,24 +83,24 @@ def show_heat(
         vmin=low,
         vmax=high,
         alpha=HEAT_ALPHA,
-        extent=_extent(picture),
+        extent=_extent(image),
         interpolation="bilinear",
     )
 
 
-def show_mask(axes: Axes, picture: np.ndarray, mask: np.ndarray | None, color: str, fill: bool = False) -> None:
-    """Outline a mask on a picture that is already there.
+def show_mask(axes: Axes, image: np.ndarray, mask: np.ndarray | None, color: str, fill: bool = False) -> None:
+    """Outline a mask on ba image that is already there.
 
     Args:
         axes: Where to.
-        picture: The picture, shape ``(H, W, 3)``.
+        image: The image, shape ``(H, W, 3)``.
         mask: Any shape ``(h, w)``, true inside; ``None`` or an empty one draws nothing.
         color: Color of the outline.
         fill: Whether to tint the inside, too.
     """
     if mask is None or not mask.any():
         return
-    left, right, bottom, top = _extent(picture)
+    left, right, bottom, top = _extent(image)
     padded = np.pad(mask.astype(float), 1)  # closes outlines at the border
     height, width = mask.shape
     x = left + (np.arange(-1, width + 1) + 0.5) * (right - left) / width
@@ -113,7 +113,7 @@ def show_mask(axes: Axes, picture: np.ndarray, mask: np.ndarray | None, color: s
 
 
 def label_row(axes: Axes, text: str) -> None:
-    """Write a label left of the first picture of a row."""
+    """Write a label left of the first image of a row."""
     axes.set_ylabel(text, fontsize=SMALL, labelpad=3)
 
 
@@ -140,7 +140,7 @@ def range_of(*heats: np.ndarray) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
-def _extent(picture: np.ndarray) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top of a picture in its own pixels."""
-    height, width = picture.shape[:2]
+def _extent(image: np.ndarray) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of ba image in its own pixels."""
+    height, width = image.shape[:2]
     return (0, width, height, 0)

@@ -18,7 +18,7 @@ TOTAL = "train_loss"
 
 
 def draw_training_curves(metrics: pd.DataFrame | Mapping[str, Sequence[float]] | str | Path) -> Figure:
-    """Show the loss of every epoch and its terms, equations (7) to (11); a picture that the paper does not have.
+    """Show the loss of every epoch and its terms, equations (7) to (11); ba image that the paper does not have.
 
     How to read it: the black line is the loss L of equation (11), the others are the terms that it is the sum of, by
     epoch. A different anomaly is simulated in every step, and an epoch of one shot is one step: the curves of a 1-shot

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIZE = (90, 110)  # height and width of the pictures: neither square nor what a backbone takes
+SIZE = (90, 110)  # height and width of the images: neither square nor what a backbone takes
 
 
 def write_category(
@@ -18,22 +18,22 @@ def write_category(
     train_names: Sequence[str] = ("000", "001", "002"),
     num_test: int = 2,
 ) -> Path:
-    """Write a category in MVTec's layout: grainy gray pictures, and test pictures with a bright square."""
+    """Write a category in MVTec's layout: grainy gray images, and test images with a bright square."""
     folder = root / category
     for name in train_names:
-        _save(folder / "train" / "good" / f"{name}.png", _picture(name))
+        _save(folder / "train" / "good" / f"{name}.png", _image(name))
     for index in range(num_test):
-        _save(folder / "test" / "good" / f"{index:03d}.png", _picture(f"good {index}"))
-        picture, mask = _picture(f"hole {index}"), np.zeros(SIZE, np.uint8)
+        _save(folder / "test" / "good" / f"{index:03d}.png", _image(f"good {index}"))
+        image, mask = _image(f"hole {index}"), np.zeros(SIZE, np.uint8)
         square = (slice(20 + 5 * index, 50 + 5 * index), slice(30, 60))
-        picture[square], mask[square] = (250, 240, 30), 255
-        _save(folder / "test" / "hole" / f"{index:03d}.png", picture)
+        image[square], mask[square] = (250, 240, 30), 255
+        _save(folder / "test" / "hole" / f"{index:03d}.png", image)
         _save(folder / "ground_truth" / "hole" / f"{index:03d}_mask.png", mask)
     return root
 
 
-def _picture(name: str) -> np.ndarray:
-    """A picture that depends on its name alone."""
+def _image(name: str) -> np.ndarray:
+    """An image that depends on its name alone."""
     rng = np.random.default_rng(list(name.encode()))
     return rng.integers(90, 140, (*SIZE, 3), dtype=np.uint8)
 

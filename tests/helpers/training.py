@@ -25,7 +25,7 @@ class Recorder(Callback):
         self.paths: list[str] = []
         self.rates: list[list[float]] = []
         self.validated_after: list[int] = []
-        self.complete_at_validation: list[bool] = []
+        self.finalize_at_validation: list[bool] = []
         self.losses: list[float] = []
 
     def on_train_batch_start(self, trainer: Trainer, *args: object) -> None:
@@ -59,11 +59,11 @@ class Recorder(Callback):
         del batch, dataloader_idx
         if batch_idx == 0:
             self.validated_after.append(trainer.global_step)
-            self.complete_at_validation.append(pl_module.is_complete)
+            self.finalize_at_validation.append(pl_module.is_finalized)
 
 
 def make_model(**arguments: Any) -> AnoPLe:  # noqa: ANN401
-    """An AnoPLe on the miniature CLIP that writes no pictures."""
+    """An AnoPLe on the miniature CLIP that writes no images."""
     defaults = {"backbone": MINIATURE, "pretrained": "random", "visualizer": False, "epochs": 2}
     return AnoPLe(**{**defaults, **arguments})
 
@@ -81,7 +81,7 @@ def make_datamodule(root: Path, **arguments: Any) -> MVTecAD:  # noqa: ANN401
 
 def assert_complete(model: AnoPLe, state: dict[str, torch.Tensor]) -> None:
     """Memory and text features are those of the final prompts, in the model and in a checkpoint of it."""
-    assert model.is_complete
+    assert model.is_finalized
     state = {name: value.clone() for name, value in state.items()}
     for name in ("model.memory_bank.features", "model.text_features"):
         assert torch.equal(state[name], model.state_dict()[name]), name

@@ -14,15 +14,15 @@ from helpers.folders import write_category
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of a tiny data set in MVTec's layout: ``bottle`` with eight normal training images. Not to be changed."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     return write_category(folder, train_names=[f"{number:03d}" for number in range(8)], num_test=4)
 
 
 @pytest.fixture(scope="module")
 def _quiet_process() -> Iterator[None]:
-    """What anomalib's command line sets is put back, and tiny pictures get a single thread."""
+    """What anomalib's command line sets is put back, and tiny images get a single thread."""
     names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
     kept, threads = {name: os.environ.get(name) for name in names}, torch.get_num_threads()
     torch.set_num_threads(1)

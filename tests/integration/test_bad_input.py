@@ -23,22 +23,22 @@ pytestmark = pytest.mark.usefixtures("_quiet_process", "_no_download")
         (["--model.pretrained", "/none.pt"], "The weights file '/none.pt' for ViT-miniature does not exist"),
         (["--model.coupling", "both"], "coupling must be one of bidirectional, text_to_image,"),
         (["--model.alignment", "sum"], "alignment must be one of weighted_sum, mean, none, got 'sum'."),
-        (["--model.k_shot", "0"], "k_shot must be a whole number, 1 or more, or None for all images, got 0."),
+        (["--model.k_shot", "0"], "k_shot must be an integer, 1 or more, or None for all images, got 0."),
         (["--model.k_shot", "9"], "category 'bottle' has 8 normal training images; choose at most that many."),
         (["--model.prompt_depth", "4"], "prompt_depth must be between 1 and 3,"),
         (["--model.memory_layers", "[4]"], "memory_layers must be numbers between 1 and 3,"),
         (["--model.class_names", ""], "class_names must be one or more non-empty names, got ''."),
-        (["--model.text_context_length", "-1"], "text_context_length must be a whole number, 0 or more, got -1."),
+        (["--model.text_context_length", "-1"], "text_context_length must be an integer, 0 or more, got -1."),
         (["--model.text_context_length", "80"], "A text of 4 tokens and 83 prompts exceed"),
         (["--model.prompt_lr", "-1"], "prompt_lr must be a finite number, 0 or more, got -1.0."),
-        (["--model.epochs", "-3"], "epochs must be a whole number, 1 or more, got -3."),
+        (["--model.epochs", "-3"], "epochs must be an integer, 1 or more, got -3."),
         (["--data.root", "/no/data"], "MVTecAD finds no data in '/no/data/bottle'"),
         (["--data.category", "cable"], "are bottle."),
     ],
 )
-def test_one_sentence(pictures: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
+def test_one_sentence(images: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError)) as error:
-        anomalib("fit", *MODEL, *data_arguments(pictures), *arguments, results=tmp_path)
+        anomalib("fit", *MODEL, *data_arguments(images), *arguments, results=tmp_path)
     assert sentence in str(error.value)
     assert not list(tmp_path.rglob("*.ckpt"))
 
@@ -52,10 +52,10 @@ def test_one_sentence(pictures: Path, tmp_path: Path, arguments: list[str], sent
     ],
 )
 def test_the_parser_says_what_has_the_wrong_type(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        anomalib("fit", *MODEL, *data_arguments(pictures), *arguments, results=tmp_path)
+        anomalib("fit", *MODEL, *data_arguments(images), *arguments, results=tmp_path)
     said = capsys.readouterr().err
     assert all(word in said for word in words), said
 

@@ -9,9 +9,9 @@ from anomalib.engine import Engine
 from anomalib.models import Padim
 
 from anople_anomalib.data import FewShot
-from anople_anomalib.data.few_shot_datamodule import SAMPLES_FILE
-from anople_anomalib.few_shot import read_sample_list
-from anople_anomalib.metrics import PerCategoryEvaluator
+from anople_anomalib.data.few_shot import SAMPLES_FILE
+from anople_anomalib.data.sampling import read_sample_list
+from anople_anomalib.metrics.per_category import PerCategoryEvaluator
 from helpers.folders import write_category
 
 METRICS = {"image_AUROC", "image_AUPR", "image_F1Max", "pixel_AUROC", "pixel_AUPRO", "pixel_F1Max"}

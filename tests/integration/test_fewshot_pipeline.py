@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""``anomalib fewshot`` from the configuration to the report, with models of anomalib on tiny pictures."""
+"""``anomalib fewshot`` from the configuration to the report, with models of anomalib on tiny images."""
 
 import signal
 import subprocess
@@ -17,7 +17,7 @@ import yaml
 from anomalib.cli.pipelines import PIPELINE_REGISTRY
 from jsonargparse import Namespace
 
-from anople_anomalib.few_shot import read_sample_list
+from anople_anomalib.data.sampling import read_sample_list
 from anople_anomalib.pipeline import FewShotPipeline
 from anople_anomalib.pipeline.results import ResultsTable
 from anople_anomalib.report.__main__ import main
@@ -49,7 +49,7 @@ FewShotPipeline().run(Namespace(config=sys.argv[1], folder=sys.argv[2]))
 
 @pytest.fixture(autouse=True)
 def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Anomalib's log goes to the working folder; a job seeds everything; tiny pictures need no second thread."""
+    """Anomalib's log goes to the working folder; a job seeds everything; tiny images need no second thread."""
     monkeypatch.chdir(tmp_path)
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # which Lightning sets
         monkeypatch.setenv(name, "0")

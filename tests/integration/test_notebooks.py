@@ -49,7 +49,7 @@ def test_a_notebook_is_stored_small_and_without_outputs(repository: Path, name: 
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs_from_top_to_bottom_and_shows_pictures(
+def test_a_notebook_runs_from_top_to_bottom_and_shows_images(
     repository: Path,
     name: str,
     tmp_path: Path,

@@ -28,8 +28,8 @@ def test_two_processes_train_one_model(
     root = write_category(tmp_path / "data")
     (root / "bottle" / "test" / "good" / "001.png").unlink()  # three are left, which two processes cannot share equally
     for mask in (root / "bottle" / "ground_truth" / "hole").iterdir():  # no model is right about these
-        with Image.open(mask) as picture:
-            ImageChops.offset(picture, 25, 10).save(mask)
+        with Image.open(mask) as image:
+            ImageChops.offset(image, 25, 10).save(mask)
     arguments = f"""
         train --model AnoPLe --model.backbone anople-tiny --model.k_shot {SHOTS} --model.visualizer false
         --data MVTecAD --data.root {root} --data.category bottle --data.num_workers 0 --data.eval_batch_size 1

@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anople_anomalib.anomaly_map import fuse, image_score
-from anople_anomalib.anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
-from anople_anomalib.decoder import Decoder
-from anople_anomalib.loss import AnoPLeLoss
-from anople_anomalib.memory_bank import MemoryBank
-from anople_anomalib.metrics import usual_metrics
-from anople_anomalib.pictures import open_picture
-from anople_anomalib.views import cut_masks, cut_views, double, num_views, resize
+from anople_anomalib.data.image_reading import open_image
+from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
+from anople_anomalib.method.decoder import Decoder
+from anople_anomalib.method.fusion import fuse, image_score
+from anople_anomalib.method.loss import AnoPLeLoss
+from anople_anomalib.method.memory_bank import MemoryBank
+from anople_anomalib.method.views import cut_masks, cut_views, double, num_views, resize
+from anople_anomalib.metrics.per_category import usual_metrics
 
 settings.register_profile(
     "house",
@@ -161,8 +161,8 @@ def test_metrics(size: tuple, batch: int, level: float, anomalous: str, dtype: t
 
 
 @given(SIZES, st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F"]), SEEDS)
-def test_pictures(tmp_path_factory: object, size: tuple, mode: str, seed: int) -> None:
-    path = tmp_path_factory.mktemp("pictures") / "picture.tiff"
+def test_images(tmp_path_factory: object, size: tuple, mode: str, seed: int) -> None:
+    path = tmp_path_factory.mktemp("images") / "image.tiff"
     pixels = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
     if mode in {"I", "I;16"}:
         image = Image.fromarray(pixels.astype(np.int32 if mode == "I" else np.uint16) * 257)
@@ -173,7 +173,7 @@ def test_pictures(tmp_path_factory: object, size: tuple, mode: str, seed: int) -
     if mode in {"HSV", "YCbCr", "LA"}:
         image = image.convert("RGB")  # TIFF knows no such mode
     image.save(path)
-    read = np.asarray(open_picture(path).convert("L"), dtype=int)
+    read = np.asarray(open_image(path).convert("L"), dtype=int)
     assert read.shape == size
     if mode not in {"1", "P", "YCbCr", "HSV"}:
         assert np.abs(read - pixels).max() <= 1

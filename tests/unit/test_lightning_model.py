@@ -18,12 +18,12 @@ from PIL import Image
 from torch.testing import assert_close
 from torchvision.transforms.v2.functional import normalize
 
-from anople_anomalib.anomaly_simulation import PixelAnomalySimulator
-from anople_anomalib.backbones import CLIP_MEAN, CLIP_STD, TINY
 from anople_anomalib.lightning_model import AnoPLe
-from anople_anomalib.loss import ALIGNMENTS
-from anople_anomalib.prompts import COUPLINGS
-from anople_anomalib.training import EvaluationPreProcessing
+from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
+from anople_anomalib.method.backbones import CLIP_MEAN, CLIP_STD, TINY
+from anople_anomalib.method.loss import ALIGNMENTS
+from anople_anomalib.method.prompts import COUPLINGS
+from anople_anomalib.training.hooks import EvaluationPreProcessing
 from helpers.miniature import DEPTH, IMAGE_SIZE
 from helpers.training import make_model
 
@@ -108,13 +108,13 @@ def test_anomalib_finds_and_trains_it() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k_shot": 0}, "k_shot must be a whole number, 1 or more, or None for all images, got 0"),
-        ({"k_shot": True}, "k_shot must be a whole number, 1 or more, or None for all images, got True"),
-        ({"k_shot": 1.5}, "k_shot must be a whole number, 1 or more, or None for all images, got 1.5"),
-        ({"epochs": 0}, "epochs must be a whole number, 1 or more, got 0"),
-        ({"epochs": None}, "epochs must be a whole number, 1 or more, got None"),
-        ({"seed": "a"}, "seed must be a whole number, 0 or more, got 'a'"),
-        ({"training_seed": -1}, "training_seed must be a whole number, 0 or more, got -1"),
+        ({"k_shot": 0}, "k_shot must be an integer, 1 or more, or None for all images, got 0"),
+        ({"k_shot": True}, "k_shot must be an integer, 1 or more, or None for all images, got True"),
+        ({"k_shot": 1.5}, "k_shot must be an integer, 1 or more, or None for all images, got 1.5"),
+        ({"epochs": 0}, "epochs must be an integer, 1 or more, got 0"),
+        ({"epochs": None}, "epochs must be an integer, 1 or more, got None"),
+        ({"seed": "a"}, "seed must be an integer, 0 or more, got 'a'"),
+        ({"training_seed": -1}, "training_seed must be an integer, 0 or more, got -1"),
         ({"prompt_lr": -1.0}, "prompt_lr must be a finite number, 0 or more, got -1.0"),
         ({"prompt_lr": "fast"}, "prompt_lr must be a finite number, 0 or more, got 'fast'"),
         ({"decoder_lr": float("nan")}, "decoder_lr must be a finite number, 0 or more, got nan"),
@@ -136,8 +136,8 @@ def test_anomalib_finds_and_trains_it() -> None:
         ({"memory_layers": []}, r"memory_layers must be numbers between 1 and 3, .*, got \[\]"),
         ({"memory_layers": None}, "memory_layers must be numbers between 1 and 3, .*, got None"),
         ({"coreset_sampling_ratio": 0}, "coreset_sampling_ratio must be above 0 and at most 1, got 0"),
-        ({"text_context_length": -1}, "text_context_length must be a whole number, 0 or more, got -1"),
-        ({"visual_context_length": 2.5}, "visual_context_length must be a whole number, 0 or more, got 2.5"),
+        ({"text_context_length": -1}, "text_context_length must be an integer, 0 or more, got -1"),
+        ({"visual_context_length": 2.5}, "visual_context_length must be an integer, 0 or more, got 2.5"),
         ({"backbone": "ViT"}, "backbone must be"),
         ({"backbone": None}, "backbone must be .*, got None"),
         ({"backbone": "hf-hub:somebody/something"}, "backbone must be .*, got 'hf-hub:somebody/something'"),
@@ -272,7 +272,7 @@ def test_every_row_of_the_ablations_trains_and_predicts(arguments: dict[str, Any
     assert gradients
     assert all(gradient.isfinite().all() for gradient in gradients)
     model.normal_images = lambda: iter(torch.rand(2, 1, 3, *IMAGE_SIZE))
-    model.complete()
+    model.finalize()
     result = model.eval()(torch.rand(2, 3, *IMAGE_SIZE))
     assert result.pred_score.isfinite().all()
     assert result.anomaly_map.shape == (2, 1, *IMAGE_SIZE)
@@ -300,7 +300,7 @@ def test_a_step_runs_each_tower_once_for_all_classes() -> None:
 def test_inference_does_not_run_the_text_tower() -> None:
     model, calls = ready(), []
     model.normal_images = lambda: iter(torch.rand(1, 1, 3, *IMAGE_SIZE))
-    model.complete()
+    model.finalize()
     model.model.clip.text.register_forward_hook(lambda *_args: calls.append("text"))
     model.model.clip.visual.register_forward_hook(lambda *_args: calls.append("visual"))
     model.eval()(torch.rand(2, 3, *IMAGE_SIZE))

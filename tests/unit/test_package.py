@@ -6,7 +6,8 @@
 import pytest
 
 import anople_anomalib
-from anople_anomalib import lightning_model, torch_model
+from anople_anomalib import lightning_model
+from anople_anomalib.method import torch_model
 
 
 def test_public_names_are_the_classes() -> None:
@@ -16,5 +17,5 @@ def test_public_names_are_the_classes() -> None:
 
 
 def test_unknown_name_is_an_attribute_error_that_quotes_it() -> None:
-    with pytest.raises(AttributeError, match="module 'anople_anomalib' has no attribute 'Anople'"):
+    with pytest.raises(AttributeError, match=r"anople_anomalib.*Anople"):
         _ = anople_anomalib.Anople

@@ -45,7 +45,7 @@ def model(shots: torch.Tensor) -> AnoPLe:
 @pytest.fixture(scope="session")
 def batch(tmp_path_factory: pytest.TempPathFactory) -> ImageBatch:
     """Four predicted images, two of them with a square defect; not to be changed."""
-    folder = tmp_path_factory.mktemp("pictures") / "hole"
+    folder = tmp_path_factory.mktemp("images") / "hole"
     folder.mkdir()
     generator = torch.Generator().manual_seed(2)
     masks, maps = torch.zeros(4, *IMAGE_SIZE, dtype=torch.bool), 0.4 * torch.rand(4, *IMAGE_SIZE, generator=generator)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The nearest normal patch, and the picture it came from."""
+"""The nearest normal patch, and the image it came from."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from anople_anomalib.data import FewShot
 from anople_anomalib.lightning_model import AnoPLe
-from anople_anomalib.shots import TrainingShots
+from anople_anomalib.training.shots import TrainingShots
 from anople_anomalib.visualization import draw_nearest_normal, nearest_normal, shots_of
 from anople_anomalib.visualization.explanation import Shot
 from helpers.folders import write_category
@@ -41,10 +41,10 @@ def test_the_most_distant_patch_is_the_damaged_one(model: AnoPLe, shots: torch.T
     assert match.distance == pytest.approx(float(expected[2, 1]))
 
 
-def test_the_picture_frames_both_patches_and_enlarges_them(model: AnoPLe, shots: torch.Tensor) -> None:
-    pictures = [Shot("000.png", np.zeros((80, 160, 3))), Shot("001.png", np.ones((80, 160, 3)))]
+def test_the_image_frames_both_patches_and_enlarges_them(model: AnoPLe, shots: torch.Tensor) -> None:
+    images = [Shot("000.png", np.zeros((80, 160, 3))), Shot("001.png", np.ones((80, 160, 3)))]
     match = nearest_normal(model, ImageBatch(image=shots), NUM_SHOTS)[1]
-    axes = draw_nearest_normal(model, ImageBatch(image=shots), pictures).axes[5:10]  # second row
+    axes = draw_nearest_normal(model, ImageBatch(image=shots), images).axes[5:10]  # second row
     assert axes[4].get_xlabel() == "001.png"
     row, column = match.normal_patch
     for place in axes[3:]:
@@ -56,7 +56,7 @@ def test_the_picture_frames_both_patches_and_enlarges_them(model: AnoPLe, shots:
 
 
 def test_rows_that_cannot_be_traced_back_are_refused(model: AnoPLe, batch: ImageBatch) -> None:
-    message = "memory holds 32 patches, not 16 of each of 3 shots: pass pictures that were added to it as further shots"
+    message = "memory holds 32 patches, not 16 of each of 3 shots: pass images that were added to it as further shots"
     with pytest.raises(ValueError, match=message):
         nearest_normal(model, batch, num_shots=3)
 
@@ -64,11 +64,11 @@ def test_rows_that_cannot_be_traced_back_are_refused(model: AnoPLe, batch: Image
 def test_a_coreset_is_refused_even_if_it_is_as_large_as_one_shot(batch: ImageBatch, shots: torch.Tensor) -> None:
     model = finish(make_model(coreset_sampling_ratio=0.5), shots)
     assert len(model.model.memory_bank) == 16
-    with pytest.raises(ValueError, match="reduced to a coreset cannot be traced back to pictures"):
+    with pytest.raises(ValueError, match="reduced to a coreset cannot be traced back to images"):
         nearest_normal(model, batch, num_shots=1)
 
 
-def test_pictures_that_were_added_to_the_memory_count_as_further_shots(shots: torch.Tensor) -> None:
+def test_images_that_were_added_to_the_memory_count_as_further_shots(shots: torch.Tensor) -> None:
     model, added = finish(make_model(), shots), torch.randn(1, 3, *IMAGE_SIZE)
     model.model.memory_bank.extend(model.model.memory_features(added))
     (match,) = nearest_normal(model, ImageBatch(image=added), NUM_SHOTS + 1)
@@ -94,8 +94,8 @@ def test_shots_come_in_the_order_of_the_memory(tmp_path: Path) -> None:
     loan = TrainingShots(datamodule, k_shot=2, seed=0, image_size=IMAGE_SIZE)  # as in a training
     for shot, image in zip(shots, loan.images(), strict=True):
         file = np.asarray(Image.open(tmp_path / shot.name)) / 255
-        np.testing.assert_allclose(shot.picture, file, atol=1e-6)
-        np.testing.assert_allclose(shot.picture, image[0].permute(1, 2, 0), atol=1e-6)
+        np.testing.assert_allclose(shot.image, file, atol=1e-6)
+        np.testing.assert_allclose(shot.image, image[0].permute(1, 2, 0), atol=1e-6)
 
 
 def test_looking_at_the_shots_leaves_the_datamodule_as_it_was(mvtec: Path) -> None:
@@ -115,4 +115,4 @@ def test_the_datamodule_of_another_training_is_refused(mvtec: Path) -> None:
 
 
 def test_shots_are_as_large_as_their_files_not_as_the_model(mvtec: Path) -> None:
-    assert shots_of(make_model(), make_datamodule(mvtec))[0].picture.shape[:2] != IMAGE_SIZE
+    assert shots_of(make_model(), make_datamodule(mvtec))[0].image.shape[:2] != IMAGE_SIZE

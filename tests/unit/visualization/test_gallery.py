@@ -32,7 +32,7 @@ def test_several_models_stand_side_by_side_with_their_own_verdicts(batch: ImageB
     assert len(rows_of(figure)) == 3
     titles = [axes.get_title() for axes in figure.axes[:6]]
     assert titles == [
-        "picture",
+        "image",
         "ground truth",
         "AnoPLe\nheat map",
         "above threshold",
@@ -52,7 +52,7 @@ def test_images_without_map_and_truth_are_drawn(batch: ImageBatch) -> None:
     bare = ImageBatch(image=batch.image, pred_score=batch.pred_score)
     figure = draw_gallery([bare])
     assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["no map"] * 4
-    assert [axes.get_title() for axes in figure.axes[:3]] == ["picture", "heat map", "above threshold"]
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["image", "heat map", "above threshold"]
 
 
 def test_wrong_arguments_are_explained(batch: ImageBatch) -> None:

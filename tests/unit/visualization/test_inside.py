@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a model says about images besides its prediction, and the pictures of it."""
+"""What a model says about images besides its prediction, and the images of it."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ import torch
 from anomalib.data import ImageBatch
 from torch.testing import assert_close
 
-from anople_anomalib.anomaly_map import image_score
-from anople_anomalib.clip import recorded_attention
 from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.method.clip import recorded_attention
+from anople_anomalib.method.fusion import image_score
 from anople_anomalib.visualization import draw_maps, draw_prompt_attention, draw_view_attention
 from anople_anomalib.visualization.passes import attention_of, evidence_of
 from helpers.miniature import DEPTH, NUM_PATCHES
@@ -35,7 +35,7 @@ def test_without_a_memory_the_decoder_alone_speaks(batch: ImageBatch, shots: tor
     evidence = evidence_of(model, batch)
     assert evidence.memory is None
     assert torch.equal(evidence.fused, evidence.decoder)
-    assert len(draw_maps(model, batch, max_rows=1).axes) == 2 + 1  # picture, decoder, color bar
+    assert len(draw_maps(model, batch, max_rows=1).axes) == 2 + 1  # image, decoder, color bar
 
 
 def test_maps_are_drawn_as_they_are_each_column_on_its_own_scale(model: AnoPLe, batch: ImageBatch) -> None:
@@ -87,9 +87,9 @@ def test_a_tower_without_prompts_has_no_attention_between_them(batch: ImageBatch
 @pytest.mark.parametrize(
     ("arguments", "titles"),
     [
-        ({}, ["picture", "CLS", "whole view $c_5$", "crop $c_2$"]),
-        ({"multi_view": False}, ["picture", "CLS", "whole view $c_1$"]),
-        ({"view_signal": False}, ["picture", "CLS"]),
+        ({}, ["image", "CLS", "whole view $c_5$", "crop $c_2$"]),
+        ({"multi_view": False}, ["image", "CLS", "whole view $c_1$"]),
+        ({"view_signal": False}, ["image", "CLS"]),
     ],
 )
 def test_view_attention_shows_the_signals_that_there_are(

@@ -45,7 +45,7 @@ def test_training_and_testing_leave_panels_and_summary_in_the_results(mvtec: Pat
 def _images(datamodule: object, shots: list) -> list[torch.Tensor]:
     """The shots' images at the size of their files."""
     files = {Path(path).name: path for path in datamodule.train_data.samples.image_path}
-    as_tensor = [torch.from_numpy(shot.picture).permute(2, 0, 1) for shot in shots]
+    as_tensor = [torch.from_numpy(shot.image).permute(2, 0, 1) for shot in shots]
     assert {shot.name for shot in shots} <= set(files)
     return [image.unsqueeze(0) for image in as_tensor]
 
@@ -58,13 +58,13 @@ def run(visualizer: PanelVisualizer, folder: Path, batch: ImageBatch) -> Path:
     return folder / "images"
 
 
-def test_another_model_gets_the_pictures_that_need_no_look_inside(batch: ImageBatch, tmp_path: Path) -> None:
+def test_another_model_gets_the_images_that_need_no_look_inside(batch: ImageBatch, tmp_path: Path) -> None:
     images = run(PanelVisualizer(), tmp_path, batch)
     assert names_in(images / "summary") == OUTSIDE
     assert len(list(images.rglob("00?.png"))) == 4
 
 
-def test_predictions_without_labels_get_no_picture_of_errors(batch: ImageBatch, tmp_path: Path) -> None:
+def test_predictions_without_labels_get_no_image_of_errors(batch: ImageBatch, tmp_path: Path) -> None:
     bare = ImageBatch(image=batch.image, pred_score=batch.pred_score, anomaly_map=batch.anomaly_map)
     images = run(PanelVisualizer(panels=False), tmp_path, bare)
     assert names_in(images / "summary") == {"highest"}
@@ -77,14 +77,14 @@ def test_images_without_a_file_get_a_panel_each(batch: ImageBatch, tmp_path: Pat
     assert len(list(images.glob("*.png"))) == 4
 
 
-def test_a_picture_that_cannot_be_drawn_costs_a_warning_only(
+def test_a_image_that_cannot_be_drawn_costs_a_warning_only(
     batch: ImageBatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     visualizer = PanelVisualizer(panels=False)
     visualizer._losses["train_image_loss"] = [1.0]  # without the total
     with caplog.at_level(logging.WARNING):
         images = run(visualizer, tmp_path, batch)
-    assert "No picture 'training_curves': The metrics must have a column 'train_loss'" in caplog.text
+    assert "No image 'training_curves': The metrics must have a column 'train_loss'" in caplog.text
     assert names_in(images / "summary") == OUTSIDE
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.visualization.samples import (
     LONGEST_SIDE,
-    file_picture,
     head,
-    load_pictures,
-    picture_of,
+    load_images,
+    pixels_in_file,
+    pixels_of,
     samples_of,
     select,
     short_name,
@@ -30,7 +30,7 @@ def test_samples_show_the_files_and_what_was_predicted(batch: ImageBatch) -> Non
     assert [sample.name for sample in samples[:4]] == ["hole/000", "hole/001", "hole/002", "hole/003"]
     assert len(samples) == 8
     first = samples[0]
-    np.testing.assert_allclose(first.picture, np.asarray(Image.open(batch.image_path[0])) / 255, atol=1e-6)
+    np.testing.assert_allclose(first.image, np.asarray(Image.open(batch.image_path[0])) / 255, atol=1e-6)
     assert torch.equal(torch.from_numpy(first.truth), batch.gt_mask[0])
     assert torch.equal(torch.from_numpy(first.heat), batch.anomaly_map[0])
     assert torch.equal(torch.from_numpy(first.predicted), batch.pred_mask[0])
@@ -50,8 +50,8 @@ def test_a_score_at_the_threshold_counts_as_normal(batch: ImageBatch, anomalous:
 
 def test_an_image_without_file_label_or_prediction_is_drawn_from_its_tensor() -> None:
     sample = samples_of([ImageBatch(image=torch.randn(1, 3, *IMAGE_SIZE))])[0]
-    assert sample.picture.min() == 0
-    assert sample.picture.max() == 1
+    assert sample.image.min() == 0
+    assert sample.image.max() == 1
     assert (sample.name, sample.verdict, sample.is_wrong) == ("", "", False)
     assert sample.truth is sample.heat is sample.predicted is None
 
@@ -74,28 +74,28 @@ def test_head_keeps_the_first_images(batch: ImageBatch) -> None:
     assert head(batch, 4) is batch
 
 
-def test_pictures_are_loaded_as_the_model_wants_them(model: AnoPLe, batch: ImageBatch) -> None:
-    loaded = load_pictures(model, batch.image_path[:2])
+def test_images_are_loaded_as_the_model_wants_them(model: AnoPLe, batch: ImageBatch) -> None:
+    loaded = load_images(model, batch.image_path[:2])
     assert loaded.image.shape == (2, 3, *IMAGE_SIZE)
     assert loaded.image_path == batch.image_path[:2]
     assert loaded.image.min() < 0  # normalized
     assert samples_of([loaded])[1].name == "hole/001"
 
 
-def test_a_picture_of_sixteen_bits_that_a_camera_held_upright_is_shown_so(tmp_path: Path) -> None:
+def test_a_image_of_sixteen_bits_that_a_camera_held_upright_is_shown_so(tmp_path: Path) -> None:
     dark, rotated = np.full((8, 4), 257 * 51, dtype=np.uint16), Image.new("RGB", (20, 10))
     Image.fromarray(dark).save(tmp_path / "dark.png")
     exif = rotated.getexif()
     exif[0x0112] = 6  # lying on its side
     rotated.save(tmp_path / "rotated.jpg", exif=exif)
-    np.testing.assert_allclose(file_picture(tmp_path / "dark.png"), 0.2, atol=1e-3)
-    assert file_picture(tmp_path / "rotated.jpg").shape == (20, 10, 3)
+    np.testing.assert_allclose(pixels_in_file(tmp_path / "dark.png"), 0.2, atol=1e-3)
+    assert pixels_in_file(tmp_path / "rotated.jpg").shape == (20, 10, 3)
 
 
-def test_large_pictures_are_shrunk_in_proportion() -> None:
-    picture = picture_of(torch.rand(3, 4 * LONGEST_SIDE, 2 * LONGEST_SIDE))
-    assert picture.shape == (LONGEST_SIDE, LONGEST_SIDE // 2, 3)
-    assert picture_of(torch.rand(3, 20, 30)).shape == (20, 30, 3)
+def test_large_images_are_shrunk_in_proportion() -> None:
+    image = pixels_of(torch.rand(3, 4 * LONGEST_SIDE, 2 * LONGEST_SIDE))
+    assert image.shape == (LONGEST_SIDE, LONGEST_SIDE // 2, 3)
+    assert pixels_of(torch.rand(3, 20, 30)).shape == (20, 30, 3)
 
 
 def test_names_are_folder_and_stem() -> None:

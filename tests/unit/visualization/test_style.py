@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What holds for every picture."""
+"""What holds for every image."""
 
 import inspect
 from collections.abc import Callable
@@ -22,11 +22,11 @@ from anople_anomalib.visualization.explanation import Shot
 from anople_anomalib.visualization.panel import draw_panel
 from anople_anomalib.visualization.passes import evidence_of
 from anople_anomalib.visualization.samples import samples_of
-from anople_anomalib.visualization.style import new_grid, range_of, show_heat, show_mask, show_picture
+from anople_anomalib.visualization.style import new_grid, range_of, show_heat, show_image, show_mask
 
 SHOTS = [Shot("000.png", np.full((64, 64, 3), 0.5)), Shot("001.png", np.full((64, 64, 3), 0.2))]
 CURVES = {"train_loss": [3.0, 2.0, 1.0], "train_pixel_loss": [1.0, 1.0, 0.5], "train_image_loss": [2.0, 1.0, 0.5]}
-PICTURES: dict[str, Callable[[AnoPLe, ImageBatch], Figure]] = {
+FIGURES: dict[str, Callable[[AnoPLe, ImageBatch], Figure]] = {
     "gallery": lambda _model, batch: visualization.draw_gallery([batch]),
     "gallery_of_models": lambda _model, batch: visualization.draw_gallery({"AnoPLe": [batch], "PatchCore": [batch]}),
     "maps": visualization.draw_maps,
@@ -41,13 +41,13 @@ PICTURES: dict[str, Callable[[AnoPLe, ImageBatch], Figure]] = {
 }
 
 
-@pytest.fixture(params=PICTURES)
+@pytest.fixture(params=FIGURES)
 def draw(request: pytest.FixtureRequest, model: AnoPLe, batch: ImageBatch) -> Callable[[], Figure]:
     """Every function that draws, with its data."""
-    return lambda: PICTURES[request.param](model, batch)
+    return lambda: FIGURES[request.param](model, batch)
 
 
-def test_a_picture_changes_nothing_global_and_nothing_of_the_model(draw: Callable[[], Figure], model: AnoPLe) -> None:
+def test_a_image_changes_nothing_global_and_nothing_of_the_model(draw: Callable[[], Figure], model: AnoPLe) -> None:
     settings, state = dict(mpl.rcParams), {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
     FigureCanvasAgg(draw()).draw()
@@ -82,10 +82,10 @@ def test_every_function_says_which_figure_it_follows_and_how_to_read_it() -> Non
 
 def test_a_mask_is_outlined_where_it_is_whatever_its_size() -> None:
     _, grid = new_grid(1, 1)
-    picture, mask = np.zeros((30, 60, 3)), np.zeros((10, 10), dtype=bool)
+    image, mask = np.zeros((30, 60, 3)), np.zeros((10, 10), dtype=bool)
     mask[:4, 5:7] = True  # touches the border
-    show_picture(grid[0, 0], picture)
-    show_mask(grid[0, 0], picture, mask, "red", fill=True)
+    show_image(grid[0, 0], image)
+    show_mask(grid[0, 0], image, mask, "red", fill=True)
     for drawn in grid[0, 0].collections:
         points = np.concatenate([path.vertices for path in drawn.get_paths()])
         np.testing.assert_allclose(points.min(axis=0), (30, 0), atol=3.1)  # half a pixel of the mask
@@ -101,7 +101,7 @@ def test_no_mask_draws_nothing(mask: np.ndarray | None) -> None:
     assert not grid[0, 0].collections
 
 
-def test_a_heat_map_covers_the_picture_on_the_given_scale() -> None:
+def test_a_heat_map_covers_the_image_on_the_given_scale() -> None:
     _, grid = new_grid(1, 1)
     heat = np.arange(6.0).reshape(2, 3)
     show_heat(grid[0, 0], np.zeros((30, 60, 3)), heat, (0, 10))

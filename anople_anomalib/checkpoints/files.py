@@ -1,0 +1,162 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checkpoints that are written whole, and read as plain data."""
+
+import os
+import pickle
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
+from lightning.pytorch import Trainer
+
+from anople_anomalib import __version__
+
+_NAMED_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError)  # name the file themselves
+_READ_ERRORS = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+
+
+class GuardedCheckpointIO(CheckpointIO):
+    """Writes a checkpoint under its final name completely or not at all, and reads nothing but plain data.
+
+    Lightning writes into the system's temporary folder and moves the file from there. Where that folder is on another
+    device, a move is a copy, and a process that is killed while it copies leaves half a checkpoint.
+
+    Args:
+        inner: What Lightning or anomalib would use alone.
+    """
+
+    def __init__(self, inner: CheckpointIO) -> None:
+        self.inner = inner
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Write beside the final file, then rename."""
+        if not isinstance(self.inner, TorchCheckpointIO) or "://" in str(path):  # written later, or elsewhere
+            self.inner.save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            self.inner.save_checkpoint(checkpoint, temporary, storage_options)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = None,  # noqa: ANN401
+        weights_only: bool | None = True,
+    ) -> dict[str, Any]:
+        """Read tensors and plain data, whatever ``weights_only`` says.
+
+        Raises:
+            ValueError: If the file is damaged, holds more than that, or is no checkpoint of AnoPLe.
+        """
+        del weights_only
+        with _one_sentence(path):
+            checkpoint = self.inner.load_checkpoint(path, map_location=map_location, weights_only=True)
+        check_metadata(checkpoint)
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint."""
+        self.inner.remove_checkpoint(path)
+
+    def teardown(self) -> None:
+        """Let the inner one finish."""
+        self.inner.teardown()
+
+
+def guard_checkpoints(trainer: Trainer) -> None:
+    """Let a trainer write and read checkpoints by :class:`GuardedCheckpointIO`."""
+    if not isinstance(trainer.strategy.checkpoint_io, GuardedCheckpointIO):
+        trainer.strategy.checkpoint_io = GuardedCheckpointIO(trainer.strategy.checkpoint_io)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of AnoPLe.
+
+    Args:
+        path: Its file.
+
+    Returns:
+        Its content, on the CPU.
+
+    Raises:
+        ValueError: If the file is damaged, holds more than tensors and plain data, or is no checkpoint of AnoPLe.
+    """
+    with _one_sentence(path):
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    check_metadata(checkpoint)
+    return checkpoint
+
+
+@contextmanager
+def _one_sentence(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except _NAMED_ERRORS:
+        raise
+    except _READ_ERRORS as error:
+        msg = (
+            f"The checkpoint '{path}' is refused: it is truncated or damaged, or holds more than tensors and plain "
+            "data, which is never read."
+        )
+        raise ValueError(msg) from error
+
+
+def check_metadata(checkpoint: Any) -> None:  # noqa: ANN401
+    """Refuse what is no checkpoint of AnoPLe, or one of an incompatible version.
+
+    Args:
+        checkpoint: Content of the file.
+
+    Raises:
+        ValueError: If parts are missing or malformed, or the versions differ in more than the last number.
+    """
+    metadata = checkpoint.get("anople") if isinstance(checkpoint, Mapping) else None
+    if not _well_formed(metadata) or not isinstance(checkpoint.get("state_dict"), dict):
+        msg = "This is not a checkpoint of AnoPLe."
+        raise ValueError(msg)
+    if _series(metadata["version"]) != _series(__version__):
+        msg = (
+            f"The checkpoint was written by version {metadata['version']} of anople_anomalib, which version "
+            f"{__version__} cannot read: install that version, or train again."
+        )
+        raise ValueError(msg)
+
+
+def _well_formed(metadata: Any) -> bool:  # noqa: ANN401
+    """Whether the notes have all entries, of the right types."""
+    if not isinstance(metadata, Mapping):
+        return False
+    texts = [metadata.get(name) for name in ("version", "backbone", "weights")]
+    names, shots = metadata.get("class_names"), metadata.get("drawn_samples")
+    lists = [names, *shots.values()] if isinstance(shots, Mapping) else [None]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in lists)
+        and isinstance(metadata.get("memory_layers"), list)
+        and isinstance(metadata.get("residual_decoder"), bool)
+    )
+
+
+def _series(version: str) -> list[str]:
+    """The part of a version within which checkpoints can be read, as semantic versioning has it."""
+    numbers = version.split(".")
+    return numbers[:2] if numbers[0] == "0" else numbers[:1]

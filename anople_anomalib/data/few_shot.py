@@ -1,0 +1,267 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A few normal images of one or more categories of any anomalib image datamodule.
+
+Every model that is trained on a :class:`FewShot` with the same arguments sees the same images, whatever the model,
+the machine and the order of the files. Several categories make the multi-class setting: one model for all of them.
+
+Example:
+    One category, two shots::
+
+        >>> from anomalib.data import MVTecAD
+        >>> from anople_anomalib.data import FewShot
+        >>> datamodule = FewShot(MVTecAD(category="bottle"), k_shot=2)  # doctest: +SKIP
+
+    One model for two categories, from the command line::
+
+        anomalib train --model Patchcore --data FewShot --data.datamodule MVTecAD --data.categories "[bottle,cable]"
+"""
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pandas as pd
+from anomalib import TaskType
+from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data.errors import MisMatchError
+from anomalib.data.utils import LabelName
+
+from .errors import clear_error
+from .sampling import (
+    check_sample_list,
+    draw_shots,
+    match_samples,
+    read_sample_list,
+    relative_names,
+    write_sample_list,
+)
+from .wrapping import build_datamodule, choose_categories, split_by_category
+
+logger = logging.getLogger(__name__)
+
+SAMPLES_FILE = "few_shot_samples.json"
+"""Name of the drawn list, which is written next to the results of a training."""
+
+
+class FewShot(AnomalibDataModule):
+    """Wraps a datamodule so that its training set holds k normal images of every category.
+
+    The test set of a category is its whole test set; the validation set is made as the wrapped datamodule makes it.
+    Where the wrapped datamodule splits at random and has no seed, it gets a fixed one, so that every draw of shots is
+    tested on the same images. Augmentations are those of the wrapped datamodule.
+
+    Args:
+        datamodule: Name of an anomalib datamodule (``"MVTecAD"``), a mapping with ``class_path`` and ``init_args``, or
+            an instance, which stays as it is.
+        categories: Names of categories; ``"all"`` for all that the data set has; ``None`` for the one that
+            ``datamodule`` is set to.
+        k_shot: Number of normal training images per category; ``None`` for all.
+        seed: Seed of the draw.
+        samples: The training images of every category, as a mapping from categories to file names (or stems), or as
+            the path of a JSON or YAML file that holds one. Wins over ``k_shot`` and ``seed``.
+        train_batch_size: Training batch size; ``None`` for that of ``datamodule``.
+        eval_batch_size: Validation and test batch size; ``None`` for that of ``datamodule``.
+        num_workers: Number of worker processes of a data loader; ``None`` for that of ``datamodule``.
+
+    Attributes:
+        categories: Names of the categories.
+        k_shot: Number of shots per category; ``None`` if it is unlimited, or differs between the lists of ``samples``.
+        drawn_samples: Names of the training images, by category; empty before ``setup``.
+
+    Raises:
+        ValueError: If an argument is wrong; the sentence says which and why.
+        TypeError: If ``datamodule`` is something else.
+
+    Example:
+        >>> from anople_anomalib.data import FewShot
+        >>> datamodule = FewShot("SampleTextures", categories=["brick", "gravel"], k_shot=1)
+        >>> datamodule.prepare_data()
+        >>> datamodule.setup()
+        >>> len(datamodule.train_data)
+        2
+    """
+
+    def __init__(
+        self,
+        datamodule: AnomalibDataModule | dict[str, Any] | str,
+        categories: list[str] | str | None = None,
+        k_shot: int | None = 1,
+        seed: int = 0,
+        samples: dict[str, list[str]] | Path | str | None = None,
+        train_batch_size: int | None = None,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+    ) -> None:
+        if k_shot is not None and (isinstance(k_shot, bool) or not isinstance(k_shot, int) or k_shot < 1):
+            msg = f"k_shot must be a positive integer or None for all images, but it is {k_shot!r}."
+            raise ValueError(msg)
+        wrapped = build_datamodule(datamodule)
+        super().__init__(
+            train_batch_size=wrapped.train_batch_size if train_batch_size is None else train_batch_size,
+            eval_batch_size=wrapped.eval_batch_size if eval_batch_size is None else eval_batch_size,
+            num_workers=wrapped.num_workers if num_workers is None else num_workers,
+            train_augmentations=wrapped.train_augmentations,
+            val_augmentations=wrapped.val_augmentations,
+            test_augmentations=wrapped.test_augmentations,
+            test_split_mode=wrapped.test_split_mode,
+            test_split_ratio=wrapped.test_split_ratio,
+            val_split_mode=wrapped.val_split_mode,
+            val_split_ratio=wrapped.val_split_ratio,
+            seed=seed,
+        )
+        self._name = f"FewShot-{wrapped.name}"
+        self.categories = choose_categories(wrapped, categories)
+        self.category = "+".join(self.categories)
+        self._wrapped = split_by_category(wrapped, self.categories)
+        self.samples = _read_samples(samples, self.categories)
+        self.k_shot = k_shot if self.samples is None else _common_length(self.samples)
+        self.drawn_samples: dict[str, list[str]] = {}
+        self._category_of: dict[str, str] = {}
+
+    @property
+    def name(self) -> str:
+        """Name of the wrapped datamodule behind ``FewShot-``; the engine's folder for the results."""
+        return self._name
+
+    def prepare_data(self) -> None:
+        """Let the wrapped datamodule download or write what it needs."""
+        for wrapped in self._wrapped.values():
+            _prepare(wrapped)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Set up the data; beside a trainer's results, write the list of the drawn images.
+
+        Args:
+            stage: Stage of the trainer.
+        """
+        super().setup(stage)
+        if self.trainer is not None and self.trainer.is_global_zero:
+            write_sample_list(Path(self.trainer.default_root_dir) / SAMPLES_FILE, self.drawn_samples)
+
+    def category_of(self, image_path: str | Path) -> str:
+        """Category of an image of this datamodule.
+
+        Args:
+            image_path: Path of the image, as in a batch's ``image_path``.
+
+        Returns:
+            One of ``categories``.
+
+        Raises:
+            KeyError: If the image is not in the data, or the data is not set up.
+        """
+        return self._category_of[str(image_path)]
+
+    def _setup(self, stage: str | None = None) -> None:
+        """Set up every category and join their subsets."""
+        self._category_of, drawn = {}, {}
+        subsets: dict[str, list[AnomalibDataset]] = {"train_data": [], "val_data": [], "test_data": []}
+        for category, wrapped in self._wrapped.items():
+            _set_up(wrapped, category, stage)
+            shots, drawn[category] = self._draw(wrapped.train_data, category)
+            logger.info("Training images of %s: %s", category, ", ".join(drawn[category]))
+            for name, parts in subsets.items():
+                part = shots if name == "train_data" else getattr(wrapped, name, None)  # there may be no validation set
+                if part is not None:
+                    parts.append(part)
+                    self._category_of.update(dict.fromkeys(part.samples.image_path.astype(str), category))
+        self.drawn_samples = drawn
+        for name, parts in subsets.items():
+            if parts:
+                setattr(self, name, _join(parts, self.category))
+
+    def _draw(self, dataset: AnomalibDataset, category: str) -> tuple[AnomalibDataset, list[str]]:
+        """Draw the shots of one category.
+
+        Args:
+            dataset: The category's training set.
+            category: Its name.
+
+        Returns:
+            The data set of the shots alone, and their names.
+        """
+        samples = dataset.samples
+        if "label_index" in samples:
+            samples = samples[samples.label_index == LabelName.NORMAL]
+        names = relative_names(samples.image_path)
+        if self.samples is None:
+            chosen = draw_shots(names, self.k_shot, self.seed, category)
+        else:
+            chosen = match_samples(names, self.samples[category], category)
+        if not chosen:
+            msg = f"Category '{category}' of {self.name} has no normal training images."
+            raise ValueError(msg)
+        return dataset.subsample(samples.index[chosen].tolist()), [names[index] for index in chosen]
+
+    def _create_test_split(self) -> None:
+        """Do nothing: the wrapped datamodule made its test set."""
+
+    def _create_val_split(self) -> None:
+        """Do nothing: the wrapped datamodule made its validation set."""
+
+
+def _prepare(wrapped: AnomalibDataModule) -> None:
+    """Prepare a wrapped datamodule; if a download fails, say what is missing where."""
+    try:
+        wrapped.prepare_data()
+    except URLError as error:
+        raise clear_error(error, wrapped) from error
+
+
+def _set_up(wrapped: AnomalibDataModule, category: str, stage: str | None) -> None:
+    """Set up a wrapped datamodule; if that fails, say for which category."""
+    try:
+        wrapped.setup(stage)
+    except (OSError, RuntimeError, TypeError, ValueError, LookupError, MisMatchError) as error:
+        if isinstance(error, ValueError) and (clear := clear_error(error, wrapped)) is not error:
+            raise clear from error
+        msg = (
+            f"Category '{category}' of {wrapped.name} cannot be read; check that its folder is there and that every "
+            f"anomalous image has a mask ({type(error).__name__}: {error})"
+        )
+        raise ValueError(msg) from error
+
+
+def _join(parts: Sequence[AnomalibDataset], category: str) -> AnomalibDataset:
+    """Join the same subset of several categories.
+
+    Args:
+        parts: Datasets of the same class.
+        category: Category of the joint dataset.
+
+    Returns:
+        Like the first part, with the samples of all. If one part has no masks, none is read for the others either.
+    """
+    joint = copy.copy(parts[0])
+    samples = pd.concat([part.samples for part in parts], ignore_index=True)
+    has_masks = all(part.task == TaskType.SEGMENTATION for part in parts)
+    samples.attrs["task"] = (TaskType.SEGMENTATION if has_masks else TaskType.CLASSIFICATION).value
+    joint.samples = samples
+    joint.category = category
+    return joint
+
+
+def _read_samples(
+    samples: Mapping[str, Sequence[str]] | Path | str | None,
+    categories: Sequence[str],
+) -> dict[str, list[str]] | None:
+    """Read explicit sample lists and check that every category has one."""
+    if samples is None:
+        return None
+    lists = read_sample_list(samples) if isinstance(samples, str | Path) else check_sample_list(samples)
+    missing = [category for category in categories if category not in lists]
+    if missing:
+        msg = f"The sample list has no entry for category '{missing[0]}'; it has {', '.join(lists)}."
+        raise ValueError(msg)
+    return {category: lists[category] for category in categories}
+
+
+def _common_length(samples: Mapping[str, Sequence[str]]) -> int | None:
+    """Length of the lists, or ``None`` if it differs."""
+    lengths = {len(names) for names in samples.values()}
+    return lengths.pop() if len(lengths) == 1 else None

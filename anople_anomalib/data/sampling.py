@@ -1,0 +1,241 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Drawing, writing and reading the k normal images of a few-shot experiment.
+
+The draw depends on the seed, the category and the file names alone: not on the order in which a file system lists
+them, not on the machine, and not on a random generator's version. It is nested, too: the images of the 1-shot draw
+are among those of the 2-shot draw with the same seed.
+
+Example:
+    >>> from anople_anomalib.data.sampling import draw_shots
+    >>> names = ["000.png", "001.png", "002.png", "003.png"]
+    >>> draw_shots(names, k_shot=2, seed=0, category="bottle")
+    [1, 3]
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+_JSON_SUFFIXES = (".json",)
+_YAML_SUFFIXES = (".yaml", ".yml")
+
+
+def draw_shots(names: Sequence[str], k_shot: int | None, seed: int, category: str) -> list[int]:
+    """Choose ``k_shot`` of the named images.
+
+    The chosen ones have the smallest SHA-256 digest of ``"{seed}/{category}/{name}"``.
+
+    Args:
+        names: One name per image; those of :func:`relative_names` make the draw the same on every machine.
+        k_shot: How many images to choose; ``None`` chooses all of them.
+        seed: Seed of the draw.
+        category: Category the images belong to.
+
+    Returns:
+        Ascending indices into ``names``.
+
+    Raises:
+        ValueError: If ``k_shot`` is not positive or larger than the number of images.
+    """
+    if k_shot is None:
+        return list(range(len(names)))
+    if k_shot < 1:
+        msg = f"k_shot must be a positive number or None for all images, but it is {k_shot}."
+        raise ValueError(msg)
+    if k_shot > len(names):
+        msg = (
+            f"k_shot={k_shot} asks for more images than there are: category '{category}' has {len(names)} normal "
+            f"training images; choose at most that many."
+        )
+        raise ValueError(msg)
+    digests = [hashlib.sha256(f"{seed}/{category}/{name}".encode()).digest() for name in names]
+    return sorted(sorted(range(len(names)), key=digests.__getitem__)[:k_shot])
+
+
+def relative_names(paths: Sequence[str | Path]) -> list[str]:
+    """Name images by their place below the folder that all of them share.
+
+    Args:
+        paths: Paths of a category's normal training images.
+
+    Returns:
+        One name per path, with forward slashes: the same on every machine that has the category, wherever it lies.
+    """
+    absolute = [Path(path).absolute() for path in paths]
+    if not absolute:
+        return []
+    common = os.path.commonpath([path.parent for path in absolute])
+    return [path.relative_to(common).as_posix() for path in absolute]
+
+
+def match_samples(names: Sequence[str], wanted: Sequence[str], category: str) -> list[int]:
+    """Find the images that a sample list asks for.
+
+    An entry is one of the names, or else the file name (``"003.png"``) or the stem (``"003"``) of exactly one of them.
+
+    Args:
+        names: Names of the images there are, as :func:`relative_names` returns them.
+        wanted: Entries of the sample list.
+        category: Category the images belong to; named in errors.
+
+    Returns:
+        Ascending indices into ``names``, one per entry of ``wanted``.
+
+    Raises:
+        ValueError: If the list is empty, or an entry is a path, is missing, fits several images or appears twice.
+    """
+    if not wanted:
+        msg = f"The sample list of category '{category}' is empty; name at least one image."
+        raise ValueError(msg)
+    files = [PurePosixPath(name) for name in names]
+    found = set()
+    for entry in wanted:
+        index = _match_one(files, entry, category)
+        if index in found:
+            msg = f"The sample list of category '{category}' names '{names[index]}' twice; remove one of the two."
+            raise ValueError(msg)
+        found.add(index)
+    return sorted(found)
+
+
+def _match_one(files: Sequence[PurePosixPath], entry: str, category: str) -> int:
+    """Index of the one file whose whole name, else file name, else stem equals ``entry``."""
+    hits = [i for i, file in enumerate(files) if str(file) == entry]
+    hits = hits or [i for i, file in enumerate(files) if file.name == entry]
+    hits = hits or [i for i, file in enumerate(files) if file.stem == entry]
+    if len(hits) == 1:
+        return hits[0]
+    if hits:
+        problem = f"fits {len(hits)} images ({', '.join(str(files[i]) for i in hits[:3])}); give a name that fits one"
+    elif {"/", "\\"} & set(entry) or entry in {"", ".", ".."}:
+        problem = "is not an image's name; give file names or stems, without a folder"
+    else:
+        problem = f"is not among its {len(files)} normal training images"
+    msg = f"The sample list of category '{category}' names '{entry}', which {problem}."
+    raise ValueError(msg)
+
+
+def read_sample_list(path: str | Path) -> dict[str, list[str]]:
+    """Read a sample list ``{category: [file names]}``.
+
+    Args:
+        path: A ``.json``, ``.yaml`` or ``.yml`` file.
+
+    Returns:
+        The file names of every category, in the order of the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the suffix is another one, the file cannot be parsed, a category appears twice, or the content
+            is not a mapping from categories to lists of names.
+    """
+    path = Path(path)
+    _check_suffix(path)
+    if not path.is_file():
+        msg = f"The sample list '{path}' does not exist; give the path of a JSON or YAML file."
+        raise FileNotFoundError(msg)
+    text = path.read_text(encoding="utf-8")
+    try:
+        if path.suffix.lower() in _JSON_SUFFIXES:
+            content = json.loads(text, object_pairs_hook=_unique_keys)
+        else:
+            content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  (a SafeLoader)
+    except (ValueError, yaml.YAMLError) as error:
+        msg = f"The sample list '{path}' cannot be read: {error}"
+        raise ValueError(msg) from error
+    return check_sample_list(content, source=f"The sample list '{path}'")
+
+
+def check_sample_list(content: Any, source: str = "The sample list") -> dict[str, list[str]]:  # noqa: ANN401
+    """Check that ``content`` maps categories to lists of file names.
+
+    Args:
+        content: What was read or given.
+        source: Subject of the error's sentence.
+
+    Returns:
+        The same content as plain dictionary and lists.
+
+    Raises:
+        ValueError: If it has another form.
+    """
+    shape_is_right = isinstance(content, Mapping) and all(
+        isinstance(category, str)
+        and isinstance(names, Sequence)
+        and not isinstance(names, str)
+        and all(isinstance(name, str) for name in names)
+        for category, names in content.items()
+    )
+    if not shape_is_right or not content:
+        msg = f"{source} must map every category to a list of file names, such as {{'bottle': ['000.png', '017.png']}}."
+        raise ValueError(msg)
+    return {category: list(names) for category, names in content.items()}
+
+
+def write_sample_list(path: str | Path, samples: Mapping[str, Sequence[str]]) -> Path:
+    """Write a sample list that :func:`read_sample_list` reads.
+
+    The file appears complete or not at all: it is written under a temporary name in the same folder and renamed.
+
+    Args:
+        path: A ``.json``, ``.yaml`` or ``.yml`` file; missing folders are created.
+        samples: The file names of every category.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: If the suffix is another one.
+    """
+    path = Path(path)
+    _check_suffix(path)
+    plain = {category: list(names) for category, names in samples.items()}
+    if path.suffix.lower() in _JSON_SUFFIXES:
+        text = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
+    else:
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _check_suffix(path: Path) -> None:
+    """Refuse a file whose suffix names neither JSON nor YAML."""
+    allowed = (*_JSON_SUFFIXES, *_YAML_SUFFIXES)
+    if path.suffix.lower() not in allowed:
+        msg = f"A sample list must end in one of {', '.join(allowed)}, but the path is '{path}'."
+        raise ValueError(msg)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a dictionary of a JSON object's pairs, refusing a key that appears twice."""
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            msg = f"'{key}' appears twice."
+            raise ValueError(msg)
+        content[key] = value
+    return content
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, refusing a key that appears twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Build a dictionary of a YAML mapping."""
+        pairs = [(self.construct_object(key, deep=True), value) for key, value in node.value]
+        _unique_keys(pairs)
+        return super().construct_mapping(node, deep=deep)

@@ -1,0 +1,165 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A trained AnoPLe as it is exported: what detection needs, and nothing else."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from anomalib.data import AnomalibDataModule, InferenceBatch
+from anomalib.models.components.base.export_mixin import ExportMixin
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.utils.data import DataLoader
+
+from anople_anomalib.method.torch_model import AnoPLeModel
+
+if TYPE_CHECKING:
+    import openvino
+
+_LINEAR_LAYERS = 4  # of a block: queries, keys and values; the heads' output; two of the MLP
+
+_OPSET = 18  # the exporter's own; it would have to convert to anomalib's 14, and fails
+
+
+class Export(LightningModule):
+    """anomalib's exports, mixed into the model: each writes a :class:`Detector` instead of the whole model."""
+
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Write a file for anomalib's ``TorchInferencer``; see ``ExportMixin.to_torch``."""
+        return self.detector().to_torch(export_root, model_file_name)
+
+    def to_onnx(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
+        """Write an ONNX file; see ``ExportMixin.to_onnx``."""
+        return self.detector().to_onnx(export_root, *args, **kwargs)
+
+    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
+        """Write an OpenVINO model; see ``ExportMixin.to_openvino``."""
+        return self.detector().to_openvino(export_root, *args, **kwargs)
+
+    def detector(self) -> "Detector":
+        """What detection needs of this model, on the CPU.
+
+        Raises:
+            RuntimeError: If the model is not trained.
+        """
+        self._require_training()
+        return Detector(self.pre_processor, self.model, self.post_processor)
+
+
+class Detector(ExportMixin, LightningModule):
+    """Pre-processing, detection and post-processing of images, without text tower and training parts.
+
+    Args:
+        pre_processor: The model's pre-processor, or ``None``.
+        model: The trained model.
+        post_processor: The model's post-processor, or ``None``.
+    """
+
+    def __init__(self, pre_processor: nn.Module | None, model: AnoPLeModel, post_processor: nn.Module | None) -> None:
+        super().__init__()
+        self.pre_processor, self.post_processor = _without_trainer(pre_processor), _without_trainer(post_processor)
+        self.model = model.for_inference()
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        """Detect anomalies.
+
+        Args:
+            images: Shape ``(B, 3, H, W)``, values in [0, 1].
+
+        Returns:
+            Scores, labels, maps and masks, as of the trained model.
+        """
+        images = images if self.pre_processor is None else self.pre_processor(images)
+        predictions = self.model(images)
+        return predictions if self.post_processor is None else self.post_processor(predictions)
+
+    def to_onnx(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,  # noqa: ANN401  # as in anomalib, for torch.onnx.export
+    ) -> Path:
+        """Write one ONNX file, weights included; see ``ExportMixin.to_onnx``."""
+        kwargs = {"opset_version": _OPSET, "external_data": False, **kwargs}
+        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+
+    def _post_training_quantization_ov(
+        self, model: "openvino.Model", datamodule: AnomalibDataModule | None = None
+    ) -> "openvino.Model":
+        """Anomalib's step of ``INT8_PTQ``, but for a transformer and with the method's own products in full precision.
+
+        Args:
+            model: The converted model.
+            datamodule: Where the images for the calibration come from.
+
+        Returns:
+            The quantized model.
+
+        Raises:
+            ValueError: If there is no datamodule.
+        """
+        import nncf
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+        if datamodule is None:
+            msg = "INT8_PTQ calibrates on images: give the data that the model was trained on (--data, datamodule=)."
+            raise ValueError(msg)
+        datamodule.setup("fit")
+        images = DataLoader(datamodule.val_data, batch_size=1, collate_fn=datamodule.val_data.collate_fn)
+        return nncf.quantize(
+            model,
+            nncf.Dataset(images, lambda batch: batch.image.numpy()),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=self._precise_matmuls(model)),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX  # a mean would cut anomalies off
+            ),
+        )
+
+    def _precise_matmuls(self, model: "openvino.Model") -> list[str]:
+        """Names of the products that INT8 leaves alone.
+
+        They are those that resize, project, and compare with texts and memory (a cosine distance is a small difference
+        of numbers near 1, of which eight bits leave nothing), and the linear layers of the first block, where a few
+        channels are so large that eight bits leave nothing of the others.
+
+        Exporters give products no names to know them by. Known are the shapes, the order, and that images are resized
+        before the first convolution cuts them into patches.
+        """
+        factors = [self.model.text_features, self.model.clip.visual.visual.proj]
+        if self.model.memory_bank is not None:
+            factors += self.model.memory_bank.parts()
+        shapes = {frozenset(factor.shape) for factor in factors}
+        precise, linear, in_patches = [], [], False
+        for operation in model.get_ordered_ops():
+            in_patches = in_patches or operation.get_type_name() == "Convolution"
+            if operation.get_type_name() != "MatMul":
+                continue
+            constants = list(_static_shapes(operation))
+            if not in_patches or any(shape in shapes for shape in constants):
+                precise.append(operation)
+            elif constants:
+                linear.append(operation)
+        return [product.get_friendly_name() for product in (*precise, *linear[:_LINEAR_LAYERS])]
+
+
+def _static_shapes(operation: "openvino.Node") -> Iterator[frozenset[int]]:
+    """Lengths of the sides of an operation's constant inputs."""
+    for shape in (source.get_partial_shape() for source in operation.input_values()):
+        if shape.is_static:
+            yield frozenset(shape.to_shape())
+
+
+def _without_trainer(processor: nn.Module | None) -> nn.Module | None:
+    """A processor without the methods of the whole model that Lightning hangs on every callback of a training."""
+    if processor is None:
+        return None
+    processor = copy.copy(processor)
+    for name in ("log", "log_dict"):
+        vars(processor).pop(name, None)
+    return processor

@@ -1,0 +1,115 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a trained AnoPLe needs in production: new normal parts, thresholds for them, a file of the result."""
+
+import logging
+from pathlib import Path
+
+import torch
+from anomalib.data import ImageBatch
+from anomalib.post_processing import PostProcessor
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+
+from anople_anomalib.checkpoints.files import guard_checkpoints
+from anople_anomalib.data.image_inputs import Images, each_image
+
+logger = logging.getLogger(__name__)
+
+_SAME = 1e-5
+"""Largest memory distance of an image that lies in the memory itself: nothing but rounding."""
+
+
+class Maintenance(LightningModule):
+    """Changes of a trained model without training, mixed into the model.
+
+    Example:
+        >>> from anople_anomalib import AnoPLe
+        >>> model = AnoPLe.load_from_checkpoint("model.ckpt")  # doctest: +SKIP
+        >>> model.extend_memory_bank("new_variant/good")  # doctest: +SKIP
+        >>> model.recompute_thresholds("new_variant/more_good")  # doctest: +SKIP
+        >>> model.save_checkpoint("model_2.ckpt")  # doctest: +SKIP
+    """
+
+    @torch.no_grad()
+    def extend_memory_bank(self, images: Images) -> None:
+        """Add normal images to the memory: parts that look like them are normal from now on.
+
+        Prompts, decoder and thresholds stay; see :meth:`recompute_thresholds`.
+
+        Args:
+            images: Normal images: tensors with values in [0, 1], files, folders, or a list of them.
+
+        Raises:
+            RuntimeError: If the model is not trained or has no memory bank.
+            FileNotFoundError: If there is no such file or folder.
+            ValueError: If there is no image, one cannot be read, or a tensor has another shape or range.
+        """
+        self._require_training()
+        if self.model.memory_bank is None:
+            msg = "This model was trained with use_memory=False: it has no memory bank that could be extended."
+            raise RuntimeError(msg)
+        self.eval()
+        features = [self.model.memory_features(self._pre_process(image)) for image in each_image(images)]
+        self.model.memory_bank.extend(torch.cat(features))
+        logger.info("%d images were added to the memory: %d features.", len(features), len(self.model.memory_bank))
+
+    @torch.no_grad()
+    def recompute_thresholds(self, images: Images) -> None:
+        """Compute thresholds and normalization anew, from normal images alone.
+
+        The threshold is the largest score among them, which anomalib takes wherever no anomalous image is known.
+
+        Args:
+            images: At least two normal images that are not in the memory, as for :meth:`extend_memory_bank`.
+
+        Raises:
+            RuntimeError: If the model is not trained or has no post-processor of anomalib.
+            FileNotFoundError: If there is no such file or folder.
+            ValueError: If there are fewer than two images, one is in the memory or cannot be read, or a tensor has
+                another shape or range.
+        """
+        self._require_training()
+        if not isinstance(self.post_processor, PostProcessor):
+            msg = "This model has no post-processor of anomalib: there are no thresholds to compute."
+            raise RuntimeError(msg)
+        self.eval()
+        batches = [self._judge_normal(image, number) for number, image in enumerate(each_image(images), start=1)]
+        if len(batches) < 2:
+            msg = f"Thresholds need at least two normal images that are not in the memory, got {len(batches)}."
+            raise ValueError(msg)
+        for batch in batches:
+            self.post_processor.on_validation_batch_end(None, self, batch)
+        self.post_processor.on_validation_epoch_end(None, self)
+
+    def save_checkpoint(self, path: str | Path) -> None:
+        """Write the model as anomalib's checkpoint, which every later command takes as ``ckpt_path``.
+
+        Args:
+            path: File to write; missing folders are made.
+
+        Raises:
+            RuntimeError: If the model is not trained.
+        """
+        self._require_training()
+        trainer = Trainer(logger=False, accelerator="cpu", enable_model_summary=False, enable_progress_bar=False)
+        trainer.strategy.connect(self)
+        guard_checkpoints(trainer)
+        trainer.save_checkpoint(path, weights_only=True)
+
+    def _pre_process(self, image: torch.Tensor) -> torch.Tensor:
+        """Resize and normalize as at validation, on the model's device."""
+        transform = getattr(self.pre_processor, "transform", None) or nn.Identity()
+        return transform(image.to(device=self.device, dtype=self.dtype))
+
+    def _judge_normal(self, image: torch.Tensor, number: int) -> ImageBatch:
+        """Prediction of a normal image, with its ground truth."""
+        image = self._pre_process(image)
+        bank, prediction = self.model.memory_bank, self.model(image)
+        if bank is not None and bank(self.model.memory_features(image)).max() < _SAME:
+            msg = f"Image {number} is in the memory itself, so that its distance is 0: give other normal images."
+            raise ValueError(msg)
+        mask = torch.zeros_like(prediction.anomaly_map[:, 0], dtype=torch.bool)
+        label = torch.zeros(len(image), dtype=torch.bool, device=self.device)
+        return ImageBatch(image=image, gt_label=label, gt_mask=mask, **prediction._asdict())

@@ -1,0 +1,59 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checks of the model's arguments, and their form as plain data."""
+
+from collections.abc import Iterable
+from math import isfinite
+from numbers import Integral, Real
+from typing import Any
+
+
+def as_list(value: Any) -> Any:  # noqa: ANN401
+    """Plain data for the hyper-parameters of a checkpoint: a sequence becomes a list, anything else stays."""
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+
+
+def check_integer(minimum: int, **values: object) -> None:
+    """Check arguments that count something.
+
+    Args:
+        minimum: The smallest value allowed.
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is smaller or no integer.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
+            msg = f"{name} must be an integer, {minimum} or more, got {value!r}."
+            raise ValueError(msg)
+
+
+def check_rates(**values: object) -> None:
+    """Check learning rates.
+
+    Args:
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is negative or no finite number.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Real) or isinstance(value, bool) or not isfinite(value) or value < 0:
+            msg = f"{name} must be a finite number, 0 or more, got {value!r}."
+            raise ValueError(msg)
+
+
+def check_k_shot(k_shot: object) -> None:
+    """Check the number of shots.
+
+    Args:
+        k_shot: Number of normal images per category; ``None`` for all.
+
+    Raises:
+        ValueError: If it is neither ``None`` nor a positive integer.
+    """
+    if k_shot is not None and (not isinstance(k_shot, Integral) or isinstance(k_shot, bool) or k_shot < 1):
+        msg = f"k_shot must be an integer, 1 or more, or None for all images, got {k_shot!r}."
+        raise ValueError(msg)

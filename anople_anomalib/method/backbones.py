@@ -1,0 +1,264 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Backbones by name: open_clip models with plain transformers, and the bundled ``anople-tiny``.
+
+open_clip's own code downloads, converts and loads the weights. What is added here are the checks that turn an unfit
+tower, a missing file or a missing network into one sentence, and the rule that random weights are used only when
+asked for by that word.
+"""
+
+import hashlib
+import json
+import logging
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.transformer import VisionTransformer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from .clip import FrozenCLIP
+
+logger = logging.getLogger(__name__)
+
+TINY = "anople-tiny"
+"""Name of the small CLIP that ships inside the package."""
+
+RANDOM = "random"
+"""The word that asks for random weights, for tests and speed measurements only."""
+
+DEFAULT_TAGS = {"ViT-B-16-plus-240": "laion400m_e32"}
+"""Weights used when none are named; other models fall back on :data:`_TAG_PREFERENCE`."""
+
+CLIP_MEAN, CLIP_STD = OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+"""Normalization of the images that CLIP was trained on."""
+
+_TAG_PREFERENCE = ("laion2b", "laion400m_e32")
+_TINY_FOLDER = Path(__file__).parents[1] / "assets" / "anople_tiny"
+_HUB_FILE = "open_clip_model.safetensors"  # where the repository of a tag is given without a file
+_WEIGHT_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".npz"}
+_READ_ERRORS = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    AssertionError,  # by which open_clip refuses a text tower of another width
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded backbone.
+
+    Attributes:
+        name: The backbone's name.
+        weights: The tag, file or word that its weights came from.
+        clip: Its frozen towers.
+        mean: Mean of the image normalization, per channel.
+        std: Standard deviation of the image normalization, per channel.
+    """
+
+    name: str
+    weights: str
+    clip: FrozenCLIP
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
+    """Load a backbone and freeze it.
+
+    Args:
+        name: An open_clip model name, or ``"anople-tiny"``.
+        pretrained: ``None`` for the default weights; a tag of open_clip; the path of a checkpoint file; or
+            ``"random"`` (seeded, the same in every process).
+
+    Returns:
+        The loaded backbone.
+
+    Raises:
+        ValueError: If the name or tag is unknown, the method does not fit the towers, or a file holds other weights.
+        FileNotFoundError: If the weights are neither here nor to be downloaded.
+    """
+    if name != TINY:
+        _check_architecture(name)
+    weights = pretrained or default_weights(name)
+    if weights == RANDOM:
+        logger.warning("%s has random weights, as asked for: its detections mean nothing.", name)
+        model = _create(name)
+    elif name == TINY:
+        model = _load_tiny(Path(weights))
+    else:
+        model = _load_open_clip(name, weights)
+    _check_towers(name, model)
+    return Backbone(
+        name=name,
+        weights=weights,
+        clip=FrozenCLIP(model, _fingerprint(model)),
+        mean=tuple(getattr(model.visual, "image_mean", None) or CLIP_MEAN),
+        std=tuple(getattr(model.visual, "image_std", None) or CLIP_STD),
+    )
+
+
+def default_weights(name: str) -> str:
+    """The weights that ``pretrained=None`` stands for.
+
+    Args:
+        name: An open_clip model name, or ``"anople-tiny"``.
+
+    Returns:
+        A tag of open_clip, or the path of the bundled file.
+
+    Raises:
+        ValueError: If open_clip has no weights for the model.
+    """
+    if name == TINY:
+        return str(_TINY_FOLDER / "open_clip_model.safetensors")
+    if name in DEFAULT_TAGS:
+        return DEFAULT_TAGS[name]
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not tags:
+        msg = f"open_clip has no weights for {name!r}: pass a checkpoint file as pretrained."
+        raise ValueError(msg)
+    return next((tag for start in _TAG_PREFERENCE for tag in tags if tag.startswith(start)), tags[0])
+
+
+def get_tokenizer(name: str) -> Callable[[list[str]], torch.Tensor]:
+    """The tokenizer of a backbone: texts to token numbers of shape ``(P, context length)``."""
+    return open_clip.tokenize if name == TINY else open_clip.get_tokenizer(name)
+
+
+def _tiny_config() -> dict:
+    return json.loads((_TINY_FOLDER / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+
+
+def _create(name: str) -> nn.Module:
+    """A model with random weights that are the same in every process."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return open_clip.CLIP(**_tiny_config()) if name == TINY else open_clip.create_model(name)
+
+
+def _load_tiny(path: Path) -> nn.Module:
+    model = _create(TINY)
+    _require_file(TINY, path)
+    try:
+        model.load_state_dict(load_file(path))
+    except _READ_ERRORS as error:
+        raise _unreadable(TINY, str(path), error) from error
+    return model
+
+
+def _load_open_clip(name: str, weights: str) -> nn.Module:
+    """Load by open_clip's own code, from a tag or a file."""
+    config = open_clip.pretrained.get_pretrained_cfg(name, weights)
+    if not config:
+        path = Path(weights)
+        if path.suffix not in _WEIGHT_SUFFIXES and not path.is_file():
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+            msg = f"pretrained must be a tag of {name} ({tags}), a checkpoint file or {RANDOM!r}, got {weights!r}."
+            raise ValueError(msg)
+        _require_file(name, path)
+    try:
+        if not config and path.suffix == ".safetensors":  # which open_clip 2.24 takes for a pickle
+            model = open_clip.create_model(name)
+            model.load_state_dict(load_file(path))
+            return model
+        return open_clip.create_model(name, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu")))
+    except _READ_ERRORS as error:
+        if not config:
+            raise _unreadable(name, weights, error) from error
+        repository, _, file = config.get("hf_hub", "").rpartition("/")
+        source = f"{file or _HUB_FILE} of {repository}" if repository else config.get("url")
+        msg = (
+            f"The weights {weights!r} of {name} ({source}) are not in the cache and cannot be downloaded: connect to "
+            "the internet once, pass a local checkpoint file (--model.pretrained PATH), or use "
+            f"--model.backbone {TINY}, which needs no download."
+        )
+        raise FileNotFoundError(msg) from error
+
+
+def _require_file(name: str, path: Path) -> None:
+    if not path.is_file():
+        msg = f"The weights file {str(path)!r} for {name} does not exist: check the path given as pretrained."
+        raise FileNotFoundError(msg)
+
+
+def _unreadable(name: str, weights: str, error: Exception) -> ValueError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's sentence advises to run what the file brings
+        reason = "it is damaged, or holds more than tensors"
+    return ValueError(f"{weights!r} does not hold readable weights of {name} ({reason}).")
+
+
+def _check_architecture(name: str) -> None:
+    """Refuse unknown names and unfit towers before anything is built or downloaded."""
+    config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
+    if config is None:
+        fitting = [known for known in open_clip.list_models() if not _misfit(open_clip.get_model_config(known))]
+        msg = f"backbone must be {TINY!r} or a CLIP of open_clip ({', '.join(fitting)}), got {name!r}."
+        raise ValueError(msg)
+    if reason := _misfit(config):
+        raise _unfit(name, reason)
+
+
+def _misfit(config: dict) -> str | None:
+    """Why the method does not fit an architecture, or ``None`` if it does."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if "multimodal_cfg" in config:
+        return "a CoCa model with a caption decoder"
+    if "timm_model_name" in vision:
+        return f"its visual tower {vision['timm_model_name']} comes from timm"
+    if isinstance(vision.get("layers"), list):
+        return "its visual tower is a ResNet"
+    if "hf_model_name" in text:
+        return f"its text tower {text['hf_model_name']} comes from transformers"
+    if config.get("custom_text"):
+        return "it has a custom text tower"
+    if vision.get("attentional_pool") or vision.get("pool_type", "tok") != "tok":
+        return "its visual tower does not pool by a CLS token"
+    return None
+
+
+def _check_towers(name: str, model: nn.Module) -> None:
+    """Refuse built towers that lack what the prompted forward passes rely on."""
+    fits = (
+        isinstance(model.visual, VisionTransformer)
+        and model.visual.attn_pool is None
+        and getattr(model.visual, "proj", None) is not None
+        and not getattr(model.visual, "final_ln_after_pool", False)
+        and getattr(model, "text_pool_type", "argmax") == "argmax"
+        and getattr(model, "attn_mask", None) is not None
+    )
+    if not fits:
+        raise _unfit(name, "its towers are not the plain transformers of CLIP")
+
+
+def _unfit(name: str, reason: str) -> ValueError:
+    return ValueError(
+        f"AnoPLe does not fit the backbone {name}: {reason}; it needs a CLIP with a plain vision transformer and a "
+        "causal text transformer, such as ViT-B-16-plus-240, ViT-B-16, ViT-B-32 or ViT-L-14."
+    )
+
+
+def _fingerprint(model: nn.Module, values: int = 64) -> bytes:
+    """Identify weights by 32 bytes: names, shapes and evenly spaced values of every parameter."""
+    digest = hashlib.sha256()
+    for key, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // values)].float().cpu()
+        digest.update(f"{key}{tuple(parameter.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.digest()

@@ -1,0 +1,304 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""PyTorch model of AnoPLe: composition of the parts, training and inference passes."""
+
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from anomalib.data import InferenceBatch
+from einops import einsum, rearrange, repeat
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from .clip import FrozenCLIP, VisualFeatures
+from .decoder import Decoder
+from .fusion import fuse, image_score
+from .memory_bank import MemoryBank
+from .prompts import ConstantPrompts, PromptLearner
+from .state_checks import check_state
+
+
+class TrainingOutput(NamedTuple):
+    """What the losses need of a training step; V views.
+
+    Attributes:
+        image_embeddings: z^0, L2-normalized, shape ``(V, D)``.
+        image_logits: Logits of (normal, abnormal), shape ``(V, 2)``.
+        local_features: D(z), shape ``(V, D, h, w)``; ``None`` without a decoder.
+        pixel_logits: Logits of (normal, abnormal), shape ``(V, 2, h, w)``; ``None`` without a decoder.
+        text_features: (w+, w-), L2-normalized, shape ``(2, D)``.
+    """
+
+    image_embeddings: torch.Tensor
+    image_logits: torch.Tensor
+    local_features: torch.Tensor | None
+    pixel_logits: torch.Tensor | None
+    text_features: torch.Tensor
+
+
+class AnoPLeModel(nn.Module):
+    """AnoPLe: prompts around a frozen CLIP, a decoder, a memory bank, and their fusion.
+
+    Text features and memory are buffers: :meth:`refresh_text_features` and :meth:`AnoPLeModel.memory_bank` fill them
+    after training, and inference never runs the text tower.
+
+    Args:
+        clip: The frozen CLIP.
+        text_context_length: C_t.
+        visual_context_length: C_v.
+        prompt_depth: J, at most the depth of either tower.
+        coupling: Coupling of the prompts, one of :data:`anople_anomalib.method.prompts.COUPLINGS`.
+        num_views: Number N + 1 of views at training.
+        view_signal: Whether the views are told apart by the signal c.
+        use_decoder: Whether there is a decoder D; without it CLIP's own projection maps the patch tokens.
+        memory_layers: 1-based numbers of the layers whose patch features make the memory; empty for no memory.
+        residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens.
+        coreset_sampling_ratio: Share of the patch features that the memory keeps.
+    """
+
+    def __init__(
+        self,
+        clip: FrozenCLIP,
+        text_context_length: int = 3,
+        visual_context_length: int = 3,
+        prompt_depth: int = 9,
+        coupling: str = "bidirectional",
+        num_views: int = 5,
+        view_signal: bool = True,
+        use_decoder: bool = True,
+        memory_layers: Sequence[int] = (7, 8, 9, 10),
+        residual_decoder: bool = False,
+        coreset_sampling_ratio: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.num_views = num_views
+        self.memory_layers = tuple(memory_layers)
+        self.prompt_learner = PromptLearner(
+            text_width=clip.text.width,
+            visual_width=clip.visual.width,
+            text_context_length=text_context_length,
+            visual_context_length=visual_context_length,
+            prompt_depth=prompt_depth,
+            coupling=coupling,
+            num_views=num_views if view_signal else 0,
+        )
+        self.decoder = Decoder(clip.visual.width, clip.embed_dim, refines=residual_decoder) if use_decoder else None
+        self.residual_decoder = residual_decoder
+        self.memory_bank = MemoryBank(clip.visual.width, coreset_sampling_ratio) if self.memory_layers else None
+        self.register_buffer("tokens", torch.empty(2, 0, 0, dtype=torch.long), persistent=False)
+        self.register_buffer("text_features", torch.zeros(2, clip.embed_dim))  # (w+, w-)
+        self.register_buffer("is_fitted", torch.tensor(data=False))
+        fingerprint = torch.tensor(list(clip.fingerprint), dtype=torch.uint8)
+        self.register_buffer("backbone_fingerprint", fingerprint)
+        self.tokens: torch.Tensor
+        self.text_features: torch.Tensor
+        self.is_fitted: torch.Tensor
+        self.backbone_fingerprint: torch.Tensor
+        self.register_load_state_dict_pre_hook(_check)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that the model sees."""
+        return self.clip.visual.image_size
+
+    def for_inference(self) -> "AnoPLeModel":
+        """A copy that can only detect: constant prompts, no text tower, no gradients."""
+        model = copy.deepcopy(self)
+        model.prompt_learner = ConstantPrompts(self.prompt_learner)
+        model.clip.set_grad_checkpointing(enable=False)  # there is no backward pass
+        model.clip.text = None
+        return model.requires_grad_(requires_grad=False).eval()
+
+    def set_texts(self, normal: torch.Tensor, abnormal: torch.Tensor) -> None:
+        """Set the texts of both states.
+
+        Args:
+            normal: Token numbers of the normal prompts, shape ``(P, L)``.
+            abnormal: Token numbers of the abnormal prompts, shape ``(P', L)``.
+
+        Raises:
+            ValueError: If a text and the prompts together exceed the context length.
+        """
+        tokens = torch.cat([normal, abnormal])
+        self.clip.text.length(tokens, self.prompt_learner().text.shape[1])
+        self.tokens = tokens.to(self.text_features.device)
+        self.num_normal_texts = len(normal)
+
+    def encode_texts(self, text_prompts: torch.Tensor) -> torch.Tensor:
+        """Text features (w+, w-) of the two states, averaged over all texts of a state.
+
+        Args:
+            text_prompts: Prompts of the text tower, shape ``(J, C, d_t)``.
+
+        Returns:
+            L2-normalized features of shape ``(2, D)``: normal, abnormal.
+        """
+        embeddings = self.clip.text(self.tokens, text_prompts)  # (P + P', D)
+        states = embeddings.tensor_split([self.num_normal_texts])
+        return F.normalize(torch.stack([state.mean(dim=0) for state in states]), dim=-1)
+
+    def training_forward(self, views: torch.Tensor) -> TrainingOutput:
+        """Encode the views of training images and compare them with the texts.
+
+        Args:
+            views: Normalized views, shape ``(B, V, 3, h, w)``; the whole image last.
+
+        Returns:
+            Embeddings and logits of the ``B * V`` views.
+        """
+        prompts = self.prompt_learner()
+        text_features = self.encode_texts(prompts.text)
+        signal = self.prompt_learner.view_signal
+        if signal is not None:
+            signal = repeat(signal, "v d -> (b v) d", b=len(views))
+        visual = self.clip.visual(rearrange(views, "b v c h w -> (b v) c h w"), prompts.visual, signal)
+        embeddings = F.normalize(visual.image_embedding, dim=-1)
+        local_features = None if self.decoder is None else self._local_features(visual)
+        return TrainingOutput(
+            image_embeddings=embeddings,
+            image_logits=self.image_logits(embeddings, text_features),
+            local_features=local_features,
+            pixel_logits=None if local_features is None else self._pixel_logits(local_features, text_features),
+            text_features=text_features,
+        )
+
+    def image_logits(self, embeddings: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
+        """Logits of (normal, abnormal), the argument of the softmax of equation (8).
+
+        Args:
+            embeddings: L2-normalized image embeddings, shape ``(B, D)``.
+            text_features: (w+, w-), shape ``(2, D)``.
+
+        Returns:
+            CLIP's logit scale (1 / tau) times the cosines, shape ``(B, 2)``.
+        """
+        return self.clip.logit_scale * embeddings @ text_features.T
+
+    @torch.no_grad()
+    def refresh_text_features(self) -> None:
+        """Compute the text features once, with the present prompts."""
+        self.text_features = self.encode_texts(self.prompt_learner().text).float()
+
+    @torch.no_grad()
+    def memory_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Patch features F of normal images for the memory bank.
+
+        Args:
+            images: Normalized images, shape ``(B, 3, h, w)``.
+
+        Returns:
+            Shape ``(B, n, d_v)``.
+        """
+        return self.encode_whole(images).memory_features
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        """Detect anomalies in whole images, in one pass.
+
+        Args:
+            images: Normalized images, shape ``(B, 3, H, W)``; resized to :attr:`image_size` if of another size.
+
+        Returns:
+            ``pred_score`` (14) of shape ``(B, 1)`` and ``anomaly_map`` M_q (12) of shape ``(B, 1, H, W)``, both in
+            [0, 0.5] (in [0, 1] without a memory).
+        """
+        visual = self.encode_whole(images)
+        probability, anomaly_map = self.abnormal_probability(visual), self.decoder_map(visual)
+        if self.memory_bank is not None:
+            anomaly_map = fuse(anomaly_map, self.memory_map(visual))  # (12)
+        score = image_score(probability, anomaly_map)  # (14)
+        if images.shape[-2:] != anomaly_map.shape[-2:]:
+            anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size=images.shape[-2:], mode="bilinear").squeeze(1)
+        return InferenceBatch(
+            pred_score=score.unsqueeze(1),
+            anomaly_map=anomaly_map.unsqueeze(1),
+        )
+
+    def abnormal_probability(self, visual: VisualFeatures) -> torch.Tensor:
+        """p_hat of equation (8), shape ``(B,)``, values in [0, 1]."""
+        embeddings = F.normalize(visual.image_embedding, dim=-1)
+        return self.image_logits(embeddings, self.text_features.to(embeddings.dtype)).softmax(dim=-1)[..., 1]
+
+    def decoder_map(self, visual: VisualFeatures) -> torch.Tensor:
+        """M_hat: abnormal probability of every pixel, shape ``(B, h, w)``, values in [0, 1]."""
+        logits = self._pixel_logits(self._local_features(visual), self.text_features)
+        logits = F.interpolate(logits, size=self.image_size, mode="bilinear", align_corners=False)
+        return logits.softmax(dim=1)[..., 1, :, :]
+
+    def memory_map(self, visual: VisualFeatures) -> torch.Tensor:
+        """M_mem of equation (13), resized to the image: shape ``(B, h, w)``, values in [0, 1]."""
+        height, width = self.clip.visual.grid
+        distances = rearrange(self.memory_bank(visual.memory_features), "b (h w) -> b 1 h w", h=height, w=width)
+        return F.interpolate(distances, size=self.image_size, mode="bilinear", align_corners=False).squeeze(1)
+
+    def encode_whole(self, images: torch.Tensor, view: int = -1) -> VisualFeatures:
+        """One pass of whole images through the prompted visual tower.
+
+        Args:
+            images: Normalized images, shape ``(B, 3, H, W)``; resized to :attr:`image_size` if of another size.
+            view: Index of the view signal that goes along; the default is c_{N+1}, that of the whole image.
+
+        Returns:
+            What the maps and the score are computed from.
+        """
+        if tuple(images.shape[-2:]) != self.image_size:
+            images = F.interpolate(images, size=self.image_size, mode="bicubic", antialias=True)
+        signal = self.prompt_learner.view_signal
+        if signal is not None:
+            signal = signal[view].expand(images.shape[0], -1)  # len() would fix the batch of an export
+        return self.clip.visual(images, self.prompt_learner().visual, signal, self.memory_layers)
+
+    def _local_features(self, visual: VisualFeatures) -> torch.Tensor:
+        """D(z), shape ``(B, D, h, w)``."""
+        if self.decoder is None:
+            return self.clip.visual.project(visual.patch_tokens)
+        local_features = self.decoder(visual.patch_tokens, self.clip.visual.grid)
+        if self.residual_decoder:
+            projected = self.clip.visual.project(visual.patch_tokens)
+            local_features = local_features + F.interpolate(projected, local_features.shape[-2:], mode="bilinear")
+        return local_features
+
+    def _pixel_logits(self, local_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
+        """Logits ``<D(z), w> / tau`` of (normal, abnormal), shape ``(B, 2, h, w)``."""
+        cosines = einsum(
+            F.normalize(local_features, dim=1), text_features.to(local_features.dtype), "b d h w, s d -> b s h w"
+        )
+        return self.clip.logit_scale * cosines
+
+
+def _check(module: AnoPLeModel, state_dict: dict, prefix: str, _metadata: dict, strict: bool, *_args: object) -> None:
+    """Load-state-dict pre hook: refuse weights that do not fit before anything is overwritten."""
+    check_backbone(module, state_dict, prefix)
+    check_state(module, state_dict, prefix, strict)
+
+
+def check_backbone(module: AnoPLeModel, state_dict: dict, prefix: str) -> None:
+    """Refuse weights for another backbone.
+
+    Args:
+        module: The model that is to be loaded.
+        state_dict: The weights.
+        prefix: Prefix of the model's names in them.
+
+    Raises:
+        ValueError: If the weights carry another backbone's fingerprint.
+    """
+    fingerprint = state_dict.get(prefix + "backbone_fingerprint")
+    own = module.backbone_fingerprint
+    if not isinstance(fingerprint, torch.Tensor) or (fingerprint.dtype, fingerprint.shape) != (own.dtype, own.shape):
+        return  # none at all: check_state's matter
+    if torch.equal(fingerprint.cpu(), own.cpu()):
+        return
+    msg = (
+        f"The weights were trained over another backbone (fingerprint {_short(fingerprint)}) than this model's "
+        f"({_short(module.backbone_fingerprint)}): build the model with the backbone and pretrained weights that the "
+        "checkpoint names."
+    )
+    raise ValueError(msg)
+
+
+def _short(fingerprint: torch.Tensor) -> str:
+    return bytes(fingerprint.tolist()).hex()[:8]

@@ -1,0 +1,230 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The k normal images that a datamodule lends for one training, and normal images to validate on if it has none."""
+
+import copy
+import logging
+from collections.abc import Iterable, Iterator
+from math import ceil, sqrt
+
+import pandas as pd
+import torch
+from anomalib import TaskType
+from anomalib.data import AnomalibDataModule
+from anomalib.data.datasets import AnomalibDataset
+from anomalib.data.utils import LabelName
+from torch.utils.data import DataLoader, Sampler
+from torchvision.transforms.v2 import Compose, InterpolationMode, RandomAffine, Resize, Transform
+
+from anople_anomalib.data.sampling import draw_shots, relative_names
+from anople_anomalib.method.views import double
+
+logger = logging.getLogger(__name__)
+
+MAX_VALIDATION_IMAGES = 32
+"""Images that stand in for a missing validation set, at most."""
+
+_ROTATION = RandomAffine(degrees=(45, 45), scale=(sqrt(2), sqrt(2)), interpolation=InterpolationMode.BILINEAR)
+
+
+class TrainingShots:
+    """A loan of shots from a datamodule.
+
+    While it lasts, the datamodule's training set holds the shots alone, at twice the model's resolution, and its
+    training data loader gives one image at a time; where it has no validation images, :func:`images_to_validate_on`
+    stand in for them. :meth:`give_back` restores it.
+
+    Args:
+        datamodule: The datamodule, set up. If it draws shots itself (it has ``drawn_samples``), they are taken as
+            they are.
+        k_shot: Number of shots; ``None`` for all normal images.
+        seed: Seed of the draw.
+        image_size: Height and width of the images that the model sees.
+        order_seed: Seed of the order in which an epoch shows the shots.
+
+    Attributes:
+        names: File names of the shots, by category.
+
+    Raises:
+        ValueError: If there are fewer normal images than shots, or none.
+    """
+
+    def __init__(
+        self,
+        datamodule: AnomalibDataModule,
+        k_shot: int | None,
+        seed: int,
+        image_size: tuple[int, int],
+        order_seed: int = 0,
+    ) -> None:
+        self._datamodule = datamodule
+        self._train_data, self._val_data = datamodule.train_data, getattr(datamodule, "val_data", None)
+        drawn = getattr(datamodule, "drawn_samples", None)
+        if drawn:
+            self.names = {category: list(names) for category, names in drawn.items()}
+            shots = datamodule.train_data
+        else:
+            category = datamodule.category or datamodule.name
+            shots, names = draw_normal_images(datamodule.train_data, k_shot, seed, category)
+            self.names = {category: names}
+        for category, names in self.names.items():
+            logger.info("Shots of %s: %s", category, ", ".join(names))
+        self._plain = _with_augmentations(shots, None)
+        resized = _append(datamodule.train_augmentations, _resize(double(image_size)))
+        datamodule.train_data = _with_augmentations(shots, resized)
+        if not self._val_data:
+            logger.info("There are no validation images: the thresholds come from normal training images.")
+            datamodule.val_data = images_to_validate_on(self._train_data, shots, seed, image_size)
+        self._sampler = EpochSampler(len(shots), order_seed)
+        datamodule.train_dataloader = self._train_dataloader
+
+    def give_back(self) -> None:
+        """Restore the datamodule's own sets and data loader."""
+        self._datamodule.train_data = self._train_data
+        if self._val_data is not None:
+            self._datamodule.val_data = self._val_data
+        elif hasattr(self._datamodule, "val_data"):
+            del self._datamodule.val_data
+        del self._datamodule.train_dataloader
+
+    def __len__(self) -> int:
+        """Number of shots."""
+        return len(self._plain)
+
+    def images(self, rank: int = 0, processes: int = 1) -> Iterator[torch.Tensor]:
+        """The shots without augmentations, or a process's share of them.
+
+        Args:
+            rank: Number of the process.
+            processes: Number of processes; the share of each is equally large, for which some shots come again.
+
+        Returns:
+            Every ``processes``-th shot from number ``rank`` on, each of shape ``(1, 3, H, W)``, values in [0, 1].
+        """
+        share = range(rank, processes * ceil(len(self) / processes), processes)
+        return (self._plain[index % len(self)].image.unsqueeze(0) for index in share)
+
+    @property
+    def paths(self) -> list[str]:
+        """Files of the shots, in the order of :meth:`images`."""
+        return self._plain.samples.image_path.tolist()
+
+    def _train_dataloader(self) -> DataLoader:
+        train_data = self._datamodule.train_data
+        return DataLoader(
+            train_data,
+            batch_size=1,
+            sampler=self._sampler,
+            num_workers=self._datamodule.num_workers,
+            collate_fn=self._datamodule.external_collate_fn or train_data.collate_fn,
+        )
+
+
+class EpochSampler(Sampler[int]):
+    """A random order that depends on a seed and the epoch alone, not on what drew random numbers before.
+
+    Args:
+        length: Number of samples.
+        seed: Seed of the order.
+    """
+
+    def __init__(self, length: int, seed: int = 0) -> None:
+        self._length, self._seed, self._epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of an epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return self._length
+
+    def __iter__(self) -> Iterator[int]:
+        """The order of the present epoch."""
+        generator = torch.Generator().manual_seed((self._seed << 20) + self._epoch)
+        yield from torch.randperm(self._length, generator=generator).tolist()
+
+
+def draw_normal_images(
+    dataset: AnomalibDataset,
+    k_shot: int | None,
+    seed: int,
+    category: str,
+) -> tuple[AnomalibDataset, list[str]]:
+    """Draw shots from the normal images of a training set, independently of the order of its files.
+
+    Args:
+        dataset: A training set of anomalib.
+        k_shot: Number of shots; ``None`` for all.
+        seed: Seed of the draw.
+        category: Category, part of the seed and named in errors.
+
+    Returns:
+        The data set of the shots alone, and their names relative to the folder that all normal images share.
+
+    Raises:
+        ValueError: If there are fewer normal images than shots, or none.
+    """
+    samples = _normal(dataset.samples)
+    paths = relative_names(samples.image_path)
+    if not paths:
+        msg = f"The training set of category '{category}' has no normal images: AnoPLe needs at least one."
+        raise ValueError(msg)
+    chosen = draw_shots(paths, k_shot, seed, category)
+    return dataset.subsample(samples.index[chosen].tolist()), [paths[index] for index in chosen]
+
+
+def images_to_validate_on(
+    dataset: AnomalibDataset,
+    shots: AnomalibDataset,
+    seed: int,
+    image_size: tuple[int, int],
+) -> AnomalibDataset:
+    """Normal images that a threshold can be taken from: training images that are no shots, else the shots rotated.
+
+    A rotation by 45 degrees, enlarged so that no corner is empty, takes the patches away from those in the memory, as
+    another image does; a mirrored shot stays too close. How far differs from texture to texture: it is a stand-in.
+
+    Args:
+        dataset: The whole training set.
+        shots: The shots, which the memory holds and which therefore score lower than any other normal image.
+        seed: Seed of the draw where there are more than :data:`MAX_VALIDATION_IMAGES`.
+        image_size: Height and width of the images.
+
+    Returns:
+        A data set of normal images with empty masks.
+    """
+    samples = _normal(dataset.samples)
+    others = samples[~samples.image_path.isin(shots.samples.image_path)]
+    if len(others) == 0:
+        rotated = Compose([_resize(image_size), _ROTATION])
+        return _with_augmentations(_with_empty_masks(shots, range(len(shots))), rotated)
+    names = relative_names(others.image_path)
+    chosen = draw_shots(names, min(len(names), MAX_VALIDATION_IMAGES), seed, "validation")
+    return _with_augmentations(_with_empty_masks(dataset, others.index[chosen]), _resize(image_size))
+
+
+def _normal(samples: pd.DataFrame) -> pd.DataFrame:
+    return samples[samples.label_index == LabelName.NORMAL] if "label_index" in samples else samples
+
+
+def _with_empty_masks(dataset: AnomalibDataset, indices: Iterable[int]) -> AnomalibDataset:
+    """A part of a data set whose images have masks without an anomaly, so that there are thresholds of pixels, too."""
+    dataset = dataset.subsample(list(indices))
+    dataset.samples.attrs["task"] = TaskType.SEGMENTATION.value
+    return dataset
+
+
+def _resize(image_size: tuple[int, int]) -> Resize:
+    return Resize(image_size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+
+
+def _with_augmentations(dataset: AnomalibDataset, augmentations: Transform | None) -> AnomalibDataset:
+    dataset = copy.copy(dataset)
+    dataset.augmentations = augmentations
+    return dataset
+
+
+def _append(augmentations: Transform | None, resize: Resize) -> Transform:
+    return resize if augmentations is None else Compose([augmentations, resize])

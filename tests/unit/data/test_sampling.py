@@ -1,0 +1,149 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from anople_anomalib.data.sampling import (
+    check_sample_list,
+    draw_shots,
+    match_samples,
+    read_sample_list,
+    relative_names,
+    write_sample_list,
+)
+
+NAMES = [f"{number:03}.png" for number in range(40)]
+
+
+def drawn(names: list[str], **arguments: object) -> set[str]:
+    settings = {"k_shot": 4, "seed": 0, "category": "bottle", **arguments}
+    return {names[index] for index in draw_shots(names, **settings)}
+
+
+def test_draw_takes_the_smallest_digests() -> None:
+    by_digest = sorted(NAMES, key=lambda name: sha256(f"7/bottle/{name}".encode()).hexdigest())
+    assert drawn(NAMES, seed=7) == set(by_digest[:4])
+
+
+def test_draw_ignores_the_order_of_the_files() -> None:
+    assert drawn(NAMES) == drawn(NAMES[::-1])
+
+
+def test_draw_is_nested() -> None:
+    draws = [drawn(NAMES, k_shot=k_shot) for k_shot in range(1, 9)]
+    assert all(fewer < more for fewer, more in pairwise(draws))
+
+
+def test_draw_depends_on_seed_and_category() -> None:
+    assert len({frozenset(drawn(NAMES, seed=seed)) for seed in range(10)}) > 1
+    assert len({frozenset(drawn(NAMES, category=category)) for category in ("bottle", "cable", "wood")}) > 1
+
+
+def test_draw_returns_ascending_indices() -> None:
+    indices = draw_shots(NAMES, 10, 0, "bottle")
+    assert indices == sorted(set(indices))
+    assert len(indices) == 10
+
+
+def test_draw_of_none_is_all() -> None:
+    assert draw_shots(NAMES, None, 0, "bottle") == list(range(40))
+
+
+def test_draw_of_more_than_there_are_names_the_category_and_the_number() -> None:
+    with pytest.raises(ValueError, match=r"k_shot=41 .* 'bottle' has 40"):
+        draw_shots(NAMES, 41, 0, "bottle")
+
+
+def test_draw_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="k_shot must be a positive number"):
+        draw_shots(NAMES, 0, 0, "bottle")
+
+
+def test_names_are_relative_to_the_shared_folder(tmp_path: Path) -> None:
+    assert relative_names([tmp_path / "good" / "b.png", tmp_path / "good" / "a.png"]) == ["b.png", "a.png"]
+    assert relative_names([tmp_path / "x" / "a.png", tmp_path / "y" / "a.png"]) == ["x/a.png", "y/a.png"]
+    assert relative_names([tmp_path / "x" / "a.png"]) == ["a.png"]
+    assert relative_names([]) == []
+
+
+@pytest.mark.parametrize("wanted", [["007.png", "002.png"], ["007", "002"], ["007", "002.png"]])
+def test_samples_match_by_file_name_or_stem(wanted: list[str]) -> None:
+    assert match_samples(NAMES, wanted, "bottle") == [2, 7]
+
+
+def test_samples_match_by_their_whole_name_first() -> None:
+    names = ["x/a.png", "y/a.png", "a.png.png", "y/b.png"]
+    assert match_samples(names, ["y/a.png", "a.png.png", "b"], "bottle") == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (["999.png"], "'bottle' names '999.png', which is not among its 41"),
+        (["000"], r"'000', which fits 2 images \(000.png, 000.jpg\)"),
+        (["good/001.png"], "'good/001.png', which is not an image's name"),
+        (["..\\001.png"], "which is not an image's name"),
+        ([".."], "which is not an image's name"),
+        (["../../other/001.png"], "which is not an image's name"),
+        (["/etc/passwd"], "which is not an image's name"),
+        (["001", "001.png"], "names '001.png' twice"),
+        ([], "'bottle' is empty"),
+    ],
+)
+def test_samples_that_do_not_match_are_an_error(wanted: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        match_samples([*NAMES, "000.jpg"], wanted, "bottle")
+
+
+@pytest.mark.parametrize("name", ["samples.json", "samples.yaml", "samples.YML"])
+def test_sample_list_survives_the_file(tmp_path: Path, name: str) -> None:
+    samples = {"metal_nut": ["003.png", "ü.png"], "01": ["on", "7"]}
+    path = write_sample_list(tmp_path / "new" / name, samples)
+    assert read_sample_list(path) == samples
+    assert [file.name for file in path.parent.iterdir()] == [name]  # nothing temporary is left
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write_sample_list(tmp_path / "samples.json", {"bottle": ["000.png"]})
+    with pytest.raises(UnicodeEncodeError):
+        write_sample_list(path, {"bottle": ["\ud800.png"]})  # cannot be encoded
+    assert read_sample_list(path) == {"bottle": ["000.png"]}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.json' does not exist"):
+        read_sample_list(tmp_path / "none.json")
+
+
+def test_other_suffix_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must end in one of \.json, \.yaml, \.yml"):
+        read_sample_list(tmp_path / "samples.txt")
+    with pytest.raises(ValueError, match=r"must end in one of"):
+        write_sample_list(tmp_path / "samples", {"bottle": ["000.png"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", "{"),
+        ("b.yaml", "bottle: [000.png"),
+        ("c.json", '{"bottle": ["0.png"], "bottle": ["1.png"]}'),
+        ("d.yaml", "bottle: ['0.png']\nbottle: ['1.png']"),
+        ("e.yaml", "bottle: !!python/object/apply:os.getcwd []"),
+    ],
+)
+def test_file_that_cannot_be_read_is_an_error(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_sample_list(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [[], {}, None, "bottle", {"bottle": "000.png"}, {"bottle": [0]}, {1: ["000.png"]}])
+def test_other_content_is_an_error(content: object) -> None:
+    with pytest.raises(ValueError, match="must map every category to a list of file names"):
+        check_sample_list(content)

@@ -1,0 +1,163 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The memory bank, equation (13)."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode
+from torch.testing import assert_close
+
+from anople_anomalib.method import memory_bank
+from anople_anomalib.method.memory_bank import MemoryBank
+
+D = 6
+
+
+class LargestProduct(TorchFunctionMode):
+    """Notes the size of the largest matrix product."""
+
+    size = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        """Called for every operation."""
+        del types
+        result = function(*args, **(kwargs or {}))
+        if getattr(function, "__name__", "") in {"matmul", "__matmul__"}:
+            self.size = max(self.size, result.numel())
+        return result
+
+
+def filled(features: torch.Tensor) -> MemoryBank:
+    bank = MemoryBank(features.shape[-1])
+    bank.build(features)
+    return bank
+
+
+def test_distance_to_the_nearest_feature() -> None:
+    """Equation (13): min over r of (1 - <F_ij, r>) / 2."""
+    normal, queries = torch.randn(2, 9, D), torch.randn(3, 4, D)
+    expected = torch.empty(3, 4)
+    for image in range(3):
+        for patch in range(4):
+            f = queries[image, patch] / queries[image, patch].norm()
+            expected[image, patch] = min(0.5 * (1 - f @ (r / r.norm())) for r in normal.flatten(0, 1))
+    assert_close(filled(normal)(queries), expected)
+
+
+def test_query_in_the_bank_is_at_distance_zero_and_its_opposite_at_one() -> None:
+    normal = torch.randn(1, 5, D)
+    bank = filled(normal)
+    assert_close(bank(3 * normal), torch.zeros(1, 5), atol=1e-6, rtol=0)
+    assert_close(filled(normal[:, :1])(-normal[:, :1]), torch.ones(1, 1), atol=1e-6, rtol=0)
+    assert bank(normal).min() >= 0
+
+
+@pytest.mark.parametrize(("rows", "queries"), [(1, 100), (4, 5), (18, 1), (100, 12)])
+def test_no_more_than_a_block_of_distances_exists_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, rows: int, queries: int
+) -> None:
+    bank, images = filled(torch.randn(2, 9, D)), torch.randn(3, 4, D)
+    whole = bank(images)
+    monkeypatch.setattr(memory_bank, "_ROWS", rows)
+    monkeypatch.setattr(memory_bank, "_QUERIES", queries)
+    with LargestProduct() as largest:
+        assert_close(bank(images), whole)
+    assert 0 < largest.size <= min(rows, 18) * min(queries, 12)
+
+
+def test_a_coreset_covers_the_features() -> None:
+    """The three clusters of nine features each have one in a bank of a ninth."""
+    centers = torch.eye(D)[:3].repeat_interleave(9, dim=0)
+    features = centers + 0.01 * torch.randn(27, D)
+    bank = MemoryBank(D, coreset_sampling_ratio=1 / 9)
+    bank.build(features.view(3, 9, D))
+    assert sorted((bank.features @ torch.eye(D)[:, :3]).argmax(dim=1).tolist()) == [0, 1, 2]
+    chosen = (bank.features[:, None] == F.normalize(features, dim=-1)).all(dim=-1).any(dim=1)
+    assert chosen.all()
+
+
+def test_a_coreset_is_drawn_alike_in_every_process_and_disturbs_no_generator() -> None:
+    features, banks = torch.randn(40, D), [MemoryBank(D, 0.25) for _ in range(2)]
+    state = torch.get_rng_state()
+    for bank in banks:
+        bank.build(features)
+        torch.testing.assert_close(torch.get_rng_state(), state)
+        np.random.seed()  # noqa: NPY002  # another process has another global generator
+    assert len(banks[0]) == 10
+    assert torch.equal(banks[0].features, banks[1].features)
+    banks[0].extend(torch.randn(20, D))
+    assert len(banks[0]) == 10 + 5
+
+
+def test_a_coreset_keeps_at_least_one_feature() -> None:
+    for number in (1, 2, 49):
+        bank = MemoryBank(D, coreset_sampling_ratio=1e-6)
+        bank.build(torch.randn(number, D))
+        assert len(bank) == 1
+
+
+@pytest.mark.parametrize("ratio", [0, -0.1, 1.01, float("nan")])
+def test_a_ratio_out_of_range_is_refused(ratio: float) -> None:
+    with pytest.raises(ValueError, match=f"coreset_sampling_ratio must be above 0 and at most 1, got {ratio}"):
+        MemoryBank(D, ratio)
+
+
+@pytest.mark.parametrize(("rows", "queries"), [(1, 100), (4, 5), (18, 1), (100, 12)])
+def test_nearest_names_the_row_at_the_distance(monkeypatch: pytest.MonkeyPatch, rows: int, queries: int) -> None:
+    monkeypatch.setattr(memory_bank, "_ROWS", rows)
+    monkeypatch.setattr(memory_bank, "_QUERIES", queries)
+    bank, images = filled(torch.randn(2, 9, D)), torch.randn(3, 4, D)
+    nearest = bank.nearest(images)
+    assert nearest.shape == (3, 4)
+    cosines = (bank.features[nearest] * F.normalize(images, dim=-1)).sum(dim=-1)
+    assert_close(0.5 * (1 - cosines), bank(images))
+    assert torch.equal(bank.nearest(2 * bank.features[None]), torch.arange(18)[None])
+
+
+def test_extending_equals_building_at_once() -> None:
+    first, second = torch.randn(2, 4, D), torch.randn(1, 4, D)
+    bank = filled(first)
+    bank.extend(second)
+    assert len(bank) == 12
+    assert_close(bank.features, filled(torch.cat([first, second])).features)
+
+
+def test_extending_an_empty_bank_and_building_anew() -> None:
+    first, second = torch.randn(2, 4, D), torch.randn(1, 4, D)
+    bank = MemoryBank(D)
+    bank.extend(first)
+    assert_close(bank.features, filled(first).features)
+    bank.build(second)
+    assert_close(bank.features, filled(second).features)
+
+
+def test_empty_bank_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="memory bank is empty: train the model"):
+        MemoryBank(D)(torch.randn(1, 2, D))
+
+
+def test_an_empty_bank_loads_a_full_one() -> None:
+    bank, queries = filled(torch.randn(2, 4, D)), torch.randn(1, 3, D)
+    other = MemoryBank(D)
+    other.load_state_dict(bank.state_dict(), strict=True)
+    assert torch.equal(other(queries), bank(queries))
+
+
+def test_no_gradient_is_kept_of_the_normal_images() -> None:
+    assert not filled(torch.randn(1, 4, D, requires_grad=True)).features.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    normal, queries = torch.randn(2, 4, D), torch.randn(1, 3, D)
+    bank = filled(normal.to(dtype))
+    assert bank.features.dtype == torch.float32
+    distances = bank(queries.to(dtype))
+    assert distances.dtype == dtype
+    assert_close(distances.float(), filled(normal)(queries), atol=0.02, rtol=0)
+    assert 0 <= bank(normal.to(dtype)).min() <= bank(normal.to(dtype)).max() < 0.02
