@@ -46,7 +46,6 @@ from .deployment.export import Export
 from .deployment.maintenance import Maintenance
 from .deployment.preprocessing import ExactPreProcessor
 from .method.anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
-from .method.arguments import as_list, check_integer, check_k_shot, check_rates
 from .method.backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
 from .method.layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
 from .method.loss import AnoPLeLoss
@@ -54,7 +53,9 @@ from .method.prompt_templates import clean_class_names, prompt_texts, state_temp
 from .method.state_checks import require_finite
 from .method.torch_model import AnoPLeModel, TrainingOutput
 from .method.views import cut_masks, cut_views, double, num_views, resize
-from .training.hooks import EvaluationPreProcessing, FewShotTraining, ReturnOfShots, class_names_of, seeded
+from .training.hooks import EvaluationPreProcessing, FewShotTraining, ReturnOfShots, class_names_of
+from .utils.arguments import as_list, check_integer, check_k_shot, check_rates
+from .utils.seeding import seeded
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -276,23 +275,6 @@ def _prepare(trainer: Trainer) -> None:
 
 def _undecided(callback: ModelCheckpoint) -> bool:
     return callback._save_on_train_epoch_end is None  # noqa: SLF001
-
-
-@contextmanager
-def seeded(*seeds: int, device: torch.device | None = None) -> Iterator[None]:
-    """Draw random numbers from seeds of their own and leave the global generators as they were.
-
-    Args:
-        *seeds: Numbers that together make the seed.
-        device: Device whose generator is seeded besides the CPU's.
-    """
-    mixed = 0
-    for seed in seeds:
-        mixed = (mixed * 1_000_003 + seed) % 2**63
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(mixed)
-        yield
 
 
 def class_names_of(datamodule: AnomalibDataModule | None) -> str | list[str]:

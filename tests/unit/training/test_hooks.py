@@ -13,8 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.testing import assert_close
 
-from anople_anomalib.training.hooks import DefaultEpochs, class_names_of, seeded
+from anople_anomalib.training.hooks import DefaultEpochs, class_names_of
 from anople_anomalib.training.shots import draw_normal_images, images_to_validate_on
+from anople_anomalib.utils.seeding import seeded
 from helpers.miniature import IMAGE_SIZE
 from helpers.training import Recorder, assert_complete, make_datamodule, make_engine, make_model, read
 

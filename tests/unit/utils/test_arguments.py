@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anople_anomalib.method.arguments import as_list, check_integer, check_k_shot, check_rates
+from anople_anomalib.utils.arguments import as_list, check_integer, check_k_shot, check_rates
 
 
 @pytest.mark.parametrize(

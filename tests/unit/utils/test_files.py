@@ -1,0 +1,33 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Files that appear complete or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from anople_anomalib.utils.files import written_whole
+
+
+def test_a_finished_file_gets_its_name(tmp_path: Path) -> None:
+    with written_whole(tmp_path / "new" / "file.txt") as temporary:
+        temporary.write_text("all")
+        assert not (tmp_path / "new" / "file.txt").exists()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file.txt"]
+    assert (tmp_path / "new" / "file.txt").read_text() == "all"
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail_halfway() -> None:
+        with written_whole(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
+    assert [each.name for each in tmp_path.iterdir()] == ["file.txt"]
+    assert path.read_text() == "old"
