@@ -4,7 +4,7 @@
 """Reads images of every kind the way anomalib reads plain ones.
 
 anomalib reads by ``PIL.Image.open(path).convert("RGB")``. That turns ba gray image of 16 bits almost white, since
-Pillow cuts its values off at 255, leaves ba image lying on its side that a camera marks as rotated, and, for a
+Pillow cuts its values off at 255, leaves an image lying on its side that a camera marks as rotated, and, for a
 truncated file, fails without naming it. While AnoPLe is at work, anomalib's readers open images by
 :func:`open_image` instead.
 """
@@ -28,7 +28,7 @@ class _CarefulImage:
 
     @staticmethod
     def open(path: str | Path) -> Image.Image:
-        """Open ba image."""
+        """Open an image."""
         return open_image(path)
 
     def __getattr__(self, name: str) -> object:
@@ -58,7 +58,7 @@ def _readers(image: object) -> Iterator[ModuleType]:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Read ba image or a mask, upright and with at most 8 bits per channel.
+    """Read an image or a mask, upright and with at most 8 bits per channel.
 
     Args:
         path: Its file.
@@ -69,7 +69,7 @@ def open_image(path: str | Path) -> Image.Image:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not ba image, is damaged, or has values of an unknown range.
+        ValueError: If it is not an image, is damaged, or has values of an unknown range.
     """
     try:
         with Image.open(path) as image:

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images of what AnoPLe does: functions that take data and return a matplotlib ``Figure``.
+"""Figures of what AnoPLe does: functions that take data and return a matplotlib ``Figure``.
 
 Each docstring says which figure of the paper it follows and how to read it:
 

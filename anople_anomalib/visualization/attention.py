@@ -23,8 +23,8 @@ COLUMNS = 6  # of matrices in a row
 def draw_prompt_attention(model: AnoPLe, batch: ImageBatch, index: int = 0) -> Figure:
     """Show how the prompts attend to each other in every layer: Figure 11.
 
-    How to read it: one matrix per layer of the visual tower. A row is a prompt that asks, a column a prompt that is
-    looked at; first the visual prompts P^v, then those that f_{t->v} makes of the text prompts. The weights are the
+    How to read it: one matrix per layer of the visual tower. A row is a prompt as query, a column a prompt as
+    key; first the visual prompts P^v, then those that f_{t->v} makes of the text prompts. The weights are the
     mean over the heads and are divided by what the row gives to all prompts, so that a row sums to 1 and 1 / C
     means "no preference". The title says how much of all attention of the prompts goes to prompts. Light columns on
     the right: the image side listens to the text. Light diagonal blocks: each modality keeps to itself.
@@ -71,7 +71,7 @@ def draw_view_attention(
 ) -> Figure:
     """Show where CLS and the view signals look: Figure 12.
 
-    How to read it: every row is ba image, outlined with its ground truth where that is known (sky blue). Light is
+    How to read it: every row is an image, outlined with its ground truth where that is known (sky blue). Light is
     where the token attends to; 1 is the attention that every patch would get if all got the same, and all panels have
     the same scale. The signal of the whole view should look at all of the object; the signal of a crop, which the
     model never sees at test, may look anywhere; CLS, which has learned to tell damaged from sound, may pick out the
@@ -107,7 +107,7 @@ def draw_view_attention(
 
 
 def _draw_panels(panels: dict[str, np.ndarray], samples: list[Sample], layer: int) -> Figure:
-    """Images, and beside them where each token looks."""
+    """Draw the images, and beside them where each token looks."""
     limits = (0.0, float(np.quantile(np.stack(list(panels.values())), 0.995)))
     figure, grid = new_grid(len(samples), 1 + len(panels))
     for row, (axes, sample) in enumerate(zip(grid, samples, strict=True)):
@@ -123,7 +123,7 @@ def _draw_panels(panels: dict[str, np.ndarray], samples: list[Sample], layer: in
 
 
 def _draw_matrix(axes: Axes, matrix: np.ndarray, own: int, highest: float) -> None:
-    """One attention matrix, rows asking and columns looked at; the first ``own`` are P^v, the others P^{t->v}."""
+    """Draw an attention matrix, queries in rows and keys in columns; the first ``own`` are P^v, the others P^{t->v}."""
     axes.imshow(matrix, cmap=HEAT, vmin=0, vmax=highest)
     groups = {r"$P^v$": (0, own), r"$P^{t\to v}$": (own, len(matrix))}
     centers = {label: (start + stop - 1) / 2 for label, (start, stop) in groups.items() if stop > start}

@@ -59,11 +59,11 @@ class Match(NamedTuple):
 
 
 def shots_of(model: AnoPLe, datamodule: AnomalibDataModule) -> list[Shot]:
-    """The images that a model was trained on, in the order of its memory.
+    """Return the images that a model was trained on, in the order of its memory.
 
     Args:
         model: A trained model.
-        datamodule: The datamodule of its training; set up here if it is not yet.
+        datamodule: The datamodule of its training run; set up here if it is not yet.
 
     Returns:
         One shot per image.
@@ -83,7 +83,7 @@ def shots_of(model: AnoPLe, datamodule: AnomalibDataModule) -> list[Shot]:
     if model.drawn_samples and loan.names != model.drawn_samples:
         msg = (
             f"The model was trained on {model.drawn_samples}, this datamodule gives {loan.names}: pass the datamodule "
-            "of its training."
+            "of its training run."
         )
         raise ValueError(msg)
     return [Shot(name, image) for name, image in zip(names, images, strict=True)]
@@ -127,13 +127,13 @@ def nearest_normal(model: AnoPLe, batch: ImageBatch, num_shots: int) -> list[Mat
 
 
 def draw_nearest_normal(model: AnoPLe, batch: ImageBatch, shots: Sequence[Shot], max_rows: int = 4) -> Figure:
-    """Show why a place counts as anomalous: equation (13) in images, which the paper does not have.
+    """Show why a place counts as anomalous: equation (13) in images; the paper has no such figure.
 
-    How to read it: every row is ba image with its ground truth where that is known (sky blue), and the distance of
+    How to read it: every row is an image with its ground truth where that is known (sky blue), and the distance of
     each patch to the memory. The vermillion square is the patch that is furthest from everything normal; it is
     enlarged with its neighbors. The blue square, enlarged beside it, is the most similar patch of the normal shots, in
     the shot on the right. If the two look alike to you, the model is too strict, or that kind of normal is missing
-    among the shots: add ba image of it.
+    among the shots: add an image of it.
 
     Args:
         model: A trained model.
@@ -166,7 +166,7 @@ def _draw_row(
     shot: Shot,
     limits: tuple[float, float],
 ) -> None:
-    """Image, distances, both patches, and the shot."""
+    """Draw the image, the distances, both patches, and the shot."""
     grid = match.distances.shape
     show_image(axes[0], sample.image)
     show_mask(axes[0], sample.image, sample.truth, TRUTH)
@@ -186,7 +186,7 @@ def _draw_row(
 
 
 def _frame(axes: Axes, image: np.ndarray, grid: tuple[int, int], patch: tuple[int, int], color: str) -> None:
-    """Square around a patch."""
+    """Draw a square around a patch."""
     height, width = image.shape[0] / grid[0], image.shape[1] / grid[1]
     corner = (patch[1] * width, patch[0] * height)
     axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="white", linewidth=3))

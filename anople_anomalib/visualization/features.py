@@ -74,7 +74,7 @@ def _labels(batch: ImageBatch) -> list[bool | None]:
 
 
 def _middle(points: torch.Tensor, anomalous: torch.Tensor) -> torch.Tensor:
-    """Point halfway between the means of the clouds that there are."""
+    """Return the point halfway between the means of the clouds that there are."""
     clouds = [points[mask] for mask in (anomalous, ~anomalous) if mask.any()]
     return torch.stack([cloud.mean(dim=0) for cloud in clouds]).mean(dim=0)
 

@@ -33,7 +33,7 @@ def draw_gallery(
 ) -> Figure:
     """Show what was found in which image: Figures 9 and 10, with several models Figure 3, failures first Figure 8.
 
-    How to read it: every row is ba image. Then come the ground truth if it is known (sky blue outline), the heat map
+    How to read it: every row is an image. Then come the ground truth if it is known (sky blue outline), the heat map
     of each model (light is anomalous, the same colors in all rows) and the pixels above its threshold (orange), again
     with the ground truth. The number below is the image-level score: 0.5 is the threshold, and a score on the wrong
     side of it is marked as "missed" or "false alarm".
@@ -94,12 +94,12 @@ def gallery_of(rows: Sequence[Sequence[Sample]], names: Sequence[str], limits: t
 
 
 def failures_first(samples: Sequence[Sample]) -> list[int]:
-    """Order of samples in which the score that is furthest on the wrong side of the threshold comes first."""
+    """Return the order of samples in which the score furthest on the wrong side of the threshold comes first."""
     return sorted(range(len(samples)), key=lambda index: -samples[index].error)
 
 
 def _rows(by_model: Mapping[str, Predictions], order: str, max_rows: int) -> list[tuple[Sample, ...]]:
-    """The samples of all models, image by image."""
+    """Return the samples of all models, image by image."""
     columns = {name: samples_of(predictions) for name, predictions in by_model.items()}
     first_name, first = next(iter(columns.items()))
     for name, samples in columns.items():
@@ -115,7 +115,7 @@ def _rows(by_model: Mapping[str, Predictions], order: str, max_rows: int) -> lis
 
 
 def _show_prediction(sample: Sample, heat: Axes, overlay: Axes, limits: tuple[float, float]) -> None:
-    """Heat map and thresholded overlay of one model."""
+    """Draw the heat map and the thresholded overlay of one model."""
     if sample.heat is None:
         show_image(heat, sample.image)
         heat.text(0.5, 0.5, "no map", ha="center", va="center", transform=heat.transAxes)

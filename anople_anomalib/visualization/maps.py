@@ -20,7 +20,7 @@ UNITS = {"decoder": "abnormal probability", "memory": "cosine distance / 2", "fu
 def draw_maps(model: AnoPLe, batch: ImageBatch, max_rows: int = 6) -> Figure:
     """Show the decoder's map, the memory's map and their fusion side by side: the right part of Figure 2, in images.
 
-    How to read it: every row is ba image, outlined with its ground truth where that is known (sky blue). The decoder
+    How to read it: every row is an image, outlined with its ground truth where that is known (sky blue). The decoder
     knows what simulated defects look like; the memory knows what the normal shots look like; the fusion is large
     where both are. A column has one scale for all rows, given below it: the maps are those of the equations, before
     anomalib's normalization. The memory's distances are much smaller than probabilities, and the fusion follows the
@@ -49,7 +49,7 @@ def draw_maps(model: AnoPLe, batch: ImageBatch, max_rows: int = 6) -> Figure:
 
 
 def _draw_column(figure: Figure, column: np.ndarray, name: str, samples: list[Sample], evidence: Evidence) -> None:
-    """One map of every sample, on one scale."""
+    """Draw one map of every sample, on one scale."""
     heats = getattr(evidence, name).float().numpy()
     limits = range_of(heats)
     for axes, sample, heat in zip(column, samples, heats, strict=True):

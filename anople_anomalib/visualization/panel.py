@@ -61,7 +61,7 @@ def draw_panel(sample: Sample, evidence: Evidence | None = None, index: int = 0)
 
 
 def _show_on_own_scale(axes: Axes, image: np.ndarray, heat: np.ndarray, title: str) -> None:
-    """Heat map from its smallest to its largest value, which are written below."""
+    """Draw a heat map from its smallest to its largest value, which are written below."""
     low, high = range_of(heat)
     show_heat(axes, image, heat, (low, high), title)
     axes.set_xlabel(f"{low:.3g} to {high:.3g}", fontsize=SMALL)

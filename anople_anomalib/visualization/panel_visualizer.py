@@ -41,9 +41,8 @@ class PanelVisualizer(ImageVisualizer):
 
     A panel shows an image, its ground truth, what the decoder and the memory make of it, the anomaly map and the
     pixels above the threshold. The images of the whole test go to the folder ``summary``: failures first, the
-    highest scores, the histogram of the scores, the features, attention, the nearest normal patches, and the curves of
-    the training if it was in the same run. For another model than AnoPLe there are only those that need no look
-    inside.
+    highest scores, the histogram of the scores, the features, attention, the nearest normal patches, and the training
+    curves if the model was trained in the same run. Models other than AnoPLe get only those that need no look inside.
 
     The command line takes it as ``--model.visualizer anople_anomalib.visualization.PanelVisualizer``. The look inside
     costs a second pass per image, and a panel takes longer to draw than anomalib's own image.
@@ -51,7 +50,7 @@ class PanelVisualizer(ImageVisualizer):
     Args:
         output_dir: Folder of the images; ``None`` for ``images`` in the results of the run.
         panels: Whether to draw a panel for every image.
-        max_rows: Largest number of images in ba image of the whole test.
+        max_rows: Largest number of images in an image of the whole test.
 
     Raises:
         ValueError: If ``max_rows`` is smaller than 1.
@@ -67,7 +66,7 @@ class PanelVisualizer(ImageVisualizer):
         self._losses: dict[str, list[float]] = defaultdict(list)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the losses of an epoch."""
+        """Record the losses of an epoch."""
         del pl_module
         for name, value in trainer.callback_metrics.items():
             if name.startswith(PREFIX):
@@ -82,7 +81,7 @@ class PanelVisualizer(ImageVisualizer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw the panels of a batch, and note what the images of the whole test need."""
+        """Draw the panels of a batch, and record what the images of the whole test need."""
         del outputs, batch_idx, dataloader_idx
         evidence = evidence_of(pl_module, batch) if isinstance(pl_module, AnoPLe) else None
         for index, item in enumerate(batch):
@@ -109,7 +108,7 @@ class PanelVisualizer(ImageVisualizer):
         self.on_test_end(trainer, pl_module)
 
     def _summaries(self, trainer: Trainer, model: LightningModule) -> dict[str, Callable[[], Figure]]:
-        """The images of the whole test that the run allows, by their names."""
+        """Return functions that draw the images of the whole test that this run allows, by name."""
         record, summaries = self._record, {}
         if self._losses:
             summaries["training_curves"] = lambda: draw_training_curves(self._losses)
@@ -136,7 +135,7 @@ class PanelVisualizer(ImageVisualizer):
         return Path(self.output_dir or Path(trainer.default_root_dir) / "images")
 
     def _file_of(self, trainer: Trainer, image_path: str | None) -> Path:
-        """Where the panel of an image goes; anomalib's rule, always as a PNG file."""
+        """Return where the panel of an image goes: by anomalib's rule, always a PNG file."""
         datamodule = getattr(trainer, "datamodule", None)
         file = generate_output_filename(
             input_path=image_path or f"{len(self._record.scores) - 1:04d}",

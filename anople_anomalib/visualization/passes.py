@@ -96,5 +96,5 @@ def attention_of(model: AnoPLe, batch: ImageBatch, view: int = -1) -> Attention:
 
 
 def images_of(model: AnoPLe, batch: ImageBatch) -> torch.Tensor:
-    """The images of a batch, where the model is."""
+    """Return the images of a batch, on the model's device."""
     return batch.image.to(model.device)

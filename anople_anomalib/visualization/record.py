@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is kept of a test for the images at its end: a few numbers of every image, and a few whole images."""
+"""What is kept of a test run for the images at its end: a few numbers of every image, and a few whole images."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from .samples import THRESHOLD
 
 
 class Record:
-    """Notes on the images of a test, which grow by a few numbers per image.
+    """Record of the images of a test run, which grows by a few numbers per image.
 
     Args:
         number: How many whole images to keep of each kind.
@@ -22,7 +22,7 @@ class Record:
         highest: Images with the highest scores, the highest first.
         scores: Scores of all images.
         labels: Whether each of them is anomalous; ``None`` where that is not known.
-        embeddings: Their embeddings, each of shape ``(D,)``, where the model told them.
+        embeddings: Their embeddings, each of shape ``(D,)``, where the model gives them.
     """
 
     def __init__(self, number: int) -> None:
@@ -64,5 +64,5 @@ def _score(item: ImageItem) -> float:
 
 
 def _error(item: ImageItem) -> float:
-    """How far the score is on the wrong side of the threshold."""
+    """Return how far the score is on the wrong side of the threshold."""
     return THRESHOLD - _score(item) if item.gt_label else _score(item) - THRESHOLD

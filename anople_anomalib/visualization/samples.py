@@ -122,7 +122,7 @@ def select(predictions: Iterable[ImageBatch], names: Sequence[str]) -> ImageBatc
 
 
 def head(batch: ImageBatch, number: int) -> ImageBatch:
-    """The first images of a batch."""
+    """Return the first images of a batch."""
     return batch if len(batch) <= number else ImageBatch.collate(batch.items[:number])
 
 
@@ -142,7 +142,7 @@ def load_images(model: AnoPLe, paths: Sequence[str | Path]) -> ImageBatch:
 
 
 def pixels_of(image: torch.Tensor) -> np.ndarray:
-    """Make ba image of an image tensor.
+    """Turn an image tensor into an array that matplotlib can show.
 
     Args:
         image: Shape ``(3, H, W)``, values in [0, 1], or else normalized: those are stretched to [0, 1].
@@ -161,17 +161,17 @@ def pixels_of(image: torch.Tensor) -> np.ndarray:
 
 
 def pixels_in_file(path: str | Path) -> np.ndarray:
-    """Read ba image, see :func:`pixels_of`."""
+    """Read an image file, see :func:`pixels_of`."""
     return pixels_of(_read(path))
 
 
 def short_name(path: str | Path | None) -> str:
-    """Folder and stem of a file: the kind of defect and the number, in the layouts of most data sets."""
+    """Return folder and stem of a file: the kind of defect and the number, in the layouts of most data sets."""
     return "/".join(Path(path).with_suffix("").parts[-2:]) if path else ""
 
 
 def _read(path: str | Path) -> torch.Tensor:
-    """Shape ``(3, H, W)``, values in [0, 1]."""
+    """Read an image as a tensor of shape ``(3, H, W)``, values in [0, 1]."""
     return to_dtype(to_image(open_image(path).convert("RGB")), torch.float32, scale=True)
 
 
@@ -180,6 +180,6 @@ def _mask(mask: torch.Tensor | np.ndarray | None) -> np.ndarray | None:
 
 
 def _plane(values: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Shape ``(h, w)``, whatever the number of leading axes of length 1."""
+    """Reshape to ``(h, w)``, whatever the number of leading axes of length 1."""
     values = torch.as_tensor(values).detach().cpu()
     return values.reshape(values.shape[-2:])

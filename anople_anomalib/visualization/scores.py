@@ -16,7 +16,7 @@ BINS = 20
 
 
 def draw_scores(predictions: Predictions | Mapping[str, Predictions], threshold: float = THRESHOLD) -> Figure:
-    """Show the scores of normal and of anomalous images beside the threshold; ba image that the paper does not have.
+    """Show the scores of normal and of anomalous images beside the threshold; the paper has no such figure.
 
     How to read it: blue bars count normal images, hatched vermillion ones anomalous images. What is vermillion left
     of the dashed threshold was missed, what is blue right of it is a false alarm; the title counts both. A wide empty
@@ -61,7 +61,7 @@ def scores_figure(scores: Mapping[str, tuple[np.ndarray, np.ndarray]], threshold
 
 
 def _scores(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and labels of all images."""
+    """Return scores and labels of all images."""
     if not predictions or any(batch.pred_score is None or batch.gt_label is None for batch in predictions):
         msg = "A histogram needs images with a score and a label: pass what engine.predict returns for a test set."
         raise ValueError(msg)
@@ -71,7 +71,7 @@ def _scores(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_histogram(axes: Axes, scores: np.ndarray, anomalous: np.ndarray, threshold: float) -> None:
-    """Stacked bars of both kinds of images, and the threshold between two of them."""
+    """Draw stacked bars of both kinds of images, and the threshold between two of them."""
     low, high = min(scores.min(), threshold), max(scores.max(), threshold)
     width = max(high - low, 1e-6) / BINS
     start = threshold - np.ceil((threshold - low) / width) * width

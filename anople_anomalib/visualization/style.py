@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What all images share: colors, figures, and how ba image, a heat map or a mask is put on axes.
+"""What all figures share: colors, grids, and how an image, a heat map or a mask is put on axes.
 
 Figures are made without pyplot: nothing global is set, and no figure stays open.
 """
@@ -43,7 +43,7 @@ def new_grid(rows: int, columns: int, cell: float = CELL, words: float = 0.15) -
 
 
 def show_image(axes: Axes, image: np.ndarray, title: str = "") -> None:
-    """Put ba image on axes, without ticks.
+    """Put an image on axes, without ticks.
 
     Args:
         axes: Where to.
@@ -89,7 +89,7 @@ def show_heat(
 
 
 def show_mask(axes: Axes, image: np.ndarray, mask: np.ndarray | None, color: str, fill: bool = False) -> None:
-    """Outline a mask on ba image that is already there.
+    """Outline a mask on an image that is already there.
 
     Args:
         axes: Where to.
@@ -135,12 +135,12 @@ def add_colorbar(figure: Figure, columns: np.ndarray, limits: tuple[float, float
 
 
 def range_of(*heats: np.ndarray) -> tuple[float, float]:
-    """Smallest and largest value of heat maps, apart even if all values are equal."""
+    """Return smallest and largest value of heat maps, apart even if all values are equal."""
     low, high = min(float(heat.min()) for heat in heats), max(float(heat.max()) for heat in heats)
     return (low, high) if high > low else (low, low + 1)
 
 
 def _extent(image: np.ndarray) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top of ba image in its own pixels."""
+    """Return left, right, bottom and top of an image in its own pixels."""
     height, width = image.shape[:2]
     return (0, width, height, 0)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Curves of a training."""
+"""Curves of a training run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +18,11 @@ TOTAL = "train_loss"
 
 
 def draw_training_curves(metrics: pd.DataFrame | Mapping[str, Sequence[float]] | str | Path) -> Figure:
-    """Show the loss of every epoch and its terms, equations (7) to (11); ba image that the paper does not have.
+    """Show the loss of every epoch and its terms, equations (7) to (11); the paper has no such figure.
 
     How to read it: the black line is the loss L of equation (11), the others are the terms that it is the sum of, by
     epoch. A different anomaly is simulated in every step, and an epoch of one shot is one step: the curves of a 1-shot
-    training jump about. The thin lines are the values themselves, the thick ones their mean over the last tenth of
+    run jump about. The thin lines are the values themselves, the thick ones their mean over the last tenth of
     the epochs. A term that stays flat has nothing to teach; a total that still falls asks for more epochs.
 
     Args:
@@ -53,7 +53,7 @@ def draw_training_curves(metrics: pd.DataFrame | Mapping[str, Sequence[float]] |
 
 
 def _table(metrics: pd.DataFrame | Mapping[str, Sequence[float]] | str | Path) -> pd.DataFrame:
-    """Losses by epoch: the index is the number of the epoch, from 1."""
+    """Return the losses by epoch: the index is the number of the epoch, from 1."""
     source = "The metrics"
     if isinstance(metrics, str | Path):
         source = f"The file '{metrics}'"
@@ -72,7 +72,7 @@ def _table(metrics: pd.DataFrame | Mapping[str, Sequence[float]] | str | Path) -
 
 
 def _draw_curve(axes: Axes, values: pd.Series, name: str, color: str, marker: str) -> None:
-    """The values thin, their running mean thick."""
+    """Draw the values thin, their running mean thick."""
     window = max(1, len(values) // 10)
     axes.plot(values.index, values, color=color, alpha=0.35, linewidth=0.8)
     smooth = values.rolling(window, min_periods=1).mean()

@@ -49,8 +49,8 @@ def test_what_is_no_image_is_refused(images: Any, message: str) -> None:  # noqa
 
 def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "broken.png").write_bytes(b"not ba image")
-    (tmp_path / "notes.txt").write_text("not ba image either")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    (tmp_path / "notes.txt").write_text("not an image either")
     with pytest.raises(FileNotFoundError, match=r"There is no image or folder .*missing"):
         list(each_image(tmp_path / "missing"))
     for name in ("empty", "notes.txt"):
