@@ -135,7 +135,7 @@ def _register_pending() -> None:
 def _register(host: str) -> None:
     """Add the plugin's classes to a module of anomalib; a failure is one warning, never an error of anomalib."""
     try:
-        from anople_anomalib import registration
+        from . import registration
 
         getattr(registration, _REGISTRATIONS[host])()
     except Exception as error:  # noqa: BLE001  # whatever is wrong with the plugin, anomalib goes on

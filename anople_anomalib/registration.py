@@ -20,7 +20,7 @@ PIPELINE_NAME = "fewshot"
 
 def register_model() -> None:
     """Add AnoPLe to ``anomalib.models`` and ``anomalib.models.image``."""
-    from anople_anomalib import AnoPLe
+    from . import AnoPLe
 
     for host in ("anomalib.models", "anomalib.models.image"):
         _publish(AnoPLe, import_module(host))

@@ -15,7 +15,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch import Trainer
 
-from anople_anomalib import __version__
+from anople_anomalib.utils.version import __version__
 
 _NAMED_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError)  # name the file themselves
 _READ_ERRORS = (

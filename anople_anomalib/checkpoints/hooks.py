@@ -9,9 +9,9 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from typing_extensions import Self
 
-from anople_anomalib import __version__
 from anople_anomalib.method.state_checks import check_state
 from anople_anomalib.method.torch_model import AnoPLeModel, check_backbone
+from anople_anomalib.utils.version import __version__
 
 from .files import check_metadata, read_checkpoint
 

@@ -104,6 +104,7 @@ class World:
             self.write(name, text)
         for name in ("__init__.py", "_autoload.py", "registration.py"):
             shutil.copy(repository / "anople_anomalib" / name, root / "anople_anomalib" / name)
+        shutil.copytree(repository / "anople_anomalib" / "utils", root / "anople_anomalib" / "utils")
         shutil.copytree(Path(lazy_loader.__file__).parent, root / "lazy_loader")
         shutil.copy(repository / PTH, root / PTH)
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 
-from anople_anomalib import __version__
 from anople_anomalib.checkpoints.files import GuardedCheckpointIO, check_metadata, read_checkpoint
+from anople_anomalib.utils.version import __version__
 
 METADATA = {
     "version": __version__,

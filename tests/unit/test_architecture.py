@@ -1,0 +1,141 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Who imports whom: every module of the package is parsed, and none is excepted."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import anople_anomalib
+
+PACKAGE = Path(anople_anomalib.__file__).parent
+NAME = PACKAGE.name
+FRONT_DOOR = "front door"  # the modules in the root, the command-line modules among them
+LAYERS = (  # from the bottom; what stands side by side does not import each other
+    {"utils"},
+    {"method", "data", "metrics"},
+    {"checkpoints"},
+    {"training", "deployment"},
+    {"lightning_model", "baselines"},
+    {"pipeline", "visualization"},
+    {"report"},  # of what a pipeline has written
+    {"app"},
+    {FRONT_DOOR},
+)
+HEIGHT = {room: height for height, layer in enumerate(LAYERS) for room in layer}
+ROOT_FILES = 8
+KNOW_OPEN_CLIP = {"method/clip.py", "method/backbones.py"}
+MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+class Import(NamedTuple):
+    """One imported name.
+
+    Attributes:
+        line: Line of the statement.
+        level: Number of dots in front.
+        name: What is imported, in full: ``anople_anomalib.method.views.resize``.
+    """
+
+    line: int
+    level: int
+    name: str
+
+
+def folder_of(module: str) -> str:
+    """Dotted name of the package that a file lies in."""
+    return ".".join((NAME, *Path(module).parts[:-1]))
+
+
+def room_of(name: str) -> str:
+    """Room of a file, or of an imported name of the package."""
+    first = name.split("/" if name.endswith(".py") else ".")[0].removesuffix(".py")
+    is_room = first == "lightning_model" or (PACKAGE / first).is_dir()
+    return first if is_room else FRONT_DOOR
+
+
+def imports_in(source: str, folder: str) -> Iterator[Import]:
+    """All imports of a module, those within functions and those for type checkers included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (Import(node.lineno, 0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = folder.split(".")[: len(folder.split(".")) + 1 - node.level] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (Import(node.lineno, node.level, f"{origin}.{alias.name}") for alias in node.names)
+
+
+def imports_of(module: str) -> list[Import]:
+    """Imports of a file of the package."""
+    return list(imports_in((PACKAGE / module).read_text(encoding="utf-8"), folder_of(module)))
+
+
+def inside(name: str, package: str) -> bool:
+    """Whether a dotted name is the package, or something in it."""
+    return f"{name}.".startswith(f"{package}.")
+
+
+def test_every_room_has_a_place() -> None:
+    rooms = {room_of(module) for module in MODULES}
+    assert rooms <= HEIGHT.keys(), "a new room: say in LAYERS where it stands"
+    assert {"method", "training", "lightning_model", FRONT_DOOR} <= rooms
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module: str) -> None:
+    own = room_of(module)
+    for line, _, name in imports_of(module):
+        if not inside(name, NAME):
+            continue
+        other = room_of(name.removeprefix(NAME).removeprefix("."))
+        assert other == own or HEIGHT[other] < HEIGHT[own], f"{module}:{line}: {own} may not import {name} ({other})"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_are_relative_within_a_folder_and_absolute_beyond(module: str) -> None:
+    for line, level, name in imports_of(module):
+        assert level < 2, f"{module}:{line}: name {name} from the package on"
+        if level == 0:
+            assert not inside(name, folder_of(module)), f"{module}:{line}: import {name} relatively"
+
+
+def test_root_is_small() -> None:
+    root = [module for module in MODULES if "/" not in module]
+    assert len(root) <= ROOT_FILES, f"{root}: give them a room"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_one_room_knows_open_clip(module: str) -> None:
+    knows = any(inside(name, "open_clip") for _, _, name in imports_of(module))
+    assert knows <= (module in KNOW_OPEN_CLIP), f"{module}: only {' and '.join(sorted(KNOW_OPEN_CLIP))} know open_clip"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) == "method"])
+def test_method_knows_no_lightning_and_no_datamodule(module: str) -> None:
+    for line, _, name in imports_of(module):
+        engine = inside(name, "lightning") or inside(name, "pytorch_lightning") or inside(name, "anomalib.engine")
+        assert not engine, f"{module}:{line}: the method does not know who trains it ({name})"
+        assert not name.endswith("DataModule"), f"{module}:{line}: the method does not know where images come from"
+
+
+def test_imports_are_found_in_every_form() -> None:
+    source = """
+import open_clip
+from . import views
+from .views import resize
+from anople_anomalib.data import FewShot
+def late():
+    from ..data.sampling import draw_shots
+"""
+    found = {(level, name) for _, level, name in imports_in(source, f"{NAME}.method")}
+    assert found == {
+        (0, "open_clip"),
+        (1, f"{NAME}.method.views"),
+        (1, f"{NAME}.method.views.resize"),
+        (0, f"{NAME}.data.FewShot"),
+        (2, f"{NAME}.data.sampling.draw_shots"),
+    }
