@@ -51,7 +51,7 @@ class ResultsTable:
             return list(csv.DictReader(file))
 
     def done(self) -> set[str]:
-        """Return the identities of the jobs that ended well: those that a resumed run skips."""
+        """Return the identities of the jobs that succeeded: those that a resumed run skips."""
         return {row["job_id"] for row in self.rows() if row["status"] == OK}
 
     def add(self, row: Mapping[str, Any]) -> None:

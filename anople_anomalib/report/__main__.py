@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Arguments of the command line; ``None`` for the process's own.
 
     Returns:
-        0, or 1 after a clear sentence about what is wrong.
+        0, or 1 after an error message.
     """
     parser = argparse.ArgumentParser(
         prog="python -m anople_anomalib.report",

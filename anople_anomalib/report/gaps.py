@@ -24,19 +24,19 @@ def gaps(results: Results) -> list[str]:
         results: The results.
 
     Returns:
-        One sentence per gap, in Markdown; none if nothing is missing.
+        One line per gap, in Markdown; none if nothing is missing.
     """
     return [*_failed(results.failed), *_not_run(results.missing), *_seeds(results.values), *_categories(results)]
 
 
 def _failed(jobs: pd.DataFrame) -> Iterator[str]:
-    """Name every job that failed, with its error, the seeds of one method in one sentence."""
+    """Name every job that failed, with its error, the seeds of one method in one line."""
     for key, group in jobs.groupby([*JOB, "error"], sort=False):
         yield f"Failed: {_name(group)}: {key[-1]}"
 
 
 def _not_run(jobs: pd.DataFrame) -> Iterator[str]:
-    """Name the planned jobs without a result, the seeds of one method in one sentence."""
+    """Name the planned jobs without a result, the seeds of one method in one line."""
     if not jobs.empty:
         for _, group in jobs.groupby(JOB, sort=False):
             yield f"Not run: {_name(group)}."

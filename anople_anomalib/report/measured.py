@@ -40,7 +40,7 @@ class Results:
 
     @property
     def done(self) -> pd.DataFrame:
-        """The jobs that ended well."""
+        """The jobs that succeeded."""
         return self.jobs[self.jobs["status"] == OK]
 
     @property
@@ -56,7 +56,7 @@ def load_results(folders: Sequence[str | Path]) -> Results:
         folders: Folders that ``anomalib fewshot`` wrote.
 
     Returns:
-        The results; where two folders hold the same job, the one that ended well counts, else the last.
+        The results; where two folders hold the same job, the one that succeeded counts, else the last.
 
     Raises:
         FileNotFoundError: If a folder has no results.

@@ -130,7 +130,7 @@ def _summary_table(dataset: str, setting: str, means: pd.DataFrame) -> TextTable
 
 
 def cost_table(results: Results) -> TextTable:
-    """Return what the methods cost: the median over all jobs of a method that ended well, all of it measured."""
+    """Return what the methods cost: the median over all jobs of a method that succeeded, all of it measured."""
     rows = []
     for (method, dataset, setting), jobs in results.done.groupby(["method", "dataset", "setting"], sort=False):
         cells = [_short_number(pd.to_numeric(jobs[cost]).median()) for cost in COSTS]

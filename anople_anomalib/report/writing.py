@@ -17,7 +17,7 @@ from .tables import TextTable, category_tables, cost_table, summary_tables
 
 DEFAULT_METRICS = ("image_AUROC", "pixel_AUROC")
 ALL_METRICS = "all"
-NOTES = """\
+LEGEND = """\
 Figures are percent. A cell says where it comes from: *measured* in this comparison, with n, its number of seeds, or
 *published* in the AnoPLe paper. ± is the standard deviation over the seeds (n - 1 in the denominator); one seed has
 none. In a row of means it is, for measured figures, the deviation of the seeds' means; the paper prints the mean of
@@ -69,9 +69,9 @@ def _chosen(values: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 def _markdown(tables: Sequence[TextTable], missing: Sequence[str], plots: Sequence[Path], results: Results) -> str:
     """Return the text of the report."""
-    sentences = [f"- {sentence}" for sentence in missing] or ["Nothing: every planned job ended well."]
-    counts = f"{len(results.done)} jobs ended well, {len(results.failed)} failed, {len(results.missing)} did not run."
-    lines = ["# Few-shot comparison", "", counts, "", NOTES, "## What is missing", "", *sentences, "", "## Tables", ""]
+    gap_list = [f"- {gap}" for gap in missing] or ["Nothing: every planned job succeeded."]
+    counts = f"{len(results.done)} jobs succeeded, {len(results.failed)} failed, {len(results.missing)} did not run."
+    lines = ["# Few-shot comparison", "", counts, "", LEGEND, "## What is missing", "", *gap_list, "", "## Tables", ""]
     lines += [table.markdown() for table in tables]
     lines += ["## Plots", "", *(f"![{path.stem}]({path.name})\n" for path in plots)]
     return "\n".join(lines)

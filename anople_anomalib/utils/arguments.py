@@ -10,7 +10,7 @@ from typing import Any
 
 
 def as_list(value: Any) -> Any:  # noqa: ANN401
-    """Plain data for the hyper-parameters of a checkpoint: a sequence becomes a list, anything else stays."""
+    """Turn a sequence into a list, plain data for a checkpoint's hyper-parameters; leave anything else alone."""
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
 
 

@@ -138,7 +138,7 @@ def test_what_is_done_is_skipped_and_what_failed_is_tried_again(data: dict[str, 
 
     assert main(["results"]) == 0
     report = Path("results/report/report.md").read_text(encoding="utf-8")
-    assert "2 jobs ended well, 0 failed, 0 did not run." in report
+    assert "2 jobs succeeded, 0 failed, 0 did not run." in report
     assert "measured, n=2" in report
     assert "Missing categories: MVTecAD, one-class: cable, capsule," in report
 

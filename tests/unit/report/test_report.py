@@ -266,7 +266,7 @@ class TestFiles:
         assert main([str(tmp_path)]) == 0
         report = tmp_path / "report"
         text = (report / "report.md").read_text(encoding="utf-8")
-        assert "4 jobs ended well, 0 failed, 0 did not run." in text
+        assert "4 jobs succeeded, 0 failed, 0 did not run." in text
         assert "90.0±0.0 measured, n=2" in text
         assert "94.1±2.1 published" in text
         cells = pd.read_csv(report / "cells.csv")
