@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 from . import _autoload
-from .utils.version import __version__
+from .utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .lightning_model import AnoPLe
     from .method.torch_model import AnoPLeModel
 
-__all__ = ["AnoPLe", "AnoPLeModel", "__version__"]
+__all__ = ["AnoPLe", "AnoPLeModel"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__, submod_attrs={"lightning_model": ["AnoPLe"], "method.torch_model": ["AnoPLeModel"]}
