@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a finished training")
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a finished training run")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="files or folders of new normal images")
     parser.add_argument("--threshold_images", type=Path, nargs="+", help="normal images for new thresholds")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")

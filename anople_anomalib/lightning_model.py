@@ -237,7 +237,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
     # -------------------------------------------------------------------------------------------------- training
 
     def setup(self, stage: str) -> None:
-        """Name the classes before a training.
+        """Name the classes before a training run.
 
         Args:
             stage: Stage of the trainer.
@@ -248,7 +248,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         super().setup(stage)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD with a linear warm-up from zero (section 6.2)."""
+        """Configure SGD with a linear warm-up from zero (section 6.2)."""
         groups = [{"params": self.model.prompt_learner.parameters(), "lr": self.hparams["prompt_lr"]}]
         if self.model.decoder is not None:
             groups.append({"params": self.model.decoder.parameters(), "lr": self.hparams["decoder_lr"]})
@@ -259,7 +259,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Memory and text features are out of date from the next step on."""
+        """Mark memory and text features as out of date, which they are from this step on."""
         del batch, batch_idx
         self.model.is_fitted.fill_(value=False)
 
@@ -299,7 +299,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         return loss
 
     def _simulated_views(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalized views of shape ``(B, V, 3, h, w)`` and masks of shape ``(B * V, h, w)``."""
+        """Return normalized views of shape ``(B, V, 3, h, w)`` and masks of shape ``(B * V, h, w)``."""
         size, multi_view = self.model.image_size, self.hparams["multi_view"]
         images = resize(images, double(size)).clamp(0, 1)
         if self.simulator is None:
@@ -312,7 +312,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         return views, rearrange(cut_masks(masks, size, multi_view), "b v h w -> (b v) h w")
 
     def _latent_logits(self, output: TrainingOutput, masks: torch.Tensor) -> torch.Tensor | None:
-        """Logits of the latent anomalies of the normal views, shape ``(V+, 2)``."""
+        """Compute the logits of the latent anomalies of the normal views, shape ``(V+, 2)``."""
         if not self.hparams["latent_anomalies"]:
             return None
         normal = output.image_embeddings[masks.flatten(1).amax(dim=1) == 0]

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checkpoints that are written whole, and read as plain data."""
+"""Checkpoint files that are written whole, and read as plain data."""
 
 import os
 import pickle
@@ -68,7 +68,7 @@ class GuardedCheckpointIO(CheckpointIO):
             ValueError: If the file is damaged, holds more than that, or is no checkpoint of AnoPLe.
         """
         del weights_only
-        with _one_sentence(path):
+        with _clear_read_errors(path):
             checkpoint = self.inner.load_checkpoint(path, map_location=map_location, weights_only=True)
         check_metadata(checkpoint)
         return checkpoint
@@ -100,14 +100,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: If the file is damaged, holds more than tensors and plain data, or is no checkpoint of AnoPLe.
     """
-    with _one_sentence(path):
+    with _clear_read_errors(path):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     check_metadata(checkpoint)
     return checkpoint
 
 
 @contextmanager
-def _one_sentence(path: str | Path) -> Iterator[None]:
+def _clear_read_errors(path: str | Path) -> Iterator[None]:
+    """Turn whatever a damaged file raises into one error message that names it."""
     try:
         yield
     except _NAMED_ERRORS:
@@ -142,7 +143,7 @@ def check_metadata(checkpoint: Any) -> None:  # noqa: ANN401
 
 
 def _well_formed(metadata: Any) -> bool:  # noqa: ANN401
-    """Whether the notes have all entries, of the right types."""
+    """Return whether the metadata has all entries, of the right types."""
     if not isinstance(metadata, Mapping):
         return False
     texts = [metadata.get(name) for name in ("version", "backbone", "weights")]
@@ -157,6 +158,6 @@ def _well_formed(metadata: Any) -> bool:  # noqa: ANN401
 
 
 def _series(version: str) -> list[str]:
-    """The part of a version within which checkpoints can be read, as semantic versioning has it."""
+    """Return the part of a version within which checkpoints can be read, as semantic versioning has it."""
     numbers = version.split(".")
     return numbers[:2] if numbers[0] == "0" else numbers[:1]

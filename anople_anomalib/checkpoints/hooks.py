@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Lightning's checkpoint hooks of AnoPLe: what a checkpoint notes, and what is checked before it is taken."""
+"""Lightning's checkpoint hooks of AnoPLe: the metadata of a checkpoint, and what is checked before it is taken."""
 
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,13 @@ class CheckpointHooks(LightningModule):
     drawn_samples: dict[str, list[str]]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the backbone, what its weights do not tell, the classes and the shots in the checkpoint."""
+        """Store the backbone, settings that its weights do not show, the classes and the shots as metadata."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["anople"] = {
             "version": __version__,
             "backbone": self.hparams["backbone"],
             "weights": self.weights,
-            **_unseen_settings(self.model),
+            **_settings_not_in_weights(self.model),
             "class_names": self.class_names,
             "drawn_samples": self.drawn_samples,
         }
@@ -49,7 +49,7 @@ class CheckpointHooks(LightningModule):
                 f"model has {self.hparams['backbone']} ({self.weights}): build the model with that backbone."
             )
             raise ValueError(msg)
-        for name, value in _unseen_settings(self.model).items():
+        for name, value in _settings_not_in_weights(self.model).items():
             if metadata[name] != value:
                 msg = (
                     f"The checkpoint was trained with {name} {metadata[name]}, this model has {value}: "
@@ -93,8 +93,8 @@ class CheckpointHooks(LightningModule):
         return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, **kwargs)
 
 
-def _unseen_settings(model: AnoPLeModel) -> dict[str, Any]:
-    """Settings that change what the weights mean, but not their names and shapes."""
+def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:
+    """Return the settings that change what the weights mean, but not their names and shapes."""
     return {"memory_layers": list(model.memory_layers), "residual_decoder": model.residual_decoder}
 
 
@@ -106,7 +106,7 @@ def check_weights(
     strict: bool = True,
     *_args: object,
 ) -> None:
-    """Load-state-dict pre hook of the whole: thresholds are loaded before the model, and must not be in vain.
+    """Check all weights (load-state-dict pre hook): thresholds load before the model, and must not be in vain.
 
     Args:
         module: What is to be loaded.

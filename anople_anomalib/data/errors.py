@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One clear sentence for what a datamodule raises where its data cannot be had."""
+"""Clear error messages where the data of a datamodule cannot be had."""
 
 import traceback
 from pathlib import Path
@@ -16,10 +16,10 @@ _HOOKS = {"prepare_data", "setup"}
 
 
 class ClearDataErrors(Callback):
-    """Says in one sentence why a datamodule could not prepare or set up its data."""
+    """Callback that tells in a clear error message why a datamodule could not prepare or set up its data."""
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Raise the sentence in place of an exception of the datamodule.
+        """Raise a clear error in place of an exception of the datamodule.
 
         Args:
             trainer: The trainer.
@@ -46,8 +46,8 @@ def clear_error(error: BaseException, datamodule: AnomalibDataModule) -> BaseExc
         datamodule: The datamodule.
 
     Returns:
-        An exception with a sentence that says what is wrong and what to do, or the same one if it is clear already or
-        has nothing to do with the data.
+        An exception whose message says what is wrong and what to do, or the same one if it is clear already or has
+        nothing to do with the data.
     """
     name = type(datamodule).__name__
     if isinstance(error, URLError):
@@ -70,7 +70,7 @@ def clear_error(error: BaseException, datamodule: AnomalibDataModule) -> BaseExc
 
 
 def data_root(datamodule: AnomalibDataModule) -> Path:
-    """Folder of the categories' folders, whether or not it exists."""
+    """Return the folder of the categories' folders, whether or not it exists."""
     return Path(getattr(datamodule, "split_root", None) or getattr(datamodule, "root", None) or ".")
 
 
@@ -80,7 +80,7 @@ def _has_too_few_images(datamodule: AnomalibDataModule) -> bool:
 
 
 def _categories_in(root: Path) -> str:
-    """Half a sentence on the folders that are there."""
+    """Return the part of an error message that names the folders there are."""
     if not root.is_dir():
         return f"there is no folder '{root}'"
     folders = sorted(path.name for path in root.iterdir() if path.is_dir())
@@ -88,7 +88,7 @@ def _categories_in(root: Path) -> str:
 
 
 def _raised_by(datamodule: AnomalibDataModule, trace: TracebackType | None) -> bool:
-    """Whether an exception comes out of the hooks of a datamodule."""
+    """Return whether an exception comes out of the hooks of a datamodule."""
     return any(
         frame.f_code.co_name in _HOOKS and frame.f_locals.get("self") is datamodule
         for frame, _ in traceback.walk_tb(trace)

@@ -45,7 +45,7 @@ from .wrapping import build_datamodule, choose_categories, split_by_category
 logger = logging.getLogger(__name__)
 
 SAMPLES_FILE = "few_shot_samples.json"
-"""Name of the drawn list, which is written next to the results of a training."""
+"""Name of the drawn list, which is written next to the results of a training run."""
 
 
 class FewShot(AnomalibDataModule):
@@ -74,7 +74,7 @@ class FewShot(AnomalibDataModule):
         drawn_samples: Names of the training images, by category; empty before ``setup``.
 
     Raises:
-        ValueError: If an argument is wrong; the sentence says which and why.
+        ValueError: If an argument is wrong; the message says which and why.
         TypeError: If ``datamodule`` is something else.
 
     Example:
@@ -144,7 +144,7 @@ class FewShot(AnomalibDataModule):
             write_sample_list(Path(self.trainer.default_root_dir) / SAMPLES_FILE, self.drawn_samples)
 
     def category_of(self, image_path: str | Path) -> str:
-        """Category of an image of this datamodule.
+        """Return the category of an image of this datamodule.
 
         Args:
             image_path: Path of the image, as in a batch's ``image_path``.
@@ -262,6 +262,6 @@ def _read_samples(
 
 
 def _common_length(samples: Mapping[str, Sequence[str]]) -> int | None:
-    """Length of the lists, or ``None`` if it differs."""
+    """Return the length of the lists, or ``None`` if it differs."""
     lengths = {len(names) for names in samples.values()}
     return lengths.pop() if len(lengths) == 1 else None

@@ -45,7 +45,7 @@ def each_image(images: Images) -> Iterator[torch.Tensor]:
 
 
 def _checked(images: torch.Tensor) -> torch.Tensor:
-    """A tensor of images, shape ``(B, 3, H, W)``."""
+    """Return a tensor of images, shape ``(B, 3, H, W)``."""
     batch = images.unsqueeze(0) if images.ndim == 3 else images
     if batch.ndim != 4 or batch.shape[1] != 3 or batch.numel() == 0:
         msg = f"A tensor of images must have the shape (3, H, W) or (B, 3, H, W), got {tuple(images.shape)}."

@@ -3,7 +3,7 @@
 
 """Reads images of every kind the way anomalib reads plain ones.
 
-anomalib reads by ``PIL.Image.open(path).convert("RGB")``. That turns ba gray image of 16 bits almost white, since
+anomalib reads by ``PIL.Image.open(path).convert("RGB")``. That turns a gray image of 16 bits almost white, since
 Pillow cuts its values off at 255, leaves an image lying on its side that a camera marks as rotated, and, for a
 truncated file, fails without naming it. While AnoPLe is at work, anomalib's readers open images by
 :func:`open_image` instead.
@@ -32,7 +32,7 @@ class _CarefulImage:
         return open_image(path)
 
     def __getattr__(self, name: str) -> object:
-        """Everything else is the module's own."""
+        """Return everything else from the module itself."""
         return getattr(Image, name)
 
 
@@ -52,7 +52,7 @@ def restore_reading() -> None:
 
 
 def _readers(image: object) -> Iterator[ModuleType]:
-    """The modules that open images by ``image``."""
+    """Return the modules that open images by ``image``."""
     modules = (importlib.import_module(name) for name in _READERS)
     return (module for module in modules if getattr(module, "Image", None) is image)
 

@@ -107,7 +107,7 @@ def match_samples(names: Sequence[str], wanted: Sequence[str], category: str) ->
 
 
 def _match_one(files: Sequence[PurePosixPath], entry: str, category: str) -> int:
-    """Index of the one file whose whole name, else file name, else stem equals ``entry``."""
+    """Return the index of the one file whose whole name, else file name, else stem equals ``entry``."""
     hits = [i for i, file in enumerate(files) if str(file) == entry]
     hits = hits or [i for i, file in enumerate(files) if file.name == entry]
     hits = hits or [i for i, file in enumerate(files) if file.stem == entry]
@@ -159,7 +159,7 @@ def check_sample_list(content: Any, source: str = "The sample list") -> dict[str
 
     Args:
         content: What was read or given.
-        source: Subject of the error's sentence.
+        source: Subject of the error message.
 
     Returns:
         The same content as plain dictionary and lists.

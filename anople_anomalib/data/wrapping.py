@@ -107,7 +107,7 @@ def choose_categories(datamodule: AnomalibDataModule, categories: Sequence[str] 
 
 
 def known_categories(datamodule: AnomalibDataModule) -> list[str]:
-    """Categories of a datamodule's data set.
+    """Return the categories of a datamodule's data set.
 
     Args:
         datamodule: A datamodule.
@@ -150,12 +150,12 @@ def split_by_category(datamodule: AnomalibDataModule, categories: Sequence[str])
 
 
 def _has_categories(datamodule: AnomalibDataModule) -> bool:
-    """Tell whether the datamodule takes a category."""
+    """Return whether the datamodule takes a category."""
     return "category" in inspect.signature(type(datamodule).__init__).parameters
 
 
 def _published_categories(cls: type) -> list[str]:
-    """The constant that lists the categories, from the module of the datamodule or from that of its dataset."""
+    """Return the categories listed in the module of the datamodule or in that of its dataset."""
     for base in inspect.getmro(cls):
         for module_name in (base.__module__, base.__module__.replace(".datamodules.", ".datasets.")):
             for name, value in vars(sys.modules.get(module_name, object)).items():

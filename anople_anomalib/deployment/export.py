@@ -41,7 +41,7 @@ class Export(LightningModule):
         return self.detector().to_openvino(export_root, *args, **kwargs)
 
     def detector(self) -> "Detector":
-        """What detection needs of this model, on the CPU.
+        """Return what detection needs of this model, on the CPU.
 
         Raises:
             RuntimeError: If the model is not trained.
@@ -91,7 +91,7 @@ class Detector(ExportMixin, LightningModule):
     def _post_training_quantization_ov(
         self, model: "openvino.Model", datamodule: AnomalibDataModule | None = None
     ) -> "openvino.Model":
-        """Anomalib's step of ``INT8_PTQ``, but for a transformer and with the method's own products in full precision.
+        """Quantize as anomalib's ``INT8_PTQ``, but as a transformer, with the method's own matmuls in full precision.
 
         Args:
             model: The converted model.
@@ -122,13 +122,13 @@ class Detector(ExportMixin, LightningModule):
         )
 
     def _precise_matmuls(self, model: "openvino.Model") -> list[str]:
-        """Names of the products that INT8 leaves alone.
+        """Name the matmuls that INT8 leaves alone.
 
         They are those that resize, project, and compare with texts and memory (a cosine distance is a small difference
         of numbers near 1, of which eight bits leave nothing), and the linear layers of the first block, where a few
         channels are so large that eight bits leave nothing of the others.
 
-        Exporters give products no names to know them by. Known are the shapes, the order, and that images are resized
+        Exporters give matmuls no names to know them by. Known are the shapes, the order, and that images are resized
         before the first convolution cuts them into patches.
         """
         factors = [self.model.text_features, self.model.clip.visual.visual.proj]
@@ -145,18 +145,18 @@ class Detector(ExportMixin, LightningModule):
                 precise.append(operation)
             elif constants:
                 linear.append(operation)
-        return [product.get_friendly_name() for product in (*precise, *linear[:_LINEAR_LAYERS])]
+        return [matmul.get_friendly_name() for matmul in (*precise, *linear[:_LINEAR_LAYERS])]
 
 
 def _static_shapes(operation: "openvino.Node") -> Iterator[frozenset[int]]:
-    """Lengths of the sides of an operation's constant inputs."""
+    """Yield the lengths of the sides of an operation's constant inputs."""
     for shape in (source.get_partial_shape() for source in operation.input_values()):
         if shape.is_static:
             yield frozenset(shape.to_shape())
 
 
 def _without_trainer(processor: nn.Module | None) -> nn.Module | None:
-    """A processor without the methods of the whole model that Lightning hangs on every callback of a training."""
+    """Copy a processor without the model's methods that Lightning attaches to every callback of a training run."""
     if processor is None:
         return None
     processor = copy.copy(processor)

@@ -104,7 +104,7 @@ class Maintenance(LightningModule):
         return transform(image.to(device=self.device, dtype=self.dtype))
 
     def _judge_normal(self, image: torch.Tensor, number: int) -> ImageBatch:
-        """Prediction of a normal image, with its ground truth."""
+        """Predict a normal image, and add its ground truth."""
         image = self._pre_process(image)
         bank, prediction = self.model.memory_bank, self.model(image)
         if bank is not None and bank(self.model.memory_features(image)).max() < _SAME:

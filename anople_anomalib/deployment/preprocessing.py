@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as tv_functional
 
 
 class ExactPreProcessor(PreProcessor):
-    """anomalib's pre-processor, but for an export that resizes as the training did.
+    """anomalib's pre-processor, but for an export that resizes as in training.
 
     anomalib exports a bicubic ``Resize`` without anti-aliasing, which gives other pixels and so other scores.
 
@@ -38,7 +38,7 @@ class ExactPreProcessor(PreProcessor):
 
 
 def exportable(transform: Transform | None) -> nn.Module | None:
-    """A copy of a transform that can be exported and gives the same pixels.
+    """Copy a transform so that the copy can be exported and gives the same pixels.
 
     Args:
         transform: Any transform; bicubic resizing with anti-aliasing stays exact, the rest becomes what anomalib makes
@@ -85,7 +85,7 @@ class BicubicResize(nn.Module):
 
 
 def resize_by_matmul(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bicubic resizing with anti-aliasing as two matrix products, one per axis.
+    """Resize bicubically with anti-aliasing by two matmuls, one per axis.
 
     Args:
         images: Shape ``(..., H, W)``; H and W may be unknown when it is exported.
@@ -100,7 +100,7 @@ def resize_by_matmul(images: torch.Tensor, size: tuple[int, int]) -> torch.Tenso
 
 
 def _weights(images: torch.Tensor, axis: int, length: int) -> torch.Tensor:
-    """Weights of the pixels along an axis for every pixel of the result, shape ``(length, pixels)``.
+    """Return the weights of the pixels along an axis for every pixel of the result, shape ``(length, pixels)``.
 
     The cubic kernel with a = -1/2, stretched over as many pixels as one of the result covers, as in Pillow.
     """

@@ -74,7 +74,7 @@ class PixelAnomalySimulator(nn.Module):
 
 
 def simulate_latent_anomalies(embeddings: torch.Tensor, sigma: float = LATENT_SIGMA) -> torch.Tensor:
-    """Latent anomalies ``z-_latent = z+ + eps`` with Gaussian eps, equation (9).
+    """Simulate latent anomalies ``z-_latent = z+ + eps`` with Gaussian eps, equation (9).
 
     Args:
         embeddings: L2-normalized embeddings z+ of normal images, shape ``(B, D)``.

@@ -4,8 +4,8 @@
 """Backbones by name: open_clip models with plain transformers, and the bundled ``anople-tiny``.
 
 open_clip's own code downloads, converts and loads the weights. What is added here are the checks that turn an unfit
-tower, a missing file or a missing network into one sentence, and the rule that random weights are used only when
-asked for by that word.
+tower, a missing file or a missing network into a clear error message, and the rule that random weights are used only
+when asked for by that word.
 """
 
 import hashlib
@@ -113,7 +113,7 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
 
 
 def default_weights(name: str) -> str:
-    """The weights that ``pretrained=None`` stands for.
+    """Return the weights that ``pretrained=None`` stands for.
 
     Args:
         name: An open_clip model name, or ``"anople-tiny"``.
@@ -136,7 +136,7 @@ def default_weights(name: str) -> str:
 
 
 def get_tokenizer(name: str) -> Callable[[list[str]], torch.Tensor]:
-    """The tokenizer of a backbone: texts to token numbers of shape ``(P, context length)``."""
+    """Return the tokenizer of a backbone: texts to token numbers of shape ``(P, context length)``."""
     return open_clip.tokenize if name == TINY else open_clip.get_tokenizer(name)
 
 
@@ -145,7 +145,7 @@ def _tiny_config() -> dict:
 
 
 def _create(name: str) -> nn.Module:
-    """A model with random weights that are the same in every process."""
+    """Create a model with random weights that are the same in every process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return open_clip.CLIP(**_tiny_config()) if name == TINY else open_clip.create_model(name)
@@ -198,7 +198,7 @@ def _require_file(name: str, path: Path) -> None:
 
 def _unreadable(name: str, weights: str, error: Exception) -> ValueError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, pickle.UnpicklingError):  # PyTorch's sentence advises to run what the file brings
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's message advises to run what the file brings
         reason = "it is damaged, or holds more than tensors"
     return ValueError(f"{weights!r} does not hold readable weights of {name} ({reason}).")
 
@@ -215,7 +215,7 @@ def _check_architecture(name: str) -> None:
 
 
 def _misfit(config: dict) -> str | None:
-    """Why the method does not fit an architecture, or ``None`` if it does."""
+    """Return why the method does not fit an architecture, or ``None`` if it does."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     if "multimodal_cfg" in config:
         return "a CoCa model with a caption decoder"

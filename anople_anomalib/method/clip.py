@@ -121,7 +121,7 @@ class PromptedVisualTower(nn.Module):
         return rearrange(patch_tokens @ self.visual.proj, "b (h w) d -> b d h w", h=self.grid[0], w=self.grid[1])
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Tokens [CLS, patches] that enter the first layer."""
+        """Embed images as the tokens [CLS, patches] that enter the first layer."""
         images = images.to(self.visual.conv1.weight.dtype)
         x = rearrange(self.visual.conv1(images), "b d h w -> b (h w) d")
         x = torch.cat([_expand(self.visual.class_embedding.unsqueeze(0), x), x], dim=1)
@@ -161,7 +161,7 @@ class PromptedTextTower(nn.Module):
         return self.positional_embedding.shape[0]
 
     def length(self, tokens: torch.Tensor, num_prompts: int) -> int:
-        """Number of positions that the longest text takes up, together with the prompts.
+        """Return the number of positions that the longest text takes up, together with the prompts.
 
         Args:
             tokens: Token numbers [SOS, words, EOT, padding], shape ``(P, L)``.
@@ -301,10 +301,10 @@ def _run(transformer: nn.Module, block: nn.Module, x: torch.Tensor, mask: torch.
 
 
 def _run_block(transformer: nn.Module, block: nn.Module, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """One block, by the fastest road.
+    """Run one block, by torch's fused attention path where that is possible.
 
     torch's MultiheadAttention hands its projection a transposed view, for which a batch in bfloat16 or with gradients
-    copies the weights for every token: several times the cost of the block. Here the projection is one product.
+    copies the weights for every token: several times the cost of the block. Here the projection is one matmul.
     """
     if isinstance(block, ResidualAttentionBlock):
         x = x + block.ls_1(_attend(block.attn, block.ln_1(x), mask))
@@ -315,7 +315,7 @@ def _run_block(transformer: nn.Module, block: nn.Module, x: torch.Tensor, mask: 
 
 
 def _attend(attention: nn.MultiheadAttention, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Self-attention of sequences of shape ``(B, L, D)``."""
+    """Compute the self-attention of sequences of shape ``(B, L, D)``."""
     queries, keys, values = _heads(attention, x)
     mask = None if mask is None else mask.to(queries.dtype)
     heads = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
@@ -325,19 +325,19 @@ def _attend(attention: nn.MultiheadAttention, x: torch.Tensor, mask: torch.Tenso
 def _record(
     recorded: list[torch.Tensor], attention: nn.MultiheadAttention, _norm: nn.Module, _args: tuple, x: torch.Tensor
 ) -> None:
-    """Forward hook of the norm before an attention: note the weights that the attention will have."""
+    """Record the weights that the attention will have (forward hook of the norm before it)."""
     recorded.append(_attention_weights(attention, x).detach())
 
 
 def _attention_weights(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
-    """Weights of shape ``(B, L, L)`` of the self-attention without a mask, the mean over the heads."""
+    """Compute the weights of self-attention without a mask, the mean over the heads, shape ``(B, L, L)``."""
     queries, keys, _ = _heads(attention, x)
     scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
     return scores.softmax(dim=-1).mean(dim=1)
 
 
 def _heads(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
-    """Queries, keys and values, shape ``(3, B, heads, L, D / heads)``."""
+    """Return queries, keys and values, shape ``(3, B, heads, L, D / heads)``."""
     packed = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
     return rearrange(packed, "b l (three h d) -> three b h l d", three=3, h=attention.num_heads)
 
@@ -347,11 +347,11 @@ def _frozen_names(module: nn.Module, prefix: str) -> Iterable[tuple[str, torch.T
 
 
 def _leave_out_frozen(module: nn.Module, state_dict: dict, prefix: str, _metadata: dict) -> None:
-    """State-dict post hook: CLIP's weights are not saved."""
+    """Leave CLIP's weights out of a state dict (state-dict post hook)."""
     for name, _ in _frozen_names(module, prefix):
         state_dict.pop(name, None)
 
 
 def _keep_frozen(module: nn.Module, state_dict: dict, prefix: str, *_args: object) -> None:
-    """Load-state-dict pre hook: CLIP's weights are neither missing nor replaced."""
+    """Keep CLIP's weights, which are neither missing nor replaced (load-state-dict pre hook)."""
     state_dict.update(_frozen_names(module, prefix))

@@ -7,7 +7,7 @@ import torch
 
 
 def fuse(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Harmonic fusion ``1 / (1 / a + 1 / b)`` of equations (12) and (14).
+    """Fuse harmonically, ``1 / (1 / a + 1 / b)``, equations (12) and (14).
 
     Written as ``a * (b / (a + b))``, which is 0 where both inputs are 0 and keeps small half-precision values from
     vanishing, as ``a * b`` would.
@@ -24,7 +24,7 @@ def fuse(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def image_score(abnormal_probability: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
-    """Image-level anomaly score, equation (14).
+    """Compute the image-level anomaly score, equation (14).
 
     Args:
         abnormal_probability: p_hat of equation (8), shape ``(B,)``, values in [0, 1].

@@ -15,7 +15,7 @@ PAPER_MEMORY_LAYERS = (7, 8, 9, 10)
 
 
 def resolve_prompt_depth(prompt_depth: int, visual_depth: int, text_depth: int) -> int:
-    """Number of prompted layers J for a pair of towers.
+    """Return the number of prompted layers J for a pair of towers.
 
     Args:
         prompt_depth: What the user asked for; the paper's 9 is scaled down for shallow towers.
@@ -43,7 +43,7 @@ def resolve_prompt_depth(prompt_depth: int, visual_depth: int, text_depth: int) 
 
 
 def resolve_memory_layers(memory_layers: Sequence[int], visual_depth: int) -> tuple[int, ...]:
-    """Layers whose patch features make the memory.
+    """Return the layers whose patch features make the memory.
 
     Args:
         memory_layers: 1-based numbers that the user asked for; the paper's are scaled for another depth.

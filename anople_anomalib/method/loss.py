@@ -19,7 +19,7 @@ DICE_SMOOTHING = 1.0
 
 
 def dice_loss(probabilities: torch.Tensor, masks: torch.Tensor, smoothing: float = DICE_SMOOTHING) -> torch.Tensor:
-    """Dice loss of the abnormal class.
+    """Compute the dice loss of the abnormal class.
 
     Args:
         probabilities: Abnormal probability of every pixel, shape ``(V, H, W)``, values in [0, 1].
@@ -36,7 +36,7 @@ def dice_loss(probabilities: torch.Tensor, masks: torch.Tensor, smoothing: float
 
 
 def pixel_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Pixel-level loss ``L_dice + L_focal``, equation (7).
+    """Compute the pixel-level loss ``L_dice + L_focal``, equation (7).
 
     Args:
         logits: Logits of (normal, abnormal), shape ``(V, 2, H, W)``.
@@ -54,7 +54,7 @@ def image_loss(
     labels: torch.Tensor,
     latent_logits: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Image-level loss ``L_ce(z+, z-, w) + L_ce(z+, z-_latent, w)``, equation (9).
+    """Compute the image-level loss ``L_ce(z+, z-, w) + L_ce(z+, z-_latent, w)``, equation (9).
 
     Args:
         logits: Logits of (normal, abnormal) of every view, shape ``(V, 2)``.
@@ -80,7 +80,7 @@ def alignment_loss(
     abnormal_logits: torch.Tensor,
     alignment: str = "weighted_sum",
 ) -> torch.Tensor:
-    """Alignment of global and local semantics, ``1 - <z^0, s>`` with s of equation (10).
+    """Compute the alignment of global and local semantics, ``1 - <z^0, s>`` with s of equation (10).
 
     Args:
         image_embeddings: L2-normalized embeddings z^0 of the views, shape ``(V, D)``.

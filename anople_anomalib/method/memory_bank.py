@@ -36,7 +36,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         self.features: torch.Tensor
 
     def __len__(self) -> int:
-        """Number of patch features in the bank."""
+        """Return the number of patch features in the bank."""
         return self.features.shape[0]
 
     def build(self, features: torch.Tensor) -> None:
@@ -59,11 +59,11 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         self.features = torch.cat([old, self.features.to(old)])
 
     def parts(self) -> Sequence[torch.Tensor]:
-        """The bank in the parts that are compared at once, ``(m, width)`` each."""
+        """Split the bank into the parts that are compared at once, ``(m, width)`` each."""
         return self.features.split(_ROWS)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Distance of every patch to its nearest normal patch, equation (13).
+        """Compute the distance of every patch to its nearest normal patch, equation (13).
 
         Never more than a fixed number of distances exists at a time, whatever the sizes of batch and bank. (An
         exported model is the exception in the number of images, which is unknown when it is made.)
@@ -82,7 +82,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         return (0.5 * (1 - torch.cat(similarities).reshape(features.shape[:-1]))).clamp(0, 1)
 
     def nearest(self, features: torch.Tensor) -> torch.Tensor:
-        """The normal patch that is nearest to every patch: the ``r`` of equation (13).
+        """Find the normal patch that is nearest to every patch: the ``r`` of equation (13).
 
         Args:
             features: As for :meth:`forward`.
@@ -97,7 +97,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         return torch.cat([_nearest(part, bank) for part in queries]).reshape(features.shape[:-1])
 
     def _blocks(self, features: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-        """Normalized queries, ``(Q, width)`` each, and the bank in their precision, ``(N, width)`` each."""
+        """Return normalized queries, ``(Q, width)`` each, and the bank in their precision, ``(N, width)`` each."""
         if len(self) == 0:
             msg = "The memory bank is empty: train the model or load a checkpoint of a trained one first."
             raise RuntimeError(msg)
@@ -106,7 +106,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         return [queries] if torch.compiler.is_compiling() else queries.split(_QUERIES), bank
 
     def _coreset(self, features: torch.Tensor) -> torch.Tensor:
-        """The chosen share of normalized features of shape ``(N, width)``; the same in every process.
+        """Choose a share of normalized features of shape ``(N, width)``, the same in every process.
 
         A third axis makes anomalib's sampler compare the features themselves, without a random projection.
         """
@@ -119,7 +119,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
 
 
 def _nearest(queries: torch.Tensor, bank: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Number of the row with the largest cosine, shape ``(Q,)``."""
+    """Return the index of the row with the largest cosine, shape ``(Q,)``."""
     values, rows = zip(*((queries @ part.T).max(dim=-1) for part in bank), strict=True)
     best = torch.stack(values).argmax(dim=0, keepdim=True)  # (1, Q), the part of the bank
     return (torch.stack(rows).gather(0, best) + len(bank[0]) * best).squeeze(0)

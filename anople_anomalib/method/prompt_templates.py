@@ -43,7 +43,7 @@ def clean_class_names(class_names: str | Sequence[str]) -> list[str]:
 
 
 def state_templates(state_word: str | Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Templates of the normal and the abnormal state.
+    """Return the templates of the normal and the abnormal state.
 
     Args:
         state_word: The word before the class name in the abnormal prompt; several words for their ensemble; or
@@ -65,7 +65,7 @@ def state_templates(state_word: str | Sequence[str]) -> tuple[tuple[str, ...], t
 
 
 def prompt_texts(class_names: Sequence[str], state_word: str | Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words of the normal prompts e+ = [class] and of the abnormal prompts e- = [abnormal][class] (1).
+    """Return the words of the normal prompts e+ = [class] and the abnormal prompts e- = [abnormal][class] (1).
 
     Args:
         class_names: Class names as words, see :func:`clean_class_names`.
@@ -86,6 +86,6 @@ def prompt_texts(class_names: Sequence[str], state_word: str | Sequence[str]) ->
 
 
 def _strings(value: str | Sequence[str]) -> list[str]:
-    """One string or several as a list, which is empty if the value is something else."""
+    """Return one string or several as a list, which is empty if the value is something else."""
     values = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
     return values if all(isinstance(string, str) for string in values) else []

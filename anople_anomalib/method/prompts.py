@@ -95,7 +95,7 @@ class PromptLearner(nn.Module):
 
 
 class ConstantPrompts(nn.Module):
-    """The visual prompts and the view signal of a finished training; no text prompts, no projections.
+    """The visual prompts and the view signal of a trained model; no text prompts, no projections.
 
     Args:
         learner: The trained prompts.
@@ -111,7 +111,7 @@ class ConstantPrompts(nn.Module):
         self.view_signal: torch.Tensor | None
 
     def forward(self) -> Prompts:
-        """The prompts of every prompted layer; those of the text tower are empty."""
+        """Return the prompts of every prompted layer; those of the text tower are empty."""
         return Prompts(text=self.visual[:, :0], visual=self.visual)
 
 

@@ -44,7 +44,7 @@ def check_state(module: nn.Module, state_dict: Mapping[str, Any], prefix: str = 
 
 
 def _misfit(name: str, own: torch.Tensor, given: Mapping[str, Any]) -> str | None:
-    """What is wrong with a given tensor, or ``None`` if it fits or is absent."""
+    """Return what is wrong with a given tensor, or ``None`` if it fits or is absent."""
     if name not in given:
         return None
     value = given[name]
@@ -63,11 +63,11 @@ def _misfit(name: str, own: torch.Tensor, given: Mapping[str, Any]) -> str | Non
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Stop a training that has diverged.
+    """Stop a training run that has diverged.
 
     Args:
         tensors: Losses or weights by name.
-        where: What they are, as the subject of the error's sentence.
+        where: What they are, as the subject of the error message.
 
     Raises:
         FloatingPointError: If one holds a number that is not finite.

@@ -106,7 +106,7 @@ class AnoPLeModel(nn.Module):
         return self.clip.visual.image_size
 
     def for_inference(self) -> "AnoPLeModel":
-        """A copy that can only detect: constant prompts, no text tower, no gradients."""
+        """Return a copy that can only detect: constant prompts, no text tower, no gradients."""
         model = copy.deepcopy(self)
         model.prompt_learner = ConstantPrompts(self.prompt_learner)
         model.clip.set_grad_checkpointing(enable=False)  # there is no backward pass
@@ -129,7 +129,7 @@ class AnoPLeModel(nn.Module):
         self.num_normal_texts = len(normal)
 
     def encode_texts(self, text_prompts: torch.Tensor) -> torch.Tensor:
-        """Text features (w+, w-) of the two states, averaged over all texts of a state.
+        """Compute the text features (w+, w-) of the two states, averaged over all texts of a state.
 
         Args:
             text_prompts: Prompts of the text tower, shape ``(J, C, d_t)``.
@@ -167,7 +167,7 @@ class AnoPLeModel(nn.Module):
         )
 
     def image_logits(self, embeddings: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
-        """Logits of (normal, abnormal), the argument of the softmax of equation (8).
+        """Compute the logits of (normal, abnormal), the argument of the softmax of equation (8).
 
         Args:
             embeddings: L2-normalized image embeddings, shape ``(B, D)``.
@@ -185,7 +185,7 @@ class AnoPLeModel(nn.Module):
 
     @torch.no_grad()
     def memory_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Patch features F of normal images for the memory bank.
+        """Compute the patch features F of normal images for the memory bank.
 
         Args:
             images: Normalized images, shape ``(B, 3, h, w)``.
@@ -218,24 +218,24 @@ class AnoPLeModel(nn.Module):
         )
 
     def abnormal_probability(self, visual: VisualFeatures) -> torch.Tensor:
-        """p_hat of equation (8), shape ``(B,)``, values in [0, 1]."""
+        """Compute p_hat of equation (8), shape ``(B,)``, values in [0, 1]."""
         embeddings = F.normalize(visual.image_embedding, dim=-1)
         return self.image_logits(embeddings, self.text_features.to(embeddings.dtype)).softmax(dim=-1)[..., 1]
 
     def decoder_map(self, visual: VisualFeatures) -> torch.Tensor:
-        """M_hat: abnormal probability of every pixel, shape ``(B, h, w)``, values in [0, 1]."""
+        """Compute M_hat, the abnormal probability of every pixel: shape ``(B, h, w)``, values in [0, 1]."""
         logits = self._pixel_logits(self._local_features(visual), self.text_features)
         logits = F.interpolate(logits, size=self.image_size, mode="bilinear", align_corners=False)
         return logits.softmax(dim=1)[..., 1, :, :]
 
     def memory_map(self, visual: VisualFeatures) -> torch.Tensor:
-        """M_mem of equation (13), resized to the image: shape ``(B, h, w)``, values in [0, 1]."""
+        """Compute M_mem of equation (13), resized to the image: shape ``(B, h, w)``, values in [0, 1]."""
         height, width = self.clip.visual.grid
         distances = rearrange(self.memory_bank(visual.memory_features), "b (h w) -> b 1 h w", h=height, w=width)
         return F.interpolate(distances, size=self.image_size, mode="bilinear", align_corners=False).squeeze(1)
 
     def encode_whole(self, images: torch.Tensor, view: int = -1) -> VisualFeatures:
-        """One pass of whole images through the prompted visual tower.
+        """Encode whole images by one pass through the prompted visual tower.
 
         Args:
             images: Normalized images, shape ``(B, 3, H, W)``; resized to :attr:`image_size` if of another size.
@@ -252,7 +252,7 @@ class AnoPLeModel(nn.Module):
         return self.clip.visual(images, self.prompt_learner().visual, signal, self.memory_layers)
 
     def _local_features(self, visual: VisualFeatures) -> torch.Tensor:
-        """D(z), shape ``(B, D, h, w)``."""
+        """Compute D(z), shape ``(B, D, h, w)``."""
         if self.decoder is None:
             return self.clip.visual.project(visual.patch_tokens)
         local_features = self.decoder(visual.patch_tokens, self.clip.visual.grid)
@@ -262,7 +262,7 @@ class AnoPLeModel(nn.Module):
         return local_features
 
     def _pixel_logits(self, local_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
-        """Logits ``<D(z), w> / tau`` of (normal, abnormal), shape ``(B, 2, h, w)``."""
+        """Compute the logits ``<D(z), w> / tau`` of (normal, abnormal), shape ``(B, 2, h, w)``."""
         cosines = einsum(
             F.normalize(local_features, dim=1), text_features.to(local_features.dtype), "b d h w, s d -> b s h w"
         )
@@ -270,7 +270,7 @@ class AnoPLeModel(nn.Module):
 
 
 def _check(module: AnoPLeModel, state_dict: dict, prefix: str, _metadata: dict, strict: bool, *_args: object) -> None:
-    """Load-state-dict pre hook: refuse weights that do not fit before anything is overwritten."""
+    """Refuse weights that do not fit before anything is overwritten (load-state-dict pre hook)."""
     check_backbone(module, state_dict, prefix)
     check_state(module, state_dict, prefix, strict)
 

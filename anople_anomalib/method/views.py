@@ -14,7 +14,7 @@ NUM_CROPS = 4
 
 
 def num_views(multi_view: bool) -> int:
-    """Number of views of a training image, N + 1 or 1."""
+    """Return the number of views of a training image, N + 1 or 1."""
     return NUM_CROPS + 1 if multi_view else 1
 
 
@@ -72,5 +72,5 @@ def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def double(size: tuple[int, int]) -> tuple[int, int]:
-    """Twice the model's resolution, at which training images arrive."""
+    """Return twice the model's resolution, at which training images arrive."""
     return (2 * size[0], 2 * size[1])

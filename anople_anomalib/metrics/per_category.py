@@ -41,18 +41,18 @@ _IMAGE_FIELDS = ("pred_score", "gt_label")
 
 
 def metric_name(category: str, metric: str) -> str:
-    """Name of one category's metric where there are several categories."""
+    """Return the name of one category's metric where there are several categories."""
     return f"{category}{SEPARATOR}{metric}"
 
 
 def split_metric_name(name: str) -> tuple[str | None, str]:
-    """Category and metric of a name; the category is ``None`` for a mean over categories or a single category."""
+    """Split a name into category and metric; there is no category for a mean over categories or a single one."""
     category, _, metric = name.rpartition(SEPARATOR)
     return category or None, metric
 
 
 def usual_metrics() -> list[AnomalibMetric]:
-    """One category's metrics, under anomalib's usual names."""
+    """Return one category's metrics, under anomalib's usual names."""
     metrics = [
         AUROC(fields=_IMAGE_FIELDS, strict=False),
         AUPR(fields=_IMAGE_FIELDS, strict=False),
@@ -111,7 +111,7 @@ class PerCategoryEvaluator(Evaluator):
                     metric.name = metric_name(category, metric.name)
 
     def _metrics_of(self, category: str) -> ModuleList:
-        """The metrics of one category."""
+        """Return the metrics of one category."""
         each = len(self.test_metrics) // len(self.categories)
         first = self.categories.index(category) * each
         return self.test_metrics[first : first + each]

@@ -41,7 +41,7 @@ def half_bins(scores: Tensor) -> Tensor:
 
 
 def half_values() -> Tensor:
-    """The numbers that :func:`half_bins` numbers, in ascending order, dtype float32, shape (63487,)."""
+    """Return the numbers that :func:`half_bins` numbers, in ascending order, dtype float32, shape (63487,)."""
     positive = torch.arange(_HALF_MAGNITUDES, dtype=torch.int16).view(torch.float16).float()
     return torch.cat([-positive[1:].flip(0), positive])
 
@@ -148,7 +148,7 @@ class PixelAUPRO(AUPRO):
         self.regions += int((sizes[1:] > 0).sum())
 
     def _compute(self) -> tuple[Tensor, Tensor]:
-        """False positive rate and mean overlap of the regions, ascending, up to the limit."""
+        """Return false positive rate and mean overlap of the regions, ascending, up to the limit."""
         fpr = self.normal_pixels.cpu().double().flip(0).cumsum(0)
         overlap = self.region_shares.cpu().double().flip(0).cumsum(0)
         fpr, overlap = (torch.cat([curve.new_zeros(1), curve]) for curve in (fpr, overlap))

@@ -26,7 +26,7 @@ from .shots import TrainingShots
 logger = logging.getLogger(__name__)
 
 NEVER = 2**31
-"""A ``check_val_every_n_epoch`` that no training reaches."""
+"""A ``check_val_every_n_epoch`` that no training run reaches."""
 
 
 class DefaultEpochs(int):
@@ -37,11 +37,11 @@ class DefaultEpochs(int):
     """
 
     def __eq__(self, other: object) -> bool:
-        """Any number will do."""
+        """Equal any number."""
         return isinstance(other, int)
 
     def __ne__(self, other: object) -> bool:
-        """Differs from ``None`` only."""
+        """Differ from ``None`` only."""
         return not self == other
 
     __hash__ = int.__hash__
@@ -76,16 +76,17 @@ class ReturnOfShots(Callback):
     """Gives the datamodule its training set back after a run that failed: Lightning tears nothing down then."""
 
     def on_exception(self, trainer: Trainer, pl_module: "FewShotTraining", exception: BaseException) -> None:
-        """Tear down as after a run that ended well."""
+        """Tear down as after a run that succeeded."""
         del exception
         pl_module.teardown(trainer.state.fn)
 
 
 class FewShotTraining(LightningModule):
-    """Lightning hooks of a training on k shots, mixed into the model.
+    """Lightning hooks for training on k shots, mixed into the model.
 
-    Shots are drawn and lent before the training; validation runs once, after the last step; whatever depends on the
-    final weights is computed then, by :meth:`finalize`, so that the checkpoint of the last epoch holds it.
+    Shots are drawn before training and replace the training set until its end. Validation runs once, after the last
+    step; whatever depends on the final weights is computed then, by :meth:`finalize`, so that the checkpoint of the
+    last epoch holds it.
 
     The model defines ``finalize()``, ``is_finalized``, ``image_size`` and the hyper-parameters ``k_shot``, ``seed``,
     ``training_seed`` and ``epochs``.
@@ -143,7 +144,7 @@ class FewShotTraining(LightningModule):
             self.trainer.should_stop = True
 
     def on_validation_start(self) -> None:
-        """Complete the model before the validation that ends a training."""
+        """Finalize the model before the validation that ends a training run."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.finalize()
         else:
@@ -155,12 +156,12 @@ class FewShotTraining(LightningModule):
         send_buffers(self.trainer, send=True)
 
     def on_train_epoch_end(self) -> None:
-        """Complete the model after the last epoch where there was no validation."""
+        """Finalize the model after the last epoch where there was no validation."""
         if training_ends(self.trainer) and not self.is_finalized:
             self.finalize()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Complete the model before its last checkpoint where a callback stopped the training after the epoch."""
+        """Finalize the model before its last checkpoint where a callback stopped training after the epoch."""
         super().on_save_checkpoint(checkpoint)
         trainer = getattr(self, "_trainer", None)
         if trainer is not None and trainer.training and trainer.should_stop and not self.is_finalized:
@@ -170,9 +171,9 @@ class FewShotTraining(LightningModule):
         require_finite(learned, where="The weights are")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """After a resumed training, test what it has come to.
+        """Let the test after a resumed training run keep the weights of its end.
 
-        anomalib's ``Engine.train`` gives its ``ckpt_path`` to the test as well, which would undo the training.
+        anomalib's ``Engine.train`` gives its ``ckpt_path`` to the test as well, which would undo the training run.
         """
         super().on_load_checkpoint(checkpoint)
         trainer = getattr(self, "_trainer", None)
@@ -182,13 +183,13 @@ class FewShotTraining(LightningModule):
             self._resumed_from = str(trainer.ckpt_path)
         elif trainer.state.fn == TrainerFn.TESTING:
             if str(trainer.ckpt_path) == self._resumed_from and self.is_finalized:
-                logger.info("Testing the weights at the end of the training that went on from %s.", trainer.ckpt_path)
+                logger.info("Testing the weights at the end of the training run resumed from %s.", trainer.ckpt_path)
                 checkpoint["state_dict"] = self.state_dict()
                 checkpoint.pop("callbacks", None)  # else best_model_path would be the old file again
             self._resumed_from = None  # the next test is of the file that it names
 
     def on_train_end(self) -> None:
-        """Complete the model whatever ended the training."""
+        """Finalize the model, whatever ended the training run."""
         if not self.is_finalized:
             self.finalize()
 
@@ -201,11 +202,11 @@ class FewShotTraining(LightningModule):
         self._require_training()
 
     def on_test_end(self) -> None:
-        """Say where the images of the test are."""
+        """Log where the images of the test are."""
         self._log_image_folder()
 
     def on_predict_end(self) -> None:
-        """Say where the images of the prediction are."""
+        """Log where the images of the prediction are."""
         self._log_image_folder()
 
     def _log_image_folder(self) -> None:
@@ -214,7 +215,7 @@ class FewShotTraining(LightningModule):
             logger.info("Heat maps: %s", folder)
 
     def normal_images(self) -> Iterator[torch.Tensor]:
-        """Shots of the running training: of several processes, each gets its share.
+        """Yield the shots of the present training run; of several processes, each gets its share.
 
         Yields:
             Images of shape ``(1, 3, H, W)``, values in [0, 1], where the model is.
@@ -226,7 +227,7 @@ class FewShotTraining(LightningModule):
         return (image.to(self.device) for image in images)
 
     def gather_shots(self, features: torch.Tensor) -> torch.Tensor:
-        """Bring together what the processes of a training have made of their :meth:`normal_images`.
+        """Gather what the processes of a training run have made of their :meth:`normal_images`.
 
         Args:
             features: One row per image of this process, shape ``(m, ...)``.
@@ -244,13 +245,13 @@ class FewShotTraining(LightningModule):
         if not self.is_finalized:
             msg = (
                 f"This {type(self).__name__} is not trained: run `fit` or `train` first, or pass the checkpoint of a "
-                "finished training as ckpt_path."
+                "finished training run as ckpt_path."
             )
             raise RuntimeError(msg)
 
 
 def training_ends(trainer: Trainer) -> bool:
-    """Whether no training step will follow: the last batch of the last epoch, the last step, or a stop."""
+    """Return whether no training step will follow: the last batch or step was reached, or a stop is due."""
     epochs = trainer.fit_loop.max_epochs
     return (
         trainer.should_stop
@@ -278,10 +279,10 @@ def _undecided(callback: ModelCheckpoint) -> bool:
 
 
 def class_names_of(datamodule: AnomalibDataModule | None) -> str | list[str]:
-    """Class names that a datamodule stands for: its categories, else its category, else its name.
+    """Return the class names that a datamodule stands for: its categories, else its category, else its name.
 
     Args:
-        datamodule: The datamodule of a training, if there is one.
+        datamodule: The datamodule of a training run, if there is one.
 
     Returns:
         One name or several; ``"object"`` without a datamodule.

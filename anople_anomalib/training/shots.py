@@ -89,11 +89,11 @@ class TrainingShots:
         del self._datamodule.train_dataloader
 
     def __len__(self) -> int:
-        """Number of shots."""
+        """Return the number of shots."""
         return len(self._plain)
 
     def images(self, rank: int = 0, processes: int = 1) -> Iterator[torch.Tensor]:
-        """The shots without augmentations, or a process's share of them.
+        """Yield the shots without augmentations, or a process's share of them.
 
         Args:
             rank: Number of the process.
@@ -133,15 +133,15 @@ class EpochSampler(Sampler[int]):
         self._length, self._seed, self._epoch = length, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of an epoch."""
+        """Set the epoch, whose order is drawn; Lightning calls it at the start of each."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return self._length
 
     def __iter__(self) -> Iterator[int]:
-        """The order of the present epoch."""
+        """Yield the order of the present epoch."""
         generator = torch.Generator().manual_seed((self._seed << 20) + self._epoch)
         yield from torch.randperm(self._length, generator=generator).tolist()
 
@@ -181,7 +181,7 @@ def images_to_validate_on(
     seed: int,
     image_size: tuple[int, int],
 ) -> AnomalibDataset:
-    """Normal images that a threshold can be taken from: training images that are no shots, else the shots rotated.
+    """Return normal images to take a threshold from: training images that are no shots, else rotated shots.
 
     A rotation by 45 degrees, enlarged so that no corner is empty, takes the patches away from those in the memory, as
     another image does; a mirrored shot stays too close. How far differs from texture to texture: it is a stand-in.
@@ -210,7 +210,7 @@ def _normal(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_empty_masks(dataset: AnomalibDataset, indices: Iterable[int]) -> AnomalibDataset:
-    """A part of a data set whose images have masks without an anomaly, so that there are thresholds of pixels, too."""
+    """Return a part of a data set with masks without an anomaly, so that there are pixel thresholds, too."""
     dataset = dataset.subsample(list(indices))
     dataset.samples.attrs["task"] = TaskType.SEGMENTATION.value
     return dataset

@@ -164,7 +164,7 @@ class SampleTextures(AnomalibDataModule):
 
 
 def default_root() -> Path:
-    """Folder of the files where none is given: below ``ANOPLE_CACHE``, or else below the user's cache folder."""
+    """Return the folder used where none is given: below ``ANOPLE_CACHE``, or else in the user's cache folder."""
     cache = os.environ.get(CACHE_VARIABLE)
     return (Path(cache) if cache else platformdirs.user_cache_path("anople_anomalib")) / "sample_textures"
 
@@ -224,17 +224,17 @@ def _write_test_images(folder: Path, category: str) -> None:
 
 
 def _random(category: str, kind: str, number: int) -> RandomState:
-    """Source of random numbers of one image, of which adding other images changes nothing."""
+    """Return a source of random numbers for one image, which does not change when others are added."""
     return RandomState(crc32(f"{VERSION}/{category}/{kind}/{number}".encode()))
 
 
 def _photograph(category: str) -> np.ndarray:
-    """Scikit-image's photograph of a category, dtype uint8, shape (512, 512)."""
+    """Return scikit-image's photograph of a category, dtype uint8, shape (512, 512)."""
     return getattr(skimage.data, category)()
 
 
 def _test_window(category: str, size: int, rng: RandomState) -> np.ndarray:
-    """Random window of the test strip, dtype uint8, shape (size, size)."""
+    """Cut a random window out of the test strip, dtype uint8, shape (size, size)."""
     strip = _photograph(category)[:, _TEST_COLUMNS]
     top, left = (rng.randint(0, length - size + 1) for length in strip.shape)
     return strip[top : top + size, left : left + size]

@@ -100,7 +100,7 @@ def _without_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def crack(clean: Field, filling: Field, rng: RandomState) -> Layer:
-    """Dark, branching crack: a kinked random walk with a bright edge on its lit side."""
+    """Paint a dark, branching crack: a kinked random walk with a bright edge on its lit side."""
     del filling
     heading = rng.uniform(0, 2 * np.pi)
     main = walk(_spot(clean, rng), heading, rng.uniform(0.35, 0.9) * len(clean), rng, wobble=0.1, kink=0.7)
@@ -116,7 +116,7 @@ def crack(clean: Field, filling: Field, rng: RandomState) -> Layer:
 
 
 def _crack_line(clean: Field, points: Field, half_width: float, rng: RandomState) -> tuple[Field, Field]:
-    """Opacity and gray values of one line of a crack, which grows thinner towards its end."""
+    """Return opacity and gray values of one line of a crack, which grows thinner towards its end."""
     line = stroke(clean.shape, points)
     width = half_width * (1.1 - line.progress**2) * (1 + 0.5 * smooth_noise(clean.shape, 3.0, rng))
     depth = ramp(width + 0.9 - line.distance, 1.2)
@@ -126,13 +126,13 @@ def _crack_line(clean: Field, points: Field, half_width: float, rng: RandomState
 
 
 def _lit_side(points: Field) -> float:
-    """Positive if the lower right of a line, where its edge catches the light, is on its left."""
+    """Return a positive number if a line's lower right, where its edge catches the light, is on its left."""
     y, x = points[-1] - points[0]
     return float(x - y)
 
 
 def hole(clean: Field, filling: Field, rng: RandomState) -> Layer:
-    """Dark hole with a shadow under its upper left edge, a lit lower right wall and a chipped rim."""
+    """Paint a dark hole with a shadow under its upper left edge, a lit lower right wall and a chipped rim."""
     del filling
     radius = rng.uniform(5, 12)
     center = _spot(clean, rng)
@@ -147,7 +147,7 @@ def hole(clean: Field, filling: Field, rng: RandomState) -> Layer:
 
 
 def spall(clean: Field, filling: Field, rng: RandomState) -> Layer:
-    """Chip broken off the surface: fresh grain inside, a shadow under the upper left edge, a lit lower right one."""
+    """Paint a chip broken off: fresh grain inside, a shadow under the upper left edge, a lit lower right one."""
     radius = rng.uniform(8, 18)
     center = _spot(clean, rng)
     elongation = rng.uniform(1.0, 1.8)
@@ -161,7 +161,7 @@ def spall(clean: Field, filling: Field, rng: RandomState) -> Layer:
 
 
 def stain(clean: Field, filling: Field, rng: RandomState) -> Layer:
-    """Dark liquid soaked in: overlapping soft blobs that multiply the surface, sometimes with a darker tide edge."""
+    """Paint a dark liquid soaked in: soft, overlapping blobs that multiply the surface, perhaps with a tide edge."""
     del filling
     level = _puddle(clean, rng, radii=(6, 20), blobs=(3, 9)) + 1.2 * smooth_noise(clean.shape, 2.5, rng)
     softness = rng.uniform(3, 8)
@@ -172,7 +172,7 @@ def stain(clean: Field, filling: Field, rng: RandomState) -> Layer:
 
 
 def bloom(clean: Field, filling: Field, rng: RandomState) -> Layer:
-    """Pale deposit (efflorescence, lime, mildew): speckled blobs that whiten the surface and hide its texture."""
+    """Paint a pale deposit (efflorescence, lime, mildew): speckled blobs that whiten the surface, hide its texture."""
     del filling
     level = _puddle(clean, rng, radii=(7, 20), blobs=(3, 7))
     speckles = smooth_noise(clean.shape, 1.0, rng) + 0.8 * smooth_noise(clean.shape, 3.0, rng)
@@ -182,7 +182,7 @@ def bloom(clean: Field, filling: Field, rng: RandomState) -> Layer:
 
 
 def thread(clean: Field, filling: Field, rng: RandomState) -> Layer:
-    """Foreign wire, cable or fiber lying on the surface: a round, twisted strand with a shadow beside it."""
+    """Paint a wire, cable or fiber that lies on the surface: a round, twisted strand with a shadow beside it."""
     del filling
     points = walk(_spot(clean, rng), rng.uniform(0, 2 * np.pi), rng.uniform(0.4, 1.0) * len(clean), rng, wobble=0.12)
     points = ndimage.gaussian_filter1d(points, 4.0, axis=0, mode="nearest")
@@ -198,7 +198,7 @@ def thread(clean: Field, filling: Field, rng: RandomState) -> Layer:
 
 
 def litter(clean: Field, filling: Field, rng: RandomState) -> Layer:
-    """Scrap of paper or foil: a polygon of facets folded along lines, with a shadow under its lower right edge."""
+    """Paint a scrap of paper or foil: a polygon of folded facets, with a shadow under its lower right edge."""
     del filling
     center, radius = _spot(clean, rng), rng.uniform(9, 22)
     corners = ring(center, radius, rng.randint(4, 7), rng, elongation=rng.uniform(1.0, 2.0))
@@ -217,7 +217,7 @@ def litter(clean: Field, filling: Field, rng: RandomState) -> Layer:
 
 
 def overgrowth(clean: Field, filling: Field, rng: RandomState) -> Layer:
-    """Moss or weeds: ragged patches of another photograph's texture, dark and at a smaller scale."""
+    """Paint moss or weeds: ragged patches of another photograph's texture, dark and at a smaller scale."""
     level = _puddle(clean, rng, radii=(5, 13), blobs=(4, 10))
     ragged = level + 2.0 * smooth_noise(clean.shape, 1.0, rng) + 1.5 * smooth_noise(clean.shape, 3.0, rng)
     leaves = ndimage.zoom(filling, np.divide(clean.shape, filling.shape), order=1)
@@ -227,7 +227,7 @@ def overgrowth(clean: Field, filling: Field, rng: RandomState) -> Layer:
 
 
 def debris(clean: Field, filling: Field, rng: RandomState) -> Layer:
-    """A few stones that do not belong there, cut from another photograph, each with a shadow below its right."""
+    """Paint a few foreign stones, cut from another photograph, each with a shadow on its lower right."""
     fine = _crop(filling, clean) - filling.mean()
     coarse = ndimage.gaussian_filter(fine, 1.5)
     gray, opacity = clean * 0.3, np.zeros(clean.shape)
@@ -247,7 +247,7 @@ def debris(clean: Field, filling: Field, rng: RandomState) -> Layer:
 
 
 def washout(clean: Field, filling: Field, rng: RandomState) -> Layer:
-    """Joints washed out: the bright parts of the surface within a spot are deep, dark gaps."""
+    """Paint washed-out joints: the bright parts of the surface within a spot are deep, dark gaps."""
     del filling
     level = _puddle(clean, rng, radii=(12, 24), blobs=(2, 5)) + 2.0 * smooth_noise(clean.shape, 2.0, rng)
     low, high = np.quantile(clean, [0.5, 0.95])
@@ -257,18 +257,18 @@ def washout(clean: Field, filling: Field, rng: RandomState) -> Layer:
 
 
 def _spot(clean: Field, rng: RandomState) -> tuple[float, float]:
-    """Somewhere in the photograph, a sixth of its size away from its border."""
+    """Choose a place in the photograph, a sixth of its size away from its border."""
     height, width = clean.shape
     return rng.uniform(height / 6, 5 * height / 6), rng.uniform(width / 6, 5 * width / 6)
 
 
 def _crop(filling: Field, clean: Field) -> Field:
-    """Upper left part of a filling, of the photograph's shape."""
+    """Return the upper left part of a filling, of the photograph's shape."""
     return filling[: clean.shape[0], : clean.shape[1]]
 
 
 def _puddle(clean: Field, rng: RandomState, radii: tuple[float, float], blobs: tuple[int, int]) -> Field:
-    """Union of a few overlapping blobs: about the distance to its contour, positive inside."""
+    """Unite a few overlapping blobs: about the distance to the contour, positive inside."""
     center = np.asarray(_spot(clean, rng))
     level = np.full(clean.shape, -np.inf)
     for _ in range(rng.randint(*blobs)):

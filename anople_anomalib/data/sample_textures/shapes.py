@@ -4,7 +4,7 @@
 """Shapes that painted defects are made of, as fields over the pixels of an image.
 
 A blob is a closed contour whose radius is a short Fourier series of the angle; a stroke is the neighborhood of a
-random walk. None of them is made of Perlin noise, which is what the training's pseudo-anomalies are made of.
+random walk. None of them is made of Perlin noise, which the pseudo-anomalies of training are made of.
 
 Points are ``(y, x)`` in pixels; random numbers come from :class:`numpy.random.RandomState`, whose stream numpy
 promises never to change.
@@ -23,13 +23,13 @@ Field = NDArray[np.float64]
 
 
 def smooth_noise(shape: tuple[int, int], sigma: float, rng: RandomState) -> Field:
-    """White noise blurred by a Gaussian, of mean 0 and standard deviation 1, shape (height, width)."""
+    """Blur white noise by a Gaussian, to mean 0 and standard deviation 1, shape (height, width)."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma, mode="reflect")
     return (noise - noise.mean()) / noise.std()
 
 
 def ramp(field: Field, width: float) -> Field:
-    """Opacity in [0, 1] that rises from 0 at ``field == 0`` to 1 at ``field == width``, smoothly at both ends."""
+    """Return an opacity that rises from 0 at ``field == 0`` to 1 at ``field == width``, smoothly at both ends."""
     step = np.clip(field / width, 0.0, 1.0)
     return step * step * (3.0 - 2.0 * step)
 
@@ -71,7 +71,7 @@ def blob(
 
 
 def polygon(shape: tuple[int, int], corners: Field) -> Field:
-    """Distance to the edge of a convex polygon.
+    """Measure the distance to the edge of a convex polygon.
 
     Args:
         shape: Height and width of the field.
@@ -92,7 +92,7 @@ def polygon(shape: tuple[int, int], corners: Field) -> Field:
 
 
 def ring(center: tuple[float, float], radius: float, corners: int, rng: RandomState, elongation: float = 1.0) -> Field:
-    """Corners of an irregular convex polygon, on an ellipse around ``center``, shape (corners, 2)."""
+    """Return the corners of an irregular convex polygon, on an ellipse around ``center``, shape (corners, 2)."""
     angles = 2 * np.pi * (np.arange(corners) + rng.uniform(-0.3, 0.3, corners)) / corners
     turn = rng.uniform(0, np.pi)
     along, across = np.cos(angles) * np.sqrt(elongation), np.sin(angles) / np.sqrt(elongation)
