@@ -92,7 +92,7 @@ def _image(path: Path) -> Tensor:
 
 
 def _mask(path: Path) -> Tensor:
-    """The mask of a test image; normal images have none."""
+    """Return the mask of a test image; normal images have none."""
     if not path.exists():
         return torch.zeros(SIZE, SIZE, dtype=torch.bool)
     mask = transforms.pil_to_tensor(Image.open(path).convert("L"))
@@ -100,7 +100,7 @@ def _mask(path: Path) -> Tensor:
 
 
 def clip_features(model: nn.Module, images: Tensor, layer_sets: Sequence[tuple[int, ...]], row: str) -> Features:
-    """Mean patch tokens of some layers of an open_clip visual tower."""
+    """Average patch tokens of some layers of an open_clip visual tower."""
     visual = model.visual
     tokens: list[Tensor] = []
     hooks = [
@@ -117,17 +117,17 @@ def clip_features(model: nn.Module, images: Tensor, layer_sets: Sequence[tuple[i
 
 
 def pixel_features(images: Tensor) -> Features:
-    """The pixels of every patch, centered at zero."""
+    """Return the pixels of every patch, centered at zero."""
     return {"raw pixel patches": F.unfold(images - 0.5, PATCH, stride=PATCH).transpose(1, 2)}
 
 
 def filter_features(images: Tensor) -> Features:
-    """Color and energies of derivatives at four scales."""
+    """Compute color and energies of derivatives at four scales."""
     return {"filter energies": filter_energies(images, PATCH)}
 
 
 def resnet_features(model: nn.Module, images: Tensor) -> Features:
-    """PatchCore's features: layers 2 and 3 of a wide ResNet-50, each averaged over 3 x 3 places."""
+    """Compute PatchCore's features: layers 2 and 3 of a wide ResNet-50, each averaged over 3 x 3 places."""
     x = transforms.normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     x = model.layer1(model.maxpool(model.relu(model.bn1(model.conv1(x)))))
     second = model.layer2(x)
@@ -156,7 +156,7 @@ SCORINGS: dict[str, tuple[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | No
 
 
 def anomaly_maps(queries: Tensor, bank: Tensor, scoring: str) -> Tensor:
-    """Distance of every patch to its nearest in the bank, resized to the images.
+    """Compute the distance of every patch to its nearest in the bank, resized to the images.
 
     Args:
         queries: Shape (n, patches, width).
@@ -178,7 +178,7 @@ def anomaly_maps(queries: Tensor, bank: Tensor, scoring: str) -> Tensor:
 
 
 def scores(maps: Tensor, category: Category) -> tuple[float, float, float]:
-    """Image AUROC, pixel AUROC and AUPRO, in percent."""
+    """Compute image AUROC, pixel AUROC and AUPRO, in percent."""
     batch = ImageBatch(image=category.test, anomaly_map=maps, gt_mask=category.masks)
     values = [binary_auroc(maps.flatten(1).amax(1), category.labels)]
     for metric in (PixelAUROC(fields=PIXEL_FIELDS), PixelAUPRO()):
@@ -188,7 +188,7 @@ def scores(maps: Tensor, category: Category) -> tuple[float, float, float]:
 
 
 def sources(layer_sets: Sequence[tuple[int, ...]], resnet: bool, seed: int) -> list[Callable[[Tensor], Features]]:
-    """Functions from images to features; random weights are drawn with ``seed``."""
+    """Return functions from images to features; random weights are drawn with ``seed``."""
     tiny = open_clip.create_model(f"local-dir:{ASSET}").eval()
     random = build_model(seed).eval()
     found = [
@@ -206,7 +206,7 @@ def sources(layer_sets: Sequence[tuple[int, ...]], resnet: bool, seed: int) -> l
 
 @torch.no_grad()
 def collect(images: Tensor, functions: Sequence[Callable[[Tensor], Features]]) -> Features:
-    """Features of all rows of the table for all images."""
+    """Collect the features of all rows of the table for all images."""
     parts = [{k: v for f in functions for k, v in f(chunk).items()} for chunk in images.split(16)]
     return {row: torch.cat([part[row] for part in parts]) for row in parts[0]}
 
@@ -216,7 +216,7 @@ Table = dict[tuple[str, str, int, str], list[tuple[float, ...]]]
 
 
 def measure(category: Category, arguments: argparse.Namespace) -> Table:
-    """All rows of one category, three draws each; the draw's seed is also that of the random weights."""
+    """Measure all rows of one category, three draws each; the draw's seed also draws the random weights."""
     table: Table = {}
     for seed in SEEDS:
         functions = sources(arguments.layers, arguments.resnet, seed)
@@ -231,7 +231,7 @@ def measure(category: Category, arguments: argparse.Namespace) -> Table:
 
 
 def report(table: Table, categories: Sequence[str]) -> Iterator[str]:
-    """Lines of the table: image AUROC / pixel AUROC / AUPRO, averaged over draws, and over categories at the end."""
+    """Return the table's lines: image AUROC / pixel AUROC / AUPRO, averaged over draws, at the end over categories."""
     head = [f"{name} {k}-shot" for name in (*categories, "mean") for k in SHOTS]
     yield " | ".join(["features", "scoring", *head])
     yield " | ".join(["---"] * (len(head) + 2))

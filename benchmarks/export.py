@@ -105,14 +105,14 @@ def _autocast(inferencer: TorchInferencer) -> Predict:
 
 
 def megabytes(path: Path) -> float:
-    """Size of a file and of those that belong to it."""
+    """Return the size of a file and of those that belong to it."""
     return sum(part.stat().st_size for part in path.parent.glob(f"{path.stem}.*")) / 1e6
 
 
 def compare(
     predict: Predict, images: list[torch.Tensor], scores: torch.Tensor, maps: torch.Tensor, labels: torch.Tensor
 ) -> str:
-    """Time, differences and AUROC as cells of the table."""
+    """Return time, differences and AUROC as cells of the table."""
     predict(images[0])
     seconds, own_scores, map_difference = [], [], 0.0
     for image, expected in zip(images, maps, strict=True):

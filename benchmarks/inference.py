@@ -36,7 +36,7 @@ Times = dict[str, list[tuple[float, float]]]
 
 
 def anople(backbone: str, images: int) -> AnoPLeModel:
-    """A model as after training, with random weights and a memory of so many images."""
+    """Build a model as after training, with random weights and a memory of so many images."""
     model = AnoPLe(backbone=backbone, pretrained="random", visualizer=False).model
     model.text_features = F.normalize(torch.randn_like(model.text_features), dim=-1)
     height, width = model.clip.visual.grid
@@ -45,7 +45,7 @@ def anople(backbone: str, images: int) -> AnoPLeModel:
 
 
 def winclip_model(size: tuple[int, int]) -> torch.nn.Module:
-    """Anomalib's WinCLIP with one reference image, without the download of its weights."""
+    """Build anomalib's WinCLIP with one reference image, without the download of its weights."""
     with patch.object(winclip, "PRETRAINED", None):
         model = winclip.WinClipModel()
     model.setup("object", torch.randn(1, 3, *size))
@@ -53,7 +53,7 @@ def winclip_model(size: tuple[int, int]) -> torch.nn.Module:
 
 
 def patchcore_model(size: tuple[int, int], images: int = 1) -> torch.nn.Module:
-    """Anomalib's PatchCore with a tenth of the patches of so many images in memory."""
+    """Build anomalib's PatchCore with a tenth of the patches of so many images in memory."""
     model = PatchcoreModel(layers=("layer2", "layer3"), backbone="wide_resnet50_2", pre_trained=False)
     model.train()
     embedding = model(torch.randn(images, 3, *size))
@@ -75,13 +75,13 @@ def measure(calls: dict[str, Callable[[], object]], repeats: int) -> Times:
 
 
 def ratio(times: Times, name: str, reference: str, column: int) -> float:
-    """Median ratio of two calls of the same round."""
+    """Return the median ratio of two calls of the same round."""
     pairs = zip(times[name], times[reference], strict=True)
     return statistics.median(one[column] / other[column] for one, other in pairs)
 
 
 def autocast(model: torch.nn.Module, images: torch.Tensor) -> object:
-    """One pass in bfloat16 where torch finds it safe."""
+    """Run a model in bfloat16 where torch finds it safe."""
     with torch.autocast("cpu", torch.bfloat16):
         return model(images)
 
@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def print_table(times: Times, batch: int) -> None:
-    """Seconds of every model, and its ratio to the plain encoder."""
+    """Print seconds of every model, and its ratio to the plain encoder."""
     print(f"\n| batch {batch} | s per batch | over encode_image, wall time | over encode_image, CPU time |")
     print("| --- | ---: | ---: | ---: |")
     for name, pairs in times.items():

@@ -83,7 +83,7 @@ def encode(model: AnoPLe, datamodule: AnomalibDataModule) -> Encoded:
 
 
 def turned(image: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The seven other ways to lay down a square image of shape ``(1, 3, h, w)``, mirrored first."""
+    """Return the seven other ways to lay down a square image of shape ``(1, 3, h, w)``, mirrored first."""
     yield image.flip(-1)
     for turns in (2, 1, 3):
         yield image.rot90(turns, dims=(-2, -1))
@@ -114,7 +114,7 @@ def judge(model: AnoPLe, bank: MemoryBank, test: Encoded, ratio: float, shots: i
 
 @torch.inference_mode()
 def rows_of(model: AnoPLe, datamodule: AnomalibDataModule, ratios: list[float]) -> list[Row]:
-    """All lines of the table."""
+    """Return all lines of the table."""
     paths = datamodule.train_data.samples.image_path.tolist()
     names, test, rows = relative_names(paths), encode(model, datamodule), []
     images = [model.pre_processor.transform(read_image(path, as_tensor=True).unsqueeze(0)) for path in paths]

@@ -60,7 +60,7 @@ def train(
 
 @torch.no_grad()
 def predict(model: AnoPLe, images: Tensor) -> dict[str, Prediction]:
-    """Predictions of the parts and of the whole for normalized images of shape (n, 3, h, w)."""
+    """Predict by the parts and by the whole, for normalized images of shape (n, 3, h, w)."""
     parts = model.model
     visual = parts.encode_whole(images)
     probability, decoder_map = parts.abnormal_probability(visual), parts.decoder_map(visual)
@@ -96,14 +96,14 @@ class Scores:
                 metric.update(ImageBatch(image=batch.image, anomaly_map=maps, gt_mask=batch.gt_mask))
 
     def compute(self) -> tuple[float, float, float]:
-        """Image AUROC, pixel AUROC and AUPRO in percent; NaN without a map."""
+        """Compute image AUROC, pixel AUROC and AUPRO in percent; NaN without a map."""
         image = binary_auroc(torch.cat(self.scores), torch.cat(self.labels))
         pixels = [float(metric.compute()) if metric.update_called else float("nan") for metric in self.pixels]
         return tuple(100 * value for value in (float(image), *pixels))
 
 
 def test(model: AnoPLe, datamodule: AnomalibDataModule) -> dict[str, tuple[float, float, float]]:
-    """Metrics of every part on the test set."""
+    """Compute the metrics of every part on the test set."""
     rows: dict[str, Scores] = {}
     for batch in datamodule.test_dataloader():
         for row, prediction in predict(model, model.pre_processor(batch.image)).items():
@@ -112,7 +112,7 @@ def test(model: AnoPLe, datamodule: AnomalibDataModule) -> dict[str, tuple[float
 
 
 def make_datamodule(root: Path | None, category: str) -> AnomalibDataModule:
-    """The category's datamodule, without a validation set: nothing is chosen by it."""
+    """Make the category's datamodule, without a validation set: nothing is chosen by it."""
     settings = {"category": category, "num_workers": 0, "val_split_mode": "none"}
     return SampleTextures(**settings) if root is None else MVTecAD(root=root, **settings)
 
@@ -137,7 +137,7 @@ def measure(arguments: argparse.Namespace) -> Table:
 
 
 def report(table: Table, categories: Sequence[str], shots: Sequence[int]) -> Iterator[str]:
-    """Lines of the table, averaged over seeds, and over categories at the end."""
+    """Return the table's lines, averaged over seeds, and over categories at the end."""
     names = [*categories, "mean"] if len(categories) > 1 else list(categories)
     head = [f"{name} {k}-shot" for name in names for k in shots]
     yield "| " + " | ".join(["", *head]) + " |"
@@ -154,12 +154,12 @@ def _cell(metrics: Sequence[float]) -> str:
 
 
 def mean(rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
-    """Mean of each column."""
+    """Return the mean of each column."""
     return tuple(statistics.fmean(column) for column in zip(*rows, strict=True))
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """One argument of AnoPLe, ``name=value`` with the value in YAML."""
+    """Parse one argument of AnoPLe, ``name=value`` with the value in YAML."""
     name, separator, value = text.partition("=")
     if not separator:
         msg = f"{text!r} is not of the form name=value"

@@ -36,7 +36,7 @@ Times = dict[str, list[tuple[float, float]]]
 
 @contextmanager
 def checkpointed(model: AnoPLe) -> Iterator[None]:
-    """As with ``gradient_checkpointing=True``."""
+    """Switch to what ``gradient_checkpointing=True`` does."""
     model.model.clip.set_grad_checkpointing()
     try:
         yield
@@ -45,7 +45,7 @@ def checkpointed(model: AnoPLe) -> Iterator[None]:
 
 
 def kept_megabytes(model: AnoPLe, batch: ImageBatch, context: AbstractContextManager) -> float:
-    """Size of the tensors that a step keeps for its backward pass; the weights do not count."""
+    """Return the size of the tensors that a step keeps for its backward pass; the weights do not count."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -62,7 +62,7 @@ def kept_megabytes(model: AnoPLe, batch: ImageBatch, context: AbstractContextMan
 
 
 def reference(tower: torch.nn.Module, images: torch.Tensor) -> None:
-    """Forward and backward through the frozen tower, down to the images."""
+    """Run forward and backward through the frozen tower, down to the images."""
     images.grad = None
     tower(images).sum().backward()
 
@@ -70,7 +70,7 @@ def reference(tower: torch.nn.Module, images: torch.Tensor) -> None:
 def training_step(
     model: AnoPLe, optimizer: torch.optim.Optimizer, batch: ImageBatch, context: AbstractContextManager
 ) -> None:
-    """A whole training step, its forward pass in a context."""
+    """Run a whole training step, its forward pass in a context."""
     optimizer.zero_grad()
     with context:
         loss = model.training_step(batch, 0)
@@ -79,7 +79,7 @@ def training_step(
 
 
 def seconds(function: Callable[[], None]) -> tuple[float, float]:
-    """Wall time and CPU time (of all threads) of one call."""
+    """Measure wall time and CPU time (of all threads) of one call."""
     wall, cpu = time.perf_counter(), time.process_time()
     function()
     return time.perf_counter() - wall, time.process_time() - cpu
@@ -127,7 +127,7 @@ def main() -> None:
 
 
 def print_table(times: Times, kept: dict[str, float]) -> None:
-    """Seconds and their ratio to the tower's, and what is kept for the backward pass."""
+    """Print seconds and their ratio to the tower's, and what is kept for the backward pass."""
     print("| | s | over tower, wall time | over tower, CPU time | MB kept for backward |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for name, pairs in times.items():

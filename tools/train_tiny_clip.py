@@ -1,14 +1,14 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Train the bundled backbone ``anople-tiny`` from nothing, on pictures that this program draws.
+"""Train the bundled backbone ``anople-tiny`` from nothing, on images that this program draws.
 
 Usage:
     python tools/train_tiny_clip.py                  # draw, train, write the asset, print its quality
-    python tools/train_tiny_clip.py --images DIR     # with your own pictures of flawless parts among the drawn ones
+    python tools/train_tiny_clip.py --images DIR     # with your own images of flawless parts among the drawn ones
 
 An interrupted run continues where it stopped when the command is given again; ``--work-dir`` keeps its canvases and its
-checkpoint. The same seed gives the same pictures, marks and batches.
+checkpoint. The same seed gives the same images, marks and batches.
 
 Recipe: 4000 canvases of 320 pixels (36 textures, 11 objects, 10 photographs); per step 16, 8 or 4 canvases (at 112,
 160 and 240 pixels), two clean and two damaged windows of each; the patch embedding and the first two layers start
@@ -37,7 +37,7 @@ STRANGERS = (
 )  # fmt: skip
 """Words without an embedding of their own, for captions that say nothing but the state."""
 
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,24 +47,24 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=float, default=Settings.minutes, help="end earlier when training takes longer"
     )
-    parser.add_argument("--canvases", type=int, default=4000, help="pictures drawn before training")
-    parser.add_argument("--images", type=Path, help="folder of your own pictures of flawless parts")
+    parser.add_argument("--canvases", type=int, default=4000, help="images drawn before training")
+    parser.add_argument("--images", type=Path, help="folder of your own images of flawless parts")
     parser.add_argument("--threads", type=int, default=2, help="1 is faster beside other busy programs")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, pictures and batches")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, images and batches")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/tiny_clip"), help="for canvases and checkpoint")
     parser.add_argument("--output", type=Path, default=ASSET, help="folder of the finished asset")
     arguments = parser.parse_args()
     for name in ("steps", "minutes", "canvases", "threads"):
         if getattr(arguments, name) <= 0:
             parser.error(f"--{name} must be positive, got {getattr(arguments, name)}.")
-    if arguments.images and not own_pictures(arguments.images):
-        parser.error(f"--images: there is no picture in {arguments.images}.")
+    if arguments.images and not own_images(arguments.images):
+        parser.error(f"--images: there is no image in {arguments.images}.")
     return arguments
 
 
-def own_pictures(folder: Path | None) -> list[Path]:
-    """All pictures below a folder."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES) if folder else []
+def own_images(folder: Path | None) -> list[Path]:
+    """Return all images below a folder."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES) if folder else []
 
 
 def main() -> None:
@@ -72,10 +72,10 @@ def main() -> None:
     arguments = parse_arguments()
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
-    images = own_pictures(arguments.images)
-    pictures, labels = render_once(arguments.work_dir / "canvases", arguments.canvases, arguments.seed, images=images)
+    own = own_images(arguments.images)
+    canvases, labels = render_once(arguments.work_dir / "canvases", arguments.canvases, arguments.seed, images=own)
     patch = MODEL_CONFIG["vision_cfg"]["patch_size"]
-    windows = Windows(pictures, labels, patch, arguments.seed, STRANGERS)
+    windows = Windows(canvases, labels, patch, arguments.seed, STRANGERS)
     trainer = Trainer(windows, Settings(arguments.steps, arguments.minutes, arguments.seed))
     checkpoint = arguments.work_dir / "checkpoint.pt"
     if checkpoint.exists():

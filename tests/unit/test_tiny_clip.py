@@ -72,7 +72,7 @@ def test_the_logit_scale_makes_probabilities_that_are_neither_flat_nor_certain(b
 
 
 @trains
-def test_the_asset_knows_pictures_it_has_not_seen(bundled: open_clip.CLIP) -> None:
+def test_the_asset_knows_images_it_has_not_seen(bundled: open_clip.CLIP) -> None:
     """Chance is 50 for states and memory, and a few percent for captions, textures and colors."""
     quality = held_out_quality(bundled, seed=77, canvases=32)
     assert quality["window state"] > 80
@@ -87,38 +87,38 @@ def test_the_asset_knows_pictures_it_has_not_seen(bundled: open_clip.CLIP) -> No
 def test_a_canvas_depends_on_seed_and_index_only() -> None:
     for index in range(4):
         again = render(index, seed=5, size=64)
-        np.testing.assert_array_equal(render(index, seed=5, size=64).picture, again.picture)
-        assert not np.array_equal(render(index, seed=6, size=64).picture, again.picture)
-    pictures, labels = render_many(4, seed=5, size=64)
-    np.testing.assert_array_equal(pictures[3], again.picture)
+        np.testing.assert_array_equal(render(index, seed=5, size=64).image, again.image)
+        assert not np.array_equal(render(index, seed=6, size=64).image, again.image)
+    images, labels = render_many(4, seed=5, size=64)
+    np.testing.assert_array_equal(images[3], again.image)
     assert labels[3].tolist() == [again.name, again.color, again.ground]
 
 
 def test_rendering_on_many_processes_gives_the_same_canvases_and_is_done_once(tmp_path: Path) -> None:
-    pictures, labels = render_once(tmp_path, 3, seed=5, size=48)
+    images, labels = render_once(tmp_path, 3, seed=5, size=48)
     expected = render_many(3, seed=5, size=48)
-    np.testing.assert_array_equal(pictures, expected[0])
+    np.testing.assert_array_equal(images, expected[0])
     np.testing.assert_array_equal(labels, expected[1])
-    written = (tmp_path / "pictures.npy").stat().st_mtime_ns
+    written = (tmp_path / "images.npy").stat().st_mtime_ns
     render_once(tmp_path, 3, seed=5, size=48)
-    assert (tmp_path / "pictures.npy").stat().st_mtime_ns == written
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.npy", "pictures.npy"]
+    assert (tmp_path / "images.npy").stat().st_mtime_ns == written
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.npy", "images.npy"]
 
 
-def test_a_users_own_pictures_join_the_canvases_under_the_name_object(tmp_path: Path) -> None:
+def test_a_users_own_images_join_the_canvases_under_the_name_object(tmp_path: Path) -> None:
     import cv2
 
     path = tmp_path / "part.png"
     cv2.imwrite(str(path), np.full((40, 40, 3), (0, 0, 255), np.uint8))
     own = [canvas for i in range(40) if NAMES[(canvas := render(i, 0, 32, [path])).name] == "object"]
     assert 2 <= len(own) <= 20
-    assert all((canvas.picture[0] == 255).all() and not canvas.picture[1].any() for canvas in own)
+    assert all((canvas.image[0] == 255).all() and not canvas.image[1].any() for canvas in own)
 
 
-def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.png"
-    path.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"broken\.png is not a picture"):
+    path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"broken\.png is not an image"):
         [render(i, 0, 32, [path]) for i in range(40)]
 
 
@@ -133,10 +133,10 @@ def test_captions_are_true_of_what_they_name_and_false_of_anything_else() -> Non
     brick, wood = NAMES.index("brick"), NAMES.index("wood")
     texts, facts = captions_of(np.random.default_rng(0), brick, -1, mark=2)
     assert all("brick" in text for text in texts)
-    pictures = torch.tensor(
+    images = torch.tensor(
         [[brick, 4, NORMAL, -1], [brick, 4, ABNORMAL, 2], [brick, 4, ABNORMAL, 1], [wood, 4, NORMAL, -1]]
     )
-    assert is_true(pictures, facts).tolist() == [
+    assert is_true(images, facts).tolist() == [
         [True, False, False],
         [False, True, True],
         [False, True, False],

@@ -1,4 +1,4 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Training of the bundled `anople-tiny` CLIP on procedural pictures."""
+"""Training of the bundled `anople-tiny` CLIP on procedural images."""

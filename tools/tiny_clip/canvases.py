@@ -1,10 +1,10 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Canvases: large clean pictures from which training windows are cut, and what is on them.
+"""Canvases: large clean images from which training windows are cut, and what is on them.
 
-A canvas is one RGBA picture; alpha marks the object (everything, for a texture). Canvas ``i`` of a seed is always the
-same picture, on any number of processes.
+A canvas is one RGBA image; alpha marks the object (everything, for a texture). Canvas ``i`` of a seed is always the
+same image, on any number of processes.
 """
 
 import os
@@ -41,24 +41,24 @@ NATURAL: dict[str, str] = {
     "asphalt": "black", "clouds": "blue", "marble": "white", "bottle": "brown", "nut": "gray", "screw": "gray",
     "coin": "yellow", "gear": "gray", "board": "green", "ring": "gray", "ceramic": "gray",
 }  # fmt: skip
-"""The color that a thing has in half of its pictures."""
+"""The color that a thing has in half of its images."""
 
 NAMES: tuple[str, ...] = (*TEXTURES, *OBJECTS, *PHOTOGRAPHS, "object")
-"""Every word that can name what is on a canvas; ``"object"`` is used for a user's own pictures."""
+"""Every word that can name what is on a canvas; ``"object"`` is used for a user's own images."""
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """One clean picture.
+    """One clean image.
 
     Args:
-        picture: uint8, shape (4, size, size): RGB and the silhouette of the named thing (255 inside).
+        image: uint8, shape (4, size, size): RGB and the silhouette of the named thing (255 inside).
         name: Index into ``NAMES``.
         color: Index into ``COLORS`` or -1 when the color has no word.
         ground: Index into ``NAMES`` of what surrounds an object, -1 for textures and photographs.
     """
 
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     name: int
     color: int
     ground: int = -1
@@ -104,7 +104,7 @@ def _photograph(rng: Rng, size: int) -> Canvas:
     return Canvas(_pack(crop_of(rng, PHOTOGRAPHS[name], size), np.ones((size, size, 1))), NAMES.index(name), -1)
 
 
-def _own_picture(rng: Rng, size: int, images: Sequence[Path]) -> Canvas:
+def _own_image(rng: Rng, size: int, images: Sequence[Path]) -> Canvas:
     crop = crop_of(rng, images[rng.integers(len(images))], size)
     return Canvas(_pack(crop, np.ones((size, size, 1))), NAMES.index("object"), -1)
 
@@ -115,10 +115,10 @@ def _pack(rgb: NDArray[np.floating], alpha: NDArray[np.floating]) -> NDArray[np.
 
 
 def render(index: int, seed: int, size: int = 320, images: Sequence[Path] = ()) -> Canvas:
-    """Canvas ``index`` of ``seed``: 76 % textures, 18 % objects, 6 % photographs; 20 % ``images`` where given."""
+    """Render canvas ``index``: 76 % textures, 18 % objects, 6 % photographs; 20 % ``images`` where given."""
     rng = np.random.default_rng((seed, index))
     if images and rng.random() < 0.2:
-        return _own_picture(rng, size, images)
+        return _own_image(rng, size, images)
     kind = rng.random()
     return _texture(rng, size) if kind < 0.76 else _object(rng, size) if kind < 0.94 else _photograph(rng, size)
 
@@ -129,11 +129,11 @@ def render_many(
     """Render canvases in this process.
 
     Returns:
-        Pictures, uint8, shape (count, 4, size, size), and labels, int64, shape (count, 3): name, color, ground.
+        Images, uint8, shape (count, 4, size, size), and labels, int64, shape (count, 3): name, color, ground.
     """
     canvases = [render(i, seed, size, images) for i in range(count)]
     labels = [(canvas.name, canvas.color, canvas.ground) for canvas in canvases]
-    return np.stack([canvas.picture for canvas in canvases]), np.array(labels, np.int64)
+    return np.stack([canvas.image for canvas in canvases]), np.array(labels, np.int64)
 
 
 def render_once(
@@ -141,25 +141,25 @@ def render_once(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Render canvases on all cores into files, unless a finished rendering is there.
 
-    The files are ``pictures.npy`` and ``labels.npy``, written under temporary names first.
+    The files are ``images.npy`` and ``labels.npy``, written under temporary names first.
 
     Returns:
-        As ``render_many``; the pictures are a read-only memory map.
+        As ``render_many``; the images are a read-only memory map.
     """
-    pictures, labels = folder / "pictures.npy", folder / "labels.npy"
-    if not (pictures.exists() and labels.exists()):
+    pixels, labels = folder / "images.npy", folder / "labels.npy"
+    if not (pixels.exists() and labels.exists()):
         folder.mkdir(parents=True, exist_ok=True)
-        partial_file = folder / "pictures.partial.npy"
+        partial_file = folder / "images.partial.npy"
         store = np.lib.format.open_memmap(partial_file, "w+", np.uint8, (count, 4, size, size))
         rows = np.zeros((count, 3), np.int64)
         spawn = get_context("spawn")  # a forked process would inherit the locks of torch's and OpenCV's threads
         with ProcessPoolExecutor(os.cpu_count(), spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
             job = partial(render, seed=seed, size=size, images=images)
             for i, canvas in enumerate(tqdm(pool.map(job, range(count), chunksize=16), "draw", count, unit="canvas")):
-                store[i] = canvas.picture
+                store[i] = canvas.image
                 rows[i] = canvas.name, canvas.color, canvas.ground
         store.flush()
         np.save(folder / "labels.partial.npy", rows)
-        os.replace(partial_file, pictures)
+        os.replace(partial_file, pixels)
         os.replace(folder / "labels.partial.npy", labels)
-    return np.load(pictures, mmap_mode="r"), np.load(labels)
+    return np.load(pixels, mmap_mode="r"), np.load(labels)

@@ -4,7 +4,7 @@
 """Captions: words for what a window shows, and which captions are true of which window.
 
 A fact is a row of four integers (name, color, state, mark); -1 means "says nothing about it". A caption is true of a
-picture when every fact that it states agrees.
+image when every fact that it states agrees.
 """
 
 import re
@@ -42,7 +42,7 @@ MARK_WORDS: tuple[str, ...] = tuple(MARKS)
 
 
 def noun_phrase(rng: Rng, name: int, color: int) -> tuple[str, int]:
-    """The name, in every third caption after its color.
+    """Return the name, in every third caption after its color.
 
     Returns:
         The phrase and the color that it states (-1: none).
@@ -53,30 +53,30 @@ def noun_phrase(rng: Rng, name: int, color: int) -> tuple[str, int]:
 
 
 def _article(text: str) -> str:
-    """``text`` with "an" before vowels."""
+    """Return ``text`` with "an" before vowels."""
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
 def _sentence(rng: Rng, templates: tuple[str, ...], phrase: str) -> str:
-    """One of ``templates`` around ``phrase``."""
+    """Put ``phrase`` into one of ``templates``."""
     return _article(str(rng.choice(templates)).format(phrase))
 
 
 def normal_caption(rng: Rng, noun: str) -> str:
-    """The plain noun in 70 % of the captions, else the noun after a word for "nothing wrong"."""
+    """Return the plain noun in 70 % of the captions, else the noun after a word for "nothing wrong"."""
     phrase = noun if rng.random() < 0.7 else f"{rng.choice(NORMAL_WORDS)} {noun}"
     return _sentence(rng, TEMPLATES, phrase)
 
 
 def abnormal_caption(rng: Rng, noun: str) -> str:
-    """The noun after "abnormal" or one of its kin, or before "with a defect"."""
+    """Return the noun after "abnormal" or one of its kin, or before "with a defect"."""
     if rng.random() < 0.2:
         return _sentence(rng, TEMPLATES[:-2], f"{noun} {rng.choice(ABNORMAL_ENDINGS)}")
     return _sentence(rng, TEMPLATES, f"{rng.choice(ABNORMAL_WORDS)} {noun}")
 
 
 def mark_caption(rng: Rng, noun: str, mark: int) -> str:
-    """The noun with the word for its defect: "wood with a scratch" or "scratched wood"."""
+    """Return the noun with the word for its defect: "wood with a scratch" or "scratched wood"."""
     word = MARK_WORDS[mark]
     if word in ADJECTIVES and rng.random() < 0.4:
         return _sentence(rng, TEMPLATES, f"{ADJECTIVES[word]} {noun}")
@@ -84,7 +84,7 @@ def mark_caption(rng: Rng, noun: str, mark: int) -> str:
 
 
 def captions_of(rng: Rng, name: int, color: int, mark: int, stranger: str | None = None) -> tuple[list[str], Tensor]:
-    """Three captions for one canvas: normal, abnormal, and abnormal with its kind of defect.
+    """Return three captions for one canvas: normal, abnormal, and abnormal with its kind of defect.
 
     Args:
         rng: Source of the choices.
@@ -106,7 +106,7 @@ def captions_of(rng: Rng, name: int, color: int, mark: int, stranger: str | None
 
 
 def vocabulary_captions(rng: Rng) -> tuple[list[str], Tensor]:
-    """One caption for every name and every color, all in the same sentence.
+    """Return one caption for every name and every color, all in the same template.
 
     Returns:
         The captions, names first, and the facts that they state, shape (names + colors, 4).
@@ -119,22 +119,22 @@ def vocabulary_captions(rng: Rng) -> tuple[list[str], Tensor]:
     return [_article(template.format(word)) for word in words], facts
 
 
-def is_true(pictures: Tensor, captions: Tensor) -> Tensor:
-    """Which captions are true of which pictures.
+def is_true(images: Tensor, captions: Tensor) -> Tensor:
+    """Return which captions are true of which images.
 
     Args:
-        pictures: Facts of pictures, shape (n, 4); -1 is "unknown" and agrees only with captions that do not mention it.
+        images: Facts of images, shape (n, 4); -1 is "unknown" and agrees only with captions that do not mention it.
         captions: Facts that captions state, shape (m, 4); -1 is "not stated".
 
     Returns:
         Booleans, shape (n, m).
     """
     silent = captions[None] < 0
-    return (silent | (pictures[:, None] == captions[None])).all(-1)
+    return (silent | (images[:, None] == captions[None])).all(-1)
 
 
 def all_words() -> list[str]:
-    """Every caption fragment of the grammar: what the tokenizer must know (and the only tokens that are trained)."""
+    """Return every fragment of a caption: what the tokenizer must know (and the only tokens that are trained)."""
     fragments = [template.replace("{}", "") for template in TEMPLATES]
     return [
         *fragments,

@@ -38,7 +38,7 @@ def place(masks: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _fill(kind: str, windows: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
-    """Replacement pixels of one kind, shape (n, 3, size, size)."""
+    """Make replacement pixels of one kind, shape (n, 3, size, size)."""
     n = len(windows)
 
     def draw(low: float, high: float, channels: int = 1) -> Tensor:
@@ -68,7 +68,7 @@ def _fill(kind: str, windows: Tensor, masks: Tensor, generator: torch.Generator)
 
 
 def size_part(windows: Tensor, generator: torch.Generator) -> Tensor:
-    """A random whole number of pixels up to half a window."""
+    """Draw an integer number of pixels up to half a window."""
     return torch.randint(4, windows.shape[-1] // 2, (), generator=generator)
 
 

@@ -49,5 +49,5 @@ def export_asset(model: CLIP, trained_tokens: Tensor, folder: Path) -> Path:
 
 
 def compressed_size(path: Path) -> int:
-    """Bytes of the file as a wheel stores it (deflate)."""
+    """Return the bytes of the file as a wheel stores it (deflate)."""
     return len(zlib.compress(path.read_bytes(), 6))

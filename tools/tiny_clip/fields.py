@@ -20,7 +20,7 @@ def rescale(field: Field) -> Field:
 
 
 def noise(rng: np.random.Generator, size: int, cells_y: float, cells_x: float | None = None) -> Field:
-    """Smooth value noise with about ``cells_y`` by ``cells_x`` independent values."""
+    """Make smooth value noise with about ``cells_y`` by ``cells_x`` independent values."""
     rows = int(np.clip(round(cells_y), 2, size))
     columns = int(np.clip(round(cells_y if cells_x is None else cells_x), 2, size))
     grid = rng.random((rows, columns), dtype=np.float32)
@@ -28,7 +28,7 @@ def noise(rng: np.random.Generator, size: int, cells_y: float, cells_x: float | 
 
 
 def octaves(rng: np.random.Generator, size: int, coarse: float, fine: float, persistence: float = 0.6) -> Field:
-    """Sum of value noise from ``coarse`` to ``fine`` cells, each octave weaker by ``persistence``."""
+    """Sum value noise from ``coarse`` to ``fine`` cells, each octave weaker by ``persistence``."""
     total, weight, cells = np.zeros((size, size), np.float32), 1.0, coarse
     while cells <= fine:
         total += weight * (noise(rng, size, cells) - 0.5)
@@ -37,7 +37,7 @@ def octaves(rng: np.random.Generator, size: int, coarse: float, fine: float, per
 
 
 def grain(rng: np.random.Generator, size: int, sigma_y: float, sigma_x: float | None = None) -> Field:
-    """White noise blurred by a (possibly elongated) Gaussian, in [0, 1] with mean 0.5."""
+    """Blur white noise by a (possibly elongated) Gaussian, to [0, 1] with mean 0.5."""
     white = rng.standard_normal((size, size), dtype=np.float32)
     sigma_x = sigma_y if sigma_x is None else sigma_x
     blurred = cv2.GaussianBlur(white, (0, 0), sigmaX=max(sigma_x, 0.3), sigmaY=max(sigma_y, 0.3))
@@ -45,7 +45,7 @@ def grain(rng: np.random.Generator, size: int, sigma_y: float, sigma_x: float | 
 
 
 def axes(rng: np.random.Generator, size: int, max_angle: float = np.pi, warp: float = 0.0) -> tuple[Field, Field]:
-    """Rotated pixel coordinates (u, v), bent by smooth noise of ``warp`` pixels."""
+    """Return rotated pixel coordinates (u, v), bent by smooth noise of ``warp`` pixels."""
     angle = rng.uniform(-max_angle, max_angle)
     y, x = np.mgrid[:size, :size].astype(np.float32)
     if warp:
@@ -58,14 +58,14 @@ def axes(rng: np.random.Generator, size: int, max_angle: float = np.pi, warp: fl
 
 
 def wave(phase: Field) -> Field:
-    """Cosine of ``phase`` turns, in [0, 1]."""
+    """Return the cosine of ``phase`` turns, in [0, 1]."""
     return (0.5 + 0.5 * np.cos(2 * np.pi * phase)).astype(np.float32)
 
 
 def cells(
     rng: np.random.Generator, size: int, spacing: float, jitter: float = 0.9
 ) -> tuple[Field, Field, NDArray[np.int32]]:
-    """Voronoi cells of jittered grid points, about ``spacing`` pixels apart.
+    """Make Voronoi cells of jittered grid points, about ``spacing`` pixels apart.
 
     Returns:
         Distance to the nearest point in units of ``spacing``, an edge field (0 on the border between two cells,
@@ -92,14 +92,14 @@ def cells(
 
 
 def values_of(rng: np.random.Generator, index: NDArray[np.int32]) -> Field:
-    """One random value in [0, 1] for every cell index."""
+    """Return one random value in [0, 1] for every cell index."""
     return rng.random(int(index.max()) + 1, dtype=np.float32)[index]
 
 
 def strokes(
     rng: np.random.Generator, size: int, count: int, length: float, angle: float, spread: float, width: int = 1
 ) -> Field:
-    """``count`` short strokes around ``angle`` drawn over each other, each with its own brightness."""
+    """Draw ``count`` short strokes around ``angle`` over each other, each with its own brightness."""
     canvas = np.full((size, size), 0.25, np.float32)
     start = rng.uniform(-10, size + 10, (count, 2))
     turn = rng.normal(angle, spread, count)

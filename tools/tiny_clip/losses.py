@@ -11,10 +11,10 @@ from .windows import GROUP
 
 
 def contrast(logits: Tensor, true: Tensor) -> Tensor:
-    """Cross entropy in which every true caption counts as right, both ways.
+    """Compute a cross entropy in which every true caption counts as right, both ways.
 
     Args:
-        logits: Scaled cosines of pictures and captions, shape (n, m).
+        logits: Scaled cosines of images and captions, shape (n, m).
         true: Booleans, same shape. Rows and columns without a true entry are left out.
     """
     total = logits.new_zeros(())
@@ -26,14 +26,14 @@ def contrast(logits: Tensor, true: Tensor) -> Tensor:
 
 
 def dense_contrast(logits: Tensor, true: Tensor) -> Tensor:
-    """The picture-to-caption half of ``contrast``, for many patches against few captions."""
+    """Compute the image-to-caption half of ``contrast``, for many patches against few captions."""
     some = true.any(1)
     chosen = logits[some].masked_fill(~true[some], -torch.inf)
     return (logits[some].logsumexp(1) - chosen.logsumexp(1)).mean()
 
 
 def state_loss(logits: Tensor, states: Tensor) -> Tensor:
-    """Normal against abnormal caption of the same thing, both states weighing the same.
+    """Compare the normal with the abnormal caption of the same thing, both states weighing the same.
 
     Args:
         logits: Scaled cosines with the normal and the abnormal caption, shape (n, 2).
@@ -43,7 +43,7 @@ def state_loss(logits: Tensor, states: Tensor) -> Tensor:
 
 
 def ranking_loss(features: Tensor, labels: Tensor, shots: int, temperature: float = 0.04) -> Tensor:
-    """Defect patches must lie farther from the clean bank than the normal patches of the same canvas.
+    """Make defect patches lie farther from the clean bank than the normal patches of the same canvas.
 
     For defect distances d+ and normal distances d- of one canvas: mean over d+ of log(1 + mean over d- of
     exp((d- - d+) / temperature)); the hardest normal patches weigh most, as they do in an image's maximum.
@@ -68,13 +68,13 @@ def ranking_loss(features: Tensor, labels: Tensor, shots: int, temperature: floa
 
 
 def filter_loss(predictions: list[Tensor], energies: Tensor) -> Tensor:
-    """Mean squared error of standardised filter energies, averaged over the heads; shapes (n, p, energies)."""
+    """Average the squared error of standardized filter energies over the heads; shapes (n, p, energies)."""
     mean, std = energies.mean((0, 1)), energies.std((0, 1)) + 1e-3
     return sum(F.mse_loss(p, (energies - mean) / std) for p in predictions) / len(predictions)
 
 
 def gram_loss(features: Tensor, energies: Tensor) -> Tensor:
-    """Patches of one canvas that filters find alike must be alike, and the other way round.
+    """Make patches of one canvas alike that filters find alike, and the other way round.
 
     Both sides are centered per canvas, the energies also divided by their spread there; the cosines between all
     patches of a canvas are compared.

@@ -19,7 +19,7 @@ Rng = np.random.Generator
 
 
 def _walk(rng: Rng, size: int, steps: int, wobble: float, drift: float = 0.0) -> NDArray[np.int32]:
-    """Points of a random walk across the picture; ``wobble`` is the spread of its turns."""
+    """Walk at random across the image; ``wobble`` is the spread of the turns."""
     angle = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(drift, wobble, steps))
     stride = size * rng.uniform(0.2, 0.9) / steps
     path = np.cumsum(np.stack([np.cos(angle), np.sin(angle)], 1) * stride, 0)
@@ -32,7 +32,7 @@ def _soften(rng: Rng, mask: Field, most: float) -> Field:
 
 
 def scratch(rng: Rng, size: int) -> Field:
-    """One to three long smooth lines."""
+    """Draw one to three long smooth lines."""
     mask = np.zeros((size, size), np.float32)
     for _ in range(int(rng.integers(1, 4))):
         points = _walk(rng, size, 24, 0.04, rng.normal(0, 0.03))
@@ -41,7 +41,7 @@ def scratch(rng: Rng, size: int) -> Field:
 
 
 def crack(rng: Rng, size: int) -> Field:
-    """A jagged line with branches."""
+    """Draw a jagged line with branches."""
     mask = np.zeros((size, size), np.float32)
     trunk = _walk(rng, size, 20, 0.6)
     width = int(rng.integers(1, 4))
@@ -54,7 +54,7 @@ def crack(rng: Rng, size: int) -> Field:
 
 
 def hole(rng: Rng, size: int) -> Field:
-    """One or two filled ellipses."""
+    """Draw one or two filled ellipses."""
     mask = np.zeros((size, size), np.float32)
     for _ in range(int(rng.integers(1, 3))):
         center = tuple(map(int, rng.uniform(0.3, 0.7, 2) * size))
@@ -64,7 +64,7 @@ def hole(rng: Rng, size: int) -> Field:
 
 
 def spot(rng: Rng, size: int) -> Field:
-    """Several small dots."""
+    """Draw several small dots."""
     mask = np.zeros((size, size), np.float32)
     middle, spread = rng.uniform(0.3, 0.7, 2) * size, size * rng.uniform(0.05, 0.25)
     for _ in range(int(rng.integers(2, 14))):
@@ -74,7 +74,7 @@ def spot(rng: Rng, size: int) -> Field:
 
 
 def stain(rng: Rng, size: int) -> Field:
-    """A blob with an uneven, soft edge."""
+    """Draw a blob with an uneven, soft edge."""
     y, x = np.mgrid[:size, :size].astype(np.float32) / size - 0.5
     radius = np.hypot(x * rng.uniform(0.7, 1.4), y * rng.uniform(0.7, 1.4)) + 0.35 * (
         noise(rng, size, rng.uniform(3, 9)) - 0.5
@@ -83,7 +83,7 @@ def stain(rng: Rng, size: int) -> Field:
 
 
 def cut(rng: Rng, size: int) -> Field:
-    """A random polygon with sharp corners."""
+    """Draw a random polygon with sharp corners."""
     mask = np.zeros((size, size), np.float32)
     corners = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 7))))
     reach = size * rng.uniform(0.06, 0.3, len(corners))
@@ -93,7 +93,7 @@ def cut(rng: Rng, size: int) -> Field:
 
 
 def fray(rng: Rng, size: int) -> Field:
-    """A ragged band of short fibers."""
+    """Draw a ragged band of short fibers."""
     mask = np.zeros((size, size), np.float32)
     path = _walk(rng, size, 40, 0.08)
     side = rng.uniform(0, 2 * np.pi)
@@ -105,7 +105,7 @@ def fray(rng: Rng, size: int) -> Field:
 
 
 def dent(rng: Rng, size: int) -> Field:
-    """A broad bump that fades outward."""
+    """Draw a broad bump that fades outward."""
     y, x = np.mgrid[:size, :size].astype(np.float32) / size - 0.5
     a, b, turn = rng.uniform(0.06, 0.2), rng.uniform(0.06, 0.2), rng.uniform(0, np.pi)
     u, v = np.cos(turn) * x + np.sin(turn) * y, -np.sin(turn) * x + np.cos(turn) * y

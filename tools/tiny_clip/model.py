@@ -27,8 +27,8 @@ class VisualOutput:
 
     Args:
         hidden: Patch tokens after every layer, each of shape (n, p, width).
-        image: L2-normalised image embeddings, shape (n, embed_dim).
-        patches: L2-normalised embeddings of the last layer's patch tokens, shape (n, p, embed_dim).
+        image: L2-normalized image embeddings, shape (n, embed_dim).
+        patches: L2-normalized embeddings of the last layer's patch tokens, shape (n, p, embed_dim).
     """
 
     hidden: list[Tensor]
@@ -37,7 +37,7 @@ class VisualOutput:
 
 
 def build_model(seed: int, trained_tokens: Tensor | None = None) -> CLIP:
-    """A new CLIP with random weights; the rows of tokens that are never trained are zero.
+    """Build a new CLIP with random weights; the rows of tokens that are never trained are zero.
 
     Args:
         seed: Seed of the random weights.
@@ -52,7 +52,7 @@ def build_model(seed: int, trained_tokens: Tensor | None = None) -> CLIP:
 
 
 def normalize_pixels(windows: Tensor) -> Tensor:
-    """CLIP's normalisation of RGB values in [0, 1]."""
+    """Normalize RGB values in [0, 1] as CLIP does."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (windows - mean) / std
 
@@ -93,7 +93,7 @@ def encode_windows(model: CLIP, windows: Tensor, generator: torch.Generator | No
 
 
 def encode_texts(model: CLIP, tokens: Tensor) -> Tensor:
-    """L2-normalised text embeddings, shape (n, embed_dim).
+    """Compute L2-normalized text embeddings, shape (n, embed_dim).
 
     The padding behind the longest caption is cut off: the tower is causal, so the result is the same.
 
@@ -109,7 +109,7 @@ def encode_texts(model: CLIP, tokens: Tensor) -> Tensor:
 
 
 def trained_token_mask(tokens: Tensor, vocab_size: int) -> Tensor:
-    """Boolean, shape (vocab_size,): the tokens that occur in ``tokens`` of any shape."""
+    """Mark the tokens that occur in ``tokens`` of any shape: booleans of shape (vocab_size,)."""
     mask = torch.zeros(vocab_size, dtype=torch.bool)
     mask[tokens.flatten()] = True
     return mask
@@ -130,5 +130,5 @@ class FilterHeads(nn.Module):
         self.heads = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, energies)) for _ in layers)
 
     def forward(self, hidden: list[Tensor]) -> list[Tensor]:
-        """Predictions of every head, each of shape (n, p, energies)."""
+        """Compute the predictions of every head, each of shape (n, p, energies)."""
         return [head(hidden[layer - 1]) for head, layer in zip(self.heads, self.layers, strict=True)]

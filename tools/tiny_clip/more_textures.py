@@ -15,19 +15,19 @@ Rng = np.random.Generator
 
 
 def rust(rng: Rng, size: int) -> Field:
-    """Patchy corrosion over a plain ground."""
+    """Draw patchy corrosion over a plain ground."""
     patches = np.clip((octaves(rng, size, 4, 100, 0.7) - rng.uniform(0.35, 0.5)) * 4, 0, 1)
     return np.clip(0.8 - 0.6 * patches + 0.5 * (grain(rng, size, 0.9) - 0.5), 0, 1)
 
 
 def fur(rng: Rng, size: int) -> Field:
-    """Long thin hairs that follow one direction."""
+    """Draw long thin hairs that follow one direction."""
     field = strokes(rng, size, 3200, rng.uniform(25, 60), rng.uniform(0, np.pi), rng.uniform(0.05, 0.3))
     return np.clip(0.8 * field + 0.3 * octaves(rng, size, 3, 12), 0, 1)
 
 
 def honeycomb(rng: Rng, size: int) -> Field:
-    """Regular hexagons with thin walls."""
+    """Draw regular hexagons with thin walls."""
     u, v = axes(rng, size)
     pitch = rng.uniform(12, 48)
     turns = [(np.cos(a) * u + np.sin(a) * v) / pitch for a in (0, 2 * np.pi / 3, 4 * np.pi / 3)]
@@ -38,14 +38,14 @@ def honeycomb(rng: Rng, size: int) -> Field:
 
 
 def stripes(rng: Rng, size: int) -> Field:
-    """Parallel stripes, soft or hard."""
+    """Draw parallel stripes, soft or hard."""
     u, _ = axes(rng, size, warp=rng.uniform(0, 8))
     field = np.clip(0.5 + (wave(u / rng.uniform(6, 50)) - 0.5) * rng.uniform(0.8, 6), 0, 1)
     return np.clip(0.1 + 0.75 * field + 0.3 * (grain(rng, size, 1) - 0.5), 0, 1)
 
 
 def checkerboard(rng: Rng, size: int) -> Field:
-    """Alternating squares."""
+    """Draw alternating squares."""
     u, v = axes(rng, size)
     pitch = rng.uniform(8, 45)
     squares = ((np.floor(u / pitch) + np.floor(v / pitch)) % 2).astype(np.float32)
@@ -53,7 +53,7 @@ def checkerboard(rng: Rng, size: int) -> Field:
 
 
 def perforated(rng: Rng, size: int) -> Field:
-    """A sheet with regular round holes."""
+    """Draw a sheet with regular round holes."""
     u, v = axes(rng, size)
     pitch = rng.uniform(10, 40)
     row = np.floor(v / pitch)
@@ -63,12 +63,12 @@ def perforated(rng: Rng, size: int) -> Field:
 
 
 def clouds(rng: Rng, size: int) -> Field:
-    """Soft noise of several octaves."""
+    """Draw soft noise of several octaves."""
     return octaves(rng, size, rng.uniform(2, 4), rng.uniform(16, 60), rng.uniform(0.4, 0.6))
 
 
 def water(rng: Rng, size: int) -> Field:
-    """Interfering ripples."""
+    """Draw interfering ripples."""
     total = np.zeros((size, size), np.float32)
     for _ in range(4):
         u, _ = axes(rng, size, warp=25)
@@ -77,7 +77,7 @@ def water(rng: Rng, size: int) -> Field:
 
 
 def foam(rng: Rng, size: int) -> Field:
-    """Bubbles of random size with bright walls."""
+    """Draw bubbles of random size with bright walls."""
     distance, edge, _ = cells(rng, size, rng.uniform(8, 32))
     return np.clip(
         0.9 - 0.7 * np.clip(edge * 1.5, 0, 1) * (1 - 0.5 * distance) + 0.2 * (grain(rng, size, 1) - 0.5), 0, 1
@@ -85,7 +85,7 @@ def foam(rng: Rng, size: int) -> Field:
 
 
 def shingles(rng: Rng, size: int) -> Field:
-    """Overlapping rounded scales, each shaded toward its root."""
+    """Draw overlapping rounded scales, each shaded toward its root."""
     u, v = axes(rng, size, max_angle=0.1)
     pitch = rng.uniform(14, 44)
     row = np.floor(v / pitch)
@@ -95,7 +95,7 @@ def shingles(rng: Rng, size: int) -> Field:
 
 
 def knit(rng: Rng, size: int) -> Field:
-    """Columns of V-shaped stitches."""
+    """Draw columns of V-shaped stitches."""
     u, v = axes(rng, size, max_angle=0.4, warp=rng.uniform(0, 6))
     pitch = rng.uniform(8, 24)
     slope = np.abs(u / pitch % 1 - 0.5)
@@ -107,14 +107,14 @@ def knit(rng: Rng, size: int) -> Field:
 
 
 def bark(rng: Rng, size: int) -> Field:
-    """Deep, roughly upright furrows."""
+    """Draw deep, roughly upright furrows."""
     u, _ = axes(rng, size, max_angle=0.2, warp=rng.uniform(40, 90))
     ridges = wave(u / rng.uniform(12, 35) + 0.8 * octaves(rng, size, 5, 40))
     return np.clip(0.1 + 0.6 * ridges**0.6 + 0.5 * (grain(rng, size, 3, 0.8) - 0.5), 0, 1)
 
 
 def terrazzo(rng: Rng, size: int) -> Field:
-    """Scattered chips of different brightness in a plain ground."""
+    """Draw scattered chips of different brightness in a plain ground."""
     _, edge, index = cells(rng, size, rng.uniform(12, 36))
     chips = (edge > rng.uniform(0.25, 0.6)) & (values_of(rng, index) > 0.4)
     soft = cv2.GaussianBlur(chips.astype(np.float32), (0, 0), 0.8)
@@ -122,12 +122,12 @@ def terrazzo(rng: Rng, size: int) -> Field:
 
 
 def soil(rng: Rng, size: int) -> Field:
-    """Crumbs of many sizes."""
+    """Draw crumbs of many sizes."""
     return np.clip(0.4 + 0.8 * (octaves(rng, size, 10, 160, 0.9) - 0.5) + 0.5 * (grain(rng, size, 1.2) - 0.5), 0, 1)
 
 
 def herringbone(rng: Rng, size: int) -> Field:
-    """Zigzag bands."""
+    """Draw zigzag bands."""
     u, v = axes(rng, size, max_angle=0.5)
     pitch = rng.uniform(16, 60)
     zigzag = v + np.abs(u / pitch % 1 - 0.5) * pitch * rng.uniform(0.8, 2)
@@ -135,7 +135,7 @@ def herringbone(rng: Rng, size: int) -> Field:
 
 
 def cork(rng: Rng, size: int) -> Field:
-    """Irregular light grains with dark inclusions."""
+    """Draw irregular light grains with dark inclusions."""
     _, edge, index = cells(rng, size, rng.uniform(6, 16), 1.0)
     return np.clip(
         0.35 + 0.4 * values_of(rng, index) * np.clip(edge * 3, 0.3, 1) - 0.3 * (noise(rng, size, 30) > 0.8), 0, 1
@@ -143,7 +143,7 @@ def cork(rng: Rng, size: int) -> Field:
 
 
 def asphalt(rng: Rng, size: int) -> Field:
-    """Dark ground with small bright stones."""
+    """Draw dark ground with small bright stones."""
     stones = cv2.GaussianBlur((grain(rng, size, rng.uniform(1, 2.2)) > 0.68).astype(np.float32), (0, 0), 0.6)
     return np.clip(0.25 + 0.6 * stones * noise(rng, size, 60) + 0.4 * (grain(rng, size, 0.7) - 0.5), 0, 1)
 

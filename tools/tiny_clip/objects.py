@@ -19,26 +19,26 @@ Parts = tuple[Field, Field]
 
 
 def _polar(rng: Rng, size: int) -> tuple[Field, Field]:
-    """Radius in units of half the picture and angle, around a slightly moved center."""
+    """Return radius in units of half the image and angle, around a slightly moved center."""
     y, x = np.mgrid[:size, :size].astype(np.float32)
     cy, cx = size * rng.uniform(0.46, 0.54, 2)
     return (np.hypot(y - cy, x - cx) / (size / 2)).astype(np.float32), np.arctan2(y - cy, x - cx).astype(np.float32)
 
 
 def _turned(rng: Rng, size: int) -> tuple[Field, Field]:
-    """Coordinates along and across a randomly turned axis, in units of half the picture."""
+    """Return coordinates along and across a randomly turned axis, in units of half the image."""
     radius, angle = _polar(rng, size)
     turn = rng.uniform(0, np.pi)
     return radius * np.cos(angle - turn), radius * np.sin(angle - turn)
 
 
 def _inside(distance: Field, softness: float = 60.0) -> Field:
-    """1 where the signed ``distance`` (units of half the picture) is positive, with an antialiased edge."""
+    """Return 1 where the signed ``distance`` (units of half the image) is positive, with an antialiased edge."""
     return np.clip(0.5 + distance * softness, 0, 1).astype(np.float32)
 
 
 def bottle(rng: Rng, size: int) -> Parts:
-    """A bottle from above: concentric rings around a dark mouth."""
+    """Draw a bottle from above: concentric rings around a dark mouth."""
     radius, _ = _polar(rng, size)
     outer = rng.uniform(0.7, 0.92)
     rings = 0.35 + 0.5 * wave(radius * rng.uniform(1.5, 3.5))
@@ -46,7 +46,7 @@ def bottle(rng: Rng, size: int) -> Parts:
 
 
 def cable(rng: Rng, size: int) -> Parts:
-    """A cut cable: three stranded wires in one sheath."""
+    """Draw a cut cable: three stranded wires in one sheath."""
     radius, angle = _polar(rng, size)
     outer, turn = rng.uniform(0.75, 0.92), rng.uniform(0, 2 * np.pi)
     relief = np.full_like(radius, rng.uniform(0.1, 0.9))
@@ -60,7 +60,7 @@ def cable(rng: Rng, size: int) -> Parts:
 
 
 def capsule(rng: Rng, size: int) -> Parts:
-    """A two-part capsule."""
+    """Draw a two-part capsule."""
     u, v = _turned(rng, size)
     half, thick = rng.uniform(0.45, 0.6), rng.uniform(0.22, 0.34)
     distance = thick - np.hypot(np.maximum(np.abs(u) - half, 0), v)
@@ -69,7 +69,7 @@ def capsule(rng: Rng, size: int) -> Parts:
 
 
 def pill(rng: Rng, size: int) -> Parts:
-    """An oval tablet with a score line."""
+    """Draw an oval tablet with a score line."""
     u, v = _turned(rng, size)
     a, b = rng.uniform(0.6, 0.85), rng.uniform(0.4, 0.6)
     radius = np.hypot(u / a, v / b)
@@ -78,7 +78,7 @@ def pill(rng: Rng, size: int) -> Parts:
 
 
 def ring(rng: Rng, size: int) -> Parts:
-    """A flat ring."""
+    """Draw a flat ring."""
     radius, _ = _polar(rng, size)
     outer, inner = rng.uniform(0.7, 0.92), rng.uniform(0.3, 0.55)
     distance = np.minimum(outer - radius, radius - inner)
@@ -86,7 +86,7 @@ def ring(rng: Rng, size: int) -> Parts:
 
 
 def nut(rng: Rng, size: int) -> Parts:
-    """A hexagonal nut with its hole."""
+    """Draw a hexagonal nut with its hole."""
     radius, angle = _polar(rng, size)
     sector = (angle + rng.uniform(0, np.pi)) % (np.pi / 3) - np.pi / 6
     outer, inner = rng.uniform(0.65, 0.8), rng.uniform(0.25, 0.4)
@@ -96,7 +96,7 @@ def nut(rng: Rng, size: int) -> Parts:
 
 
 def gear(rng: Rng, size: int) -> Parts:
-    """A toothed wheel."""
+    """Draw a toothed wheel."""
     radius, angle = _polar(rng, size)
     teeth = int(rng.integers(8, 20))
     rim = rng.uniform(0.65, 0.8) + 0.08 * np.clip(3 * np.cos(teeth * angle), -1, 1)
@@ -105,7 +105,7 @@ def gear(rng: Rng, size: int) -> Parts:
 
 
 def screw(rng: Rng, size: int) -> Parts:
-    """A screw lying on its side: a head and a threaded shaft."""
+    """Draw a screw lying on its side: a head and a threaded shaft."""
     u, v = _turned(rng, size)
     head = np.minimum(0.17 - np.abs(u + 0.68), rng.uniform(0.26, 0.36) - np.abs(v))
     thread = 0.03 * np.cos(2 * np.pi * (u * rng.uniform(8, 14) + v))
@@ -115,7 +115,7 @@ def screw(rng: Rng, size: int) -> Parts:
 
 
 def button(rng: Rng, size: int) -> Parts:
-    """A round button with four holes."""
+    """Draw a round button with four holes."""
     radius, angle = _polar(rng, size)
     outer, turn = rng.uniform(0.65, 0.9), rng.uniform(0, np.pi)
     distance = outer - radius
@@ -127,7 +127,7 @@ def button(rng: Rng, size: int) -> Parts:
 
 
 def coin(rng: Rng, size: int) -> Parts:
-    """A coin: raised rim and a simple star relief."""
+    """Draw a coin: raised rim and a simple star relief."""
     radius, angle = _polar(rng, size)
     outer = rng.uniform(0.7, 0.9)
     star = 0.3 * _inside(0.35 + 0.12 * np.cos(int(rng.integers(4, 9)) * angle) - radius, 20)
@@ -136,7 +136,7 @@ def coin(rng: Rng, size: int) -> Parts:
 
 
 def board(rng: Rng, size: int) -> Parts:
-    """A rectangular circuit board: tracks, pads and a few chips."""
+    """Draw a rectangular circuit board: tracks, pads and a few chips."""
     u, v = _turned(rng, size)
     distance = np.minimum(rng.uniform(0.6, 0.68) - np.abs(u), rng.uniform(0.45, 0.6) - np.abs(v))
     relief = 0.35 + 0.25 * (wave(v * rng.uniform(6, 14)) > 0.8)

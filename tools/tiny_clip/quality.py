@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a trained model can do on procedural pictures that it has not seen."""
+"""What a trained model can do on procedural images that it has not seen."""
 
 import open_clip
 import torch
@@ -38,8 +38,8 @@ def held_out_quality(
         state``, ``patch state``), patch AUROC of the distance to a clean window of the same canvas (``memory``). And
         ``state cosine``, the mean cosine between "abnormal X" and "X" over all names.
     """
-    pictures, labels = render_many(canvases, seed + HELD_OUT_SEED)
-    windows = Windows(pictures, labels, MODEL_CONFIG["vision_cfg"]["patch_size"], seed + HELD_OUT_SEED, marks=400)
+    rendered, labels = render_many(canvases, seed + HELD_OUT_SEED)
+    windows = Windows(rendered, labels, MODEL_CONFIG["vision_cfg"]["patch_size"], seed + HELD_OUT_SEED, marks=400)
     generator = torch.Generator().manual_seed(seed + HELD_OUT_SEED)
     batches = [windows.batch(16, 160, generator) for _ in range(canvases // 16)]
     results = [_batch_quality(model, batch, layers) for batch in batches]
@@ -57,7 +57,7 @@ def _embed(model: CLIP, texts: list[str]) -> Tensor:
 
 
 def _batch_quality(model: CLIP, batch: Batch, layers: tuple[int, ...]) -> dict[str, float]:
-    """What is measured batch by batch, each in [0, 1]."""
+    """Measure what can be measured batch by batch, each in [0, 1]."""
     seen = encode_windows(model, batch.windows)
     texts = _embed(model, batch.texts)
     best = (seen.image @ texts.t()).argmax(1)
@@ -78,7 +78,7 @@ def _batch_quality(model: CLIP, batch: Batch, layers: tuple[int, ...]) -> dict[s
 
 
 def _zero_shot(model: CLIP, images: Tensor, truth: Tensor, words: list[str]) -> float:
-    """Accuracy over the images that one of ``words`` (the first names or colors) describes."""
+    """Compute the accuracy over the images that one of ``words`` (the first names or colors) describes."""
     texts = _embed(model, [f"a photo of a {word}" for word in words])
     chosen = (truth >= 0) & (truth < len(words))
     return float(((images[chosen] @ texts.t()).argmax(1) == truth[chosen]).float().mean())

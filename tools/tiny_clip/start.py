@@ -23,12 +23,12 @@ from .model import normalize_pixels
 
 COLOR_COSINES = 12
 CONSTANTS = 18
-"""Channels that carry the same value everywhere; layer normalisation turns them into a measure of contrast."""
+"""Channels that carry the same value everywhere; layer normalization turns them into a measure of contrast."""
 GAIN = 2.0
 LENGTH = 9.0
 """Length of the constant direction; the energies of a patch have a length of about 5."""
 CENTERED_SHARE, COMMON_SHARE = 0.7, 0.3
-"""How much of an image's mean energies the second layer subtracts from its patches, and notes elsewhere."""
+"""How much of an image's mean energies the second layer subtracts from its patches, and records elsewhere."""
 RESIDUAL_SCALE = 0.2
 """What the later layers' output weights are multiplied by."""
 
@@ -66,7 +66,7 @@ def start_from_filters(model: CLIP, windows: Tensor, generator: torch.Generator)
     hidden = F.gelu(first.mlp.c_fc(F.layer_norm(tokens, (width,)))).flatten(0, 1)
     energies = filter_energies(windows, patch).flatten(0, 1)
     basis = torch.randn(width, 2 * energies.shape[1] + 2, generator=generator)
-    basis[:, 0] = 1  # layer normalisation removes this direction: keep it free
+    basis[:, 0] = 1  # layer normalization removes this direction: keep it free
     constant, own, common = torch.linalg.qr(basis).Q[:, 1:].split([1, energies.shape[1], energies.shape[1]], 1)
     explained = _fit_energies(first.mlp.c_proj, hidden, energies, own, LENGTH * constant[:, 0])
     _center_on_image(visual.transformer.resblocks[1].attn, own, common)
@@ -74,7 +74,7 @@ def start_from_filters(model: CLIP, windows: Tensor, generator: torch.Generator)
 
 
 def _fit_energies(layer: nn.Linear, hidden: Tensor, energies: Tensor, own: Tensor, constant: Tensor) -> float:
-    """Make ``layer`` replace its block's input by standardised energies and the constant direction.
+    """Make ``layer`` replace its block's input by standardized energies and the constant direction.
 
     GELU(x) - GELU(-x) = x, so the input itself can be subtracted exactly.
 
@@ -97,7 +97,7 @@ def _fit_energies(layer: nn.Linear, hidden: Tensor, energies: Tensor, own: Tenso
 
 
 def _center_on_image(attention: nn.MultiheadAttention, own: Tensor, common: Tensor) -> None:
-    """Make the first head subtract the image's mean energies from every patch, and note them in other directions.
+    """Make the first head subtract the image's mean energies from every patch, and record them in other directions.
 
     Args:
         attention: Attention of the second layer.
@@ -109,12 +109,12 @@ def _center_on_image(attention: nn.MultiheadAttention, own: Tensor, common: Tens
     attention.in_proj_weight[:head] *= 0.1  # queries and keys of the first head: nearly uniform attention
     attention.in_proj_weight[width : width + head] *= 0.1
     attention.in_proj_weight[2 * width : 2 * width + energies] = own.t()
-    scale = math.sqrt((LENGTH**2 + energies) / width)  # layer normalisation divided by about this
+    scale = math.sqrt((LENGTH**2 + energies) / width)  # layer normalization divided by about this
     attention.out_proj.weight[:, :energies] = scale * (COMMON_SHARE * common - CENTERED_SHARE * own)
 
 
 def cosine_basis(count: int, size: int) -> Tensor:
-    """Two-dimensional cosines of a patch: mostly on gray, ``COLOR_COSINES`` on each of two color differences.
+    """Return 2D cosines of a patch: mostly on gray, ``COLOR_COSINES`` on each of two color differences.
 
     On gray all slow cosines are taken and an even sample of the fast ones. A cosine of frequency f weighs 1 + f,
     which undoes the 1/f fall of natural spectra.

@@ -4,7 +4,7 @@
 """Procedural textures: each name is a word that the text tower learns.
 
 A painter takes ``(rng, size)`` and returns a float32 field of shape (size, size) in [0, 1]; 0 takes the shade of the
-texture's color, 1 its light. The parameters of every picture are drawn anew, so that two pictures of one name differ
+texture's color, 1 its light. The parameters of every image are drawn anew, so that two images of one name differ
 in scale, direction, contrast and regularity.
 """
 
@@ -17,7 +17,7 @@ Rng = np.random.Generator
 
 
 def brick(rng: Rng, size: int) -> Field:
-    """Rows of bricks, every other row shifted, with lighter or darker mortar."""
+    """Draw rows of bricks, every other row shifted, with lighter or darker mortar."""
     u, v = axes(rng, size, max_angle=0.06, warp=rng.uniform(0, 6))
     height = rng.uniform(14, 60)
     width, mortar = height * rng.uniform(1.6, 3.2), rng.uniform(0.05, 0.16)
@@ -32,7 +32,7 @@ def brick(rng: Rng, size: int) -> Field:
 
 
 def tile(rng: Rng, size: int) -> Field:
-    """Square ceramic tiles with grout."""
+    """Draw square ceramic tiles with grout."""
     u, v = axes(rng, size, max_angle=0.06)
     side, grout = rng.uniform(28, 110), rng.uniform(0.02, 0.07)
     inside = (np.abs(u / side % 1 - 0.5) < 0.5 - grout) & (np.abs(v / side % 1 - 0.5) < 0.5 - grout)
@@ -43,7 +43,7 @@ def tile(rng: Rng, size: int) -> Field:
 
 
 def grass(rng: Rng, size: int) -> Field:
-    """Many blades, mostly upright or mostly fallen."""
+    """Draw many blades, mostly upright or mostly fallen."""
     field = strokes(
         rng, size, 2600, rng.uniform(10, 40), rng.uniform(0, np.pi), rng.uniform(0.25, 0.9), rng.integers(1, 3)
     )
@@ -51,7 +51,7 @@ def grass(rng: Rng, size: int) -> Field:
 
 
 def gravel(rng: Rng, size: int) -> Field:
-    """Pebbles of different brightness with dark gaps, lit from one side."""
+    """Draw pebbles of different brightness with dark gaps, lit from one side."""
     distance, edge, index = cells(rng, size, rng.uniform(7, 30))
     height = np.sqrt(edge) * (1 - 0.4 * distance)
     light = rescale(
@@ -62,7 +62,7 @@ def gravel(rng: Rng, size: int) -> Field:
 
 
 def carpet(rng: Rng, size: int) -> Field:
-    """Dense tufts: band-passed grain with a faint row structure."""
+    """Draw dense tufts: band-passed grain with a faint row structure."""
     _, v = axes(rng, size)
     sigma = rng.uniform(0.8, 3)
     rows = wave(v / rng.uniform(4, 12))
@@ -74,7 +74,7 @@ def carpet(rng: Rng, size: int) -> Field:
 
 
 def grid(rng: Rng, size: int) -> Field:
-    """A wire grid before a dark or light ground."""
+    """Draw a wire grid before a dark or light ground."""
     u, v = axes(rng, size, warp=rng.uniform(0, 3))
     pitch, wire = rng.uniform(10, 44), rng.uniform(0.12, 0.3)
     skew = rng.uniform(-0.5, 0.5)
@@ -85,7 +85,7 @@ def grid(rng: Rng, size: int) -> Field:
 
 
 def leather(rng: Rng, size: int) -> Field:
-    """Small wrinkled cells with soft dark creases."""
+    """Draw small wrinkled cells with soft dark creases."""
     spacing = rng.uniform(5, 18)
     _, edge, _ = cells(rng, size, spacing, 1.0)
     creases = cv2.GaussianBlur(np.clip(edge * 2, 0, 1), (0, 0), rng.uniform(0.8, 1.6))
@@ -93,7 +93,7 @@ def leather(rng: Rng, size: int) -> Field:
 
 
 def wood(rng: Rng, size: int) -> Field:
-    """Growth rings cut lengthwise, with fine fibers."""
+    """Draw growth rings cut lengthwise, with fine fibers."""
     u, _ = axes(rng, size, max_angle=0.3, warp=rng.uniform(10, 60))
     rings = wave(u / rng.uniform(10, 50) + 0.6 * noise(rng, size, 3, 5))
     fibers = grain(rng, size, rng.uniform(8, 25), 0.6)
@@ -102,7 +102,7 @@ def wood(rng: Rng, size: int) -> Field:
 
 
 def metal(rng: Rng, size: int) -> Field:
-    """Brushed metal: fine parallel streaks and a broad sheen."""
+    """Draw brushed metal: fine parallel streaks and a broad sheen."""
     streaks = grain(rng, size, 0.5, rng.uniform(8, 60))
     sheen = noise(rng, size, 2, 3)
     field = 0.5 + rng.uniform(0.2, 0.9) * (streaks - 0.5) + rng.uniform(0.1, 0.5) * (sheen - 0.5)
@@ -110,14 +110,14 @@ def metal(rng: Rng, size: int) -> Field:
 
 
 def stone(rng: Rng, size: int) -> Field:
-    """Granite-like speckles of several sizes."""
+    """Draw granite-like speckles of several sizes."""
     speckles = grain(rng, size, rng.uniform(0.8, 2.5)) > rng.uniform(0.55, 0.7)
     soft = cv2.GaussianBlur(speckles.astype(np.float32), (0, 0), 0.7)
     return np.clip(0.55 - 0.4 * soft + 0.5 * (octaves(rng, size, 6, 160, 0.85) - 0.5), 0, 1)
 
 
 def marble(rng: Rng, size: int) -> Field:
-    """Thin veins in a bright, cloudy ground."""
+    """Draw thin veins in a bright, cloudy ground."""
     u, _ = axes(rng, size, warp=rng.uniform(60, 160))
     turbulence = octaves(rng, size, 4, 64)
     vein = 1 - np.abs(2 * wave(u / rng.uniform(60, 140) + 1.2 * turbulence) - 1)
@@ -125,7 +125,7 @@ def marble(rng: Rng, size: int) -> Field:
 
 
 def fabric(rng: Rng, size: int) -> Field:
-    """Plain weave: alternating warp and weft threads."""
+    """Draw a plain weave: alternating warp and weft threads."""
     u, v = axes(rng, size, warp=rng.uniform(0, 5))
     pitch = rng.uniform(5, 20)
     over = (np.floor(u / pitch) + np.floor(v / pitch)) % 2
@@ -134,7 +134,7 @@ def fabric(rng: Rng, size: int) -> Field:
 
 
 def denim(rng: Rng, size: int) -> Field:
-    """Twill: diagonal ribs broken by light threads."""
+    """Draw twill: diagonal ribs broken by light threads."""
     u, v = axes(rng, size, warp=rng.uniform(0, 4))
     pitch = rng.uniform(4, 12)
     ribs = wave((u + v) / pitch)
@@ -142,14 +142,14 @@ def denim(rng: Rng, size: int) -> Field:
 
 
 def concrete(rng: Rng, size: int) -> Field:
-    """Low-contrast clouds, fine sand and a few pores."""
+    """Draw low-contrast clouds, fine sand and a few pores."""
     pores = cv2.GaussianBlur((grain(rng, size, 1.6) > 0.94).astype(np.float32), (0, 0), 0.8)
     clouds = 0.4 * (octaves(rng, size, 3, 40) - 0.5)
     return np.clip(0.6 + clouds + rng.uniform(0.2, 0.5) * (grain(rng, size, 0.6) - 0.5) - 0.6 * pores, 0, 1)
 
 
 def sand(rng: Rng, size: int) -> Field:
-    """Fine bright grains with soft ripples."""
+    """Draw fine bright grains with soft ripples."""
     _, v = axes(rng, size, warp=30)
     return np.clip(
         0.55 + 0.8 * (grain(rng, size, 0.6) - 0.5) + rng.uniform(0, 0.3) * (wave(v / rng.uniform(20, 60)) - 0.5), 0, 1
@@ -157,21 +157,21 @@ def sand(rng: Rng, size: int) -> Field:
 
 
 def plaster(rng: Rng, size: int) -> Field:
-    """Rough white coat lit from one side."""
+    """Draw a rough white coat lit from one side."""
     height = octaves(rng, size, rng.uniform(8, 30), 130, 0.75)
     slope = height - np.roll(height, (int(rng.integers(1, 3)), int(rng.integers(1, 3))), (0, 1))
     return np.clip(0.65 + rng.uniform(1, 3) * slope, 0, 1)
 
 
 def paper(rng: Rng, size: int) -> Field:
-    """Nearly flat with faint fibers."""
+    """Draw a nearly flat surface with faint fibers."""
     return np.clip(
         0.85 + rng.uniform(0.05, 0.2) * (grain(rng, size, 0.8, 1.6) - 0.5) + 0.1 * (noise(rng, size, 3) - 0.5), 0, 1
     )
 
 
 def plastic(rng: Rng, size: int) -> Field:
-    """Smooth, faintly molded surface with a broad highlight."""
+    """Draw a smooth, faintly molded surface with a broad highlight."""
     field = (
         0.55
         + rng.uniform(0.2, 0.6) * (noise(rng, size, 2) - 0.5)
@@ -181,7 +181,7 @@ def plastic(rng: Rng, size: int) -> Field:
 
 
 def ceramic(rng: Rng, size: int) -> Field:
-    """Smooth fired surface: mottling at a middle scale and fine grain."""
+    """Draw a smooth fired surface: mottling at a middle scale and fine grain."""
     mottled = octaves(rng, size, rng.uniform(5, 20), 120, rng.uniform(0.4, 0.9))
     return np.clip(
         0.5 + rng.uniform(0.1, 0.45) * (mottled - 0.5) + rng.uniform(0.05, 0.4) * (grain(rng, size, 0.6) - 0.5), 0, 1

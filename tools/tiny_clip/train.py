@@ -93,7 +93,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, their mean, optimizer, random state and clock."""
+        """Return weights, their mean, optimizer, random state and clock."""
         parts = {"model": self.model, "heads": self.heads, "optimizer": self.optimizer}
         state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
         return state | {
@@ -146,7 +146,7 @@ class Trainer:
         return self.averaged_model()
 
     def train_step(self) -> dict[str, float]:
-        """One batch, one update.
+        """Take one batch and make one update.
 
         Returns:
             The unweighted losses.
@@ -170,7 +170,7 @@ class Trainer:
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """All losses of one batch."""
+        """Compute all losses of one batch."""
         seen = encode_windows(self.model, batch.windows, self.generator)
         texts, words = encode_texts(self.model, self.tokenizer(batch.texts + batch.vocabulary)).split(
             [len(batch.texts), len(batch.vocabulary)]
@@ -201,7 +201,7 @@ class Trainer:
         return sum(dense_contrast(scores, right) for scores, right in halves)
 
     def _patch_losses(self, batch: Batch, seen: VisualOutput, texts: Tensor) -> dict[str, Tensor]:
-        """Dense CLIP and state losses on up to 384 defect and as many normal patches."""
+        """Compute dense CLIP and state losses on up to 384 defect and as many normal patches."""
         labels = batch.patch_labels.flatten()
         chosen = []
         for label in (0, 1):
@@ -216,25 +216,25 @@ class Trainer:
         }
 
     def averaged_model(self) -> CLIP:
-        """A copy of the model with the averaged weights, in evaluation mode."""
+        """Return a copy of the model with the averaged weights, in evaluation mode."""
         model = build_model(self.settings.seed, self.trained_tokens)
         model.load_state_dict(self.average)
         return model.eval()
 
 
 def _own_captions(embedded: Tensor, texts: Tensor, window: Tensor) -> Tensor:
-    """Products with the normal and abnormal caption of the own canvas, shape (n, 2)."""
+    """Compare with the normal and abnormal caption of the own canvas, shape (n, 2)."""
     own = texts.unflatten(0, (-1, 3))[window // GROUP, :2]  # (n, 2, embed_dim)
     return (own @ embedded[:, :, None])[..., 0]
 
 
 def _layer_mean(seen: VisualOutput, layers: tuple[int, ...]) -> Tensor:
-    """Mean of the hidden states after some layers, shape (n, p, width)."""
+    """Average the hidden states after some layers, shape (n, p, width)."""
     return torch.stack([seen.hidden[layer - 1] for layer in layers]).mean(0)
 
 
 def _optimizer(model: CLIP, heads: nn.Module, learning_rate: float) -> torch.optim.AdamW:
-    """AdamW; vectors and embeddings do not decay, visual layers (which start from filters) learn half as fast."""
+    """Make AdamW: vectors and embeddings do not decay; visual layers, which start from filters, learn half as fast."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in [*model.named_parameters(), *heads.named_parameters()]:
         decays = parameter.ndim >= 2 and "embedding" not in name
@@ -250,12 +250,12 @@ def _optimizer(model: CLIP, heads: nn.Module, learning_rate: float) -> torch.opt
 
 
 def schedule(step: int, progress: float, warm_up: int = 100) -> float:
-    """Linear warm-up, then a cosine to 1 %."""
+    """Return the share of the learning rate: a linear warm-up, then a cosine to 1 %."""
     return min(1.0, (step + 1) / warm_up) * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * progress)))
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """``torch.save`` under a temporary name in the same folder, then rename."""
+    """Save with ``torch.save`` under a temporary name in the same folder, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
     torch.save(state, temporary)

@@ -54,7 +54,7 @@ class Windows:
     """Cuts batches out of rendered canvases.
 
     Args:
-        pictures: Canvases, uint8, shape (n, 4, side, side); a memory map will do.
+        images: Canvases, uint8, shape (n, 4, side, side); a memory map will do.
         labels: Name, color and ground of every canvas, int64, shape (n, 3).
         patch: Patch side of the model.
         seed: Seed of the marks.
@@ -64,24 +64,24 @@ class Windows:
 
     def __init__(
         self,
-        pictures: NDArray[np.uint8],
+        images: NDArray[np.uint8],
         labels: NDArray[np.int64],
         patch: int,
         seed: int,
         strangers: Sequence[str] = (),
         marks: int = 2400,
     ) -> None:
-        self.pictures, self.labels = pictures, torch.from_numpy(labels)
+        self.images, self.labels = images, torch.from_numpy(labels)
         masks, kinds = mark_library(marks, seed)
         self.masks, self.kinds = torch.from_numpy(masks), torch.from_numpy(kinds)
         self.patch, self.strangers = patch, strangers
 
     def batch(self, groups: int, size: int, generator: torch.Generator) -> Batch:
         """Draw ``groups`` canvases and cut four ``size``-pixel windows from each."""
-        chosen = torch.randint(len(self.pictures), (groups,), generator=generator)
-        pictures = torch.from_numpy(self.pictures[chosen.sort().values.numpy()])
+        chosen = torch.randint(len(self.images), (groups,), generator=generator)
+        images = torch.from_numpy(self.images[chosen.sort().values.numpy()])
         name, color, ground = self.labels[chosen.sort().values].unbind(1)
-        cut = cut_windows(pictures, size, ground >= 0, generator)  # (g, 4, 4, size, size)
+        cut = cut_windows(images, size, ground >= 0, generator)  # (g, 4, 4, size, size)
         rgb, alpha = relight(cut[:, :, :3], generator).clamp(0, 1), cut[:, :, 3]
         mark = torch.randint(len(self.masks), (groups, 2), generator=generator)
         masks = place(self.masks[mark.flatten()][:, None].float() / 255, size, generator)
@@ -102,7 +102,7 @@ class Windows:
     def _facts(
         self, name: Tensor, color: Tensor, ground: Tensor, kinds: Tensor, alpha: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What windows and patches show: shapes (n, 4) and (n, p, 4)."""
+        """Return what windows and patches show: shapes (n, 4) and (n, p, 4)."""
         p = labels.shape[1]
         state = torch.where((labels == 1).any(1), ABNORMAL, NORMAL)
         mark = torch.full((len(name), GROUP), -1)
@@ -121,7 +121,7 @@ class Windows:
     def _captions(
         self, name: Tensor, color: Tensor, kinds: Tensor, rng: np.random.Generator
     ) -> tuple[list[str], Tensor]:
-        """Three captions for every canvas."""
+        """Return three captions for every canvas."""
         texts: list[str] = []
         facts: list[Tensor] = []
         for n, c, k in zip(name.tolist(), color.tolist(), kinds[:, 0].tolist(), strict=True):
@@ -132,11 +132,11 @@ class Windows:
         return texts, torch.cat(facts)
 
 
-def cut_windows(pictures: Tensor, size: int, whole: Tensor, generator: torch.Generator) -> Tensor:
+def cut_windows(images: Tensor, size: int, whole: Tensor, generator: torch.Generator) -> Tensor:
     """Cut four windows from every canvas.
 
     Args:
-        pictures: uint8, shape (g, channels, side, side).
+        images: uint8, shape (g, channels, side, side).
         size: Side of a window.
         whole: Shape (g,): show (nearly) the whole canvas, as for objects, instead of a small part.
         generator: Source of randomness.
@@ -144,7 +144,7 @@ def cut_windows(pictures: Tensor, size: int, whole: Tensor, generator: torch.Gen
     Returns:
         Shape (g, 4, channels, size, size) in [0, 1].
     """
-    g, channels, side, _ = pictures.shape
+    g, channels, side, _ = images.shape
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
         return torch.empty(*shape).uniform_(low, high, generator=generator)
@@ -159,7 +159,7 @@ def cut_windows(pictures: Tensor, size: int, whole: Tensor, generator: torch.Gen
     sy, sx = (scale * flip).unbind(-1)
     theta = torch.stack([cos * sx, -sin * sy, move[..., 0], sin * sx, cos * sy, move[..., 1]], -1).view(-1, 2, 3)
     grid = F.affine_grid(theta, [g * GROUP, 1, size, size], align_corners=False).view(g, GROUP * size, size, 2)
-    cut = F.grid_sample(pictures.float() / 255, grid, align_corners=False, padding_mode="reflection")
+    cut = F.grid_sample(images.float() / 255, grid, align_corners=False, padding_mode="reflection")
     quarter = torch.rand(g, generator=generator) < 0.3
     cut = cut.view(g, channels, GROUP, size, size).transpose(1, 2)
     return torch.where(quarter[:, None, None, None, None], cut.transpose(3, 4), cut)
