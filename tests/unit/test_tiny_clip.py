@@ -102,7 +102,7 @@ def test_rendering_on_many_processes_gives_the_same_canvases_and_is_done_once(tm
     written = (tmp_path / "images.npy").stat().st_mtime_ns
     render_once(tmp_path, 3, seed=5, size=48)
     assert (tmp_path / "images.npy").stat().st_mtime_ns == written
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.npy", "images.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images.npy", "labels.npy"]
 
 
 def test_a_users_own_images_join_the_canvases_under_the_name_object(tmp_path: Path) -> None:
