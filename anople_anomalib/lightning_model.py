@@ -43,7 +43,9 @@ from torchvision.transforms.v2.functional import normalize
 from .checkpoints.hooks import CheckpointHooks, check_weights
 from .data.errors import ClearDataErrors
 from .deployment.export import Export
+from .deployment.heat_maps import HeatMaps
 from .deployment.maintenance import Maintenance
+from .deployment.predictions import PredictionTable, RawScores
 from .deployment.preprocessing import ExactPreProcessor
 from .method.anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
 from .method.backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
@@ -221,13 +223,19 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         """Configure the default post-processor: normalized scores, adaptive thresholds."""
         return PostProcessor()
 
+    @staticmethod
+    def configure_visualizer() -> Visualizer:
+        """Configure the default visualizer: image, heat map and outline, with score and verdict."""
+        return HeatMaps()
+
     def configure_callbacks(self) -> list[Callback]:
         """Let the pre-processor transform evaluation batches only; training batches need the larger image."""
         callbacks = [
             EvaluationPreProcessing(callback) if callback is self.pre_processor else callback
             for callback in super().configure_callbacks()
         ]
-        return [*callbacks, ReturnOfShots(), ClearDataErrors()]
+        raw = RawScores()
+        return [raw, *callbacks, PredictionTable(raw), ReturnOfShots(), ClearDataErrors()]
 
     @property
     def learning_type(self) -> LearningType:

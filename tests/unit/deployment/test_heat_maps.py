@@ -1,0 +1,42 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The default images of a test."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from anomalib.data import PredictDataset
+from PIL import Image
+
+from anople_anomalib.deployment.heat_maps import HeatMaps
+from helpers.training import make_datamodule, make_engine, make_model
+
+
+def test_equal_names_in_different_folders_keep_their_own_images(mvtec: Path, tmp_path: Path) -> None:
+    model = make_model(epochs=1, visualizer=HeatMaps(tmp_path / "images"))
+    engine = make_engine(tmp_path)
+    engine.fit(model, datamodule=make_datamodule(mvtec))
+    for lot, color in (("A", "red"), ("B", "blue")):
+        path = tmp_path / "new" / lot / "cam1" / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (60, 40), color).save(path)
+    engine.predict(model, dataset=PredictDataset(tmp_path / "new"))
+    files = sorted((tmp_path / "images").rglob("*.png"))
+    assert [file.relative_to(tmp_path / "images").as_posix() for file in files] == ["A/cam1/0.png", "B/cam1/0.png"]
+    red, blue = (np.asarray(Image.open(file).convert("RGB"))[100, 100] for file in files)
+    assert red[0] > 200 > 50 > red[2]
+    assert blue[2] > 200 > 50 > blue[0]
+
+
+@pytest.mark.parametrize("subset", ["good", "hole"])
+def test_a_test_draws_every_image_below_its_folder(mvtec: Path, tmp_path: Path, subset: str) -> None:
+    model = make_model(epochs=1, visualizer=HeatMaps(tmp_path / "images"))
+    make_engine(tmp_path).train(model, datamodule=make_datamodule(mvtec))
+    tested = sorted(path.name for path in (mvtec / "bottle" / "test" / subset).iterdir())
+    assert tested == sorted(path.name for path in (tmp_path / "images" / subset).iterdir())
+    with Image.open(next((tmp_path / "images" / subset).iterdir())) as image:
+        assert image.width == 4 * 256  # image, ground truth, heat map, above the threshold
+        assert np.asarray(image.convert("L"))[:20].min() < 100  # the titles stand above, on white
+        assert np.median(np.asarray(image.convert("L"))[:20]) == 255

@@ -1,0 +1,129 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The table of predictions: one row per image, written as it is judged."""
+
+import csv
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.data import PredictDataset
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+
+from anople_anomalib.deployment.predictions import COLUMNS, NOT_OK, OK, TableWriter, regions_of
+from anople_anomalib.lightning_model import AnoPLe
+from helpers.folders import write_category
+from helpers.training import make_datamodule, make_engine, make_model
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a tiny data set in MVTec's layout."""
+    return write_category(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
+    """A trained miniature."""
+    model = make_model(epochs=1)
+    make_engine(tmp_path_factory.mktemp("training")).fit(model, datamodule=make_datamodule(root))
+    return model
+
+
+def rows_in(folder: Path) -> list[dict]:
+    """Rows of the one table below a folder, which both files hold."""
+    path = next(folder.rglob("predictions.jsonl"))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    with path.with_suffix(".csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["path"] for row in table] == [row["path"] for row in rows]
+    assert [json.loads(row["regions"]) for row in table] == [row["regions"] for row in rows]
+    return rows
+
+
+def test_regions_are_in_pixels_of_the_file() -> None:
+    mask, anomaly_map = torch.zeros(10, 20, dtype=torch.bool), torch.rand(10, 20) / 2
+    mask[2:4, 5:8] = mask[7, 15] = True
+    anomaly_map[3, 6], anomaly_map[7, 15] = 0.9, 0.7
+    first, second = regions_of(mask, anomaly_map, (200, 50))
+    assert first == ((50, 10, 30, 10), pytest.approx(0.9), 6 * 50)
+    assert second == ((150, 35, 10, 5), pytest.approx(0.7), 50)
+    assert regions_of(torch.zeros_like(mask), anomaly_map, (200, 50)) == []
+
+
+def test_a_test_writes_a_row_for_every_image(model: AnoPLe, root: Path, tmp_path: Path) -> None:
+    engine, datamodule = make_engine(tmp_path), make_datamodule(root)
+    engine.test(model, datamodule=datamodule)
+    rows = rows_in(tmp_path)
+    assert {row["path"] for row in rows} == set(datamodule.test_data.samples.image_path)
+    assert all(tuple(row) == COLUMNS for row in rows)
+    assert {row["category"] for row in rows} == {"bottle"}
+    for row in rows:
+        assert row["threshold"] == pytest.approx(float(model.post_processor.image_threshold))
+        assert row["verdict"] == (NOT_OK if row["score"] > row["threshold"] else OK)
+        assert row["seconds"] > 0
+
+
+def test_scores_are_the_models_own(model: AnoPLe, root: Path, tmp_path: Path) -> None:
+    batches = make_engine(tmp_path).predict(model, datamodule=make_datamodule(root))
+    rows = {row["path"]: row for row in rows_in(tmp_path)}
+    for batch in batches:
+        with torch.no_grad():
+            raw = model.model(batch.image).pred_score.flatten()
+        for path, score, normalized in zip(batch.image_path, raw, batch.pred_score, strict=True):
+            assert rows[path]["score"] == pytest.approx(score.item(), abs=1e-6)
+            assert rows[path]["normalized_score"] == pytest.approx(normalized.item(), abs=1e-6)
+
+
+def test_the_end_sums_up(model: AnoPLe, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "anople_anomalib"):
+        make_engine(tmp_path).test(model, datamodule=make_datamodule(root))
+    rows = rows_in(tmp_path)
+    bad = sum(row["verdict"] == NOT_OK for row in rows)
+    text = next(record.message for record in caplog.records if "Every image" in record.message)
+    assert text.startswith(f"{len(rows)} images: {bad} not OK, {len(rows) - bad} OK.")
+    worst = sorted(rows, key=lambda row: -row["score"])[:5]
+    assert [line.split()[-1] for line in text.splitlines()[1:-1]] == [row["path"] for row in worst]
+
+
+class _Interrupt(Callback):
+    """Stops a prediction after two batches."""
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
+        """Raise in the third batch."""
+        del trainer, pl_module
+        if args[2] == 2:
+            raise RuntimeError
+
+
+def test_what_is_finished_stays(model: AnoPLe, tmp_path: Path) -> None:
+    for number in range(5):
+        Image.new("RGB", (40, 30), (number, 90, 90)).save(tmp_path / f"{number}.png")
+    with pytest.raises(RuntimeError):
+        make_engine(tmp_path, [_Interrupt()]).predict(model, dataset=PredictDataset(tmp_path))
+    assert 2 <= len(rows_in(tmp_path)) <= 3
+
+
+def test_rows_are_on_the_disk_before_the_next_batch(tmp_path: Path) -> None:
+    row = {**dict.fromkeys(COLUMNS), "path": "a.png", "verdict": OK, "score": 0.25, "regions": []}
+    with TableWriter(tmp_path) as table:
+        table.write([row])
+        assert len(table.jsonl_path.read_text().splitlines()) == 1
+        assert len(table.csv_path.read_text().splitlines()) == 2
+        for number in range(20):
+            table.write([{**row, "path": f"{number}.png", "score": number / 20}])
+        assert [worst["score"] for worst in table.worst] == [0.95, 0.9, 0.85, 0.8, 0.75]
+
+
+def test_the_command_line_keeps_no_predictions(
+    model: AnoPLe, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/anomalib", "predict"])
+    engine = make_engine(tmp_path)
+    assert engine.predict(model, datamodule=make_datamodule(root)) is None
+    assert engine.trainer.predict_loop._predictions == []
+    assert rows_in(tmp_path)
