@@ -96,13 +96,13 @@ def draw_view_attention(
         raise ValueError(msg)
     batch = head(batch, max_rows)
     whole = attention_of(model, batch).patches[:, :, layer - 1]  # (B, 1 or 2, h, w)
-    panels = {"CLS": whole[:, 0]}
+    heats = {"CLS": whole[:, 0]}
     if learner.view_signal is not None:
-        panels[f"whole view $c_{len(learner.view_signal)}$"] = whole[:, 1]
+        heats[f"whole view $c_{len(learner.view_signal)}$"] = whole[:, 1]
         if len(learner.view_signal) > 1:
             local = attention_of(model, batch, view=local_view).patches[:, 1, layer - 1]
-            panels[f"crop $c_{local_view + 1}$"] = local
-    panels = {name: (heat / heat.mean(dim=(1, 2), keepdim=True)).numpy() for name, heat in panels.items()}
+            heats[f"crop $c_{local_view + 1}$"] = local
+    panels = {name: (heat / heat.mean(dim=(1, 2), keepdim=True)).numpy() for name, heat in heats.items()}
     return _draw_panels(panels, samples_of([batch]), layer)
 
 

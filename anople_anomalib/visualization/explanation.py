@@ -18,7 +18,7 @@ from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.training.shots import TrainingShots
 
 from .maps import TITLES
-from .passes import images_of
+from .passes import images_on
 from .samples import Sample, head, pixels_of, samples_of
 from .style import ANOMALOUS, NORMAL, SMALL, TRUTH, label_row, new_grid, show_heat, show_image, show_mask
 
@@ -115,7 +115,7 @@ def nearest_normal(model: AnoPLe, batch: ImageBatch, num_shots: int) -> list[Mat
             "traced back to images."
         )
         raise ValueError(msg)
-    features = model.model.memory_features(images_of(model, batch))
+    features = model.model.memory_features(images_on(model, batch))
     distances, rows = bank(features).float().cpu(), bank.nearest(features).cpu()
     worst = distances.argmax(dim=1)
     matches = []

@@ -14,11 +14,10 @@ from matplotlib.figure import Figure
 from anople_anomalib.lightning_model import AnoPLe
 
 from .passes import evidence_of
-from .samples import Predictions
 from .style import ANOMALOUS, NORMAL, SMALL
 
 
-def draw_features(model: AnoPLe, predictions: Predictions) -> Figure:
+def draw_features(model: AnoPLe, predictions: Sequence[ImageBatch]) -> Figure:
     """Project the features of images and of both texts by PCA: Figure 4.
 
     How to read it: every point is a test image, blue circles normal and vermillion triangles anomalous ones; the two
@@ -85,8 +84,10 @@ def _draw(points: np.ndarray, texts: np.ndarray, anomalous: np.ndarray, variance
     clouds = (("normal", ~anomalous, NORMAL, "o", "w+"), ("anomalous", anomalous, ANOMALOUS, "^", "w-"))
     for (name, mask, color, marker, text), place in zip(clouds, texts, strict=True):
         if mask.any():
-            axes.scatter(*points[mask].T, color=color, marker=marker, s=28, alpha=0.75, lw=0, label=f"{name} images")
-        axes.scatter(*place, color=color, marker="*", s=260, ec="black", label=f"text ${text[0]}^{text[1]}$", zorder=3)
+            x, y = points[mask].T
+            axes.scatter(x, y, color=color, marker=marker, s=28, alpha=0.75, lw=0, label=f"{name} images")
+        x, y = place
+        axes.scatter(x, y, color=color, marker="*", s=260, ec="black", label=f"text ${text[0]}^{text[1]}$", zorder=3)
     axes.set_xlabel(f"first component ({variance[0]:.0%} of the images' variance)", fontsize=SMALL + 1)
     axes.set_ylabel(f"second component ({variance[1]:.0%})", fontsize=SMALL + 1)
     axes.tick_params(labelsize=SMALL)

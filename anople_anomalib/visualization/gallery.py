@@ -106,12 +106,12 @@ def _rows(by_model: Mapping[str, Predictions], order: str, max_rows: int) -> lis
         if [sample.name for sample in samples] != [sample.name for sample in first]:
             msg = f"The predictions of {name!r} are for other images than those of {first_name!r}: use the same data."
             raise ValueError(msg)
-    chosen = range(len(first))
+    chosen = list(range(len(first)))
     if order == "failures":
         chosen = failures_first(first)
     elif order == "score":
         chosen = sorted(chosen, key=lambda index: -(first[index].score or 0))
-    return [tuple(samples[index] for samples in columns.values()) for index in list(chosen)[:max_rows]]
+    return [tuple(samples[index] for samples in columns.values()) for index in chosen[:max_rows]]
 
 
 def _show_prediction(sample: Sample, heat: Axes, overlay: Axes, limits: tuple[float, float]) -> None:

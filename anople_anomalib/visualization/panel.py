@@ -39,8 +39,8 @@ def draw_panel(sample: Sample, evidence: Evidence | None = None, index: int = 0)
     Returns:
         The figure.
     """
-    heats = {} if evidence is None else {"decoder": evidence.decoder, "memory": evidence.memory}
-    heats = {name: values[index].float().numpy() for name, values in heats.items() if values is not None}
+    maps = {} if evidence is None else {"decoder": evidence.decoder, "memory": evidence.memory}
+    heats = {name: values[index].float().numpy() for name, values in maps.items() if values is not None}
     first = 1 if sample.truth is None else 2  # column of the first map
     figure, grid = new_grid(1, first + len(heats) + (sample.heat is not None) + 1)
     axes = grid[0]

@@ -26,7 +26,7 @@ from .gallery import gallery_of
 from .panel import draw_panel
 from .passes import evidence_of
 from .record import Record
-from .samples import sample_of
+from .samples import collate, sample_of
 from .scores import scores_figure
 from .training_curves import PREFIX, draw_training_curves
 
@@ -120,7 +120,7 @@ class PanelVisualizer(ImageVisualizer):
             summaries["failures"] = lambda: gallery_of([[sample_of(item)] for item in record.failures], [""])
             summaries["scores"] = lambda: scores_figure({"": scores})
         if isinstance(model, AnoPLe):
-            highest = ImageBatch.collate(record.highest)
+            highest = collate(record.highest)
             summaries["attention_prompts"] = lambda: draw_prompt_attention(model, highest)
             summaries["attention_views"] = lambda: draw_view_attention(model, highest)
             if record.has_labels:

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.method.clip import recorded_attention
 from anople_anomalib.method.fusion import fuse
+from anople_anomalib.utils.batches import images_of
 
 
 class Evidence(NamedTuple):
@@ -57,7 +58,7 @@ def evidence_of(model: AnoPLe, batch: ImageBatch) -> Evidence:
         The evidence, on the CPU.
     """
     parts = model.model
-    visual = parts.encode_whole(images_of(model, batch))
+    visual = parts.encode_whole(images_on(model, batch))
     decoder = parts.decoder_map(visual)
     memory = None if parts.memory_bank is None else parts.memory_map(visual)
     return Evidence(
@@ -83,7 +84,7 @@ def attention_of(model: AnoPLe, batch: ImageBatch, view: int = -1) -> Attention:
     """
     tower, learner = model.model.clip.visual, model.model.prompt_learner
     with recorded_attention(tower) as recorded:
-        model.model.encode_whole(images_of(model, batch), view)
+        model.model.encode_whole(images_on(model, batch), view)
     weights = torch.stack(recorded, dim=1).cpu()  # (B, layers, L, L), tokens [CLS, patches, view signal, prompts]
     height, width = tower.grid
     patches, first_prompt = slice(1, 1 + height * width), weights.shape[-1] - learner().visual.shape[1]
@@ -95,6 +96,6 @@ def attention_of(model: AnoPLe, batch: ImageBatch, view: int = -1) -> Attention:
     )
 
 
-def images_of(model: AnoPLe, batch: ImageBatch) -> torch.Tensor:
+def images_on(model: AnoPLe, batch: ImageBatch) -> torch.Tensor:
     """Return the images of a batch, on the model's device."""
-    return batch.image.to(model.device)
+    return images_of(batch).to(model.device)

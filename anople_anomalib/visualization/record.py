@@ -60,7 +60,7 @@ class Record:
 
 
 def _score(item: ImageItem) -> float:
-    return float(item.pred_score)
+    return float("-inf") if item.pred_score is None else float(item.pred_score)
 
 
 def _error(item: ImageItem) -> float:

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -118,12 +118,17 @@ def select(predictions: Iterable[ImageBatch], names: Sequence[str]) -> ImageBatc
     if missing or not names:
         msg = f"There is no image {(missing or [''])[0]!r}; there are {', '.join(items)}."
         raise ValueError(msg)
-    return ImageBatch.collate([items[name] for name in names])
+    return collate([items[name] for name in names])
 
 
 def head(batch: ImageBatch, number: int) -> ImageBatch:
     """Return the first images of a batch."""
-    return batch if len(batch) <= number else ImageBatch.collate(batch.items[:number])
+    return batch if len(batch) <= number else collate(batch.items[:number])
+
+
+def collate(items: list[ImageItem]) -> ImageBatch:
+    """Join images to a batch."""
+    return cast("ImageBatch", ImageBatch.collate(items))  # anomalib declares the result as any kind of batch
 
 
 def load_images(model: AnoPLe, paths: Sequence[str | Path]) -> ImageBatch:

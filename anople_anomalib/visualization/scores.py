@@ -4,9 +4,12 @@
 """Histograms of the image-level scores, with the threshold."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from .samples import THRESHOLD, Predictions
@@ -62,12 +65,18 @@ def scores_figure(scores: Mapping[str, tuple[np.ndarray, np.ndarray]], threshold
 
 def _scores(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     """Return scores and labels of all images."""
-    if not predictions or any(batch.pred_score is None or batch.gt_label is None for batch in predictions):
+    pairs = [(batch.pred_score, batch.gt_label) for batch in predictions]
+    known = [(_flat(score), _flat(label)) for score, label in pairs if score is not None and label is not None]
+    if not pairs or len(known) < len(pairs):
         msg = "A histogram needs images with a score and a label: pass what engine.predict returns for a test set."
         raise ValueError(msg)
-    scores = [batch.pred_score.detach().float().cpu().flatten().numpy() for batch in predictions]
-    labels = [batch.gt_label.cpu().flatten().numpy() for batch in predictions]
-    return np.concatenate(scores), np.concatenate(labels).astype(bool)
+    scores, labels = (np.concatenate(column) for column in zip(*known, strict=True))
+    return scores, labels.astype(bool)
+
+
+def _flat(values: torch.Tensor | np.ndarray) -> np.ndarray:
+    """Return values of a batch in single precision, shape ``(N,)``."""
+    return torch.as_tensor(values).detach().float().cpu().flatten().numpy()
 
 
 def _draw_histogram(axes: Axes, scores: np.ndarray, anomalous: np.ndarray, threshold: float) -> None:
@@ -77,7 +86,7 @@ def _draw_histogram(axes: Axes, scores: np.ndarray, anomalous: np.ndarray, thres
     start = threshold - np.ceil((threshold - low) / width) * width
     edges = start + width * (np.arange(BINS + 3) + 1e-6)  # one lies just above the threshold
     edges[0] = min(edges[0], low)
-    _, _, (_, upper) = axes.hist(
+    _, _, bars = axes.hist(
         [scores[~anomalous], scores[anomalous]],
         bins=edges,
         stacked=True,
@@ -86,9 +95,10 @@ def _draw_histogram(axes: Axes, scores: np.ndarray, anomalous: np.ndarray, thres
         linewidth=0.5,
         label=["normal", "anomalous"],
     )
+    _, upper = cast("list[BarContainer]", bars)  # of two sets of values
     for bar in upper:
         bar.set_hatch("////")
     axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.2g}")
     axes.set_xlabel("image-level score", fontsize=SMALL + 1)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="y", integer=True)
     axes.tick_params(labelsize=SMALL)

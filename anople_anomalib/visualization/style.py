@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 NORMAL, ANOMALOUS = "#0072B2", "#D55E00"
 """Blue and vermillion of Okabe and Ito's palette, which people with any color vision can tell apart."""
@@ -37,8 +38,8 @@ def new_grid(rows: int, columns: int, cell: float = CELL, words: float = 0.15) -
     Returns:
         The figure, and its axes as an array of shape ``(rows, columns)``.
     """
-    figure = Figure(figsize=(columns * cell + 0.4, rows * (cell + words) + 0.5), dpi=110, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.05, wspace=0.01, hspace=0.01)
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=(columns * cell + 0.4, rows * (cell + words) + 0.5), dpi=110, layout=layout)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -129,7 +130,7 @@ def add_colorbar(figure: Figure, columns: np.ndarray, limits: tuple[float, float
     colors = ScalarMappable(Normalize(*limits), HEAT)
     shape = {"fraction": 0.06, "aspect": 14 * columns.shape[1], "pad": 0.02}
     bar = figure.colorbar(colors, ax=columns, location="bottom", **shape)
-    bar.locator.set_params(nbins=3)
+    bar.ax.locator_params(axis="x", nbins=3)
     bar.ax.tick_params(labelsize=SMALL - 1)
     bar.set_label(label, fontsize=SMALL)
 

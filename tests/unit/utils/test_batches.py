@@ -1,0 +1,18 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+import pytest
+import torch
+from anomalib.data import ImageBatch
+
+from anople_anomalib.utils.batches import images_of
+
+
+def test_images_of_a_batch():
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(images_of(ImageBatch(image=images)), images)
+
+
+def test_anomalib_makes_no_batch_without_images():  # which images_of relies on
+    with pytest.raises(TypeError, match="must be a torch.Tensor"):
+        ImageBatch(image=None)
