@@ -75,7 +75,7 @@ def test_every_function_says_which_figure_it_follows_and_how_to_read_it() -> Non
     functions = {name: getattr(visualization, name) for name in visualization.__all__ if name.startswith("draw_")}
     assert len(functions) == 8
     for name, function in functions.items():
-        assert "Figure" in function.__doc__ or "the paper does not have" in function.__doc__, name
+        assert "Figure" in function.__doc__ or "the paper has no such figure" in function.__doc__, name
         assert "How to read it:" in function.__doc__, name
         assert inspect.signature(function).return_annotation is Figure
 
