@@ -1,0 +1,64 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Bicubic resizing that an exported model does to the pixel as a trained one."""
+
+import torch
+from torch import nn
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv_functional
+
+
+class BicubicResize(nn.Module):
+    """torchvision's bicubic resizing with anti-aliasing, in operations that every runtime has when exported.
+
+    Args:
+        size: Height and width of the result.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Resize images.
+
+        Args:
+            images: Shape ``(B, C, H, W)``.
+
+        Returns:
+            Images of shape ``(B, C, *size)``.
+        """
+        if torch.compiler.is_compiling():
+            return resize_by_matmul(images, self.size)
+        return tv_functional.resize(images, list(self.size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+
+
+def resize_by_matmul(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize bicubically with anti-aliasing by two matmuls, one per axis.
+
+    Args:
+        images: Shape ``(..., H, W)``; H and W may be unknown when it is exported.
+        size: Height h and width w of the result.
+
+    Returns:
+        Images of shape ``(..., h, w)``.
+    """
+    rows, columns = (_weights(images, axis, length) for axis, length in zip((-2, -1), size, strict=True))
+    resized = rows @ images.flatten(end_dim=-3) @ columns.T
+    return resized.reshape(*images.shape[:-2], *size)  # a reshape keeps OpenVINO from fusing a normalization wrongly
+
+
+def _weights(images: torch.Tensor, axis: int, length: int) -> torch.Tensor:
+    """Return the weights of the pixels along an axis for every pixel of the result, shape ``(length, pixels)``.
+
+    The cubic kernel with a = -1/2, stretched over as many pixels as one of the result covers, as in Pillow.
+    """
+    pixels = 2 * torch.arange(images.shape[axis], device=images.device) + 1
+    results = 2 * torch.arange(length, device=images.device).unsqueeze(1) + 1
+    double = pixels[-1] + 1  # twice the number of pixels
+    offsets = (2 * length * pixels - double * results).abs()  # integers: exact even where a runtime takes bfloat16
+    x = offsets.to(images.dtype) / (2 * double.clamp_min(2 * length)).to(images.dtype)
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+    return weights / weights.sum(dim=1, keepdim=True)
