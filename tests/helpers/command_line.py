@@ -25,6 +25,6 @@ def data_arguments(root: Path) -> tuple[str, ...]:
     return ("--data", "MVTecAD", "--data.root", str(root), "--data.category", "bottle", "--data.num_workers", "0")
 
 
-def anomalib(verb: str, *arguments: str | Path, results: Path) -> AnomalibCLI:
-    """Run ``anomalib VERB ARGUMENTS``, on the CPU and quiet."""
-    return AnomalibCLI([verb, *map(str, arguments), *QUIET, "--default_root_dir", str(results)])
+def anomalib(command: str, *arguments: str | Path, results: Path) -> AnomalibCLI:
+    """Run ``anomalib COMMAND ARGUMENTS``, on the CPU and quiet."""
+    return AnomalibCLI([command, *map(str, arguments), *QUIET, "--default_root_dir", str(results)])

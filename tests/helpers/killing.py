@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs the ``anomalib`` command again and again, and has it killed in the middle of a training.
+"""Runs the ``anomalib`` command again and again, and has it killed in the middle of a training run.
 
 ``python -m helpers.killing RUN...`` with every RUN as JSON, ``{"arguments": [...], "signal": "SIGKILL", "epoch": 1}``,
 prints one line of JSON per run: what it ended with (a negative number for a signal). The slow imports are made once;
@@ -23,7 +23,7 @@ from anople_anomalib.lightning_model import AnoPLe
 
 
 def kill_in(epoch: int, name: str, hook: str = "on_train_batch_end") -> None:
-    """Let a training send itself a signal in a hook of an epoch, or of the validation after it."""
+    """Let a training run send itself a signal in a hook of an epoch, or of the validation after it."""
     original = getattr(AnoPLe, hook)
 
     def with_signal(self: AnoPLe, *args: object) -> None:

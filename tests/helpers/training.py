@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Trainings of a miniature model through anomalib's engine."""
+"""Training runs of a miniature model through anomalib's engine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from helpers.miniature import MINIATURE
 
 
 class Recorder(Callback):
-    """Notes what a training does."""
+    """Records what a training run does."""
 
     def __init__(self) -> None:
         self.images: list[torch.Tensor] = []
@@ -41,7 +41,7 @@ class Recorder(Callback):
         batch: Any,  # noqa: ANN401
         batch_idx: int,
     ) -> None:
-        """Note the images as the training step has seen them."""
+        """Record the images as the training step has seen them."""
         del trainer, pl_module, batch_idx
         self.images.append(batch.image.clone())
         self.paths += [Path(path).name for path in batch.image_path or []]
@@ -55,7 +55,7 @@ class Recorder(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Note after how many steps there was a validation, and whether the model was complete."""
+        """Record after how many steps there was a validation, and whether the model was finalized."""
         del batch, dataloader_idx
         if batch_idx == 0:
             self.validated_after.append(trainer.global_step)
@@ -79,7 +79,7 @@ def make_datamodule(root: Path, **arguments: Any) -> MVTecAD:  # noqa: ANN401
     return MVTecAD(**{"root": root, "category": "bottle", "num_workers": 0, **arguments})
 
 
-def assert_complete(model: AnoPLe, state: dict[str, torch.Tensor]) -> None:
+def assert_finalized(model: AnoPLe, state: dict[str, torch.Tensor]) -> None:
     """Memory and text features are those of the final prompts, in the model and in a checkpoint of it."""
     assert model.is_finalized
     state = {name: value.clone() for name, value in state.items()}

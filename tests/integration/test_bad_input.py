@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Wrong input at the command line: one sentence with the value, before any training."""
+"""Wrong input at the command line: one error message with the value, before any training run."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("_quiet_process", "_no_download")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         (["--model.backbone", "ViT-X"], "backbone must be 'anople-tiny' or a CLIP of open_clip (ViT-B-16,"),
         (["--model.backbone", "RN50"], "AnoPLe does not fit the backbone RN50: its visual tower is a ResNet"),
@@ -36,10 +36,10 @@ pytestmark = pytest.mark.usefixtures("_quiet_process", "_no_download")
         (["--data.category", "cable"], "are bottle."),
     ],
 )
-def test_one_sentence(images: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
+def test_a_clear_error_message(images: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         anomalib("fit", *MODEL, *data_arguments(images), *arguments, results=tmp_path)
-    assert sentence in str(error.value)
+    assert message in str(error.value)
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

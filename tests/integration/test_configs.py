@@ -33,9 +33,9 @@ def test_models_and_whole_runs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DATA, ids=identify)
-@pytest.mark.parametrize("verb", ["fit", "validate", "test", "train"])
-def test_data(path: Path, verb: str) -> None:
-    config = Parser([verb, "--model", "AnoPLe", "--data", str(path)], run=False).config[verb]
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "train"])
+def test_data(path: Path, command: str) -> None:
+    config = Parser([command, "--model", "AnoPLe", "--data", str(path)], run=False).config[command]
     assert config.data.class_path in path.read_text(encoding="utf-8")
     assert config.data.init_args
 

@@ -106,8 +106,8 @@ def test_a_handful_of_good_images_is_enough(layouts: Path, tmp_path: Path, numbe
     assert labels == [True, False]
 
 
-@pytest.mark.parametrize("road", ["image", "folder", "PredictDataset", "datamodule", "data loader"])
-def test_images_to_predict(datamodules: dict[str, Make], layouts: Path, tmp_path: Path, road: str) -> None:
+@pytest.mark.parametrize("source", ["image", "folder", "PredictDataset", "datamodule", "data loader"])
+def test_images_to_predict(datamodules: dict[str, Make], layouts: Path, tmp_path: Path, source: str) -> None:
     model, datamodule = make_model(epochs=1), datamodules["MVTecAD"]()
     engine = make_engine(tmp_path)
     engine.fit(model, datamodule=datamodule)
@@ -119,9 +119,9 @@ def test_images_to_predict(datamodules: dict[str, Make], layouts: Path, tmp_path
         "datamodule": {"datamodule": datamodule},
         "data loader": {"dataloaders": datamodule.test_dataloader()},
     }
-    batches = engine.predict(model, **arguments[road])
+    batches = engine.predict(model, **arguments[source])
     paths = [Path(path) for batch in batches for path in batch.image_path]
-    assert len(paths) == {"image": 1, "folder": 4, "PredictDataset": 4, "datamodule": 8, "data loader": 8}[road]
+    assert len(paths) == {"image": 1, "folder": 4, "PredictDataset": 4, "datamodule": 8, "data loader": 8}[source]
     scores = torch.cat([batch.pred_score.flatten() for batch in batches])
     assert scores[[path.parent.name in {"bad", "hole"} for path in paths]].min() >= 0.5  # the normalized threshold
     assert scores.max() <= 1

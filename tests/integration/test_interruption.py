@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The ``anomalib`` command, killed in the middle of a training and started again from its checkpoint."""
+"""The ``anomalib`` command, killed in the middle of a training run and started again from its checkpoint."""
 
 import json
 import os

@@ -26,7 +26,7 @@ METRICS = {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"}
 
 
 def train(images: Path, folder: Path, model: Any = None, data: Any = None, **trainer: Any) -> Any:  # noqa: ANN401
-    """The model and the results of a training of one epoch and a test."""
+    """The model and the results of one epoch of training and a test."""
     built = make_model(**{"epochs": 1, **(model or {})})
     results = make_engine(folder, **trainer).train(built, datamodule=make_datamodule(images, **(data or {})))
     return built, results[0]

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A training on two processes through anomalib's command line."""
+"""A training run on two processes through anomalib's command line."""
 
 import re
 import subprocess

@@ -96,7 +96,7 @@ def test_pickled_code_is_not_run_even_if_asked_for(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_truncated_and_damaged_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_truncated_and_damaged_files_are_refused_with_a_clear_error(tmp_path: Path) -> None:
     path, rng = tmp_path / "model.ckpt", random.Random(0)
     buffer = io.BytesIO()
     torch.save(CONTENT, buffer)

@@ -22,7 +22,7 @@ BANK, PROMPTS = "model.memory_bank.features", "model.prompt_learner.text_prompts
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """File of a finished training."""
+    """File of a finished training run."""
     root = tmp_path_factory.mktemp("trained")
     engine = make_engine(root)
     engine.fit(make_model(epochs=1), datamodule=make_datamodule(write_category(root / "data")))
@@ -98,21 +98,21 @@ def unchanged(model: AnoPLe, before: dict[str, torch.Tensor]) -> bool:
 def test_a_crafted_checkpoint_is_refused_and_nothing_changes(
     content: Content, mvtec: Path, tmp_path: Path, name: str
 ) -> None:
-    spoil, sentence = CRAFTED[name]
+    spoil, message = CRAFTED[name]
     spoil(content)
     torch.save(content, tmp_path / "crafted.ckpt")
     model = make_model()
     before = tensors(model)
     for load in (through_the_trainer, through_anomalibs_loader):
-        with pytest.raises(ValueError, match=f"The weights do not fit this AnoPLe .*{sentence}"):
+        with pytest.raises(ValueError, match=f"The weights do not fit this AnoPLe .*{message}"):
             load(model, tmp_path / "crafted.ckpt", mvtec)
         assert unchanged(model, before), load.__name__
-    with pytest.raises(ValueError, match=f"The weights do not fit this AnoPLe .*{sentence}"):
+    with pytest.raises(ValueError, match=f"The weights do not fit this AnoPLe .*{message}"):
         AnoPLe.load_from_checkpoint(tmp_path / "crafted.ckpt", visualizer=False)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         ({"text_context_length": 5}, r"text_prompts has shape \(3, 3, .*\) instead of \(3, 5, "),
         ({"visual_context_length": 1}, "visual_prompts has shape"),
@@ -127,11 +127,11 @@ def test_a_crafted_checkpoint_is_refused_and_nothing_changes(
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused_and_nothing_changes(
-    checkpoint: Path, mvtec: Path, arguments: dict[str, Any], sentence: str
+    checkpoint: Path, mvtec: Path, arguments: dict[str, Any], message: str
 ) -> None:
     model = make_model(**arguments)
     before = tensors(model)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         through_the_trainer(model, checkpoint, mvtec)
     assert unchanged(model, before)
 

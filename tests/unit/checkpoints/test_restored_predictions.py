@@ -48,7 +48,7 @@ def test_hyper_parameters_are_plain_data_and_rebuild_the_model(tmp_path: Path) -
 
 @pytest.fixture
 def checkpoint(mvtec: Path, tmp_path: Path) -> Path:
-    """File of a finished training."""
+    """File of a finished training run."""
     engine = make_engine(tmp_path)
     engine.fit(make_model(epochs=1), datamodule=make_datamodule(mvtec))
     return Path(engine.best_model_path)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Odd images give right results, or one sentence that names the file."""
+"""Odd images give right results, or one error message that names the file."""
 
 import functools
 from collections.abc import Callable
@@ -96,7 +96,7 @@ def test_the_wrong_extension_does_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_broken_image_is_named_in_one_sentence(tmp_path: Path, name: str) -> None:
+def test_a_broken_image_is_named_in_the_error(tmp_path: Path, name: str) -> None:
     BAD[name](tmp_path / name)
     with pytest.raises(ValueError, match=rf"^The image '.*{name}' cannot be read \(.*\): repair or remove it\.$"):
         open_image(tmp_path / name)

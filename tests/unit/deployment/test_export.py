@@ -27,7 +27,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
     """A trained model."""
     engine = make_engine(tmp_path_factory.mktemp("training"))
-    model = make_model(epochs=1, gradient_checkpointing=True)  # a matter of the training alone
+    model = make_model(epochs=1, gradient_checkpointing=True)  # a matter of training alone
     engine.fit(model, datamodule=make_datamodule(root))
     return model.eval()
 
@@ -125,7 +125,7 @@ def test_one_openvino_model_predicts_as_the_engine_does(
             assert_close(value, getattr(expected, name), atol=1e-3, rtol=0)
 
 
-def test_an_onnx_file_is_complete_and_has_a_free_batch(model: AnoPLe, tmp_path: Path) -> None:
+def test_an_onnx_file_is_whole_and_has_a_free_batch(model: AnoPLe, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     path = make_engine(tmp_path).export(model, "onnx", export_root=tmp_path, input_size=(90, 110))
@@ -153,14 +153,12 @@ def test_int8_leaves_the_memory_alone_and_keeps_the_scores(model: AnoPLe, root: 
         datamodule=make_datamodule(root),
     )
     operations = openvino.Core().read_model(path).get_ordered_ops()
-    products = [operation for operation in operations if operation.get_type_name() == "MatMul"]
-    quantized = [product for product in products if any(_is_quantized(product, port) for port in (0, 1))]
+    matmuls = [operation for operation in operations if operation.get_type_name() == "MatMul"]
+    quantized = [matmul for matmul in matmuls if any(_is_quantized(matmul, port) for port in (0, 1))]
     assert len(quantized) == 4 * 2  # the linear layers of the three blocks but the first
     bank = sorted(model.model.memory_bank.features.shape)
-    shapes = {product: product.input(1).get_partial_shape() for product in products}
-    memory = [
-        product for product in products if shapes[product].is_static and sorted(shapes[product].to_shape()) == bank
-    ]
+    shapes = {matmul: matmul.input(1).get_partial_shape() for matmul in matmuls}
+    memory = [matmul for matmul in matmuls if shapes[matmul].is_static and sorted(shapes[matmul].to_shape()) == bank]
     assert memory
     assert not set(memory) & set(quantized)
     quantized_model = openvino.Core().compile_model(path, "CPU", PRECISE)
@@ -173,8 +171,8 @@ def test_int8_leaves_the_memory_alone_and_keeps_the_scores(model: AnoPLe, root: 
             assert_close(torch.from_numpy(actual[name]), getattr(expected, name), atol=0.05, rtol=0)
 
 
-def _is_quantized(product: Any, port: int) -> bool:  # noqa: ANN401
-    return product.input(port).get_source_output().get_node().get_type_name() == "FakeQuantize"
+def _is_quantized(matmul: Any, port: int) -> bool:  # noqa: ANN401
+    return matmul.input(port).get_source_output().get_node().get_type_name() == "FakeQuantize"
 
 
 def test_int8_without_data_says_what_is_missing(model: AnoPLe) -> None:

@@ -25,7 +25,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """File of a finished training."""
+    """File of a finished training run."""
     engine = make_engine(tmp_path_factory.mktemp("training"))
     engine.fit(make_model(epochs=1), datamodule=make_datamodule(root))
     return Path(engine.best_model_path)

@@ -22,7 +22,7 @@ def test_the_model_called_outside_a_trainer_sees_the_trainers_pixels() -> None:
     assert restored(images) is images
     restored.load_checkpoint_config(exact.checkpoint_config())
     assert torch.equal(restored(images), transform(images))
-    assert isinstance(transform.transforms[0], Resize)  # the training's own transform stays
+    assert isinstance(transform.transforms[0], Resize)  # the transform of training stays
 
 
 def test_other_transforms_are_left_to_anomalib() -> None:

@@ -19,7 +19,7 @@ D = 6
 
 
 class LargestProduct(TorchFunctionMode):
-    """Notes the size of the largest matrix product."""
+    """Records the size of the largest matmul."""
 
     size = 0
 

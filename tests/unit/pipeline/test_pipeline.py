@@ -96,7 +96,7 @@ class TestGrids:
             ({"data": ["MVTecAD"]}, r"data must be a class name .* \['MVTecAD'\]"),
         ],
     )
-    def test_a_wrong_section_is_one_clear_sentence(self, change: dict[str, Any], message: str) -> None:
+    def test_a_wrong_section_is_a_clear_error(self, change: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             expand_jobs({**SECTION, **change}, "cpu")
 
@@ -329,7 +329,7 @@ class TestConfiguration:
             ({"fewshot": {**SECTION, "model": None}}, "model is missing"),
         ],
     )
-    def test_a_wrong_one_is_one_clear_sentence(self, tmp_path: Path, config: object, message: str) -> None:
+    def test_a_wrong_one_is_a_clear_error(self, tmp_path: Path, config: object, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             self.run(tmp_path, config, folder=str(tmp_path / "results"))
         assert not (tmp_path / "results").exists()

@@ -20,7 +20,7 @@ from anople_anomalib.report.published import MEAN, PUBLISHED_PATH, load_publishe
 from anople_anomalib.report.tables import TextTable, category_tables, cost_table, summary_tables
 
 ROUNDING = 0.1  # of a mean of printed figures against a printed mean
-DEVIATING_MEANS = {  # the notes in published.csv name them
+DEVIATING_MEANS = {  # the comments in published.csv name them
     ("6", "PatchCore", "1"),
     ("6", "PatchCore", "4"),
     ("6", "PromptAD", "1"),
@@ -294,7 +294,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("arguments", "message"), [([], "There is no results.csv"), (["--metrics", "speed"], "image_AUROC")]
     )
-    def test_bad_input_is_one_clear_sentence(
+    def test_bad_input_is_a_clear_error(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
     ) -> None:
         folder = tmp_path / "results"

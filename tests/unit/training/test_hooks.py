@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Trainings through anomalib's own engine."""
+"""Training runs through anomalib's own engine."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,13 +17,13 @@ from anople_anomalib.training.hooks import DefaultEpochs, class_names_of
 from anople_anomalib.training.shots import draw_normal_images, images_to_validate_on
 from anople_anomalib.utils.seeding import seeded
 from helpers.miniature import IMAGE_SIZE
-from helpers.training import Recorder, assert_complete, make_datamodule, make_engine, make_model, read
+from helpers.training import Recorder, assert_finalized, make_datamodule, make_engine, make_model, read
 
 DOUBLE = (2 * IMAGE_SIZE[0], 2 * IMAGE_SIZE[1])
 
 
 class StopAtOnce(Callback):
-    """Notes the limits of a training and lets it do nothing."""
+    """Records the limits of a training run and lets it do nothing."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop before the first step."""
@@ -55,7 +55,7 @@ def test_what_the_user_gives_is_respected(
 
 
 def test_one_training(mvtec: Path, tmp_path: Path) -> None:
-    """Validated once, after the last step, with a complete model; the checkpoint restores its predictions."""
+    """Validated once, after the last step, with a finalized model; the checkpoint restores its predictions."""
     recorder, model, datamodule = Recorder(), make_model(epochs=3, k_shot=2), make_datamodule(mvtec)
     engine = make_engine(tmp_path, [recorder])
     results = engine.train(model, datamodule=datamodule)
@@ -74,7 +74,7 @@ def test_one_training(mvtec: Path, tmp_path: Path) -> None:
     assert all(sorted(recorder.paths[2 * epoch : 2 * epoch + 2]) == drawn for epoch in range(3))
 
     assert len(model.model.memory_bank) == 2 * 16
-    assert_complete(model, read(engine.best_model_path)["state_dict"])
+    assert_finalized(model, read(engine.best_model_path)["state_dict"])
 
 
 def test_steps_are_respected_and_followed_by_one_validation(mvtec: Path, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_steps_are_respected_and_followed_by_one_validation(mvtec: Path, tmp_pat
     assert engine.trainer.global_step == 3
     assert recorder.validated_after == [3]
     assert recorder.finalize_at_validation == [True]
-    assert_complete(model, read(engine.best_model_path)["state_dict"])
+    assert_finalized(model, read(engine.best_model_path)["state_dict"])
 
 
 def test_a_stop_by_a_callback_is_followed_by_one_validation(mvtec: Path, tmp_path: Path) -> None:
@@ -96,17 +96,17 @@ def test_a_stop_by_a_callback_is_followed_by_one_validation(mvtec: Path, tmp_pat
     engine = make_engine(tmp_path, [recorder, StopAtTheThirdStep()])
     engine.fit(model, datamodule=make_datamodule(mvtec))
     assert recorder.validated_after == [3]
-    assert_complete(model, read(engine.best_model_path)["state_dict"])
+    assert_finalized(model, read(engine.best_model_path)["state_dict"])
 
 
-def test_a_stop_at_the_end_of_an_epoch_leaves_a_complete_model(mvtec: Path, tmp_path: Path) -> None:
+def test_a_stop_at_the_end_of_an_epoch_leaves_a_finalized_model(mvtec: Path, tmp_path: Path) -> None:
     """As by EarlyStopping on a training loss: too late for a validation, not for memory and text features."""
     stop = EarlyStopping("train_loss", divergence_threshold=-1.0, check_on_train_epoch_end=True)
     model = make_model(epochs=9)
     engine = make_engine(tmp_path, [stop])
     engine.fit(model, datamodule=make_datamodule(mvtec))
     assert engine.trainer.global_step == 1
-    assert_complete(model, read(engine.best_model_path)["state_dict"])
+    assert_finalized(model, read(engine.best_model_path)["state_dict"])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_the_final_prompts_count_however_validation_is_set(
     engine = make_engine(tmp_path, [recorder], max_epochs=3, **arguments)
     engine.fit(model, datamodule=make_datamodule(mvtec))
     assert recorder.validated_after == validated_after
-    assert_complete(model, read(engine.best_model_path)["state_dict"])
+    assert_finalized(model, read(engine.best_model_path)["state_dict"])
 
 
 def test_warm_up_is_linear_from_zero(mvtec: Path, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_an_interrupted_training_goes_on_from_its_last_epoch(mvtec: Path, tmp_pa
     resumed = make_engine(tmp_path, [recorder], max_epochs=3)
     resumed.fit(model, datamodule=make_datamodule(mvtec), ckpt_path=engine.best_model_path)
     assert len(recorder.losses) == 1
-    assert_complete(model, read(resumed.best_model_path)["state_dict"])
+    assert_finalized(model, read(resumed.best_model_path)["state_dict"])
 
 
 def test_a_resumed_training_is_tested_with_its_final_weights(mvtec: Path, tmp_path: Path) -> None:
@@ -188,11 +188,11 @@ def test_a_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(
                 pl_module.model.prompt_learner.visual_prompts.data[0, 0, 0] = float("inf")
 
     engine = make_engine(tmp_path, [Spoil()], max_epochs=5)
-    sentence = {
+    message = {
         "losses": r"In epoch 3 the losses are no longer finite \(image_loss\): lower prompt_lr or decoder_lr",
         "weights": r"The weights are no longer finite \(model.prompt_learner.visual_prompts\): lower prompt_lr",
     }
-    with pytest.raises(FloatingPointError, match=sentence[where]):
+    with pytest.raises(FloatingPointError, match=message[where]):
         engine.fit(make_model(), datamodule=make_datamodule(mvtec))
     kept = read(engine.best_model_path)
     assert kept["global_step"] == 2
@@ -259,7 +259,7 @@ def test_a_second_training_starts_over(mvtec: Path, tmp_path: Path) -> None:
     engine.fit(model, datamodule=datamodule)
     assert model.model.memory_bank.features.shape == first.shape
     assert not torch.equal(model.model.memory_bank.features, first)
-    assert_complete(model, read(engine.best_model_path)["state_dict"])
+    assert_finalized(model, read(engine.best_model_path)["state_dict"])
 
 
 def test_a_training_is_resumed(mvtec: Path, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_training_is_resumed(mvtec: Path, tmp_path: Path) -> None:
     assert resumed.trainer.global_step == 6
     assert len(recorder.losses) == 2
     assert recorder.validated_after == [6]
-    assert_complete(model, read(resumed.best_model_path)["state_dict"])
+    assert_finalized(model, read(resumed.best_model_path)["state_dict"])
 
 
 def test_default_epochs_give_way_to_any_number() -> None:

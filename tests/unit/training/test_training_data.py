@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What trainings through anomalib's own engine do with the data."""
+"""What training runs through anomalib's own engine do with the data."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 from anople_anomalib.method.views import resize
 from helpers.folders import SIZE
 from helpers.miniature import IMAGE_SIZE
-from helpers.training import Recorder, assert_complete, make_datamodule, make_engine, make_model, read
+from helpers.training import Recorder, assert_finalized, make_datamodule, make_engine, make_model, read
 
 DOUBLE = (2 * IMAGE_SIZE[0], 2 * IMAGE_SIZE[1])
 
@@ -29,7 +29,7 @@ def test_without_a_validation_set(mvtec: Path, tmp_path: Path) -> None:
     engine = make_engine(tmp_path)
     results = engine.train(model, datamodule=datamodule)
     assert "image_AUROC" in results[0]
-    assert_complete(model, read(engine.best_model_path)["state_dict"])
+    assert_finalized(model, read(engine.best_model_path)["state_dict"])
 
 
 def test_without_a_datamodule(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_without_a_datamodule(tmp_path: Path) -> None:
     assert len(recorder.losses) == 4
     assert model.class_names == ["object"]
     assert len(model.model.memory_bank) == 4 * 16
-    assert_complete(model, read(engine.best_model_path)["state_dict"])
+    assert_finalized(model, read(engine.best_model_path)["state_dict"])
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["finished", "failed"])
@@ -138,7 +138,7 @@ def test_a_custom_pre_processor(mvtec: Path, tmp_path: Path, size: tuple[int, in
     assert recorder.images[0].min() >= 0
     assert seen[0].shape == (4, 3, *size)
     assert seen[0].min() < -0.5  # (gray - 0.5) / 0.1
-    assert_complete(model, read(engine.best_model_path)["state_dict"])
+    assert_finalized(model, read(engine.best_model_path)["state_dict"])
 
 
 def test_without_a_pre_processor(mvtec: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_without_a_pre_processor(mvtec: Path, tmp_path: Path) -> None:
     results = engine.train(model, datamodule=make_datamodule(mvtec))
     assert recorder.images[0].shape == (1, 3, *DOUBLE)
     assert "image_AUROC" in results[0]
-    assert_complete(model, read(engine.best_model_path)["state_dict"])
+    assert_finalized(model, read(engine.best_model_path)["state_dict"])
 
 
 def test_evaluation_images_are_pre_processed_once(mvtec: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_training_is_the_same_to_the_bit_with_any_number_of_workers(mvtec: Path,
 
 
 def test_the_seeds_of_shots_and_training_are_separate(mvtec: Path, tmp_path: Path) -> None:
-    """Another draw of the same shots, all of them, is the same training; another training has the same shots."""
+    """Another draw of the same shots, all of them, is the same training run; another run has the same shots."""
     outcomes = {}
     for seed, training_seed in ((0, 0), (1, 0), (0, 1)):
         model = make_model(k_shot=3, seed=seed, training_seed=training_seed, epochs=1)

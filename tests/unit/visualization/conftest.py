@@ -21,7 +21,7 @@ SQUARE = (slice(16, 32), slice(32, 48))
 
 
 def finish(model: AnoPLe, shots: torch.Tensor) -> AnoPLe:
-    """Give a model what a training leaves behind."""
+    """Give a model what a training run leaves behind."""
     model.prepare_texts("bottle")
     model.model.refresh_text_features()
     if model.model.memory_bank is not None:

@@ -56,7 +56,7 @@ def test_an_image_without_file_label_or_prediction_is_drawn_from_its_tensor() ->
     assert sample.truth is sample.heat is sample.predicted is None
 
 
-def test_nothing_to_draw_is_said_in_a_sentence() -> None:
+def test_nothing_to_draw_is_a_clear_error() -> None:
     with pytest.raises(ValueError, match=r"There are no predictions to draw: pass what engine\.predict returns\."):
         samples_of([])
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every verb of anomalib's engine and of its command line: with a fresh, a trained and a saved model."""
+"""Every command of anomalib's engine and command line: with a fresh, a trained and a saved model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +45,7 @@ class TestSequence:
 
     @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
-        """Results of a training by name, with default batch sizes and one epoch."""
+        """Results of a training run by name, with default batch sizes and one epoch."""
         folder = tmp_path_factory.mktemp("sequence")
         model, datamodule, engine = self.objects(folder, images)
         engine.fit(model=model, datamodule=datamodule)
@@ -62,14 +62,14 @@ class TestSequence:
     def checkpoint(folder: Path) -> Path:
         return folder / "AnoPLe" / "MVTecAD" / "bottle" / "v0" / "weights" / "lightning" / "model.ckpt"
 
-    @pytest.mark.parametrize("verb", ["test", "train", "validate", "predict"])
-    def test_verbs_from_the_checkpoint(self, folder: Path, images: Path, verb: str) -> None:
+    @pytest.mark.parametrize("command", ["test", "train", "validate", "predict"])
+    def test_commands_from_the_checkpoint(self, folder: Path, images: Path, command: str) -> None:
         model, datamodule, engine = self.objects(folder, images)
-        result = getattr(engine, verb)(model=model, datamodule=datamodule, ckpt_path=str(self.checkpoint(folder)))
-        if verb in {"test", "train"}:
+        result = getattr(engine, command)(model=model, datamodule=datamodule, ckpt_path=str(self.checkpoint(folder)))
+        if command in {"test", "train"}:
             assert result[0]["image_AUROC"] > 0.5
             assert result[0]["pixel_AUROC"] > 0.5
-        elif verb == "predict":
+        elif command == "predict":
             labels = torch.cat([batch.pred_label for batch in result])
             assert labels.numel() == 8
             assert labels.any()
@@ -129,7 +129,7 @@ def _load_openvino(path: Path, image: Path) -> bool:
 LOADERS = {"torch": _load_torch, "onnx": _load_onnx, "openvino": _load_openvino}
 
 
-def test_a_model_in_memory_takes_every_verb(images: Path, tmp_path: Path) -> None:
+def test_a_model_in_memory_takes_every_command(images: Path, tmp_path: Path) -> None:
     model, datamodule = make_model(), make_datamodule(images)
     engine = make_engine(tmp_path)
     engine.fit(model, datamodule=datamodule)
@@ -145,7 +145,7 @@ def test_a_model_in_memory_takes_every_verb(images: Path, tmp_path: Path) -> Non
 
 
 class TestCommandLine:
-    """``anomalib VERB --model AnoPLe``."""
+    """``anomalib COMMAND --model AnoPLe``."""
 
     @pytest.fixture(scope="class")
     def checkpoint(self, tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
@@ -160,9 +160,9 @@ class TestCommandLine:
         assert len(list(folder.rglob("images/*/*.png"))) == 8
         assert (folder / "weights" / "lightning" / "model.ckpt").is_file()
 
-    @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-    def test_verbs_from_a_checkpoint(self, checkpoint: Path, images: Path, tmp_path: Path, verb: str) -> None:
-        cli = anomalib(verb, *MODEL, *data_arguments(images), "--ckpt_path", checkpoint, results=tmp_path)
+    @pytest.mark.parametrize("command", ["validate", "test", "predict"])
+    def test_commands_from_a_checkpoint(self, checkpoint: Path, images: Path, tmp_path: Path, command: str) -> None:
+        cli = anomalib(command, *MODEL, *data_arguments(images), "--ckpt_path", checkpoint, results=tmp_path)
         assert cli.model.is_finalized
         assert cli.model.drawn_samples["bottle"]
 
@@ -186,8 +186,8 @@ class TestCommandLine:
         anomalib("export", *MODEL, "--export_type", "torch", "--ckpt_path", checkpoint, results=tmp_path)
         assert (tmp_path / "weights" / "torch" / "model.pt").is_file()
 
-    @pytest.mark.parametrize("verb", ["validate", "test", "predict", "export"])
-    def test_an_untrained_model_is_refused(self, images: Path, tmp_path: Path, verb: str) -> None:
-        data = ("--export_type", "torch") if verb == "export" else data_arguments(images)
+    @pytest.mark.parametrize("command", ["validate", "test", "predict", "export"])
+    def test_an_untrained_model_is_refused(self, images: Path, tmp_path: Path, command: str) -> None:
+        data = ("--export_type", "torch") if command == "export" else data_arguments(images)
         with pytest.raises(RuntimeError, match="This AnoPLe is not trained: run `fit` or `train` first, or pass"):
-            anomalib(verb, *MODEL, *data, results=tmp_path)
+            anomalib(command, *MODEL, *data, results=tmp_path)
