@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from threading import get_ident
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from importlib.abc import Loader
@@ -62,7 +62,9 @@ class _HookedLoader:
     def exec_module(self, module: ModuleType) -> None:
         """Run the module's code, then the registrations that waited for it."""
         name = module.__name__
-        module.__spec__.loader = module.__loader__ = self.loader
+        module.__loader__ = self.loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
         if name in _REGISTRATIONS:
             self.loader.exec_module(module)
             _pending.add(name)
@@ -100,7 +102,7 @@ class _Finder:
         finally:
             self.asking.remove(question)
         if spec is not None and spec.loader is not None:  # a namespace package has no loader
-            spec.loader = _HookedLoader(spec.loader)
+            spec.loader = cast("Loader", _HookedLoader(spec.loader))  # importlib.abc costs too much to derive from it
         return spec
 
     def _ask_finders_behind(

@@ -90,11 +90,11 @@ class FewShotPipeline(Pipeline):
         failed = sum(row["status"] == FAILED for row in rows)
         print(f"{len(rows)} jobs are in {ResultsTable(self.folder).path}; {failed} of them failed.")
 
-    def _get_args(self, args: Namespace) -> dict[str, Any]:
+    def _get_args(self, args: Namespace | None) -> dict[str, Any]:
         """Read the configuration and take out of its section what is not part of a job.
 
         Args:
-            args: ``config`` and ``folder``.
+            args: ``config`` and ``folder``; ``None`` reads the command line.
 
         Returns:
             The configuration with the keys ``accelerator``, ``processes`` and ``fewshot``.
@@ -102,6 +102,7 @@ class FewShotPipeline(Pipeline):
         Raises:
             ValueError: If a key is missing or not known.
         """
+        args = args or self.get_parser().parse_args()
         config = super()._get_args(args)
         section = config.get(FewShotJob.name) if isinstance(config, Mapping) else None
         if not isinstance(section, Mapping):

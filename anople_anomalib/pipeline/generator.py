@@ -33,7 +33,7 @@ class FewShotJobGenerator(JobGenerator):
         """The class of the jobs."""
         return FewShotJob
 
-    def generate_jobs(
+    def generate_jobs(  # type: ignore[override]  # anomalib's runners take any iterable, and show the length of a list
         self,
         args: dict[str, Any] | None = None,
         prev_stage_result: PREV_STAGE_RESULT = None,

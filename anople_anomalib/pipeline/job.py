@@ -130,7 +130,7 @@ def _fit_and_test(
     start = time.perf_counter()
     engine.fit(model, datamodule=datamodule)
     fit_seconds = time.perf_counter() - start
-    costs = {
+    costs: dict[str, float | None] = {
         "fit_seconds": fit_seconds,
         "trainable_parameters": trained_parameters(engine.trainer),
         "checkpoint_mb": checkpoint_megabytes(engine.trainer, root),

@@ -11,6 +11,8 @@ import torch
 from anomalib.data import Batch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from anople_anomalib.utils.batches import images_of
+
 MEGABYTE = 1e6
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -59,7 +61,7 @@ class InferenceSpeed(Callback):
         """Stop the clock."""
         del trainer, outputs, batch_idx, dataloader_idx
         _finish(pl_module.device)
-        self._times.append((len(batch.image), time.perf_counter() - self._start))
+        self._times.append((len(images_of(batch)), time.perf_counter() - self._start))
 
 
 class PeakMemory:

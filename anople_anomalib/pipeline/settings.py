@@ -149,7 +149,7 @@ def _job_settings(settings: Mapping[str, Any], accelerator: str) -> JobSettings:
 
 def _class_settings(name: str, value: Any, known: tuple[str, ...]) -> dict[str, Any]:  # noqa: ANN401
     """Return the settings of a class as a mapping with ``class_path`` and ``init_args``."""
-    settings = {"class_path": value} if isinstance(value, str) else value
+    settings: Any = {"class_path": value} if isinstance(value, str) else value
     if not isinstance(settings, Mapping):
         msg = f"{name} must be a class name or a mapping with class_path and init_args, but it is {value!r}."
         raise ValueError(msg)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from .groups import groups
 from .measured import MEASURED, Results
 from .published import MEAN, load_published, method_key
 
@@ -29,12 +30,12 @@ def measured_cells(values: pd.DataFrame) -> pd.DataFrame:
         of the table; where no seed has, its ``mean`` is ``NaN``.
     """
     cells: list[dict[str, Any]] = []
-    for table, group in values.groupby(TABLE, sort=False):
+    for table, group in groups(values, *TABLE):
         known = dict(zip(TABLE, table, strict=True))
         all_categories = group["category"].nunique()
-        for method, own in group.groupby("method", sort=False):
+        for (method,), own in groups(group, "method"):
             cell = {**known, "method": method, "source": MEASURED, "key": method_key(method)}
-            for category, rows in own.groupby("category", sort=False):
+            for (category,), rows in groups(own, "category"):
                 cells.append({**cell, "category": category, "categories": 1, **_statistics(rows["value"].tolist())})
             by_seed = own.groupby("seed")["value"].agg(["count", "mean"])
             complete = by_seed[by_seed["count"] == all_categories]["mean"].tolist()

@@ -10,6 +10,7 @@ import pandas as pd
 from anople_anomalib.pipeline.settings import split_categories
 
 from .cells import shots_text
+from .groups import groups
 from .measured import Results
 from .published import MEAN, load_published
 
@@ -31,23 +32,23 @@ def gaps(results: Results) -> list[str]:
 
 def _failed(jobs: pd.DataFrame) -> Iterator[str]:
     """Name every job that failed, with its error, the seeds of one method in one line."""
-    for key, group in jobs.groupby([*JOB, "error"], sort=False):
+    for key, group in groups(jobs, *JOB, "error"):
         yield f"Failed: {_name(group)}: {key[-1]}"
 
 
 def _not_run(jobs: pd.DataFrame) -> Iterator[str]:
     """Name the planned jobs without a result, the seeds of one method in one line."""
     if not jobs.empty:
-        for _, group in jobs.groupby(JOB, sort=False):
+        for _, group in groups(jobs, *JOB):
             yield f"Not run: {_name(group)}."
 
 
 def _seeds(values: pd.DataFrame) -> Iterator[str]:
     """Name the seeds and the categories that another method of the same table has and this one lacks."""
-    for key, table in values.groupby(GROUP, sort=False):
+    for key, table in groups(values, *GROUP):
         where = f"on {key[0]}, {key[1]}, {shots_text(key[2])}"
-        wanted = {category: set(rows["seed"]) for category, rows in table.groupby("category")}
-        for method, own in table.groupby("method", sort=False):
+        wanted = {category: set(rows["seed"]) for (category,), rows in groups(table, "category", sort=True)}
+        for (method,), own in groups(table, "method"):
             for category, seeds in wanted.items():
                 missing = sorted(seeds - set(own.loc[own["category"] == category, "seed"]))
                 if missing:
@@ -61,7 +62,7 @@ def _categories(results: Results) -> Iterator[str]:
     """Name the categories of the paper's data sets that nothing was measured on."""
     published = load_published()
     published = published[published["category"] != MEAN]
-    for (dataset, setting), values in results.values.groupby(["dataset", "setting"], sort=False):
+    for (dataset, setting), values in groups(results.values, "dataset", "setting"):
         known = set(published.loc[published["dataset"] == dataset, "category"])
         missing = sorted(known - set(values["category"]))
         if missing:

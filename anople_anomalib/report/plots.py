@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from .cells import sorted_shots
+from .groups import groups
 from .measured import MEASURED, Results
 from .published import MEAN, PUBLISHED
 
@@ -41,7 +42,7 @@ def draw_plots(measured: pd.DataFrame, published: pd.DataFrame, results: Results
     means = means[means["metric"].str.endswith("AUROC")]
     styles = {method: number for number, method in enumerate(means["method"].unique())}
     paths = []
-    for (dataset, setting, metric), cells in means.groupby(["dataset", "setting", "metric"], sort=False):
+    for (dataset, setting, metric), cells in groups(means, "dataset", "setting", "metric"):
         name = f"{dataset}_{setting}_{metric}"
         if cells["shots"].nunique() > 1:
             beside = published[(published["dataset"] == dataset) & (published["metric"] == metric)]
@@ -57,7 +58,7 @@ def _draw_shots(cells: pd.DataFrame, published: pd.DataFrame, styles: dict[str, 
     figure, axes = _new_figure(cells)
     places = {shots: number for number, shots in enumerate(sorted_shots(cells["shots"].unique()))}
     published = published[published["shots"].isin(places)]
-    for method, own in cells.groupby("method", sort=False):
+    for (method,), own in groups(cells, "method"):
         color, marker = _style(styles[method])
         for source, line in ((MEASURED, own), *_by_setting(published[published["key"].isin(own["key"])])):
             line = line.assign(place=line["shots"].map(places)).sort_values("place")
@@ -81,7 +82,7 @@ def _draw_shots(cells: pd.DataFrame, published: pd.DataFrame, styles: dict[str, 
 def _draw_speed(cells: pd.DataFrame, jobs: pd.DataFrame, styles: dict[str, int], path: Path) -> Path:
     """Draw AUROC against images per second, both measured, one point per method and number of shots."""
     figure, axes = _new_figure(cells)
-    for method, own in cells.groupby("method", sort=False):
+    for (method,), own in groups(cells, "method"):
         color, marker = _style(styles[method])
         same = jobs[(jobs["method"] == method) & jobs["dataset"].isin(own["dataset"])]
         same = same[same["setting"].isin(own["setting"])]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from .cells import TABLE, cell_text, ranks, shots_text, sorted_shots
+from .groups import groups
 from .measured import MEASURED, PERCENT, Results
 from .published import MEAN, PUBLISHED
 
@@ -64,7 +65,7 @@ def category_tables(measured: pd.DataFrame, published: pd.DataFrame) -> list[Tex
     Returns:
         The tables by data set, setting, metric and number of shots.
     """
-    tables = {tuple(key): cells for key, cells in measured.groupby(TABLE, sort=False)}
+    tables = dict(groups(measured, *TABLE))
     metrics = list(measured["metric"].unique())
     shots = sorted_shots(measured["shots"].unique())
     order = sorted(tables, key=lambda key: (*key[:2], metrics.index(key[2]), shots.index(key[3])))
@@ -76,9 +77,9 @@ def _category_table(key: dict[str, str], measured: pd.DataFrame, published: pd.D
     for name in ("dataset", "metric", "shots"):
         published = published[published[name] == key[name]]
     columns: list[tuple[str, pd.DataFrame]] = []
-    for method, cells in measured.groupby("method", sort=False):
+    for (method,), cells in groups(measured, "method"):
         columns.append((method, cells))
-        for setting, beside in published[published["key"].isin(cells["key"])].groupby("setting"):
+        for (setting,), beside in groups(published[published["key"].isin(cells["key"])], "setting", sort=True):
             columns.append((f"{beside['method'].iloc[0]}, paper ({setting})", beside))
     categories = sorted(set(measured["category"]) - {MEAN})
     rows = []
@@ -105,7 +106,7 @@ def summary_tables(measured: pd.DataFrame, published: pd.DataFrame) -> list[Text
     means = cells[cells["category"] == MEAN]
     return [
         _summary_table(dataset, setting, means[(means["dataset"] == dataset) & (means["setting"] == setting)])
-        for dataset, setting in measured.groupby(["dataset", "setting"], sort=False).groups
+        for (dataset, setting), _ in groups(measured, "dataset", "setting")
     ]
 
 
@@ -131,8 +132,8 @@ def _summary_table(dataset: str, setting: str, means: pd.DataFrame) -> TextTable
 
 def cost_table(results: Results) -> TextTable:
     """Return what the methods cost: the median over all jobs of a method that succeeded, all of it measured."""
-    rows = []
-    for (method, dataset, setting), jobs in results.done.groupby(["method", "dataset", "setting"], sort=False):
+    rows: list[list[tuple[str, int | None]]] = []
+    for (method, dataset, setting), jobs in groups(results.done, "method", "dataset", "setting"):
         cells = [_short_number(pd.to_numeric(jobs[cost]).median()) for cost in COSTS]
         accelerators = ", ".join(jobs["accelerator"].unique())
         rows.append([(text, None) for text in (method, dataset, setting, accelerators, str(len(jobs)), *cells)])
