@@ -42,6 +42,7 @@ from torchvision.transforms.v2.functional import normalize
 
 from .checkpoints.hooks import CheckpointHooks, check_weights
 from .data.errors import ClearDataErrors
+from .data.wrapping import class_names_of
 from .deployment.export import Export
 from .deployment.heat_maps import HeatMaps
 from .deployment.maintenance import Maintenance
@@ -55,7 +56,9 @@ from .method.prompt_templates import clean_class_names, prompt_texts, state_temp
 from .method.state_checks import require_finite
 from .method.torch_model import AnoPLeModel, TrainingOutput
 from .method.views import cut_masks, cut_views, double, num_views, resize
-from .training.hooks import EvaluationPreProcessing, FewShotTraining, ReturnOfShots, class_names_of
+from .training.hooks import FewShotTraining
+from .training.pre_processing import EvaluationPreProcessing
+from .training.scoped_changes import ScopedChanges
 from .utils.arguments import as_list, check_integer, check_k_shot, check_rates
 from .utils.seeding import seeded
 
@@ -235,7 +238,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
             for callback in super().configure_callbacks()
         ]
         raw = RawScores()
-        return [raw, *callbacks, PredictionTable(raw), ReturnOfShots(), ClearDataErrors()]
+        return [raw, *callbacks, PredictionTable(raw), ScopedChanges(), ClearDataErrors()]
 
     @property
     def learning_type(self) -> LearningType:

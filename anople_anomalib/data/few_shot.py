@@ -29,17 +29,12 @@ import pandas as pd
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.errors import MisMatchError
-from anomalib.data.utils import LabelName
+
+from anople_anomalib.utils.arguments import check_k_shot
 
 from .errors import clear_error
-from .sampling import (
-    check_sample_list,
-    draw_shots,
-    match_samples,
-    read_sample_list,
-    relative_names,
-    write_sample_list,
-)
+from .sampling import check_sample_list, read_sample_list, write_sample_list
+from .shots import draw_normal_images
 from .wrapping import build_datamodule, choose_categories, split_by_category
 
 logger = logging.getLogger(__name__)
@@ -97,9 +92,7 @@ class FewShot(AnomalibDataModule):
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
     ) -> None:
-        if k_shot is not None and (isinstance(k_shot, bool) or not isinstance(k_shot, int) or k_shot < 1):
-            msg = f"k_shot must be a positive integer or None for all images, but it is {k_shot!r}."
-            raise ValueError(msg)
+        check_k_shot(k_shot)
         wrapped = build_datamodule(datamodule)
         super().__init__(
             train_batch_size=wrapped.train_batch_size if train_batch_size is None else train_batch_size,
@@ -163,7 +156,8 @@ class FewShot(AnomalibDataModule):
         subsets: dict[str, list[AnomalibDataset]] = {"train_data": [], "val_data": [], "test_data": []}
         for category, wrapped in self._wrapped.items():
             _set_up(wrapped, category, stage)
-            shots, drawn[category] = self._draw(wrapped.train_data, category)
+            wanted = None if self.samples is None else self.samples[category]
+            shots, drawn[category] = draw_normal_images(wrapped.train_data, self.k_shot, self.seed, category, wanted)
             logger.info("Training images of %s: %s", category, ", ".join(drawn[category]))
             for name, parts in subsets.items():
                 part = shots if name == "train_data" else getattr(wrapped, name, None)  # there may be no validation set
@@ -174,29 +168,6 @@ class FewShot(AnomalibDataModule):
         for name, parts in subsets.items():
             if parts:
                 setattr(self, name, _join(parts, self.category))
-
-    def _draw(self, dataset: AnomalibDataset, category: str) -> tuple[AnomalibDataset, list[str]]:
-        """Draw the shots of one category.
-
-        Args:
-            dataset: The category's training set.
-            category: Its name.
-
-        Returns:
-            The data set of the shots alone, and their names.
-        """
-        samples = dataset.samples
-        if "label_index" in samples:
-            samples = samples[samples.label_index == LabelName.NORMAL]
-        names = relative_names(samples.image_path)
-        if self.samples is None:
-            chosen = draw_shots(names, self.k_shot, self.seed, category)
-        else:
-            chosen = match_samples(names, self.samples[category], category)
-        if not chosen:
-            msg = f"Category '{category}' of {self.name} has no normal training images."
-            raise ValueError(msg)
-        return dataset.subsample(samples.index[chosen].tolist()), [names[index] for index in chosen]
 
     def _create_test_split(self) -> None:
         """Do nothing: the wrapped datamodule made its test set."""

@@ -24,6 +24,8 @@ from typing import Any
 
 import yaml
 
+from anople_anomalib.utils.arguments import check_k_shot
+
 _JSON_SUFFIXES = (".json",)
 _YAML_SUFFIXES = (".yaml", ".yml")
 
@@ -45,11 +47,9 @@ def draw_shots(names: Sequence[str], k_shot: int | None, seed: int, category: st
     Raises:
         ValueError: If ``k_shot`` is not positive or larger than the number of images.
     """
+    check_k_shot(k_shot)
     if k_shot is None:
         return list(range(len(names)))
-    if k_shot < 1:
-        msg = f"k_shot must be a positive number or None for all images, but it is {k_shot}."
-        raise ValueError(msg)
     if k_shot > len(names):
         msg = (
             f"k_shot={k_shot} asks for more images than there are: category '{category}' has {len(names)} normal "

@@ -127,6 +127,20 @@ def known_categories(datamodule: AnomalibDataModule) -> list[str]:
     return published or folders or [datamodule.category]
 
 
+def class_names_of(datamodule: AnomalibDataModule | None) -> str | list[str]:
+    """Return the class names that a datamodule stands for: its categories, else its category, else its name.
+
+    Args:
+        datamodule: The datamodule of a training run, if there is one.
+
+    Returns:
+        One name or several; ``"object"`` without a datamodule.
+    """
+    if datamodule is None:
+        return "object"
+    return list(getattr(datamodule, "categories", [])) or datamodule.category or datamodule.name or "object"
+
+
 def split_by_category(datamodule: AnomalibDataModule, categories: Sequence[str]) -> dict[str, AnomalibDataModule]:
     """Make one datamodule per category.
 

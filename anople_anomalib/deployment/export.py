@@ -46,7 +46,7 @@ class Export(LightningModule):
         Raises:
             RuntimeError: If the model is not trained.
         """
-        self._require_training()
+        self.require_training()
         return Detector(self.pre_processor, self.model, self.post_processor)
 
 

@@ -46,7 +46,7 @@ class Maintenance(LightningModule):
             FileNotFoundError: If there is no such file or folder.
             ValueError: If there is no image, one cannot be read, or a tensor has another shape or range.
         """
-        self._require_training()
+        self.require_training()
         if self.model.memory_bank is None:
             msg = "This model was trained with use_memory=False: it has no memory bank that could be extended."
             raise RuntimeError(msg)
@@ -70,7 +70,7 @@ class Maintenance(LightningModule):
             ValueError: If there are fewer than two images, one is in the memory or cannot be read, or a tensor has
                 another shape or range.
         """
-        self._require_training()
+        self.require_training()
         if not isinstance(self.post_processor, PostProcessor):
             msg = "This model has no post-processor of anomalib: there are no thresholds to compute."
             raise RuntimeError(msg)
@@ -92,7 +92,7 @@ class Maintenance(LightningModule):
         Raises:
             RuntimeError: If the model is not trained.
         """
-        self._require_training()
+        self.require_training()
         trainer = Trainer(logger=False, accelerator="cpu", enable_model_summary=False, enable_progress_bar=False)
         trainer.strategy.connect(self)
         guard_checkpoints(trainer)

@@ -79,3 +79,21 @@ def require_finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:
                 "checkpoint, if there is one, is from before."
             )
             raise FloatingPointError(msg)
+
+
+def require_trained(name: str, *, trained: bool) -> None:
+    """Refuse to use what was not trained.
+
+    Args:
+        name: Name of the model's class.
+        trained: Whether it is trained.
+
+    Raises:
+        RuntimeError: If it is not.
+    """
+    if not trained:
+        msg = (
+            f"This {name} is not trained: run `fit` or `train` first, or pass the checkpoint of a finished training "
+            "run as ckpt_path."
+        )
+        raise RuntimeError(msg)

@@ -7,22 +7,28 @@ Lightning hands each process of an evaluation the same number of images. Where t
 count twice in the metrics and thresholds.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from lightning.pytorch import Trainer
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, DistributedSampler
 
+from anople_anomalib.utils.scoped import replaced
 
-def evaluate_once(trainer: Trainer) -> None:
-    """Let the processes of a trainer share out the images of an evaluation without repeating any.
+
+@contextmanager
+def evaluated_once(trainer: Trainer) -> Iterator[None]:
+    """Within the block, let the processes of a trainer share out an evaluation's images without repeating any.
 
     Does nothing for one process, for data loaders that come without a datamodule, and for fewer images than processes.
-    Undone by :func:`restore_evaluation`.
 
     Args:
         trainer: The trainer, before it makes its data loaders.
     """
     strategy, datamodule = trainer.strategy, getattr(trainer, "datamodule", None)
     if trainer.world_size == 1 or datamodule is None:
+        yield
         return
     process = type(strategy).process_dataloader
 
@@ -32,12 +38,8 @@ def evaluate_once(trainer: Trainer) -> None:
             _repeat_nothing(loader)
         return process(strategy, loader)
 
-    strategy.process_dataloader = process_dataloader
-
-
-def restore_evaluation(trainer: Trainer) -> None:
-    """Undo :func:`evaluate_once`."""
-    vars(trainer.strategy).pop("process_dataloader", None)
+    with replaced(strategy, "process_dataloader", process_dataloader):
+        yield
 
 
 def send_buffers(trainer: Trainer, *, send: bool) -> None:

@@ -6,19 +6,21 @@
 import copy
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from math import ceil, sqrt
 
-import pandas as pd
 import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule
 from anomalib.data.datasets import AnomalibDataset
-from anomalib.data.utils import LabelName
 from torch.utils.data import DataLoader, Sampler
 from torchvision.transforms.v2 import Compose, InterpolationMode, RandomAffine, Resize, Transform
+from typing_extensions import Self
 
 from anople_anomalib.data.sampling import draw_shots, relative_names
+from anople_anomalib.data.shots import draw_normal_images, normal_samples
 from anople_anomalib.method.views import double
+from anople_anomalib.utils.scoped import replaced
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +31,11 @@ _ROTATION = RandomAffine(degrees=(45, 45), scale=(sqrt(2), sqrt(2)), interpolati
 
 
 class TrainingShots:
-    """A loan of shots from a datamodule.
+    """The shots of a datamodule, and a loan of them to it.
 
-    While it lasts, the datamodule's training set holds the shots alone, at twice the model's resolution, and its
-    training data loader gives one image at a time; where it has no validation images, :func:`images_to_validate_on`
-    stand in for them. :meth:`give_back` restores it.
+    Within a ``with`` block, the datamodule's training set holds the shots alone, at twice the model's resolution, and
+    its training data loader gives one image at a time; where it has no validation images,
+    :func:`images_to_validate_on` stand in for them. After the block, whatever ended it, all is as it was.
 
     Args:
         datamodule: The datamodule, set up. If it draws shots itself (it has ``drawn_samples``), they are taken as
@@ -58,35 +60,38 @@ class TrainingShots:
         image_size: tuple[int, int],
         order_seed: int = 0,
     ) -> None:
-        self._datamodule = datamodule
-        self._train_data, self._val_data = datamodule.train_data, getattr(datamodule, "val_data", None)
+        self._datamodule, self._seed, self._image_size = datamodule, seed, image_size
         drawn = getattr(datamodule, "drawn_samples", None)
         if drawn:
             self.names = {category: list(names) for category, names in drawn.items()}
-            shots = datamodule.train_data
+            self._shots = datamodule.train_data
         else:
             category = datamodule.category or datamodule.name
-            shots, names = draw_normal_images(datamodule.train_data, k_shot, seed, category)
+            self._shots, names = draw_normal_images(datamodule.train_data, k_shot, seed, category)
             self.names = {category: names}
+        self._plain = _with_augmentations(self._shots, None)
+        self._sampler = EpochSampler(len(self._shots), order_seed)
+        self._loan = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Lend the datamodule the shots in place of its training set."""
         for category, names in self.names.items():
             logger.info("Shots of %s: %s", category, ", ".join(names))
-        self._plain = _with_augmentations(shots, None)
-        resized = _append(datamodule.train_augmentations, _resize(double(image_size)))
-        datamodule.train_data = _with_augmentations(shots, resized)
-        if not self._val_data:
-            logger.info("There are no validation images: the thresholds come from normal training images.")
-            datamodule.val_data = images_to_validate_on(self._train_data, shots, seed, image_size)
-        self._sampler = EpochSampler(len(shots), order_seed)
-        datamodule.train_dataloader = self._train_dataloader
+        datamodule, whole = self._datamodule, self._datamodule.train_data
+        resized = _append(datamodule.train_augmentations, _resize(double(self._image_size)))
+        with ExitStack() as loan:
+            loan.enter_context(replaced(datamodule, "train_data", _with_augmentations(self._shots, resized)))
+            if not getattr(datamodule, "val_data", None):
+                logger.info("There are no validation images: the thresholds come from normal training images.")
+                stand_in = images_to_validate_on(whole, self._shots, self._seed, self._image_size)
+                loan.enter_context(replaced(datamodule, "val_data", stand_in))
+            loan.enter_context(replaced(datamodule, "train_dataloader", self._train_dataloader))
+            self._loan = loan.pop_all()
+        return self
 
-    def give_back(self) -> None:
+    def __exit__(self, *error: object) -> None:
         """Restore the datamodule's own sets and data loader."""
-        self._datamodule.train_data = self._train_data
-        if self._val_data is not None:
-            self._datamodule.val_data = self._val_data
-        elif hasattr(self._datamodule, "val_data"):
-            del self._datamodule.val_data
-        del self._datamodule.train_dataloader
+        self._loan.close()
 
     def __len__(self) -> int:
         """Return the number of shots."""
@@ -146,35 +151,6 @@ class EpochSampler(Sampler[int]):
         yield from torch.randperm(self._length, generator=generator).tolist()
 
 
-def draw_normal_images(
-    dataset: AnomalibDataset,
-    k_shot: int | None,
-    seed: int,
-    category: str,
-) -> tuple[AnomalibDataset, list[str]]:
-    """Draw shots from the normal images of a training set, independently of the order of its files.
-
-    Args:
-        dataset: A training set of anomalib.
-        k_shot: Number of shots; ``None`` for all.
-        seed: Seed of the draw.
-        category: Category, part of the seed and named in errors.
-
-    Returns:
-        The data set of the shots alone, and their names relative to the folder that all normal images share.
-
-    Raises:
-        ValueError: If there are fewer normal images than shots, or none.
-    """
-    samples = _normal(dataset.samples)
-    paths = relative_names(samples.image_path)
-    if not paths:
-        msg = f"The training set of category '{category}' has no normal images: AnoPLe needs at least one."
-        raise ValueError(msg)
-    chosen = draw_shots(paths, k_shot, seed, category)
-    return dataset.subsample(samples.index[chosen].tolist()), [paths[index] for index in chosen]
-
-
 def images_to_validate_on(
     dataset: AnomalibDataset,
     shots: AnomalibDataset,
@@ -195,7 +171,7 @@ def images_to_validate_on(
     Returns:
         A data set of normal images with empty masks.
     """
-    samples = _normal(dataset.samples)
+    samples = normal_samples(dataset)
     others = samples[~samples.image_path.isin(shots.samples.image_path)]
     if len(others) == 0:
         rotated = Compose([_resize(image_size), _ROTATION])
@@ -203,10 +179,6 @@ def images_to_validate_on(
     names = relative_names(others.image_path)
     chosen = draw_shots(names, min(len(names), MAX_VALIDATION_IMAGES), seed, "validation")
     return _with_augmentations(_with_empty_masks(dataset, others.index[chosen]), _resize(image_size))
-
-
-def _normal(samples: pd.DataFrame) -> pd.DataFrame:
-    return samples[samples.label_index == LabelName.NORMAL] if "label_index" in samples else samples
 
 
 def _with_empty_masks(dataset: AnomalibDataset, indices: Iterable[int]) -> AnomalibDataset:

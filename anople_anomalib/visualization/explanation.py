@@ -75,14 +75,11 @@ def shots_of(model: AnoPLe, datamodule: AnomalibDataModule) -> list[Shot]:
         datamodule.prepare_data()
         datamodule.setup()
     hparams = model.hparams
-    loan = TrainingShots(datamodule, k_shot=hparams["k_shot"], seed=hparams["seed"], image_size=model.image_size)
-    try:
-        names, images = relative_names(loan.paths), [pixels_of(image[0]) for image in loan.images()]
-    finally:
-        loan.give_back()
-    if model.drawn_samples and loan.names != model.drawn_samples:
+    drawn = TrainingShots(datamodule, k_shot=hparams["k_shot"], seed=hparams["seed"], image_size=model.image_size)
+    names, images = relative_names(drawn.paths), [pixels_of(image[0]) for image in drawn.images()]
+    if model.drawn_samples and drawn.names != model.drawn_samples:
         msg = (
-            f"The model was trained on {model.drawn_samples}, this datamodule gives {loan.names}: pass the datamodule "
+            f"The model was trained on {model.drawn_samples}, this datamodule gives {drawn.names}: pass the datamodule "
             "of its training run."
         )
         raise ValueError(msg)

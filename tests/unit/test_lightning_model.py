@@ -23,7 +23,7 @@ from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
 from anople_anomalib.method.backbones import CLIP_MEAN, CLIP_STD, TINY
 from anople_anomalib.method.loss import ALIGNMENTS
 from anople_anomalib.method.prompts import COUPLINGS
-from anople_anomalib.training.hooks import EvaluationPreProcessing
+from anople_anomalib.training.pre_processing import EvaluationPreProcessing
 from helpers.miniature import DEPTH, IMAGE_SIZE
 from helpers.training import make_model
 

@@ -59,7 +59,7 @@ def test_draw_of_more_than_there_are_names_the_category_and_the_number() -> None
 
 
 def test_draw_of_nothing_is_an_error() -> None:
-    with pytest.raises(ValueError, match="k_shot must be a positive number"):
+    with pytest.raises(ValueError, match="k_shot must be an integer, 1 or more"):
         draw_shots(NAMES, 0, 0, "bottle")
 
 

@@ -2,13 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from anomalib.data import MVTec3D, MVTecAD, UCSDped, Visa
 from anomalib.data.datasets.image.mvtecad import CATEGORIES
 
 from anople_anomalib.data import SampleTextures
-from anople_anomalib.data.wrapping import build_datamodule, choose_categories, known_categories, split_by_category
+from anople_anomalib.data.wrapping import (
+    build_datamodule,
+    choose_categories,
+    class_names_of,
+    known_categories,
+    split_by_category,
+)
 
 
 @pytest.mark.parametrize("name", ["SampleTextures", "anople_anomalib.data.SampleTextures"])
@@ -67,3 +75,16 @@ def test_copies_share_nothing_that_setup_writes(tmp_path: Path) -> None:
     assert wrapped.seed is None
     assert all(copy.seed == 0 for copy in copies.values())
     assert split_by_category(MVTecAD(tmp_path, seed=5), ["wood"])["wood"].seed == 5
+
+
+@pytest.mark.parametrize(
+    ("datamodule", "expected"),
+    [
+        (SimpleNamespace(category="metal_nut", name="MVTecAD"), "metal_nut"),
+        (SimpleNamespace(category="", name="my_screws"), "my_screws"),
+        (SimpleNamespace(categories=["metal_nut", "cable"], category="", name="FewShot"), ["metal_nut", "cable"]),
+        (None, "object"),
+    ],
+)
+def test_class_names_of_a_datamodule(datamodule: Any, expected: str | list[str]) -> None:  # noqa: ANN401
+    assert class_names_of(datamodule) == expected

@@ -10,7 +10,7 @@ import pytest
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader, DistributedSampler
 
-from anople_anomalib.training.distributed import evaluate_once, restore_evaluation
+from anople_anomalib.training.distributed import evaluated_once
 
 PROCESSES = 2
 
@@ -38,30 +38,30 @@ def shares(trainer: SimpleNamespace, data: range, **settings: Any) -> list[list[
 @pytest.mark.parametrize("workers", [0, 1])
 def test_every_image_comes_once(number: int, workers: int) -> None:
     trainer = trainer_of()
-    evaluate_once(trainer)
-    given = shares(trainer, range(number), workers=workers)
+    with evaluated_once(trainer):
+        given = shares(trainer, range(number), workers=workers)
     assert given == [list(range(rank, number, PROCESSES)) for rank in range(PROCESSES)]
 
 
 def test_training_images_are_shared_out_equally() -> None:
     data = range(5)
     trainer = trainer_of(train_data=data)
-    evaluate_once(trainer)
-    for shuffle in (False, True):
-        assert [len(share) for share in shares(trainer, data, shuffle=shuffle)] == [3, 3]
+    with evaluated_once(trainer):
+        for shuffle in (False, True):
+            assert [len(share) for share in shares(trainer, data, shuffle=shuffle)] == [3, 3]
     assert [len(share) for share in shares(trainer_of(), range(5), shuffle=True)] == [3, 3]
 
 
 def test_fewer_images_than_processes_are_repeated_as_by_lightning() -> None:
     trainer = trainer_of()
-    evaluate_once(trainer)
-    assert shares(trainer, range(1)) == [[0], [0]]
+    with evaluated_once(trainer):
+        assert shares(trainer, range(1)) == [[0], [0]]
 
 
 @pytest.mark.parametrize("world_size", [1, PROCESSES])
 def test_it_is_undone(world_size: int) -> None:
     trainer = trainer_of(world_size=world_size)
-    evaluate_once(trainer)
-    restore_evaluation(trainer)
+    with pytest.raises(ArithmeticError), evaluated_once(trainer):
+        raise ArithmeticError
     assert [len(share) for share in shares(trainer, range(5))] == [3, 3]
     assert "process_dataloader" not in vars(trainer.strategy)

@@ -4,7 +4,6 @@
 """Training runs through anomalib's own engine."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.testing import assert_close
 
-from anople_anomalib.training.hooks import DefaultEpochs, class_names_of
-from anople_anomalib.training.shots import draw_normal_images, images_to_validate_on
-from anople_anomalib.utils.seeding import seeded
+from anople_anomalib.data.shots import draw_normal_images
+from anople_anomalib.training.shots import images_to_validate_on
 from helpers.miniature import IMAGE_SIZE
 from helpers.training import Recorder, assert_finalized, make_datamodule, make_engine, make_model, read
 
@@ -272,37 +270,3 @@ def test_a_training_is_resumed(mvtec: Path, tmp_path: Path) -> None:
     assert len(recorder.losses) == 2
     assert recorder.validated_after == [6]
     assert_finalized(model, read(resumed.best_model_path)["state_dict"])
-
-
-def test_default_epochs_give_way_to_any_number() -> None:
-    epochs = DefaultEpochs(60)
-    assert epochs == 3
-    assert 3 == epochs  # noqa: SIM300
-    assert not 3 != epochs  # noqa: SIM202, SIM300
-    assert epochs != None  # noqa: E711
-    assert int(epochs) == 60
-    assert hash(epochs) == hash(60)
-
-
-def test_seeded_numbers_leave_the_generator_alone() -> None:
-    state = torch.get_rng_state()
-    drawn = []
-    for seeds in ((1, 2), (1, 2), (2, 1), (1, 3)):
-        with seeded(*seeds):
-            drawn.append(torch.rand(3))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(drawn[0], drawn[1])
-    assert len({tuple(numbers.tolist()) for numbers in drawn}) == 3
-
-
-@pytest.mark.parametrize(
-    ("datamodule", "expected"),
-    [
-        (SimpleNamespace(category="metal_nut", name="MVTecAD"), "metal_nut"),
-        (SimpleNamespace(category="", name="my_screws"), "my_screws"),
-        (SimpleNamespace(categories=["metal_nut", "cable"], category="", name="FewShot"), ["metal_nut", "cable"]),
-        (None, "object"),
-    ],
-)
-def test_class_names_of_a_datamodule(datamodule: Any, expected: str | list[str]) -> None:  # noqa: ANN401
-    assert class_names_of(datamodule) == expected

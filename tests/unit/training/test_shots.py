@@ -10,13 +10,12 @@ import pytest
 import torch
 from anomalib.data import AnomalibDataset, Folder, MVTecAD
 
-from anople_anomalib.data.sampling import draw_shots
+from anople_anomalib.data.shots import draw_normal_images
 from anople_anomalib.method.views import resize
 from anople_anomalib.training.shots import (
     MAX_VALIDATION_IMAGES,
     EpochSampler,
     TrainingShots,
-    draw_normal_images,
     images_to_validate_on,
 )
 from helpers.folders import SIZE, write_category
@@ -33,72 +32,42 @@ def datamodule(tmp_path: Path) -> MVTecAD:
     return datamodule
 
 
-def test_the_draw_is_that_of_the_file_names(datamodule: MVTecAD) -> None:
-    every = [f"{name}.png" for name in NAMES]
-    expected = [every[index] for index in draw_shots(every, 3, 5, "bottle")]
-    dataset, names = draw_normal_images(datamodule.train_data, 3, 5, "bottle")
-    assert names == expected
-    assert [Path(path).name for path in dataset.samples.image_path] == expected
-    assert len(datamodule.train_data) == 8
-
-
-def test_the_draw_does_not_depend_on_the_order_of_files_or_on_where_they_are(
-    datamodule: MVTecAD, tmp_path: Path
-) -> None:
-    _, names = draw_normal_images(datamodule.train_data, 3, 0, "bottle")
-    shuffled = datamodule.train_data.subsample(torch.randperm(8).tolist())
-    assert set(draw_normal_images(shuffled, 3, 0, "bottle")[1]) == set(names)
-    elsewhere = make_datamodule(write_category(tmp_path / "a" / "b", train_names=NAMES[::-1]))
-    elsewhere.setup("fit")
-    assert set(draw_normal_images(elsewhere.train_data, 3, 0, "bottle")[1]) == set(names)
-
-
-def test_the_draw_depends_on_seed_and_category(datamodule: MVTecAD) -> None:
-    draws = {
-        tuple(draw_normal_images(datamodule.train_data, 3, seed, category)[1])
-        for seed, category in [(0, "bottle"), (1, "bottle"), (2, "bottle"), (0, "cable")]
-    }
-    assert len(draws) > 2
-
-
-def test_a_single_image_is_named_by_its_file(tmp_path: Path) -> None:
-    datamodule = make_datamodule(write_category(tmp_path / "data", train_names=["only"]))
-    datamodule.setup("fit")
-    assert draw_normal_images(datamodule.train_data, 1, 0, "bottle")[1] == ["only.png"]
-
-
-def test_anomalous_images_are_never_drawn(datamodule: MVTecAD) -> None:
-    mixed = datamodule.train_data + datamodule.test_data
-    dataset, names = draw_normal_images(mixed, None, 0, "bottle")
-    assert len(names) == len(set(names)) == 8 + 2
-    assert not dataset.samples.label_index.any()
-
-
-def test_too_few_images_and_none(datamodule: MVTecAD) -> None:
-    with pytest.raises(ValueError, match="category 'bottle' has 8 normal"):
-        draw_normal_images(datamodule.train_data, 9, 0, "bottle")
-    anomalous = datamodule.test_data.subsample(datamodule.test_data.samples.query("label_index == 1").index.tolist())
-    with pytest.raises(ValueError, match="training set of category 'bottle' has no normal images"):
-        draw_normal_images(anomalous, 1, 0, "bottle")
-
-
 def test_the_loan(datamodule: MVTecAD, caplog: pytest.LogCaptureFixture) -> None:
     own = datamodule.train_data
-    with caplog.at_level(logging.INFO, logger="anople_anomalib"):
-        shots = TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25))
-    assert len(shots.names["bottle"]) == 2
-    assert f"Shots of bottle: {', '.join(shots.names['bottle'])}" in caplog.text
-    batches = list(datamodule.train_dataloader())
-    assert [tuple(batch.image.shape) for batch in batches] == [(1, 3, 40, 50)] * 2
-    assert {Path(batch.image_path[0]).name for batch in batches} == set(shots.names["bottle"])
-    plain = list(shots.images())
-    assert [tuple(image.shape) for image in plain] == [(1, 3, *SIZE)] * 2
-    assert all(0 <= image.min() <= image.max() <= 1 for image in plain)
-    shots.give_back()
+    shots = TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25))
+    assert datamodule.train_data is own  # nothing is lent yet
+    with caplog.at_level(logging.INFO, logger="anople_anomalib"), shots:
+        assert len(shots.names["bottle"]) == 2
+        assert f"Shots of bottle: {', '.join(shots.names['bottle'])}" in caplog.text
+        batches = list(datamodule.train_dataloader())
+        assert [tuple(batch.image.shape) for batch in batches] == [(1, 3, 40, 50)] * 2
+        assert {Path(batch.image_path[0]).name for batch in batches} == set(shots.names["bottle"])
+        plain = list(shots.images())
+        assert [tuple(image.shape) for image in plain] == [(1, 3, *SIZE)] * 2
+        assert all(0 <= image.min() <= image.max() <= 1 for image in plain)
     assert datamodule.train_data is own
     assert own.augmentations is None
     (batch,) = datamodule.train_dataloader()
     assert batch.image.shape == (8, 3, *SIZE)
+
+
+def test_a_failure_ends_the_loan(datamodule: MVTecAD) -> None:
+    before = dict(vars(datamodule))
+    with pytest.raises(ArithmeticError), TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25)):
+        raise ArithmeticError
+    assert vars(datamodule) == before
+
+
+def test_a_failure_while_lending_leaves_no_change(datamodule: MVTecAD, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object) -> None:
+        raise ArithmeticError
+
+    monkeypatch.setattr("anople_anomalib.training.shots.images_to_validate_on", fail)
+    del datamodule.val_data
+    before = dict(vars(datamodule))
+    with pytest.raises(ArithmeticError):
+        TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25)).__enter__()
+    assert vars(datamodule) == before
 
 
 def files(dataset: AnomalibDataset) -> set[str]:
@@ -108,29 +77,26 @@ def files(dataset: AnomalibDataset) -> set[str]:
 def test_images_that_are_no_shots_stand_in_for_a_missing_validation_set(tmp_path: Path) -> None:
     datamodule = make_datamodule(write_category(tmp_path / "data", train_names=NAMES), val_split_mode="none")
     datamodule.setup("fit")
-    shots = TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25))
-    (batch,) = datamodule.val_dataloader()
-    assert files(datamodule.val_data) == {f"{name}.png" for name in NAMES} - set(shots.names["bottle"])
-    assert batch.image.shape == (6, 3, 20, 25)
-    assert not batch.gt_label.any()
-    assert not batch.gt_mask.any()
-    shots.give_back()
+    with TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25)) as shots:
+        (batch,) = datamodule.val_dataloader()
+        assert files(datamodule.val_data) == {f"{name}.png" for name in NAMES} - set(shots.names["bottle"])
+        assert batch.image.shape == (6, 3, 20, 25)
+        assert not batch.gt_label.any()
+        assert not batch.gt_mask.any()
     assert not hasattr(datamodule, "val_data")
 
 
 def test_an_empty_validation_set_is_replaced_and_given_back(datamodule: MVTecAD) -> None:
     empty = datamodule.val_data = datamodule.val_data.subsample([])
-    shots = TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25))
-    assert len(datamodule.val_data) == 6
-    shots.give_back()
+    with TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25)):
+        assert len(datamodule.val_data) == 6
     assert datamodule.val_data is empty
 
 
 def test_a_validation_set_is_left_alone(datamodule: MVTecAD) -> None:
     own = datamodule.val_data
-    shots = TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25))
-    assert datamodule.val_data is own
-    shots.give_back()
+    with TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25)):
+        assert datamodule.val_data is own
     assert datamodule.val_data is own
 
 
@@ -163,9 +129,9 @@ def test_a_large_training_set_is_not_validated_on_as_a_whole(tmp_path: Path) -> 
 
 def test_shots_that_the_datamodule_has_drawn_are_taken_as_they_are(datamodule: MVTecAD) -> None:
     datamodule.drawn_samples = {"bottle": ["a.png"], "cable": ["b.png", "c.png"]}
-    shots = TrainingShots(datamodule, k_shot=1, seed=0, image_size=(20, 25))
-    assert shots.names == datamodule.drawn_samples
-    assert len(datamodule.train_data) == len(list(datamodule.train_dataloader())) == len(list(shots.images())) == 8
+    with TrainingShots(datamodule, k_shot=1, seed=0, image_size=(20, 25)) as shots:
+        assert shots.names == datamodule.drawn_samples
+        assert len(datamodule.train_data) == len(list(datamodule.train_dataloader())) == len(list(shots.images())) == 8
 
 
 def test_a_datamodule_without_a_category_draws_by_its_name(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""When a model is finalized: what depends on its final weights is computed before anything evaluates or saves it."""
+
+from typing import Any
+
+from anomalib.data import Batch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from anople_anomalib.method.state_checks import require_finite, require_trained
+from anople_anomalib.utils.trainers import trainer_of
+
+from .distributed import send_buffers
+from .epochs import training_ends, validate_now
+
+
+class Finalization(LightningModule):
+    """Lightning hooks that call ``finalize`` after the last training step, mixed into the model.
+
+    The model defines ``finalize()`` and ``is_finalized``. Four events can be the first after the last step, whatever
+    ended the training run: the one validation, the end of the epoch, a checkpoint, and the end of training.
+    """
+
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
+        """Validate after the last step."""
+        del outputs, batch, batch_idx
+        if training_ends(self.trainer):
+            validate_now(self.trainer)
+
+    def on_validation_start(self) -> None:
+        """Finalize the model before the validation that ends a training run."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.finalize()
+        else:
+            self.require_training()
+        send_buffers(self.trainer, send=False)
+
+    def on_validation_end(self) -> None:
+        """Let several processes agree on their buffers again."""
+        send_buffers(self.trainer, send=True)
+
+    def on_train_epoch_end(self) -> None:
+        """Finalize the model after the last epoch where there was no validation."""
+        if training_ends(self.trainer) and not self.is_finalized:
+            self.finalize()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Finalize the model before its last checkpoint where a callback stopped training after the epoch."""
+        super().on_save_checkpoint(checkpoint)
+        trainer = trainer_of(self)
+        if trainer is not None and trainer.training and trainer.should_stop and not self.is_finalized:
+            self.finalize()
+            checkpoint["state_dict"] = self.state_dict()
+        learned = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
+        require_finite(learned, where="The weights are")
+
+    def on_train_end(self) -> None:
+        """Finalize the model, whatever ended the training run."""
+        if not self.is_finalized:
+            self.finalize()
+
+    def on_test_start(self) -> None:
+        """Refuse to test what was not trained."""
+        self.require_training()
+
+    def on_predict_start(self) -> None:
+        """Refuse to predict with what was not trained."""
+        self.require_training()
+
+    def require_training(self) -> None:
+        """Refuse to use what was not trained.
+
+        Raises:
+            RuntimeError: If the model is not finalized.
+        """
+        require_trained(type(self).__name__, trained=self.is_finalized)

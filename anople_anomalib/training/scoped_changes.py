@@ -1,0 +1,74 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a run of the trainer changes of objects that are not the model's, undone whatever ends the run."""
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from anople_anomalib.checkpoints.files import guard_checkpoints
+from anople_anomalib.data.image_reading import read_carefully, restore_reading
+from anople_anomalib.utils.scoped import replaced
+
+from .distributed import evaluated_once
+from .epochs import resolve_epochs, validated_once
+from .shots import TrainingShots
+
+if TYPE_CHECKING:
+    from .hooks import FewShotTraining
+
+
+class ScopedChanges(Callback):
+    """Takes care of checkpoints and images during a run, and of training set and validation during a training run.
+
+    The changes belong to this callback and not to the model, which may be copied while it is trained. Lightning makes
+    a new callback for every run (``configure_callbacks``), sets it up after the datamodule and before the model, and
+    tears nothing down after a failure: hence ``on_exception``.
+    """
+
+    def __init__(self) -> None:
+        self._changes = ExitStack()
+
+    def setup(self, trainer: Trainer, pl_module: "FewShotTraining", stage: str) -> None:
+        """Change what the run needs.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The model.
+            stage: Stage of the trainer.
+        """
+        guard_checkpoints(trainer)  # stays: the trainer may write checkpoints after its run
+        read_carefully()
+        self._changes.callback(restore_reading)
+        self._changes.enter_context(evaluated_once(trainer))
+        if stage == TrainerFn.FITTING:
+            self._prepare_training(trainer, pl_module)
+
+    def _prepare_training(self, trainer: Trainer, pl_module: "FewShotTraining") -> None:
+        """Lend the shots to the datamodule, if there is one, and let the trainer validate once."""
+        if (datamodule := getattr(trainer, "datamodule", None)) is not None:
+            shots = TrainingShots(
+                datamodule,
+                k_shot=pl_module.hparams["k_shot"],
+                seed=pl_module.hparams["seed"],
+                image_size=pl_module.image_size,
+                order_seed=pl_module.hparams["training_seed"],
+            )
+            self._changes.enter_context(shots)
+            self._changes.enter_context(replaced(pl_module, "shots", shots))
+            pl_module.drawn_samples = shots.names
+        resolve_epochs(trainer)
+        self._changes.enter_context(validated_once(trainer))
+
+    def teardown(self, trainer: Trainer, pl_module: "FewShotTraining", stage: str) -> None:
+        """Undo the changes."""
+        del trainer, pl_module, stage
+        self._changes.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: "FewShotTraining", exception: BaseException) -> None:
+        """Undo the changes."""
+        del trainer, pl_module, exception
+        self._changes.close()

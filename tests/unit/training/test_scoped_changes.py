@@ -1,0 +1,53 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a run changes of the trainer and the datamodule ends with the run, whatever ended it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, Trainer
+
+from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.training.epochs import NEVER
+from helpers.training import make_datamodule, make_engine, make_model
+
+
+class Witness(Callback):
+    """Notes the changes while they last, and may fail."""
+
+    def __init__(self, fails: bool) -> None:
+        self.fails = fails
+
+    def on_train_start(self, trainer: Trainer, pl_module: AnoPLe) -> None:
+        """Look at the trainer."""
+        self.seen = settings(trainer)
+        self.shots = pl_module.shots
+        self.loader = vars(trainer.datamodule).get("train_dataloader")
+        if self.fails:
+            raise ArithmeticError
+
+
+def settings(trainer: Trainer) -> tuple[Any, ...]:
+    """What a training run changes of a trainer."""
+    saves = [callback._save_on_train_epoch_end for callback in trainer.checkpoint_callbacks]
+    return trainer.check_val_every_n_epoch, trainer.num_sanity_val_steps, saves
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_changes_end_with_the_run(mvtec: Path, tmp_path: Path, fails: bool) -> None:
+    witness, model, datamodule = Witness(fails), make_model(epochs=1), make_datamodule(mvtec)
+    engine = make_engine(tmp_path, [witness])
+    if fails:
+        with pytest.raises(ArithmeticError):
+            engine.fit(model, datamodule=datamodule)
+    else:
+        engine.fit(model, datamodule=datamodule)
+    assert witness.seen == (NEVER, 0, [True])
+    assert witness.shots is not None
+    assert witness.loader is not None
+    assert settings(engine.trainer) == (1, 2, [None])
+    assert model.shots is None
+    assert "train_dataloader" not in vars(datamodule)
+    assert len(datamodule.train_data) == 3
