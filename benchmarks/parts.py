@@ -3,7 +3,7 @@
 
 """The whole of AnoPLe beside its parts, from the same trained models: image AUROC / pixel AUROC / AUPRO in percent.
 
-Every category, number of shots and seed is one training. Its parts are read from one pass over the test images:
+Every category, number of shots and seed is one training run. Its parts are read from one pass over the test images:
 
 - ``memory``: the memory map (13), its largest value is the image score;
 - ``decoder``: the decoder's map, its largest value is the image score;
@@ -175,7 +175,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--model", nargs="+", type=setting, default=[], metavar="NAME=VALUE", help="AnoPLe's arguments")
-    parser.add_argument("--precision", default="32-true", help="of the training alone, e.g. bf16-mixed")
+    parser.add_argument("--precision", default="32-true", help="of training alone, e.g. bf16-mixed")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     if arguments.data_root is not None and arguments.category is None:

@@ -49,13 +49,13 @@ def kept_megabytes(model: AnoPLe, batch: ImageBatch, context: AbstractContextMan
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
+    def record(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), context:
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor), context:
         loss = model.training_step(batch, 0)
     del loss
     return sum(kept.values()) / 1e6

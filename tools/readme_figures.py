@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description="Make the images of the README.")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the images (default: docs/images)")
-    parser.add_argument("--epochs", type=int, default=60, help="epochs of the training (default: 60)")
+    parser.add_argument("--epochs", type=int, default=60, help="epochs of training (default: 60)")
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     for name, figure in draw(options.epochs).items():

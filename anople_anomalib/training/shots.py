@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The k normal images that a datamodule lends for one training, and normal images to validate on if it has none."""
+"""A temporary training set of k normal images, and normal images to validate on where a datamodule has none."""
 
 import copy
 import logging
@@ -31,7 +31,7 @@ _ROTATION = RandomAffine(degrees=(45, 45), scale=(sqrt(2), sqrt(2)), interpolati
 
 
 class TrainingShots:
-    """The shots of a datamodule, and a loan of them to it.
+    """The shots of a datamodule, and a temporary training set made of them.
 
     Within a ``with`` block, the datamodule's training set holds the shots alone, at twice the model's resolution, and
     its training data loader gives one image at a time; where it has no validation images,
@@ -71,27 +71,27 @@ class TrainingShots:
             self.names = {category: names}
         self._plain = _with_augmentations(self._shots, None)
         self._sampler = EpochSampler(len(self._shots), order_seed)
-        self._loan = ExitStack()
+        self._changes = ExitStack()
 
     def __enter__(self) -> Self:
-        """Lend the datamodule the shots in place of its training set."""
+        """Replace the datamodule's training set by the shots."""
         for category, names in self.names.items():
             logger.info("Shots of %s: %s", category, ", ".join(names))
         datamodule, whole = self._datamodule, self._datamodule.train_data
         resized = _append(datamodule.train_augmentations, _resize(double(self._image_size)))
-        with ExitStack() as loan:
-            loan.enter_context(replaced(datamodule, "train_data", _with_augmentations(self._shots, resized)))
+        with ExitStack() as changes:  # undone at once if one of them fails
+            changes.enter_context(replaced(datamodule, "train_data", _with_augmentations(self._shots, resized)))
             if not getattr(datamodule, "val_data", None):
                 logger.info("There are no validation images: the thresholds come from normal training images.")
                 stand_in = images_to_validate_on(whole, self._shots, self._seed, self._image_size)
-                loan.enter_context(replaced(datamodule, "val_data", stand_in))
-            loan.enter_context(replaced(datamodule, "train_dataloader", self._train_dataloader))
-            self._loan = loan.pop_all()
+                changes.enter_context(replaced(datamodule, "val_data", stand_in))
+            changes.enter_context(replaced(datamodule, "train_dataloader", self._train_dataloader))
+            self._changes = changes.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Restore the datamodule's own sets and data loader."""
-        self._loan.close()
+        self._changes.close()
 
     def __len__(self) -> int:
         """Return the number of shots."""

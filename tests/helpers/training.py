@@ -29,7 +29,7 @@ class Recorder(Callback):
         self.losses: list[float] = []
 
     def on_train_batch_start(self, trainer: Trainer, *args: object) -> None:
-        """Note the learning rates of the step."""
+        """Record the learning rates of the step."""
         del args
         self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 

@@ -15,7 +15,7 @@ from helpers.training import make_datamodule, make_engine, make_model
 
 
 class Witness(Callback):
-    """Notes the changes while they last, and may fail."""
+    """Records the changes while they last, and may fail."""
 
     def __init__(self, fails: bool) -> None:
         self.fails = fails

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The shots that a datamodule lends."""
+"""The shots of a datamodule as its temporary training set."""
 
 import logging
 from pathlib import Path
@@ -32,10 +32,10 @@ def datamodule(tmp_path: Path) -> MVTecAD:
     return datamodule
 
 
-def test_the_loan(datamodule: MVTecAD, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_temporary_training_set(datamodule: MVTecAD, caplog: pytest.LogCaptureFixture) -> None:
     own = datamodule.train_data
     shots = TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25))
-    assert datamodule.train_data is own  # nothing is lent yet
+    assert datamodule.train_data is own  # nothing is replaced yet
     with caplog.at_level(logging.INFO, logger="anople_anomalib"), shots:
         assert len(shots.names["bottle"]) == 2
         assert f"Shots of bottle: {', '.join(shots.names['bottle'])}" in caplog.text
@@ -51,14 +51,14 @@ def test_the_loan(datamodule: MVTecAD, caplog: pytest.LogCaptureFixture) -> None
     assert batch.image.shape == (8, 3, *SIZE)
 
 
-def test_a_failure_ends_the_loan(datamodule: MVTecAD) -> None:
+def test_a_failure_restores_the_training_set(datamodule: MVTecAD) -> None:
     before = dict(vars(datamodule))
     with pytest.raises(ArithmeticError), TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25)):
         raise ArithmeticError
     assert vars(datamodule) == before
 
 
-def test_a_failure_while_lending_leaves_no_change(datamodule: MVTecAD, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_replacing_leaves_no_change(datamodule: MVTecAD, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_args: object) -> None:
         raise ArithmeticError
 
@@ -86,7 +86,7 @@ def test_images_that_are_no_shots_stand_in_for_a_missing_validation_set(tmp_path
     assert not hasattr(datamodule, "val_data")
 
 
-def test_an_empty_validation_set_is_replaced_and_given_back(datamodule: MVTecAD) -> None:
+def test_an_empty_validation_set_is_replaced_and_restored(datamodule: MVTecAD) -> None:
     empty = datamodule.val_data = datamodule.val_data.subsample([])
     with TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25)):
         assert len(datamodule.val_data) == 6
