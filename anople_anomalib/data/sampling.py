@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -60,7 +60,7 @@ def draw_shots(names: Sequence[str], k_shot: int | None, seed: int, category: st
     return sorted(sorted(range(len(names)), key=digests.__getitem__)[:k_shot])
 
 
-def relative_names(paths: Sequence[str | Path]) -> list[str]:
+def relative_names(paths: Iterable[str | Path]) -> list[str]:
     """Name images by their place below the folder that all of them share.
 
     Args:

@@ -7,7 +7,7 @@ import copy
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from anomalib.data import AnomalibDataModule
@@ -48,7 +48,7 @@ def build_datamodule(datamodule: Any) -> AnomalibDataModule:  # noqa: ANN401
     return _find_class(config["class_path"])(**_plain(config.get("init_args") or {}))
 
 
-def _find_class(class_path: str) -> type[AnomalibDataModule]:
+def _find_class(class_path: str) -> Callable[..., AnomalibDataModule]:
     """Find a datamodule class by its full name, or by its bare name among anomalib's and this package's."""
     module_name, _, name = class_path.rpartition(".")
     for place in [module_name] if module_name else ["anomalib.data", "anople_anomalib.data"]:
@@ -62,7 +62,7 @@ def _find_class(class_path: str) -> type[AnomalibDataModule]:
     raise ValueError(msg)
 
 
-def _plain(arguments: Any) -> dict[str, Any]:  # noqa: ANN401
+def _plain(arguments: Any) -> Any:  # noqa: ANN401
     """Turn the arguments of OmegaConf or jsonargparse into plain dictionaries and lists."""
     if isinstance(arguments, Mapping):
         return {str(name): _plain(value) for name, value in arguments.items()}

@@ -42,8 +42,8 @@ class Decoder(nn.Module):
         self.mix = nn.Conv2d(hidden_dim, hidden_dim, kernel_size=3, padding=1)
         self.project = nn.Conv2d(hidden_dim, embed_dim, kernel_size=1)
         if refines:
-            nn.init.zeros_(self.project.weight)
-            nn.init.zeros_(self.project.bias)
+            for parameter in self.project.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, patch_tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Decode patch tokens.

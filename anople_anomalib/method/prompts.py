@@ -86,7 +86,8 @@ class PromptLearner(nn.Module):
         Returns:
             The prompts of every prompted layer.
         """
-        text, visual = [self.text_prompts], [self.visual_prompts]
+        text: list[torch.Tensor] = [self.text_prompts]
+        visual: list[torch.Tensor] = [self.visual_prompts]
         if self.visual_to_text is not None:
             text.append(self.visual_to_text(self.visual_prompts))  # P^{v->t}
         if self.text_to_visual is not None:

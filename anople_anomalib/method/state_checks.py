@@ -1,14 +1,15 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks of weights and losses, before the former overwrite a model and the latter spoil one."""
+"""Checks of weights, losses and parts, before they overwrite a model, spoil one, or are missed in one."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+_Part = TypeVar("_Part")
 _OF_ANY_LENGTH = "memory_bank.features"
 """The buffer whose number of rows is that of the checkpoint."""
 
@@ -97,3 +98,21 @@ def require_trained(name: str, *, trained: bool) -> None:
             "run as ckpt_path."
         )
         raise RuntimeError(msg)
+
+
+def require_memory(part: _Part | None) -> _Part:
+    """Return a part that only a model with a memory has.
+
+    Args:
+        part: The memory bank, or the features for it.
+
+    Returns:
+        The same part.
+
+    Raises:
+        RuntimeError: If the model has none.
+    """
+    if part is None:
+        msg = "This model has no memory bank: build it with use_memory=True (with memory_layers)."
+        raise RuntimeError(msg)
+    return part

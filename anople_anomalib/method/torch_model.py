@@ -18,7 +18,7 @@ from .decoder import Decoder
 from .fusion import fuse, image_score
 from .memory_bank import MemoryBank
 from .prompts import ConstantPrompts, PromptLearner
-from .state_checks import check_state
+from .state_checks import check_state, require_memory
 
 
 class TrainingOutput(NamedTuple):
@@ -108,9 +108,9 @@ class AnoPLeModel(nn.Module):
     def for_inference(self) -> "AnoPLeModel":
         """Return a copy that can only detect: constant prompts, no text tower, no gradients."""
         model = copy.deepcopy(self)
-        model.prompt_learner = ConstantPrompts(self.prompt_learner)
+        model.register_module("prompt_learner", ConstantPrompts(self.prompt_learner))
         model.clip.set_grad_checkpointing(enable=False)  # there is no backward pass
-        model.clip.text = None
+        model.clip.register_module("text", None)
         return model.requires_grad_(requires_grad=False).eval()
 
     def set_texts(self, normal: torch.Tensor, abnormal: torch.Tensor) -> None:
@@ -193,7 +193,7 @@ class AnoPLeModel(nn.Module):
         Returns:
             Shape ``(B, n, d_v)``.
         """
-        return self.encode_whole(images).memory_features
+        return require_memory(self.encode_whole(images).memory_features)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Detect anomalies in whole images, in one pass.
@@ -231,7 +231,8 @@ class AnoPLeModel(nn.Module):
     def memory_map(self, visual: VisualFeatures) -> torch.Tensor:
         """Compute M_mem of equation (13), resized to the image: shape ``(B, h, w)``, values in [0, 1]."""
         height, width = self.clip.visual.grid
-        distances = rearrange(self.memory_bank(visual.memory_features), "b (h w) -> b 1 h w", h=height, w=width)
+        distances = require_memory(self.memory_bank)(require_memory(visual.memory_features))
+        distances = rearrange(distances, "b (h w) -> b 1 h w", h=height, w=width)
         return F.interpolate(distances, size=self.image_size, mode="bilinear", align_corners=False).squeeze(1)
 
     def encode_whole(self, images: torch.Tensor, view: int = -1) -> VisualFeatures:
@@ -246,7 +247,7 @@ class AnoPLeModel(nn.Module):
         """
         if tuple(images.shape[-2:]) != self.image_size:
             images = F.interpolate(images, size=self.image_size, mode="bicubic", antialias=True)
-        signal = self.prompt_learner.view_signal
+        signal: torch.Tensor | None = self.prompt_learner.view_signal
         if signal is not None:
             signal = signal[view].expand(images.shape[0], -1)  # len() would fix the batch of an export
         return self.clip.visual(images, self.prompt_learner().visual, signal, self.memory_layers)

@@ -149,7 +149,7 @@ class Stroke:
 
 def stroke(shape: tuple[int, int], points: Field) -> Stroke:
     """Measure the pixels against a line given by its points, shape (n, 2), which lie about a pixel apart."""
-    grid = np.stack(np.indices(shape, dtype=np.float64), axis=-1).reshape(-1, 2)
+    grid = np.moveaxis(np.indices(shape, dtype=np.float64), 0, -1).reshape(-1, 2)
     distance, nearest = KDTree(points).query(grid)  # shape = [height * width]
     tangent = np.gradient(points, axis=0)[nearest]
     offset = grid - points[nearest]

@@ -157,6 +157,14 @@ def test_without_a_decoder_clips_projection_maps_the_patches(open_clip_model: op
     assert_close(model(image[None]).anomaly_map[0, 0], expected, atol=1e-4, rtol=1e-3)
 
 
+def test_a_model_without_a_memory_says_so_where_one_is_asked_for(clip: FrozenCLIP) -> None:
+    model, images = make(clip, memory_layers=()), torch.randn(1, 3, *IMAGE_SIZE)
+    with pytest.raises(RuntimeError, match="no memory bank"):
+        model.memory_features(images)
+    with pytest.raises(RuntimeError, match="no memory bank"):
+        model.memory_map(model.encode_whole(images))
+
+
 def test_a_normal_image_scores_lower_than_its_damaged_copy(model: AnoPLeModel) -> None:
     normal = torch.randn(1, 3, *IMAGE_SIZE)
     damaged = normal.clone()
