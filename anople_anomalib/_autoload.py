@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Makes anomalib aware of the plugin, without an import by the user.
+"""Discovery of the plugin by anomalib, without an import by the user.
 
 Three steps lead to that, each waiting for the one before:
 
@@ -37,7 +37,7 @@ _failed: set[str] = set()
 
 
 class _HookedLoader:
-    """Loads a module with its own loader, then registers what waited for it.
+    """Loader that runs a module's own loader, then the registrations that waited for it.
 
     As in :class:`importlib.util.LazyLoader` the module gets its own loader back before it runs, so that nothing of
     this class is left on it. Until then every question about source, code or resources is passed on.
@@ -78,7 +78,7 @@ class _HookedLoader:
 
 
 class _Finder:
-    """Finds anomalib's awaited modules and the plugin's own through the finders behind it and hooks their loaders.
+    """Finder of anomalib's awaited modules and the plugin's own: asks the finders behind it and hooks their loaders.
 
     Another plugin's finder may do the same and ask this one in turn. Two rules keep the two from going in circles:
     only the finders behind this one are asked, and a question within a question gets no answer.

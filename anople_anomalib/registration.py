@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Puts the plugin's classes under anomalib's own names.
+"""The plugin's classes under anomalib's own names.
 
 anomalib finds models among the subclasses of its ``AnomalibModule``, but ``get_model`` with a ``class_path`` looks in
 ``anomalib.models``, ``get_datamodule`` in ``anomalib.data``, and the command line in ``PIPELINE_REGISTRY``. Here the

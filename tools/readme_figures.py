@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Makes the images of the README, from the bundled backbone and photographs.
+"""Make the images of the README, from the bundled backbone and photographs.
 
     python tools/readme_figures.py
 

@@ -31,7 +31,7 @@ _READ_ERRORS = (
 
 
 class GuardedCheckpointIO(CheckpointIO):
-    """Writes a checkpoint under its final name completely or not at all, and reads nothing but plain data.
+    """Checkpoint plugin that writes a file completely or not at all, and reads nothing but plain data.
 
     Lightning writes into the system's temporary folder and moves the file from there. Where that folder is on another
     device, a move is a copy, and a process that is killed while it copies leaves half a checkpoint.

@@ -44,7 +44,7 @@ SAMPLES_FILE = "few_shot_samples.json"
 
 
 class FewShot(AnomalibDataModule):
-    """Wraps a datamodule so that its training set holds k normal images of every category.
+    """Wrapper of a datamodule whose training set holds k normal images of every category.
 
     The test set of a category is its whole test set; the validation set is made as the wrapped datamodule makes it.
     Where the wrapped datamodule splits at random and has no seed, it gets a fixed one, so that every draw of shots is

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reads images of every kind the way anomalib reads plain ones.
+"""Images of every kind, read the way anomalib reads plain ones.
 
 anomalib reads by ``PIL.Image.open(path).convert("RGB")``. That turns a gray image of 16 bits almost white, since
 Pillow cuts its values off at 255, leaves an image lying on its side that a camera marks as rotated, and, for a

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Finds and builds the datamodules that :class:`~anople_anomalib.data.FewShot` wraps, one per category."""
+"""The datamodules that :class:`~anople_anomalib.data.FewShot` wraps: found, built, one per category."""
 
 import copy
 import importlib

@@ -73,7 +73,7 @@ def regions_of(mask: torch.Tensor, anomaly_map: torch.Tensor, size: tuple[int, i
 
 
 class TableWriter:
-    """Writes rows to ``predictions.csv`` and ``predictions.jsonl`` and keeps count of them.
+    """Writer of rows to ``predictions.csv`` and ``predictions.jsonl`` that keeps count of them.
 
     Args:
         folder: Folder of both files, made if missing; files of an earlier run are replaced.
@@ -130,7 +130,7 @@ class TableWriter:
 
 
 class RawScores(Callback):
-    """Keeps the scores of the present batch as the model gave them; it stands before the post-processor."""
+    """Callback that keeps the present batch's scores as the model gave them, before the post-processor."""
 
     scores: list[float]
 
@@ -159,7 +159,7 @@ class RawScores(Callback):
 
 
 class PredictionTable(Callback):
-    """Writes a row for every tested or predicted image, and a summary at the end.
+    """Callback that writes a row for every tested or predicted image, and a summary at the end.
 
     Of several processes each writes a file of its own; the first one's has the plain name.
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Builds the data and the model of a job, so that all models of a comparison see the same shots."""
+"""The data and the model of a job, built so that all models of a comparison see the same shots."""
 
 from inspect import signature
 from typing import Any

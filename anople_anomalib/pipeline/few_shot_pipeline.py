@@ -46,7 +46,7 @@ TOP_LEVEL_KEYS = ("accelerator", "processes", FewShotJob.name)
 
 
 class FewShotPipeline(Pipeline):
-    """Compare few-shot models, one result row per job.
+    """Comparison of few-shot models, one result row per job.
 
     The configuration has a section ``fewshot`` with the grids of ``seed``, ``model`` and ``data`` as in ``anomalib
     benchmark``, and these keys:

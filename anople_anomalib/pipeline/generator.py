@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Generates the jobs of a comparison for anomalib's runners."""
+"""The jobs of a comparison, for anomalib's runners."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from .settings import expand_jobs
 
 
 class FewShotJobGenerator(JobGenerator):
-    """Generates the jobs that are not done yet.
+    """Generator of the jobs that are not done yet.
 
     Args:
         accelerator: Lightning's name of the accelerator.

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class FewShotJob(Job):
-    """Trains and tests one model and adds one row to the results, also if that fails.
+    """Job that trains and tests one model and adds one row to the results, also if that fails.
 
     Model and data are built within :meth:`run`: an error in their arguments becomes that row's error, and the job
     itself is plain data that any process can run.

@@ -18,7 +18,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class InferenceSpeed(Callback):
-    """Times the test batches: pre-processing on the device and the model, without data loading and metrics.
+    """Clock of the test batches: pre-processing on the device and the model, without data loading and metrics.
 
     The trainer calls the callbacks it is given before those of the model, so the clock starts before the
     pre-processor and stops before the post-processor, the evaluator and the visualizer. The first batch, which also
@@ -65,7 +65,7 @@ class InferenceSpeed(Callback):
 
 
 class PeakMemory:
-    """Measures the peak memory of a ``with`` block, in megabytes of a million bytes.
+    """Peak memory of a ``with`` block, in megabytes of a million bytes.
 
     With CUDA it is what torch allocated on the device; otherwise the resident memory of the whole process, libraries
     included, as Linux counts it (``None`` where the system does not tell).

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Writes a report: ``report.md``, its tables as CSV files, all cells as ``cells.csv``, and plots."""
+"""The files of a report: ``report.md``, its tables as CSV files, all cells as ``cells.csv``, and plots."""
 
 import os
 from collections.abc import Sequence

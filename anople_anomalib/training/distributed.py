@@ -19,7 +19,7 @@ from anople_anomalib.utils.scoped import replaced
 
 @contextmanager
 def evaluated_once(trainer: Trainer) -> Iterator[None]:
-    """Within the block, let the processes of a trainer share out an evaluation's images without repeating any.
+    """Let the processes of a trainer share an evaluation's images without repeating any, within the block.
 
     Does nothing for one process, for data loaders that come without a datamodule, and for fewer images than processes.
 

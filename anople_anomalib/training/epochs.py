@@ -47,7 +47,7 @@ def resolve_epochs(trainer: Trainer) -> None:
 
 @contextmanager
 def validated_once(trainer: Trainer) -> Iterator[None]:
-    """Within the block, let a trainer save after every epoch, and validate when :func:`validate_now` says so.
+    """Let a trainer save after every epoch, and validate when :func:`validate_now` says so, within the block.
 
     What the user has set otherwise (another ``check_val_every_n_epoch``, a checkpoint callback with a monitored value)
     stays.

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class EvaluationPreProcessing(Callback):
-    """Calls anomalib's pre-processor at evaluation only.
+    """Callback that runs anomalib's pre-processor at evaluation only.
 
     A training image is damaged and cut at twice the model's resolution, before it is resized and normalized.
 

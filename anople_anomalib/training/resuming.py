@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a resumed training run has come to is what the test after it sees."""
+"""The test after a resumed training run sees the weights at its end."""
 
 import logging
 from typing import Any
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Resuming(LightningModule):
-    """Lightning hooks for a training run that goes on from a checkpoint, mixed into the model.
+    """Lightning hooks for a training run resumed from a checkpoint, mixed into the model.
 
     anomalib's ``Engine.train`` gives its ``ckpt_path`` to the test as well, which would undo the training run.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ScopedChanges(Callback):
-    """Takes care of checkpoints and images during a run, and of training set and validation during a training run.
+    """Callback for checkpoints and images during a run, and for training set and validation during a training run.
 
     The changes belong to this callback and not to the model, which may be copied while it is trained. Lightning makes
     a new callback for every run (``configure_callbacks``), sets it up after the datamodule and before the model, and
@@ -48,7 +48,7 @@ class ScopedChanges(Callback):
             self._prepare_training(trainer, pl_module)
 
     def _prepare_training(self, trainer: Trainer, pl_module: "FewShotTraining") -> None:
-        """Lend the shots to the datamodule, if there is one, and let the trainer validate once."""
+        """Replace the training set of the datamodule, if there is one, and let the trainer validate once."""
         if (datamodule := getattr(trainer, "datamodule", None)) is not None:
             shots = TrainingShots(
                 datamodule,

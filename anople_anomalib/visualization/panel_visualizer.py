@@ -37,7 +37,7 @@ SUMMARY = "summary"
 
 
 class PanelVisualizer(ImageVisualizer):
-    """Draws a panel for every tested image, and at the end images of the whole test.
+    """Visualizer that draws a panel for every tested image, and at the end images of the whole test.
 
     A panel shows an image, its ground truth, what the decoder and the memory make of it, the anomaly map and the
     pixels above the threshold. The images of the whole test go to the folder ``summary``: failures first, the

@@ -69,7 +69,7 @@ class Settings:
 
 
 class Trainer:
-    """Trains the model on windows; ``state_dict`` holds all that a resumed run needs.
+    """Trainer of the model on windows; ``state_dict`` holds all that a resumed run needs.
 
     Args:
         windows: Source of batches.

@@ -51,7 +51,7 @@ class Batch:
 
 
 class Windows:
-    """Cuts batches out of rendered canvases.
+    """Source of batches, cut out of rendered canvases.
 
     Args:
         images: Canvases, uint8, shape (n, 4, side, side); a memory map will do.
