@@ -29,6 +29,7 @@ _REGISTRATIONS = {  # a module of anomalib -> the function of registration.py th
     "anomalib.models": "register_model",
     "anomalib.data": "register_datamodules",
     "anomalib.cli.pipelines": "register_pipeline",
+    "anomalib.cli.cli": "register_terminal",
 }
 _PLUGIN = "anople_anomalib."
 _incomplete: set[str] = set()  # modules of the plugin that are being imported, in any thread

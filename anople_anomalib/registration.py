@@ -45,6 +45,13 @@ def register_pipeline() -> None:
     PIPELINE_REGISTRY[PIPELINE_NAME] = FewShotPipeline
 
 
+def register_terminal() -> None:
+    """Let the ``anomalib`` command end its errors in one message."""
+    from .utils.terminal import shorten_errors
+
+    shorten_errors(import_module("anomalib.cli.cli"))
+
+
 def _publish(cls: type, host: ModuleType) -> None:
     """Set a class of the plugin as a public name of one of anomalib's modules.
 

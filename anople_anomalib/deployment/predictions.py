@@ -24,7 +24,7 @@ from PIL import Image
 from skimage.measure import label, regionprops
 from typing_extensions import Self
 
-from anople_anomalib.utils.command_line import runs_from_command_line
+from anople_anomalib.utils.terminal import runs_from_command_line
 
 logger = logging.getLogger(__name__)
 
