@@ -52,7 +52,7 @@ from .method.anomaly_simulation import PixelAnomalySimulator, simulate_latent_an
 from .method.backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
 from .method.layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
 from .method.loss import AnoPLeLoss
-from .method.prompt_templates import clean_class_names, prompt_texts, state_templates
+from .method.prompt_templates import clean_class_names, prompt_texts, state_templates, words_of_categories
 from .method.state_checks import require_finite
 from .method.torch_model import AnoPLeModel, TrainingOutput
 from .method.views import cut_masks, cut_views, double, num_views, resize
@@ -80,7 +80,8 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         k_shot: Normal images per category for training and memory; ``None`` for all. A
             :class:`anople_anomalib.data.FewShot` datamodule's own choice wins.
         seed: Seed of the draw of the shots.
-        class_names: Names for the text prompts; ``None`` takes them from the datamodule, else ``"object"``.
+        class_names: Names for the text prompts; ``None`` takes them from the datamodule, in words (``pcb1`` is
+            "printed circuit board"), else ``"object"``.
         state_word: Word of the abnormal prompt, several words for their ensemble, or ``"compositional"``.
         text_context_length: Number C_t of text prompts per layer.
         visual_context_length: Number C_v of visual prompts per layer.
@@ -255,7 +256,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         """
         if stage == "fit":
             datamodule = getattr(self.trainer, "datamodule", None)
-            self.prepare_texts(self.hparams["class_names"] or class_names_of(datamodule))
+            self.prepare_texts(self.hparams["class_names"] or words_of_categories(class_names_of(datamodule)))
         super().setup(stage)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -356,7 +357,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
             class_names: One class name or several.
 
         Raises:
-            ValueError: If a name is empty or occurs twice.
+            ValueError: If there is no name or a name is empty.
         """
         self.class_names = clean_class_names(class_names)
         tokenize = get_tokenizer(self.hparams["backbone"])

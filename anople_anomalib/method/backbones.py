@@ -40,6 +40,16 @@ DEFAULT_TAGS = {"ViT-B-16-plus-240": "laion400m_e32"}
 CLIP_MEAN, CLIP_STD = OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 """Normalization of the images that CLIP was trained on."""
 
+_TRUE_URLS = {
+    ("ViT-B-16-plus-240", "laion400m_e32"): (
+        "https://github.com/mlfoundations/open_clip/releases/download/v0.2-weights/"
+        "vit_b_16_plus_240-laion400m_e32-699c4b84.pt"
+    )
+}
+"""Files of tags under which open_clip lists another file of the Hub: there this one leads to the weights of e31.
+
+The name ends in the first eight digits of the SHA-256 of the file, which open_clip's download checks."""
+
 _TAG_PREFERENCE = ("laion2b", "laion400m_e32")
 _TINY_FOLDER = Path(__file__).parents[1] / "assets" / "anople_tiny"
 _HUB_FILE = "open_clip_model.safetensors"  # where the repository of a tag is given without a file
@@ -172,22 +182,41 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
             raise ValueError(msg)
         _require_file(name, path)
     try:
+        if (name, weights) in _TRUE_URLS:
+            file = open_clip.pretrained.download_pretrained_from_url(_TRUE_URLS[name, weights])
+            logger.info("Weights of %s: %s, its hash checked.", name, file)
+            return open_clip.create_model(name, pretrained=file)
         if not config and path.suffix == ".safetensors":  # which open_clip 2.24 takes for a pickle
             model = open_clip.create_model(name)
             model.load_state_dict(load_file(path))
-            return model
-        return open_clip.create_model(name, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu")))
+        else:
+            model = open_clip.create_model(name, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu")))
     except _READ_ERRORS as error:
         if not config:
             raise _unreadable(name, weights, error) from error
-        repository, _, file = config.get("hf_hub", "").rpartition("/")
-        source = f"{file or _HUB_FILE} of {repository}" if repository else config.get("url")
-        msg = (
-            f"The weights {weights!r} of {name} ({source}) are not in the cache and cannot be downloaded: connect to "
-            "the internet once, pass a local checkpoint file (--model.pretrained PATH), or use "
-            f"--model.backbone {TINY}, which needs no download."
-        )
-        raise FileNotFoundError(msg) from error
+        raise _unavailable(name, weights, error) from error
+    logger.info("Weights of %s: %s", name, _source(name, weights) if config else weights)
+    return model
+
+
+def _source(name: str, tag: str) -> str:
+    """Return the file that a tag of open_clip stands for, in words."""
+    config = open_clip.pretrained.get_pretrained_cfg(name, tag)
+    repository, _, file = config.get("hf_hub", "").rpartition("/")
+    from_hub = f"{file or _HUB_FILE} of {repository}" if repository else config.get("url", tag)
+    return _TRUE_URLS.get((name, tag), from_hub)
+
+
+def _unavailable(name: str, tag: str, error: Exception) -> FileNotFoundError:
+    problem = "are not in the cache and cannot be downloaded"
+    if "SHA256" in str(error):
+        problem = "were downloaded, but their SHA-256 is not the one in the file's name"
+    other = " (--model.pretrained laion400m_e31 takes the file of the Hub, one epoch earlier)"
+    return FileNotFoundError(
+        f"The weights {tag!r} of {name} ({_source(name, tag)}) {problem}: connect to the internet once, pass a local "
+        f"checkpoint file (--model.pretrained PATH), or use --model.backbone {TINY}, which needs no download"
+        f"{other if (name, tag) in _TRUE_URLS else ''}."
+    )
 
 
 def _require_file(name: str, path: Path) -> None:

@@ -17,6 +17,36 @@ NORMAL_STATES = (
     "{} without defect",
     "{} without damage",
 )
+CLASS_WORDS = {
+    # VisA
+    "chewinggum": "chewing gum",
+    "macaroni1": "macaroni",
+    "macaroni2": "macaroni",
+    "pcb": "printed circuit board",
+    "pcb1": "printed circuit board",
+    "pcb2": "printed circuit board",
+    "pcb3": "printed circuit board",
+    "pcb4": "printed circuit board",
+    # MPDD
+    "bracket_black": "black bracket",
+    "bracket_brown": "brown bracket",
+    "bracket_white": "white bracket",
+    # KolektorSDD, of plastic parts of electrical commutators
+    "kolektor": "electrical commutator",
+    # MVTec AD 2
+    "wallplugs": "wall plugs",
+    # Real-IAD
+    "audiojack": "audio jack",
+    "terminalblock": "terminal block",
+    "transistor1": "transistor",
+    "vcpill": "vitamin C pill",
+    "woodstick": "wooden stick",
+}
+"""Words for categories whose names a text encoder would not know; for all others underscores become blanks."""
+
+OBJECT = "object"
+"""Word for what has no name, or only a number, as the categories of BTech (``"01"``) have."""
+
 ABNORMAL_STATES = ("damaged {}", "{} with flaw", "{} with defect", "{} with damage")
 
 
@@ -27,19 +57,36 @@ def clean_class_names(class_names: str | Sequence[str]) -> list[str]:
         class_names: One name or several, e.g. ``"metal_nut"``.
 
     Returns:
-        The names with underscores as spaces and without surrounding blanks, e.g. ``["metal nut"]``.
+        The names with underscores as spaces and without surrounding blanks, e.g. ``["metal nut"]``. Of equal names
+        the first stays: the texts are those of different names.
 
     Raises:
-        ValueError: If there is no name, a name is empty, or a name occurs twice.
+        ValueError: If there is no name or a name is empty.
     """
     words = [" ".join(name.replace("_", " ").split()) for name in _strings(class_names)]
     if not words or not all(words):
         msg = f"class_names must be one or more non-empty names, got {class_names!r}."
         raise ValueError(msg)
-    if len(set(words)) != len(words):
-        msg = f"class_names must differ from each other, got {class_names!r}."
-        raise ValueError(msg)
-    return words
+    return list(dict.fromkeys(words))
+
+
+def words_of_categories(categories: str | Sequence[str]) -> list[str]:
+    """Find words for the categories of a data set.
+
+    Args:
+        categories: One category or several, e.g. ``["pcb1", "metal_nut"]``.
+
+    Returns:
+        Their words from :data:`CLASS_WORDS`, else their names; :data:`OBJECT` for a name without a letter. Two
+        categories may have the same words.
+
+    Example:
+        >>> words_of_categories(["pcb1", "metal_nut", "01"])
+        ['printed circuit board', 'metal_nut', 'object']
+    """
+    names = [categories] if isinstance(categories, str) else list(categories)
+    named = [name if any(map(str.isalpha, name)) or not name.strip("_ ") else OBJECT for name in names]
+    return [CLASS_WORDS.get(name.lower(), name) for name in named]
 
 
 def state_templates(state_word: str | Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -3,7 +3,10 @@
 
 """Backbones by name, their weights, fingerprints and errors."""
 
+import hashlib
+import io
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
@@ -197,6 +200,62 @@ def test_without_a_network_the_error_says_what_helps(monkeypatch: pytest.MonkeyP
     said = r"\(open_clip_model.safetensors of nobody/nothing\) .*downloaded: .*--model.pretrained PATH.*anople-tiny"
     with pytest.raises(FileNotFoundError, match=said):
         load_backbone(MINIATURE)
+
+
+E32_URL = backbones._TRUE_URLS["ViT-B-16-plus-240", "laion400m_e32"]
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bytes, str], list[str]]:
+    """A network with one file, whose name ends in eight digits, under the tag ``e32`` of the miniature."""
+
+    def serve(content: bytes, digits: str) -> list[str]:
+        asked = []
+
+        def answer(url: str, *_: object, **__: object) -> io.BytesIO:
+            asked.append(url)
+            response = io.BytesIO(content)
+            response.headers = {"Content-Length": str(len(content))}
+            return response
+
+        url = f"https://github.com/mlfoundations/open_clip/releases/download/v0/miniature-e32-{digits}.pt"
+        tags = {"e32": {"url": url, "hf_hub": "nobody/miniature.e31/"}}
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, MINIATURE, tags)
+        monkeypatch.setitem(backbones._TRUE_URLS, (MINIATURE, "e32"), url)
+        monkeypatch.setattr("urllib.request.urlopen", answer)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        return asked
+
+    return serve
+
+
+def test_e32_is_the_file_whose_name_ends_in_its_hash() -> None:
+    assert E32_URL.endswith("/vit_b_16_plus_240-laion400m_e32-699c4b84.pt")
+    config = open_clip.pretrained.get_pretrained_cfg("ViT-B-16-plus-240", "laion400m_e32")
+    assert config["url"] in {"", E32_URL}
+    assert "e32" not in config["hf_hub"], "open_clip names the right file now: _TRUE_URLS can go"
+
+
+def test_the_true_file_of_a_tag_is_downloaded_checked_and_named(
+    network: Callable, weights: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(weights, buffer := io.BytesIO())
+    content = buffer.getvalue()
+    asked = network(content, hashlib.sha256(content).hexdigest()[:8])
+    with caplog.at_level(logging.INFO, logger="anople_anomalib"):
+        backbone = load_backbone(MINIATURE, "e32")
+    assert torch.equal(backbone.clip.visual.visual.proj, weights["visual.proj"])
+    assert "miniature-e32-" in caplog.text
+    assert "hash checked" in caplog.text
+    load_backbone(MINIATURE, "e32")
+    assert len(asked) == 1
+
+
+def test_a_file_of_another_hash_is_refused(network: Callable, weights: dict[str, torch.Tensor]) -> None:
+    torch.save(weights, buffer := io.BytesIO())
+    network(buffer.getvalue(), "00000000")
+    with pytest.raises(FileNotFoundError, match=r"miniature-e32-00000000.pt\) .*SHA-256 is not.*laion400m_e31"):
+        load_backbone(MINIATURE, "e32")
 
 
 @pytest.mark.parametrize("name", [MINIATURE, TINY])

@@ -5,7 +5,12 @@
 
 import pytest
 
-from anople_anomalib.method.prompt_templates import clean_class_names, prompt_texts, state_templates
+from anople_anomalib.method.prompt_templates import (
+    clean_class_names,
+    prompt_texts,
+    state_templates,
+    words_of_categories,
+)
 
 
 def test_words_of_the_paper() -> None:
@@ -48,9 +53,26 @@ def test_empty_class_names_are_refused(names: str | list[str]) -> None:
         clean_class_names(names)
 
 
-def test_equal_class_names_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"must differ from each other, got \['metal_nut', 'metal nut'\]"):
-        clean_class_names(["metal_nut", "metal nut"])
+def test_equal_class_names_are_one() -> None:
+    assert clean_class_names(["metal_nut", "cable", "metal nut"]) == ["metal nut", "cable"]
+
+
+@pytest.mark.parametrize(
+    ("categories", "expected"),
+    [
+        ("pcb1", ["printed circuit board"]),
+        (["pcb1", "pcb4", "macaroni2", "chewinggum"], ["printed circuit board", "macaroni", "chewing gum"]),
+        (["metal_nut", "pipe_fryum"], ["metal nut", "pipe fryum"]),
+        (["01", "03"], ["object"]),
+    ],
+)
+def test_categories_become_words(categories: str | list[str], expected: list[str]) -> None:
+    assert clean_class_names(words_of_categories(categories)) == expected
+
+
+def test_an_empty_category_stays_an_error() -> None:
+    with pytest.raises(ValueError, match="non-empty names, got"):
+        clean_class_names(words_of_categories(["_"]))
 
 
 @pytest.mark.parametrize("words", ["", " ", [], ["damaged", ""]])
