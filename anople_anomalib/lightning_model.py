@@ -267,6 +267,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=1e-5)
         steps = self.trainer.estimated_stepping_batches
         warmup = max(1, int(_WARMUP_FRACTION * steps)) if steps != float("inf") else 1
+        # step i of the warm-up has i / warmup of the rate, i from 1: no step is wasted at 0
         scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -285,6 +286,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         Returns:
             The loss L.
         """
+        # seeded by the step alone: a resumed run sees the same anomalies as an uninterrupted one
         seeds = (self.hparams["training_seed"], self.current_epoch, batch_idx, self.global_rank)
         with seeded(*seeds, device=self.device):
             views, masks = self._simulated_views(batch.image)
@@ -313,7 +315,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
     def _simulated_views(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return normalized views of shape ``(B, V, 3, h, w)`` and masks of shape ``(B * V, h, w)``."""
         size, multi_view = self.model.image_size, self.hparams["multi_view"]
-        images = resize(images, double(size)).clamp(0, 1)
+        images = resize(images, double(size)).clamp(0, 1)  # bicubic resizing overshoots
         if self.simulator is None:
             masks = images.new_zeros(len(images), 1, *images.shape[-2:])
         else:

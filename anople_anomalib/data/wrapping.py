@@ -68,7 +68,7 @@ def _plain(arguments: Any) -> Any:  # noqa: ANN401
         return {str(name): _plain(value) for name, value in arguments.items()}
     if isinstance(arguments, Sequence) and not isinstance(arguments, str | tuple):
         return [_plain(value) for value in arguments]
-    if type(arguments).__name__ == "Namespace":
+    if type(arguments).__name__ == "Namespace":  # of jsonargparse, old or new, or of argparse
         return _plain(vars(arguments))
     return arguments
 

@@ -31,7 +31,7 @@ class HeatMaps(ImageVisualizer):
     """
 
     def __init__(self, output_dir: str | Path | None = None) -> None:
-        super().__init__(output_dir=output_dir, text_config={"enable": False})
+        super().__init__(output_dir=output_dir, text_config={"enable": False})  # the caption stands below instead
         self._names: dict[str, str] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

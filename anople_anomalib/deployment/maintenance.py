@@ -79,7 +79,7 @@ class Maintenance(LightningModule):
         if len(batches) < 2:
             msg = f"Thresholds need at least two normal images that are not in the memory, got {len(batches)}."
             raise ValueError(msg)
-        for batch in batches:
+        for batch in batches:  # anomalib's own computation of thresholds, driven without a trainer
             self.post_processor.on_validation_batch_end(None, self, batch)
         self.post_processor.on_validation_epoch_end(None, self)
 
@@ -93,6 +93,7 @@ class Maintenance(LightningModule):
             RuntimeError: If the model is not trained.
         """
         self.require_training()
+        # a trainer that runs nothing: it alone writes the checkpoint that anomalib reads, without optimizer states
         trainer = Trainer(logger=False, accelerator="cpu", enable_model_summary=False, enable_progress_bar=False)
         trainer.strategy.connect(self)
         guard_checkpoints(trainer)

@@ -97,12 +97,12 @@ class PromptedVisualTower(nn.Module):
         length = x.shape[1]
         memory = []
         for layer, block in enumerate(self.visual.transformer.resblocks):
-            if layer < len(prompts):
+            if layer < len(prompts):  # the prompts of the layer before give way; after layer J they propagate
                 x = torch.cat([x[..., :length, :], _expand(prompts[layer], x)], dim=1)
             x = _run(self.visual.transformer, block, x)
             if layer + 1 in memory_layers:
                 memory.append(x[..., patches, :])
-        x = self.visual.ln_post(x[..., : patches.stop, :])
+        x = self.visual.ln_post(x[..., : patches.stop, :])  # prompts and signal have done their work
         return VisualFeatures(
             image_embedding=x[..., 0, :] @ self.visual.proj,
             patch_tokens=x[..., patches, :],
@@ -230,11 +230,12 @@ class FrozenCLIP(nn.Module):
         super().__init__()
         self.visual = PromptedVisualTower(clip.visual)
         self.text = PromptedTextTower(clip)
+        # 1 / tau of equation (8); frozen like the towers, so not saved either
         self.register_buffer("logit_scale", clip.logit_scale.detach().exp().reshape(()), persistent=False)
         self.logit_scale: torch.Tensor
         self.fingerprint = fingerprint
         self.requires_grad_(requires_grad=False)
-        super().train(mode=False)
+        super().train(mode=False)  # this class's own train() changes nothing
         self.register_state_dict_post_hook(_leave_out_frozen)
         self.register_load_state_dict_pre_hook(_keep_frozen)
 

@@ -69,6 +69,7 @@ def image_loss(
     if latent_logits is None or not len(latent_logits):
         return loss
     abnormal = torch.ones(len(latent_logits), dtype=torch.long, device=logits.device)
+    # the mean over the normal views and their latent anomalies, of which there are equally many
     normal_terms = F.cross_entropy(logits[labels == 0], abnormal - 1, reduction="sum")
     latent_terms = F.cross_entropy(latent_logits, abnormal, reduction="sum", label_smoothing=LATENT_LABEL_SMOOTHING)
     return loss + (normal_terms + latent_terms) / (2 * len(latent_logits))

@@ -89,9 +89,9 @@ class AnoPLeModel(nn.Module):
         self.decoder = Decoder(clip.visual.width, clip.embed_dim, refines=residual_decoder) if use_decoder else None
         self.residual_decoder = residual_decoder
         self.memory_bank = MemoryBank(clip.visual.width, coreset_sampling_ratio) if self.memory_layers else None
-        self.register_buffer("tokens", torch.empty(2, 0, 0, dtype=torch.long), persistent=False)
+        self.register_buffer("tokens", torch.empty(2, 0, 0, dtype=torch.long), persistent=False)  # of training only
         self.register_buffer("text_features", torch.zeros(2, clip.embed_dim))  # (w+, w-)
-        self.register_buffer("is_fitted", torch.tensor(data=False))
+        self.register_buffer("is_fitted", torch.tensor(data=False))  # saved: training may be under way
         fingerprint = torch.tensor(list(clip.fingerprint), dtype=torch.uint8)
         self.register_buffer("backbone_fingerprint", fingerprint)
         self.tokens: torch.Tensor

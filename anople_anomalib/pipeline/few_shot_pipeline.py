@@ -150,6 +150,7 @@ class FewShotPipeline(Pipeline):
             raise ValueError(msg)
         if processes == 1:
             return SerialRunner(FewShotJobGenerator(accelerator, self.folder))
+        # jobs side by side on a CPU share its cores, or each would start a thread per core
         threads = None if gpus else max(1, torch.get_num_threads() // processes)
         return PatientParallelRunner(FewShotJobGenerator(accelerator, self.folder, threads), n_jobs=processes)
 

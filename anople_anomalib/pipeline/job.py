@@ -63,6 +63,7 @@ class FewShotJob(Job):
         """
         row = {"status": OK, **self.settings.describe(), "error": ""}
         try:
+            # what models and trainers print would bury the one line per job
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 row.update(self._measure(task_id))
         except Exception as error:
@@ -70,7 +71,7 @@ class FewShotJob(Job):
             row.update(status=FAILED, error=_portable(f"{type(error).__name__}: {error}"))
         ResultsTable(self.folder).add(row)
         announce(row, self.position)
-        gc.collect()
+        gc.collect()  # trainer and model refer to each other, and would keep their memory during the next job
         return row
 
     @staticmethod

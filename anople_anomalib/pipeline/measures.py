@@ -99,7 +99,7 @@ class PeakMemory:
 def _reset_process_peak() -> bool:
     """Let Linux count the peak memory of this process anew; return whether it does."""
     try:
-        _RESET.write_text("5", encoding="ascii")
+        _RESET.write_text("5", encoding="ascii")  # resets VmHWM, the peak of the resident memory (proc(5))
     except OSError:
         return False
     return True

@@ -147,7 +147,7 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Yield the order of the present epoch."""
-        generator = torch.Generator().manual_seed((self._seed << 20) + self._epoch)
+        generator = torch.Generator().manual_seed((self._seed << 20) + self._epoch)  # seeds a million epochs apart
         yield from torch.randperm(self._length, generator=generator).tolist()
 
 
