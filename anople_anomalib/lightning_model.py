@@ -40,7 +40,7 @@ from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 from torchvision.transforms.v2.functional import normalize
 
-from .checkpoints.hooks import CheckpointHooks, check_weights
+from .checkpoints.hooks import CheckpointHooks
 from .data.errors import ClearDataErrors
 from .data.wrapping import class_names_of
 from .deployment.export import Export
@@ -193,7 +193,6 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         self.class_names: list[str] = []
         self.drawn_samples: dict[str, list[str]] = {}
         self.weights = loaded.weights
-        self.register_load_state_dict_pre_hook(check_weights)
 
     # ------------------------------------------------------------------------------------------------ components
 

@@ -88,20 +88,21 @@ def guard_checkpoints(trainer: Trainer) -> None:
         trainer.strategy.checkpoint_io = GuardedCheckpointIO(trainer.strategy.checkpoint_io)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:  # noqa: ANN401
     """Read a checkpoint of AnoPLe.
 
     Args:
         path: Its file.
+        map_location: Where its tensors are put, as for ``torch.load``.
 
     Returns:
-        Its content, on the CPU.
+        Its content.
 
     Raises:
         ValueError: If the file is damaged, holds more than tensors and plain data, or is no checkpoint of AnoPLe.
     """
     with _clear_read_errors(path):
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     check_metadata(checkpoint)
     return checkpoint
 
@@ -121,11 +122,14 @@ def _clear_read_errors(path: str | Path) -> Iterator[None]:
         raise ValueError(msg) from error
 
 
-def check_metadata(checkpoint: Any) -> None:  # noqa: ANN401
+def check_metadata(checkpoint: Any) -> Mapping[str, Any]:  # noqa: ANN401
     """Refuse what is no checkpoint of AnoPLe, or one of an incompatible version.
 
     Args:
         checkpoint: Content of the file.
+
+    Returns:
+        Its metadata.
 
     Raises:
         ValueError: If parts are missing or malformed, or the versions differ in more than the last number.
@@ -140,6 +144,7 @@ def check_metadata(checkpoint: Any) -> None:  # noqa: ANN401
             f"{__version__} cannot read: install that version, or train again."
         )
         raise ValueError(msg)
+    return metadata
 
 
 def _well_formed(metadata: Any) -> bool:  # noqa: ANN401

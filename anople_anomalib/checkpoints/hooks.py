@@ -3,14 +3,21 @@
 
 """Lightning's checkpoint hooks of AnoPLe: the metadata of a checkpoint, and what is checked before it is taken."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.saving import (
+    _default_map_location,
+    _load_state,
+    load_hparams_from_tags_csv,
+    load_hparams_from_yaml,
+)
 from typing_extensions import Self
 
-from anople_anomalib.method.state_checks import check_state
-from anople_anomalib.method.torch_model import AnoPLeModel, check_backbone
+from anople_anomalib.method.state_checks import check_names, check_weights
+from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.utils.version import __version__
 
 from .files import check_metadata, read_checkpoint
@@ -26,6 +33,7 @@ class CheckpointHooks(LightningModule):
     weights: str
     class_names: list[str]
     drawn_samples: dict[str, list[str]]
+    _accepted: Mapping[str, Any] | None = None  # weights that were checked and are loaded next
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the backbone, settings that its weights do not show, the classes and the shots as metadata."""
@@ -41,8 +49,39 @@ class CheckpointHooks(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that does not fit, else restore the classes and the shots."""
-        check_metadata(checkpoint)
-        metadata = checkpoint["anople"]
+        metadata = check_metadata(checkpoint)
+        self._check_settings(metadata)
+        check_weights(self, checkpoint["state_dict"], strict=False)
+        check_names(self.model, checkpoint["state_dict"], "model.")
+        super().on_load_checkpoint(checkpoint)
+        self.class_names, self.drawn_samples = metadata["class_names"], metadata["drawn_samples"]
+        self._accepted = checkpoint["state_dict"]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
+        """Refuse weights that do not fit, else load them.
+
+        Lightning comes here with what :meth:`on_load_checkpoint` has just accepted, anomalib's other loaders without.
+
+        Args:
+            state_dict: The weights.
+            strict: Whether all names must be there and no others.
+            assign: As for ``torch.nn.Module``.
+
+        Returns:
+            The missing and the unexpected names.
+
+        Raises:
+            ValueError: If the weights are of another backbone or do not fit.
+        """
+        if state_dict is not self._accepted:
+            check_weights(self, state_dict, strict=strict)
+        elif strict:
+            check_names(self, state_dict)
+        self._accepted = None
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _check_settings(self, metadata: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of another backbone, or of other settings that its weights do not show."""
         if metadata["backbone"] != self.hparams["backbone"]:
             msg = (
                 f"The checkpoint was trained over the backbone {metadata['backbone']} ({metadata['weights']}), this "
@@ -56,9 +95,6 @@ class CheckpointHooks(LightningModule):
                     "give it the same."
                 )
                 raise ValueError(msg)
-        check_weights(self.model, checkpoint["state_dict"], "model.")
-        super().on_load_checkpoint(checkpoint)
-        self.class_names, self.drawn_samples = metadata["class_names"], metadata["drawn_samples"]
 
     @classmethod
     def load_from_checkpoint(
@@ -71,6 +107,9 @@ class CheckpointHooks(LightningModule):
         **kwargs: Any,  # noqa: ANN401
     ) -> Self:
         """Build the model of a checkpoint.
+
+        Lightning's own reads a file and builds a model in one: here the file is read once and its content checked
+        before a model is built, by what Lightning builds it with.
 
         Args:
             checkpoint_path: The file.
@@ -89,8 +128,11 @@ class CheckpointHooks(LightningModule):
         if not weights_only:
             msg = "A checkpoint of AnoPLe is read with weights_only=True alone, as it holds nothing else."
             raise ValueError(msg)
-        read_checkpoint(checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, **kwargs)
+        checkpoint = read_checkpoint(checkpoint_path, map_location or _default_map_location)
+        if hparams_file is not None:
+            checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = _read_hparams(Path(hparams_file))
+        model = _load_state(cls, checkpoint, strict=strict, **kwargs)
+        return model.to(next(iter(checkpoint["state_dict"].values())).device)
 
 
 def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:
@@ -98,27 +140,9 @@ def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:
     return {"memory_layers": list(model.memory_layers), "residual_decoder": model.residual_decoder}
 
 
-def check_weights(
-    module: CheckpointHooks | AnoPLeModel,
-    state_dict: dict[str, Any],
-    prefix: str,
-    _metadata: dict | None = None,
-    strict: bool = True,
-    *_args: object,
-) -> None:
-    """Check all weights (load-state-dict pre hook): thresholds load before the model, and must not be in vain.
-
-    Args:
-        module: What is to be loaded.
-        state_dict: The weights.
-        prefix: Prefix of the module's names in them.
-        strict: Whether all names must be there and no others.
-
-    Raises:
-        ValueError: If the weights are of another backbone or do not fit.
-    """
-    if isinstance(module, AnoPLeModel):
-        check_backbone(module, state_dict, prefix)
-    else:
-        check_backbone(module.model, state_dict, f"{prefix}model.")
-    check_state(module, state_dict, prefix, strict)
+def _read_hparams(path: Path) -> dict[str, Any]:
+    """Read hyper-parameters from one of the kinds of files that Lightning writes."""
+    if path.suffix.lower() not in {".csv", ".yml", ".yaml"}:
+        msg = f"hparams_file must be a .yaml, .yml or .csv file, got '{path}'."
+        raise ValueError(msg)
+    return load_hparams_from_tags_csv(path) if path.suffix.lower() == ".csv" else load_hparams_from_yaml(path)

@@ -10,38 +10,87 @@ import torch
 from torch import nn
 
 _Part = TypeVar("_Part")
+_FINGERPRINT = "backbone_fingerprint"
 _OF_ANY_LENGTH = "memory_bank.features"
 """The buffer whose number of rows is that of the checkpoint."""
 
 
-def check_state(module: nn.Module, state_dict: Mapping[str, Any], prefix: str = "", strict: bool = True) -> None:
-    """Refuse weights that do not fit a module, before the first one is overwritten.
+def check_weights(
+    module: nn.Module,
+    state_dict: Mapping[str, Any],
+    prefix: str = "",
+    _metadata: Mapping[str, Any] | None = None,
+    strict: bool = True,
+    *_args: object,
+) -> None:
+    """Refuse weights that do not fit, before the first one is overwritten: the one check of all ways to load.
 
-    PyTorch's own check comes last, when all that fits has been copied.
+    PyTorch's own check comes last, when all that fits has been copied. This is the load-state-dict pre-hook of the
+    torch model; a module around it has its own part to lose as well, and calls this function before it loads anything.
+
+    Args:
+        module: The torch model, or a module that has it as ``model``.
+        state_dict: The weights.
+        prefix: Prefix of the names where the module is loaded as a part of another, which has checked the whole.
+        strict: Whether all names must be there and no others.
+
+    Raises:
+        ValueError: If the weights carry another backbone's fingerprint, a name is missing or unknown, or a tensor is of
+            another shape or kind or holds numbers that are not finite. Statistics outside the model may be NaN:
+            anomalib starts them so.
+    """
+    if prefix:
+        return
+    _check_backbone(module, state_dict)
+    own = module.state_dict()
+    for name, value in own.items():
+        if wrong := _misfit(name, value, state_dict):
+            raise _refusal(name, wrong)
+    if strict:
+        check_names(module, state_dict)
+
+
+def check_names(module: nn.Module, state_dict: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse weights of which one is missing or unknown.
 
     Args:
         module: What the weights are to be loaded into.
         state_dict: The weights.
         prefix: Prefix of the module's names in them.
-        strict: Whether all names must be there and no others.
 
     Raises:
-        ValueError: If a name is missing or unknown, or a tensor is of another shape or kind or holds numbers that are
-            not finite. Statistics outside the model may be NaN: anomalib starts them so.
+        ValueError: If there is one.
     """
-    own = module.state_dict()
-    given = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
-    problem = next((f"{name} {wrong}" for name, value in own.items() if (wrong := _misfit(name, value, given))), None)
-    odd = own.keys() ^ given.keys()
-    if problem is None and strict and odd:
+    own = module.state_dict().keys()
+    odd = own ^ {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)}
+    if odd:
         name = min(odd)
-        problem = f"{name} is {'missing' if name in own else 'not part of it'}"
-    if problem is not None:
+        raise _refusal(name, "is missing" if name in own else "is not part of it")
+
+
+def _check_backbone(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Refuse weights for another backbone, by its fingerprint; none at all is a missing name."""
+    name = next((name for name in module.state_dict() if name.endswith(_FINGERPRINT)), _FINGERPRINT)
+    own, given = module.state_dict().get(name), state_dict.get(name)
+    if not isinstance(given, torch.Tensor) or own is None or (given.dtype, given.shape) != (own.dtype, own.shape):
+        return
+    if not torch.equal(given.cpu(), own.cpu()):
         msg = (
-            f"The weights do not fit this AnoPLe ({problem}): build the model with the arguments that it was trained "
-            "with, or take another checkpoint."
+            f"The weights were trained over another backbone (fingerprint {_short(given)}) than this model's "
+            f"({_short(own)}): build the model with the backbone and pretrained weights that the checkpoint names."
         )
         raise ValueError(msg)
+
+
+def _refusal(name: str, problem: str) -> ValueError:
+    return ValueError(
+        f"The weights do not fit this AnoPLe ({name} {problem}): build the model with the arguments that it was "
+        "trained with, or take another checkpoint."
+    )
+
+
+def _short(fingerprint: torch.Tensor) -> str:
+    return bytes(fingerprint.tolist()).hex()[:8]
 
 
 def _misfit(name: str, own: torch.Tensor, given: Mapping[str, Any]) -> str | None:

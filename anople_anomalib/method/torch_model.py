@@ -18,7 +18,7 @@ from .decoder import Decoder
 from .fusion import fuse, image_score
 from .memory_bank import MemoryBank
 from .prompts import ConstantPrompts, PromptLearner
-from .state_checks import check_state, require_memory
+from .state_checks import check_weights, require_memory
 
 
 class TrainingOutput(NamedTuple):
@@ -98,7 +98,7 @@ class AnoPLeModel(nn.Module):
         self.text_features: torch.Tensor
         self.is_fitted: torch.Tensor
         self.backbone_fingerprint: torch.Tensor
-        self.register_load_state_dict_pre_hook(_check)
+        self.register_load_state_dict_pre_hook(check_weights)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -268,38 +268,3 @@ class AnoPLeModel(nn.Module):
             F.normalize(local_features, dim=1), text_features.to(local_features.dtype), "b d h w, s d -> b s h w"
         )
         return self.clip.logit_scale * cosines
-
-
-def _check(module: AnoPLeModel, state_dict: dict, prefix: str, _metadata: dict, strict: bool, *_args: object) -> None:
-    """Refuse weights that do not fit before anything is overwritten (load-state-dict pre hook)."""
-    check_backbone(module, state_dict, prefix)
-    check_state(module, state_dict, prefix, strict)
-
-
-def check_backbone(module: AnoPLeModel, state_dict: dict, prefix: str) -> None:
-    """Refuse weights for another backbone.
-
-    Args:
-        module: The model that is to be loaded.
-        state_dict: The weights.
-        prefix: Prefix of the model's names in them.
-
-    Raises:
-        ValueError: If the weights carry another backbone's fingerprint.
-    """
-    fingerprint = state_dict.get(prefix + "backbone_fingerprint")
-    own = module.backbone_fingerprint
-    if not isinstance(fingerprint, torch.Tensor) or (fingerprint.dtype, fingerprint.shape) != (own.dtype, own.shape):
-        return  # none at all: check_state's matter
-    if torch.equal(fingerprint.cpu(), own.cpu()):
-        return
-    msg = (
-        f"The weights were trained over another backbone (fingerprint {_short(fingerprint)}) than this model's "
-        f"({_short(module.backbone_fingerprint)}): build the model with the backbone and pretrained weights that the "
-        "checkpoint names."
-    )
-    raise ValueError(msg)
-
-
-def _short(fingerprint: torch.Tensor) -> str:
-    return bytes(fingerprint.tolist()).hex()[:8]

@@ -4,6 +4,7 @@
 """A checkpoint that does not fit is refused, whichever way it comes, and leaves the model as it was."""
 
 import copy
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,3 +177,31 @@ def test_a_spoiled_optimizer_stops_the_training_before_it_is_saved(
     with pytest.raises(FloatingPointError, match="no longer finite"):
         engine.fit(make_model(), datamodule=make_datamodule(mvtec), ckpt_path=tmp_path / "crafted.ckpt")
     assert not list(tmp_path.glob("results/**/*.ckpt"))
+
+
+def test_a_checkpoint_is_read_and_checked_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: dict[str, int] = {"torch.load": 0, "anople_anomalib.checkpoints.hooks.check_weights": 0}
+    for name in counted:
+        monkeypatch.setattr(name, counting(counted, name))
+    AnoPLe.load_from_checkpoint(checkpoint, visualizer=False)
+    assert set(counted.values()) == {1}
+
+
+def counting(counted: dict[str, int], name: str) -> Callable[..., Any]:
+    """The function of a name, which counts its calls."""
+    function = pkgutil.resolve_name(name)
+
+    def count(*args: object, **kwargs: object) -> object:
+        counted[name] += 1
+        return function(*args, **kwargs)
+
+    return count
+
+
+def test_arguments_and_a_file_of_them_replace_those_of_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    hparams = tmp_path / "hparams.yaml"
+    hparams.write_text("backbone: ViT-miniature\npretrained: random\nseed: 7\nvisualizer: false\n")
+    assert AnoPLe.load_from_checkpoint(checkpoint, hparams_file=hparams).hparams["seed"] == 7
+    assert AnoPLe.load_from_checkpoint(checkpoint, hparams_file=hparams, seed=8).hparams["seed"] == 8
+    with pytest.raises(ValueError, match=r"hparams_file must be a .yaml, .yml or .csv file, got '.*\.txt'"):
+        AnoPLe.load_from_checkpoint(checkpoint, hparams_file=tmp_path / "hparams.txt")

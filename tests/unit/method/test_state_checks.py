@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from anople_anomalib.method.memory_bank import MemoryBank
-from anople_anomalib.method.state_checks import check_state, require_finite
+from anople_anomalib.method.state_checks import check_names, check_weights, require_finite
 
 State = dict[str, torch.Tensor]
 
@@ -50,22 +50,21 @@ def changed(name: str, value: object) -> Callable[[State], State]:
 def test_weights_that_do_not_fit_are_refused(change: Callable[[State], State], problem: str) -> None:
     module = Small()
     with pytest.raises(ValueError, match=rf"^The weights do not fit this AnoPLe \({problem}.*\): build the model with"):
-        check_state(module, change(module.state_dict()))
+        check_weights(module, change(module.state_dict()))
 
 
 def test_weights_that_fit_pass() -> None:
     module = Small()
     state = changed("memory_bank.features", torch.zeros(7, 4))(module.state_dict())
-    check_state(module, state)
-    check_state(module, {f"model.{name}": value for name, value in state.items()}, prefix="model.")
-    check_state(module, {name: value.half() if name.startswith("layer") else value for name, value in state.items()})
+    check_weights(module, state)
+    check_weights(module, {name: value.half() if name.startswith("layer") else value for name, value in state.items()})
 
 
 def test_names_may_differ_where_loading_is_not_strict() -> None:
     module = Small()
-    check_state(module, {"layer.bias": torch.zeros(2), "other": torch.zeros(1)}, strict=False)
+    check_weights(module, {"layer.bias": torch.zeros(2), "other": torch.zeros(1)}, strict=False)
     with pytest.raises(ValueError, match="has shape"):
-        check_state(module, {"layer.bias": torch.zeros(9)}, strict=False)
+        check_weights(module, {"layer.bias": torch.zeros(9)}, strict=False)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -74,3 +73,11 @@ def test_what_is_not_finite_stops_a_training(value: float) -> None:
     require_finite(good, where="The losses are")
     with pytest.raises(FloatingPointError, match=r"^The losses are no longer finite \(image_loss\): lower prompt_lr"):
         require_finite({**good, "image_loss": torch.tensor(value)}, where="The losses are")
+
+
+def test_a_part_is_checked_with_the_whole() -> None:
+    check_weights(Small(), {}, prefix="model.")
+    state = {f"model.{name}": value for name, value in Small().state_dict().items()}
+    check_names(Small(), {**state, "other": torch.zeros(1)}, "model.")
+    with pytest.raises(ValueError, match="is_fitted is missing"):
+        check_names(Small(), {name: value for name, value in state.items() if "fitted" not in name}, "model.")
