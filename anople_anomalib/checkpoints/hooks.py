@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.saving import (
@@ -131,7 +131,7 @@ class CheckpointHooks(LightningModule):
         checkpoint = read_checkpoint(checkpoint_path, map_location or _default_map_location)
         if hparams_file is not None:
             checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = _read_hparams(Path(hparams_file))
-        model = _load_state(cls, checkpoint, strict=strict, **kwargs)
+        model = cast("Self", _load_state(cls, checkpoint, strict=strict, **kwargs))
         return model.to(next(iter(checkpoint["state_dict"].values())).device)
 
 
