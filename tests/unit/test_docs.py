@@ -13,6 +13,7 @@ import anople_anomalib
 PACKAGE = Path(anople_anomalib.__file__).parent
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
+ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
 FOLDERS = {"anople_anomalib", "benchmarks", "configs", "docs", "notebooks", "tests", "tools"}
 
 
@@ -32,6 +33,26 @@ def paths_in(page: Path) -> list[str]:
 def test_paths_exist(page: Path) -> None:
     missing = [path for path in paths_in(page) if not (REPOSITORY / path).exists()]
     assert not missing
+
+
+def test_paths_of_the_architecture_exist() -> None:
+    paths = [quote for quote in quoted(ARCHITECTURE) if re.fullmatch(r"[\w./-]+(/|\.py)", quote)]
+    missing = [path for path in paths if not (PACKAGE / path).exists() and not (REPOSITORY / path).exists()]
+    assert not missing
+    assert len(set(paths)) > 30
+
+
+def test_functions_of_the_architecture_exist() -> None:
+    """Those written as ``name()`` or ``Class.name()`` are defined in the package."""
+    source = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    names = {found[1] for quote in quoted(ARCHITECTURE) if (found := re.fullmatch(r"(?:\w+\.)?(\w+)\(\)", quote))}
+    assert names
+    assert names <= set(re.findall(r"^ *def (\w+)", source, flags=re.MULTILINE))
+
+
+def test_rooms_of_the_architecture_are_all() -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert {f"{room}/" for room in rooms} <= set(quoted(ARCHITECTURE))
 
 
 def test_paths_are_found(tmp_path: Path) -> None:
