@@ -154,6 +154,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         class_names, state_word = as_list(class_names), as_list(state_word)
         memory_layers, pretrained = as_list(memory_layers), pretrained and str(pretrained)
         anomaly_source_path = anomaly_source_path and str(anomaly_source_path)
+        # cheap checks first: a backbone may have to be downloaded
         check_k_shot(k_shot)
         check_integer(1, epochs=epochs)
         check_integer(0, seed=seed, training_seed=training_seed)

@@ -51,6 +51,7 @@ def clear_error(error: BaseException, datamodule: AnomalibDataModule) -> BaseExc
     """
     name = type(datamodule).__name__
     if isinstance(error, URLError):
+        # anomalib downloads what it does not find, so the folder is not there
         folder = data_root(datamodule) / datamodule.category
         return FileNotFoundError(
             f"{name} finds no data in '{folder}' and cannot download them ({error.reason}): check root and "

@@ -208,9 +208,10 @@ def _join(parts: Sequence[AnomalibDataset], category: str) -> AnomalibDataset:
     Returns:
         Like the first part, with the samples of all. If one part has no masks, none is read for the others either.
     """
-    joint = copy.copy(parts[0])
+    joint = copy.copy(parts[0])  # of the same class, with its augmentations
     samples = pd.concat([part.samples for part in parts], ignore_index=True)
     has_masks = all(part.task == TaskType.SEGMENTATION for part in parts)
+    # anomalib's data sets keep their task there, and a copy of the frame may lose it
     samples.attrs["task"] = (TaskType.SEGMENTATION if has_masks else TaskType.CLASSIFICATION).value
     joint.samples = samples
     joint.category = category

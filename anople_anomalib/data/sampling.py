@@ -57,6 +57,7 @@ def draw_shots(names: Sequence[str], k_shot: int | None, seed: int, category: st
         )
         raise ValueError(msg)
     digests = [hashlib.sha256(f"{seed}/{category}/{name}".encode()).digest() for name in names]
+    # the smallest digests: a draw of k is part of every larger one
     return sorted(sorted(range(len(names)), key=digests.__getitem__)[:k_shot])
 
 
@@ -72,6 +73,7 @@ def relative_names(paths: Iterable[str | Path]) -> list[str]:
     absolute = [Path(path).absolute() for path in paths]
     if not absolute:
         return []
+    # of the folders: a single image would share all of its path with itself
     common = os.path.commonpath([path.parent for path in absolute])
     return [path.relative_to(common).as_posix() for path in absolute]
 

@@ -123,6 +123,7 @@ class TableWriter:
             self._writer.writerow({**row, "regions": json.dumps(row["regions"])})
             self.counts[row["verdict"]] += 1
             if row["score"] is not None:
+                # equal scores: the earlier row is the worse one, and rows themselves are never compared
                 entry = (float(row["score"]), -sum(self.counts.values()), row)
                 (heappush if len(self._heap) < _WORST else heappushpop)(self._heap, entry)
         self._csv_file.flush()

@@ -33,6 +33,7 @@ class _Generator(PerlinAnomalyGenerator):
         try:
             return super().generate_perturbation(height, width, device, anomaly_source_path)
         except RuntimeError as error:
+            # running out of memory is a RuntimeError as well, like torchvision's for an unreadable image
             if anomaly_source_path is None or isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = str(error).strip().splitlines()[0]

@@ -45,6 +45,7 @@ def pixel_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     Returns:
         A scalar, at least 0.
     """
+    # kornia gives a value per class, which is 0 for all but the true one
     focal = focal_loss(logits, masks, alpha=None, gamma=FOCAL_GAMMA, reduction="none").sum(dim=1).mean()
     return dice_loss(logits.softmax(dim=1)[:, 1], masks) + focal
 

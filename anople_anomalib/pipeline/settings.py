@@ -100,6 +100,7 @@ def expand_jobs(section: Mapping[str, Any], accelerator: str) -> list[JobSetting
         check_keys("the fewshot section", settings, known=SECTION_KEYS, needed=("model", "data"))
         for combination in expand_grid(settings):
             job = _job_settings(combination, accelerator)
+            # the same job of two sections runs once
             jobs[job.job_id] = job
     return list(jobs.values())
 
@@ -134,7 +135,7 @@ def _job_settings(settings: Mapping[str, Any], accelerator: str) -> JobSettings:
     model = _class_settings("model", settings["model"], MODEL_KEYS)
     data = _class_settings("data", settings["data"], DATA_KEYS)
     seed = settings.get("seed", 0)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:  # True is an int, too
         msg = f"seed must be a number that is not negative, but it is {seed!r}."
         raise ValueError(msg)
     return JobSettings(

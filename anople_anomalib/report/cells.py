@@ -38,6 +38,7 @@ def measured_cells(values: pd.DataFrame) -> pd.DataFrame:
             for (category,), rows in groups(own, "category"):
                 cells.append({**cell, "category": category, "categories": 1, **_statistics(rows["value"].tolist())})
             by_seed = own.groupby("seed")["value"].agg(["count", "mean"])
+            # a seed that lacks a category would shift the mean
             complete = by_seed[by_seed["count"] == all_categories]["mean"].tolist()
             cells.append(
                 {

@@ -69,6 +69,7 @@ def load_results(folders: Sequence[str | Path]) -> Results:
             msg = f"There is no results.csv in {folder}: name a folder that `anomalib fewshot` wrote."
             raise FileNotFoundError(msg)
         for row in table.rows():
+            # a job that succeeded in one folder stays, whatever became of it in another
             if rows.get(row["job_id"], {}).get("status") != OK:
                 rows[row["job_id"]] = row
         plans += read_plans(folder)
@@ -92,6 +93,7 @@ def _values(job: dict[str, str], method: str) -> Iterable[dict[str, Any]]:
     categories = split_categories(job["categories"])
     for name in metric_names(job):
         category, _, metric = name.rpartition(CATEGORY_SEPARATOR)
+        # without a category it is the only one's, or else a mean, which the report computes itself
         if not category and len(categories) == 1:
             category = categories[0]
         if category and job[name] not in ("", "nan"):

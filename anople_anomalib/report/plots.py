@@ -40,6 +40,7 @@ def draw_plots(measured: pd.DataFrame, published: pd.DataFrame, results: Results
     """
     means = measured[measured["category"] == MEAN].dropna(subset=["mean"])
     means = means[means["metric"].str.endswith("AUROC")]
+    # a method looks the same in all plots
     styles = {method: number for number, method in enumerate(means["method"].unique())}
     paths = []
     for (dataset, setting, metric), cells in groups(means, "dataset", "setting", "metric"):
@@ -94,6 +95,7 @@ def _draw_speed(cells: pd.DataFrame, jobs: pd.DataFrame, styles: dict[str, int],
             place = (cell["speed"], cell["mean"])
             axes.annotate(f"k={cell['shots']}", place, xytext=(5, 4), textcoords="offset points", fontsize="small")
     axes.set_xscale("log")
+    # plain numbers instead of powers of ten
     for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         which(ScalarFormatter())
     axes.set_xlabel("images per second (median; batches as tested)")

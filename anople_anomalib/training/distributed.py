@@ -55,6 +55,7 @@ def send_buffers(trainer: Trainer, *, send: bool) -> None:
 def _repeat_nothing(loader: DataLoader) -> None:
     """Replace the sampler by which Lightning divides a data loader in a fixed order."""
     sampler = loader.sampler
+    # Lightning's own, not a sampler that the user chose
     if type(sampler) is DistributedSampler and not sampler.shuffle and len(sampler.dataset) >= sampler.num_replicas:
         loader.batch_sampler.sampler = UnrepeatedDistributedSampler(
             sampler.dataset, num_replicas=sampler.num_replicas, rank=sampler.rank, shuffle=False

@@ -53,7 +53,7 @@ class Finalization(LightningModule):
         trainer = trainer_of(self)
         if trainer is not None and trainer.training and trainer.should_stop and not self.is_finalized:
             self.finalize()
-            checkpoint["state_dict"] = self.state_dict()
+            checkpoint["state_dict"] = self.state_dict()  # that of before is not finalized
         learned = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
         require_finite(learned, where="The weights are")
 

@@ -117,6 +117,7 @@ def nearest_normal(model: AnoPLe, batch: ImageBatch, num_shots: int) -> list[Mat
     worst = distances.argmax(dim=1)
     matches = []
     for image, patch in enumerate(worst.tolist()):
+        # the bank's rows are ordered by shot, then by patch
         shot, normal_patch = divmod(int(rows[image, patch]), height * width)
         grid = distances[image].reshape(height, width).numpy()
         matches.append(Match(grid, divmod(patch, width), shot, divmod(normal_patch, width)))

@@ -101,6 +101,7 @@ class PanelVisualizer(ImageVisualizer):
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             figure.savefig(folder / f"{name}.png")
+        # the visualizer outlives the test: the next one starts anew
         self._record = Record(self.max_rows)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -88,6 +88,7 @@ def attention_of(model: AnoPLe, batch: ImageBatch, view: int = -1) -> Attention:
     weights = torch.stack(recorded, dim=1).cpu()  # (B, layers, L, L), tokens [CLS, patches, view signal, prompts]
     height, width = tower.grid
     patches, first_prompt = slice(1, 1 + height * width), weights.shape[-1] - learner().visual.shape[1]
+    # CLS, and the view signal right behind the patches
     queries = [0] if learner.view_signal is None else [0, patches.stop]
     to_patches = weights[:, :, queries, patches].transpose(1, 2)
     return Attention(

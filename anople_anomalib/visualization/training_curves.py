@@ -40,6 +40,7 @@ def draw_training_curves(metrics: pd.DataFrame | Mapping[str, Sequence[float]] |
     figure = Figure(figsize=(5.8, 3.4), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     terms = [str(name) for name in table if name != TOTAL]
+    # the palette's last color is black, that of the total
     styles = {TOTAL: ("black", ""), **{name: (PALETTE[i % 6], MARKERS[i % 7]) for i, name in enumerate(terms)}}
     for name, (color, marker) in styles.items():
         _draw_curve(axes, table[name].dropna(), name.removeprefix(PREFIX), color, marker)
