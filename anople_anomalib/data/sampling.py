@@ -218,7 +218,7 @@ def _check_suffix(path: Path) -> None:
     """Refuse a file whose suffix names neither JSON nor YAML."""
     allowed = (*_JSON_SUFFIXES, *_YAML_SUFFIXES)
     if path.suffix.lower() not in allowed:
-        msg = f"A sample list must end in one of {', '.join(allowed)}, but the path is '{path}'."
+        msg = f"A sample list must end in one of {', '.join(allowed)}, got '{path}'."
         raise ValueError(msg)
 
 

@@ -42,7 +42,7 @@ def build_datamodule(datamodule: Any) -> AnomalibDataModule:  # noqa: ANN401
     if not isinstance(config.get("class_path"), str) or unknown:
         msg = (
             "datamodule must be the name of a datamodule, a mapping with 'class_path' and 'init_args', or an anomalib "
-            f"image datamodule, but it is {datamodule!r}."
+            f"image datamodule, got {datamodule!r}."
         )
         raise TypeError(msg)
     return _find_class(config["class_path"])(**_plain(config.get("init_args") or {}))
@@ -94,7 +94,7 @@ def choose_categories(datamodule: AnomalibDataModule, categories: Sequence[str] 
         categories = known if categories == ALL else [categories]
     categories = list(categories)
     if not categories or not all(isinstance(category, str) and category for category in categories):
-        msg = f"categories must be '{ALL}' or a list of names in quotes, but it is {categories!r}."
+        msg = f"categories must be '{ALL}' or a list of names in quotes, got {categories!r}."
         raise ValueError(msg)
     for category in categories:
         if categories.count(category) > 1:

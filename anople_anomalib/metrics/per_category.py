@@ -93,7 +93,7 @@ class PerCategoryEvaluator(Evaluator):
     ) -> None:
         super().__init__(compute_on_cpu=compute_on_cpu)
         if categories is not None and len(set(categories)) != len(categories):
-            msg = f"Every category must be named once, but categories is {list(categories)}."
+            msg = f"Every category must be named once, got {list(categories)}."
             raise ValueError(msg)
         self._given = (categories, category_of)
         self._category_of = category_of

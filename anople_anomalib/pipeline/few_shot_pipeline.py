@@ -146,7 +146,7 @@ class FewShotPipeline(Pipeline):
         gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
         processes = max(1, gpus) if processes is None else processes
         if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
-            msg = f"processes must be a number of at least 1, but it is {processes!r}."
+            msg = f"processes must be an integer, 1 or more, got {processes!r}."
             raise ValueError(msg)
         if processes == 1:
             return SerialRunner(FewShotJobGenerator(accelerator, self.folder))

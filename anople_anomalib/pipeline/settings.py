@@ -92,7 +92,7 @@ def expand_jobs(section: Mapping[str, Any], accelerator: str) -> list[JobSetting
     common = {key: value for key, value in section.items() if key != RUNS_KEY}
     runs = section.get(RUNS_KEY) or [{}]
     if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
-        msg = f"{RUNS_KEY} must be a list of mappings with the keys {', '.join(SECTION_KEYS)}, but it is {runs!r}."
+        msg = f"{RUNS_KEY} must be a list of mappings with the keys {', '.join(SECTION_KEYS)}, got {runs!r}."
         raise ValueError(msg)
     jobs: dict[str, JobSettings] = {}
     for run in runs:
@@ -136,7 +136,7 @@ def _job_settings(settings: Mapping[str, Any], accelerator: str) -> JobSettings:
     data = _class_settings("data", settings["data"], DATA_KEYS)
     seed = settings.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:  # True is an int, too
-        msg = f"seed must be a number that is not negative, but it is {seed!r}."
+        msg = f"seed must be an integer, 0 or more, got {seed!r}."
         raise ValueError(msg)
     return JobSettings(
         accelerator=accelerator,
@@ -152,7 +152,7 @@ def _class_settings(name: str, value: Any, known: tuple[str, ...]) -> dict[str, 
     """Return the settings of a class as a mapping with ``class_path`` and ``init_args``."""
     settings: Any = {"class_path": value} if isinstance(value, str) else value
     if not isinstance(settings, Mapping):
-        msg = f"{name} must be a class name or a mapping with class_path and init_args, but it is {value!r}."
+        msg = f"{name} must be a class name or a mapping with class_path and init_args, got {value!r}."
         raise ValueError(msg)
     check_keys(f"{name} in the fewshot section", settings, known=known, needed=("class_path",))
     return {**settings, "init_args": dict(settings.get("init_args") or {})}
