@@ -85,7 +85,7 @@ def test_every_signal_struck_and_every_resumed_command_succeeded(trained: tuple[
 
 
 @pytest.mark.parametrize("name", KILLS)
-def test_a_killed_training_ends_as_if_nothing_had_happened(trained: tuple[Path, dict[str, int]], name: str) -> None:
+def test_a_killed_run_ends_as_if_nothing_had_happened(trained: tuple[Path, dict[str, int]], name: str) -> None:
     root, _ = trained
     interrupted = read(checkpoint(root / name, 0))
     assert not interrupted["state_dict"]["model.is_fitted"]
@@ -105,7 +105,7 @@ def test_a_termination_in_the_last_validation_leaves_the_whole_result(trained: t
         assert torch.equal(late[key], value), key
 
 
-def test_a_killed_training_predicts_as_if_nothing_had_happened(trained: tuple[Path, dict[str, int]]) -> None:
+def test_a_killed_run_predicts_as_if_nothing_had_happened(trained: tuple[Path, dict[str, int]]) -> None:
     root, _ = trained
     predictions = []
     for path in (checkpoint(root / "whole", 0), checkpoint(root / "SIGKILL_2", 1)):

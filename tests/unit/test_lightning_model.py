@@ -148,7 +148,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
         make_model(**arguments)
 
 
-def test_texts_that_leave_no_room_for_the_prompts_are_refused_before_a_training() -> None:
+def test_texts_that_leave_no_room_for_the_prompts_are_refused_before_training() -> None:
     model = make_model(text_context_length=40, visual_context_length=34)
     with pytest.raises(ValueError, match=r"A text of 4 tokens and 74 prompts exceed .* context length of 77"):
         model.prepare_texts("bottle")

@@ -167,9 +167,7 @@ def test_weights_only_is_not_negotiable(checkpoint: Path) -> None:
         AnoPLe.load_from_checkpoint(checkpoint, weights_only=False)
 
 
-def test_a_spoiled_optimizer_stops_the_training_before_it_is_saved(
-    content: Content, mvtec: Path, tmp_path: Path
-) -> None:
+def test_a_spoiled_optimizer_stops_the_run_before_it_is_saved(content: Content, mvtec: Path, tmp_path: Path) -> None:
     for state in content["optimizer_states"][0]["state"].values():
         state["momentum_buffer"].fill_(float("nan"))
     torch.save(content, tmp_path / "crafted.ckpt")

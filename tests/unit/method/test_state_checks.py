@@ -68,7 +68,7 @@ def test_names_may_differ_where_loading_is_not_strict() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_stops_a_training(value: float) -> None:
+def test_what_is_not_finite_stops_a_training_run(value: float) -> None:
     good = {"pixel_loss": torch.tensor(1.0), "count": torch.tensor(3)}
     require_finite(good, where="The losses are")
     with pytest.raises(FloatingPointError, match=r"^The losses are no longer finite \(image_loss\): lower prompt_lr"):

@@ -52,7 +52,7 @@ def test_what_the_user_gives_is_respected(
     assert type(limits.max_epochs) is int
 
 
-def test_one_training(mvtec: Path, tmp_path: Path) -> None:
+def test_one_training_run(mvtec: Path, tmp_path: Path) -> None:
     """Validated once, after the last step, with a finalized model; the checkpoint restores its predictions."""
     recorder, model, datamodule = Recorder(), make_model(epochs=3, k_shot=2), make_datamodule(mvtec)
     engine = make_engine(tmp_path, [recorder])
@@ -141,7 +141,7 @@ def test_warm_up_is_linear_from_zero(mvtec: Path, tmp_path: Path) -> None:
     }
 
 
-def test_an_interrupted_training_goes_on_from_its_last_epoch(mvtec: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_from_its_last_epoch(mvtec: Path, tmp_path: Path) -> None:
     class Fail(Callback):
         def on_train_batch_start(self, trainer: Trainer, *_args: object) -> None:
             if trainer.global_step == 2:
@@ -158,7 +158,7 @@ def test_an_interrupted_training_goes_on_from_its_last_epoch(mvtec: Path, tmp_pa
     assert_finalized(model, read(resumed.best_model_path)["state_dict"])
 
 
-def test_a_resumed_training_is_tested_with_its_final_weights(mvtec: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_is_tested_with_its_final_weights(mvtec: Path, tmp_path: Path) -> None:
     """Anomalib's engine passes the checkpoint to the test as well; a test of its own is one of that file."""
     engine = make_engine(tmp_path, max_epochs=1)
     engine.fit(make_model(prompt_lr=0.1), datamodule=make_datamodule(mvtec))
@@ -173,9 +173,7 @@ def test_a_resumed_training_is_tested_with_its_final_weights(mvtec: Path, tmp_pa
 
 
 @pytest.mark.parametrize("where", ["losses", "weights"])
-def test_a_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(
-    mvtec: Path, tmp_path: Path, where: str
-) -> None:
+def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(mvtec: Path, tmp_path: Path, where: str) -> None:
     class Spoil(Callback):
         def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_args: object) -> None:
             if trainer.current_epoch == 2 and where == "losses":
@@ -249,7 +247,7 @@ def test_without_validation_images_the_thresholds_are_the_largest_scores_of_norm
     assert_close(model.post_processor.pixel_threshold, torch.stack([result.anomaly_map for result in results]).max())
 
 
-def test_a_second_training_starts_over(mvtec: Path, tmp_path: Path) -> None:
+def test_a_second_run_starts_over(mvtec: Path, tmp_path: Path) -> None:
     model, datamodule = make_model(prompt_lr=0.1), make_datamodule(mvtec)
     make_engine(tmp_path).fit(model, datamodule=datamodule)
     first = model.model.memory_bank.features.clone()
@@ -260,7 +258,7 @@ def test_a_second_training_starts_over(mvtec: Path, tmp_path: Path) -> None:
     assert_finalized(model, read(engine.best_model_path)["state_dict"])
 
 
-def test_a_training_is_resumed(mvtec: Path, tmp_path: Path) -> None:
+def test_a_training_run_is_resumed(mvtec: Path, tmp_path: Path) -> None:
     engine = make_engine(tmp_path, max_epochs=2)
     engine.fit(make_model(k_shot=2), datamodule=make_datamodule(mvtec))
     recorder, model = Recorder(), make_model(k_shot=2)

@@ -45,7 +45,7 @@ def test_without_a_datamodule(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["finished", "failed"])
-def test_the_datamodule_gets_its_training_set_back(mvtec: Path, tmp_path: Path, fails: bool) -> None:
+def test_the_training_set_of_the_datamodule_is_restored(mvtec: Path, tmp_path: Path, fails: bool) -> None:
     class Fail(Callback):
         def on_train_batch_end(self, *_args: object) -> None:
             raise ArithmeticError

@@ -107,7 +107,7 @@ def test_looking_at_the_shots_leaves_the_datamodule_as_it_was(mvtec: Path) -> No
     assert len(before) == 3
 
 
-def test_the_datamodule_of_another_training_is_refused(mvtec: Path) -> None:
+def test_the_datamodule_of_another_run_is_refused(mvtec: Path) -> None:
     model = make_model()
     model.drawn_samples = {"bottle": ["999.png"]}
     with pytest.raises(ValueError, match=r"trained on \{'bottle': \['999.png'\]\}, this datamodule gives .*: pass the"):
