@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model.save_checkpoint(parsed.output)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
-    print(f"{parsed.output}: {before} features became {len(model.model.memory_bank)}.")
+    print(f"{parsed.output}: {before} features became {len(model.model.memory_bank or ())}.")
 
 
 if __name__ == "__main__":

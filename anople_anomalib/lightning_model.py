@@ -22,7 +22,7 @@ See Also:
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from anomalib import LearningType
@@ -60,6 +60,7 @@ from .training.hooks import FewShotTraining
 from .training.pre_processing import EvaluationPreProcessing
 from .training.scoped_changes import ScopedChanges
 from .utils.arguments import as_list, check_integer, check_k_shot, check_rates
+from .utils.batches import images_of
 from .utils.seeding import seeded
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,8 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         ValueError: If an argument is out of range or unknown, or the method does not fit the backbone.
         FileNotFoundError: If the backbone's weights or the anomaly source are not there.
     """
+
+    model: AnoPLeModel
 
     def __init__(
         self,
@@ -228,15 +231,16 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         return PostProcessor()
 
     @staticmethod
-    def configure_visualizer() -> Visualizer:
+    def configure_visualizer() -> HeatMaps:
         """Configure the default visualizer: image, heat map and outline, with score and verdict."""
         return HeatMaps()
 
     def configure_callbacks(self) -> list[Callback]:
         """Let the pre-processor transform evaluation batches only; training batches need the larger image."""
+        components = cast("Sequence[Callback]", super().configure_callbacks())
+        pre_processor: object = self.pre_processor
         callbacks = [
-            EvaluationPreProcessing(callback) if callback is self.pre_processor else callback
-            for callback in super().configure_callbacks()
+            EvaluationPreProcessing(component) if component is pre_processor else component for component in components
         ]
         raw = RawScores()
         return [raw, *callbacks, PredictionTable(raw), ScopedChanges(), ClearDataErrors()]
@@ -289,7 +293,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         # seeded by the step alone: a resumed run sees the same anomalies as an uninterrupted one
         seeds = (self.hparams["training_seed"], self.current_epoch, batch_idx, self.global_rank)
         with seeded(*seeds, device=self.device):
-            views, masks = self._simulated_views(batch.image)
+            views, masks = self._simulated_views(images_of(batch))
             output = self.model.training_forward(views)
             losses = self.loss(
                 masks=masks,
@@ -308,7 +312,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
             on_epoch=True,
             prog_bar=True,
             sync_dist=True,
-            batch_size=len(batch.image),
+            batch_size=len(images_of(batch)),
         )
         return loss
 

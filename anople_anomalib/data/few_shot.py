@@ -81,6 +81,8 @@ class FewShot(AnomalibDataModule):
         2
     """
 
+    seed: int  # never None, as it may be in anomalib
+
     def __init__(
         self,
         datamodule: AnomalibDataModule | dict[str, Any] | str,
@@ -117,7 +119,7 @@ class FewShot(AnomalibDataModule):
         self._category_of: dict[str, str] = {}
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]  # a property as in anomalib, a plain attribute in Lightning
         """Name of the wrapped datamodule behind ``FewShot-``; the engine's folder for the results."""
         return self._name
 

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from anople_anomalib.method.torch_model import AnoPLeModel
+from anople_anomalib.utils.finalizable import Finalizable
 
 if TYPE_CHECKING:
     import openvino
@@ -25,14 +26,18 @@ _LINEAR_LAYERS = 4  # of a block: queries, keys and values; the heads' output; t
 _OPSET = 18  # the exporter's own; it would have to convert to anomalib's 14, and fails
 
 
-class Export(LightningModule):
+class Export(Finalizable):
     """anomalib's exports, mixed into the model: each writes a :class:`Detector` instead of the whole model."""
+
+    model: AnoPLeModel
+    pre_processor: nn.Module | None
+    post_processor: nn.Module | None
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Write a file for anomalib's ``TorchInferencer``; see ``ExportMixin.to_torch``."""
         return self.detector().to_torch(export_root, model_file_name)
 
-    def to_onnx(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
+    def to_onnx(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401  # anomalib's arguments, not Lightning's
         """Write an ONNX file; see ``ExportMixin.to_onnx``."""
         return self.detector().to_onnx(export_root, *args, **kwargs)
 
@@ -59,6 +64,8 @@ class Detector(ExportMixin, LightningModule):
         post_processor: The model's post-processor, or ``None``.
     """
 
+    model: AnoPLeModel
+
     def __init__(self, pre_processor: nn.Module | None, model: AnoPLeModel, post_processor: nn.Module | None) -> None:
         super().__init__()
         self.pre_processor, self.post_processor = _without_trainer(pre_processor), _without_trainer(post_processor)
@@ -77,7 +84,7 @@ class Detector(ExportMixin, LightningModule):
         predictions = self.model(images)
         return predictions if self.post_processor is None else self.post_processor(predictions)
 
-    def to_onnx(
+    def to_onnx(  # type: ignore[override]  # anomalib's arguments, not Lightning's
         self,
         export_root: Path | str,
         model_file_name: str = "model",
@@ -88,7 +95,7 @@ class Detector(ExportMixin, LightningModule):
         kwargs = {"opset_version": _OPSET, "external_data": False, **kwargs}
         return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
 
-    def _post_training_quantization_ov(
+    def _post_training_quantization_ov(  # type: ignore[override]  # static in anomalib, which calls it on the instance
         self, model: "openvino.Model", datamodule: AnomalibDataModule | None = None
     ) -> "openvino.Model":
         """Quantize as anomalib's ``INT8_PTQ``, but as a transformer, with the method's own matmuls in full precision.

@@ -5,15 +5,18 @@
 
 import logging
 from pathlib import Path
+from typing import cast
 
 import torch
 from anomalib.data import ImageBatch
 from anomalib.post_processing import PostProcessor
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import nn
 
 from anople_anomalib.checkpoints.files import guard_checkpoints
 from anople_anomalib.data.image_inputs import Images, each_image
+from anople_anomalib.method.torch_model import AnoPLeModel
+from anople_anomalib.utils.finalizable import Finalizable
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +24,7 @@ _SAME = 1e-5
 """Largest memory distance of an image that lies in the memory itself: nothing but rounding."""
 
 
-class Maintenance(LightningModule):
+class Maintenance(Finalizable):
     """Changes of a trained model without training, mixed into the model.
 
     Example:
@@ -31,6 +34,10 @@ class Maintenance(LightningModule):
         >>> model.recompute_thresholds("new_variant/more_good")  # doctest: +SKIP
         >>> model.save_checkpoint("model_2.ckpt")  # doctest: +SKIP
     """
+
+    model: AnoPLeModel
+    pre_processor: nn.Module | None
+    post_processor: nn.Module | None
 
     @torch.no_grad()
     def extend_memory_bank(self, images: Images) -> None:
@@ -79,9 +86,11 @@ class Maintenance(LightningModule):
         if len(batches) < 2:
             msg = f"Thresholds need at least two normal images that are not in the memory, got {len(batches)}."
             raise ValueError(msg)
-        for batch in batches:  # anomalib's own computation of thresholds, driven without a trainer
-            self.post_processor.on_validation_batch_end(None, self, batch)
-        self.post_processor.on_validation_epoch_end(None, self)
+        # anomalib's own computation of thresholds, driven without a trainer, which it asks for and does not use
+        post_processor, no_trainer = self.post_processor, cast("Trainer", None)
+        for batch in batches:
+            post_processor.on_validation_batch_end(no_trainer, self, batch)
+        post_processor.on_validation_epoch_end(no_trainer, self)
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Write the model as anomalib's checkpoint, which every later command takes as ``ckpt_path``.
@@ -102,7 +111,7 @@ class Maintenance(LightningModule):
     def _pre_process(self, image: torch.Tensor) -> torch.Tensor:
         """Resize and normalize as at validation, on the model's device."""
         transform = getattr(self.pre_processor, "transform", None) or nn.Identity()
-        return transform(image.to(device=self.device, dtype=self.dtype))
+        return transform(image.to(device=self.device, dtype=cast("torch.dtype", self.dtype)))
 
     def _judge_normal(self, image: torch.Tensor, number: int) -> ImageBatch:
         """Predict a normal image, and add its ground truth."""

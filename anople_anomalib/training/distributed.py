@@ -7,12 +7,14 @@ Lightning hands each process of an evaluation the same number of images. Where t
 count twice in the metrics and thresholds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
+from typing import cast
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
 from anople_anomalib.utils.scoped import replaced
 
@@ -48,15 +50,17 @@ def send_buffers(trainer: Trainer, *, send: bool) -> None:
     During a validation they are the same in every process anyhow, and one that has a batch less than the others would
     leave them waiting.
     """
-    if hasattr(trainer.strategy.model, "require_forward_param_sync"):
-        trainer.strategy.model.require_forward_param_sync = send
+    model = trainer.strategy.model
+    if isinstance(model, DistributedDataParallel):
+        model.require_forward_param_sync = send
 
 
 def _repeat_nothing(loader: DataLoader) -> None:
     """Replace the sampler by which Lightning divides a data loader in a fixed order."""
     sampler = loader.sampler
-    # Lightning's own, not a sampler that the user chose
-    if type(sampler) is DistributedSampler and not sampler.shuffle and len(sampler.dataset) >= sampler.num_replicas:
-        loader.batch_sampler.sampler = UnrepeatedDistributedSampler(
+    if type(sampler) is not DistributedSampler or sampler.shuffle:  # Lightning's own, not one that the user chose
+        return
+    if len(cast("Sized", sampler.dataset)) >= sampler.num_replicas:
+        cast("BatchSampler", loader.batch_sampler).sampler = UnrepeatedDistributedSampler(
             sampler.dataset, num_replicas=sampler.num_replicas, rank=sampler.rank, shuffle=False
         )

@@ -6,7 +6,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
 from anople_anomalib.utils.scoped import replaced
@@ -41,7 +41,8 @@ def resolve_epochs(trainer: Trainer) -> None:
     """
     loop = trainer.fit_loop
     if isinstance(loop.max_epochs, DefaultEpochs):
-        other_limit = trainer.max_steps >= 0 or any(isinstance(callback, Timer) for callback in trainer.callbacks)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning does not declare it
+        other_limit = trainer.max_steps >= 0 or any(isinstance(callback, Timer) for callback in callbacks)
         loop.max_epochs = -1 if other_limit else int(loop.max_epochs)
 
 
@@ -83,7 +84,7 @@ def training_ends(trainer: Trainer) -> bool:
     return (
         trainer.should_stop
         or 0 <= trainer.max_steps <= trainer.global_step
-        or (trainer.is_last_batch and 0 <= epochs <= trainer.current_epoch + 1)
+        or (trainer.is_last_batch and epochs is not None and 0 <= epochs <= trainer.current_epoch + 1)
     )
 
 

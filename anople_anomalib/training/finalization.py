@@ -6,18 +6,18 @@
 from typing import Any
 
 from anomalib.data import Batch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anople_anomalib.method.state_checks import require_finite, require_trained
+from anople_anomalib.utils.finalizable import Finalizable
 from anople_anomalib.utils.trainers import trainer_of
 
 from .distributed import send_buffers
 from .epochs import training_ends, validate_now
 
 
-class Finalization(LightningModule):
+class Finalization(Finalizable):
     """Lightning hooks that call ``finalize`` after the last training step, mixed into the model.
 
     The model defines ``finalize()`` and ``is_finalized``. Four events can be the first after the last step, whatever

@@ -4,12 +4,14 @@
 """How AnoPLe is trained inside anomalib's engine: the trainer's side of it, without maths."""
 
 import logging
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
 
+from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.trainers import trainer_of
 
 from .epochs import DefaultEpochs
@@ -39,6 +41,11 @@ class FewShotTraining(Resuming, Finalization):
     shots: TrainingShots | None = None
 
     @property
+    @abstractmethod
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that the model sees."""
+
+    @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Arguments for the trainer: the default number of epochs, which gives way to the user's."""
         return {"max_epochs": DefaultEpochs(self.hparams["epochs"])}
@@ -63,7 +70,8 @@ class FewShotTraining(Resuming, Finalization):
             Images of shape ``(1, 3, H, W)``, values in [0, 1], where the model is.
         """
         if self.shots is None:
-            images = (batch.image for batch in self.trainer.train_dataloader)
+            loader: Any = self.trainer.train_dataloader
+            images: Iterator[torch.Tensor] = (images_of(batch) for batch in loader)
         else:
             images = self.shots.images(self.trainer.global_rank, self.trainer.world_size)
         return (image.to(self.device) for image in images)
@@ -80,5 +88,6 @@ class FewShotTraining(Resuming, Finalization):
         trainer = trainer_of(self)  # without one there is this process alone
         if trainer is None or trainer.world_size == 1:
             return features
-        rows = rearrange(self.all_gather(features), "process m ... -> (m process) ...")
+        gathered = cast("torch.Tensor", self.all_gather(features))  # one more axis, the processes
+        rows = rearrange(gathered, "process m ... -> (m process) ...")
         return rows if self.shots is None else rows[: len(self.shots)]

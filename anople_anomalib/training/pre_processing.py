@@ -6,7 +6,6 @@
 from typing import Any
 
 from lightning.pytorch import Callback
-from torch import nn
 
 
 class EvaluationPreProcessing(Callback):
@@ -18,7 +17,7 @@ class EvaluationPreProcessing(Callback):
         pre_processor: The model's pre-processor.
     """
 
-    def __init__(self, pre_processor: nn.Module) -> None:
+    def __init__(self, pre_processor: Callback) -> None:
         self.pre_processor = pre_processor
 
     def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401

@@ -6,15 +6,15 @@
 import logging
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 
+from anople_anomalib.utils.finalizable import Finalizable
 from anople_anomalib.utils.trainers import trainer_of
 
 logger = logging.getLogger(__name__)
 
 
-class Resuming(LightningModule):
+class Resuming(Finalizable):
     """Lightning hooks for a training run resumed from a checkpoint, mixed into the model.
 
     anomalib's ``Engine.train`` gives its ``ckpt_path`` to the test as well, which would undo the training run.

@@ -4,9 +4,9 @@
 """What a run of the trainer changes of objects that are not the model's, undone whatever ends the run."""
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anople_anomalib.checkpoints.files import guard_checkpoints
@@ -32,7 +32,7 @@ class ScopedChanges(Callback):
     def __init__(self) -> None:
         self._changes = ExitStack()
 
-    def setup(self, trainer: Trainer, pl_module: "FewShotTraining", stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Change what the run needs.
 
         Args:
@@ -45,7 +45,7 @@ class ScopedChanges(Callback):
         self._changes.callback(restore_reading)
         self._changes.enter_context(evaluated_once(trainer))
         if stage == TrainerFn.FITTING:
-            self._prepare_training(trainer, pl_module)
+            self._prepare_training(trainer, cast("FewShotTraining", pl_module))  # which has made this callback
 
     def _prepare_training(self, trainer: Trainer, pl_module: "FewShotTraining") -> None:
         """Replace the training set of the datamodule, if there is one, and let the trainer validate once."""
@@ -63,12 +63,12 @@ class ScopedChanges(Callback):
         resolve_epochs(trainer)
         self._changes.enter_context(validated_once(trainer))
 
-    def teardown(self, trainer: Trainer, pl_module: "FewShotTraining", stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Undo the changes."""
         del trainer, pl_module, stage
         self._changes.close()
 
-    def on_exception(self, trainer: Trainer, pl_module: "FewShotTraining", exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Undo the changes."""
         del trainer, pl_module, exception
         self._changes.close()

@@ -20,6 +20,7 @@ from typing_extensions import Self
 from anople_anomalib.data.sampling import draw_shots, relative_names
 from anople_anomalib.data.shots import draw_normal_images, normal_samples
 from anople_anomalib.method.views import double
+from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.scoped import replaced
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class TrainingShots:
             Every ``processes``-th shot from number ``rank`` on, each of shape ``(1, 3, H, W)``, values in [0, 1].
         """
         share = range(rank, processes * ceil(len(self) / processes), processes)
-        return (self._plain[index % len(self)].image.unsqueeze(0) for index in share)
+        return (images_of(self._plain[index % len(self)]).unsqueeze(0) for index in share)
 
     @property
     def paths(self) -> list[str]:
