@@ -4,25 +4,22 @@
 """Teach a trained AnoPLe new normal parts, without training.
 
 Usage:
-    python -m anople_anomalib.extend_memory_bank --ckpt_path model.ckpt --images new_variant/good --output model_2.ckpt
-    python -m anople_anomalib.extend_memory_bank ... --threshold_images other/good     # and recompute the thresholds
+    anople-extend-memory-bank --ckpt_path model.ckpt --images new_variant/good --output model_2.ckpt
+    anople-extend-memory-bank ... --threshold_images other/good     # and recompute the thresholds
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from jsonargparse import ArgumentParser
 
 from .lightning_model import AnoPLe
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read a checkpoint, extend its memory bank and write another checkpoint."""
-    parser = argparse.ArgumentParser(
-        prog="python -m anople_anomalib.extend_memory_bank",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = ArgumentParser(prog="anople-extend-memory-bank", description="Teach a trained AnoPLe new normal parts.")
     parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a finished training run")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="files or folders of new normal images")
     parser.add_argument("--threshold_images", type=Path, nargs="+", help="normal images for new thresholds")

@@ -37,7 +37,7 @@ from einops import rearrange
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
-from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+from torchvision.transforms.v2 import Compose, Normalize
 from torchvision.transforms.v2.functional import normalize
 
 from .checkpoints.hooks import CheckpointHooks
@@ -55,12 +55,13 @@ from .method.loss import AnoPLeLoss
 from .method.prompt_templates import clean_class_names, prompt_texts, state_templates, words_of_categories
 from .method.state_checks import require_finite
 from .method.torch_model import AnoPLeModel, TrainingOutput
-from .method.views import cut_masks, cut_views, double, num_views, resize
+from .method.views import cut_masks, cut_views, double, num_views
 from .training.hooks import FewShotTraining
 from .training.pre_processing import EvaluationPreProcessing
 from .training.scoped_changes import ScopedChanges
 from .utils.arguments import as_list, check_integer, check_k_shot, check_rates
 from .utils.batches import images_of
+from .utils.resizing import bicubic_resize, resize
 from .utils.seeding import seeded
 
 logger = logging.getLogger(__name__)
@@ -216,10 +217,9 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         Returns:
             The pre-processor.
         """
-        size = list(image_size or (240, 240))
         transform = Compose(
             [
-                Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True),
+                bicubic_resize(image_size or (240, 240)),
                 Normalize(mean=list(mean), std=list(std)),
             ]
         )

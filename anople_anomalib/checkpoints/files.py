@@ -3,9 +3,6 @@
 
 """Checkpoint files that are written whole, and read as plain data."""
 
-import os
-import pickle
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,19 +12,10 @@ import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch import Trainer
 
+from anople_anomalib.utils.files import READ_ERRORS, written_whole
 from anople_anomalib.utils.version import __version__
 
 _NAMED_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError)  # name the file themselves
-_READ_ERRORS = (
-    RuntimeError,
-    OSError,
-    ValueError,
-    LookupError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    pickle.UnpicklingError,
-)
 
 
 class GuardedCheckpointIO(CheckpointIO):
@@ -48,13 +36,8 @@ class GuardedCheckpointIO(CheckpointIO):
         if not isinstance(self.inner, TorchCheckpointIO) or "://" in str(path):  # written later, or elsewhere
             self.inner.save_checkpoint(checkpoint, path, storage_options)
             return
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
+        with written_whole(path) as temporary:
             self.inner.save_checkpoint(checkpoint, temporary, storage_options)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def load_checkpoint(
         self,
@@ -114,7 +97,7 @@ def _clear_read_errors(path: str | Path) -> Iterator[None]:
         yield
     except _NAMED_ERRORS:
         raise
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         msg = (
             f"The checkpoint '{path}' is refused: it is truncated or damaged, or holds more than tensors and plain "
             "data, which is never read."

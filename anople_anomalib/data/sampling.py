@@ -17,7 +17,6 @@ Example:
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import yaml
 
 from anople_anomalib.utils.arguments import check_k_shot
+from anople_anomalib.utils.files import written_whole
 
 _JSON_SUFFIXES = (".json",)
 _YAML_SUFFIXES = (".yaml", ".yml")
@@ -204,13 +204,8 @@ def write_sample_list(path: str | Path, samples: Mapping[str, Sequence[str]]) ->
         text = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
     else:
         text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torch import nn
-from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
+from torchvision.transforms.v2 import Compose, Transform
 
-from anople_anomalib.utils.resizing import BicubicResize
+from anople_anomalib.utils.resizing import BicubicResize, is_bicubic
 
 
 class ExactPreProcessor(PreProcessor):
@@ -49,11 +49,6 @@ def exportable(transform: Transform | None) -> nn.Module | None:
     """
     if isinstance(transform, Compose):
         return Compose([exportable(part) for part in transform.transforms])
-    if (
-        isinstance(transform, Resize)
-        and transform.interpolation is InterpolationMode.BICUBIC
-        and transform.antialias
-        and len(transform.size or ()) == 2
-    ):
+    if is_bicubic(transform):
         return BicubicResize(tuple(transform.size))
     return get_exportable_transform(copy.deepcopy(transform))

@@ -24,6 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from anople_anomalib.utils.files import READ_ERRORS
+
 from .clip import FrozenCLIP
 
 logger = logging.getLogger(__name__)
@@ -54,18 +56,8 @@ _TAG_PREFERENCE = ("laion2b", "laion400m_e32")
 _TINY_FOLDER = Path(__file__).parents[1] / "assets" / "anople_tiny"
 _HUB_FILE = "open_clip_model.safetensors"  # where the repository of a tag is given without a file
 _WEIGHT_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".npz"}
-_READ_ERRORS = (
-    RuntimeError,
-    OSError,
-    ValueError,
-    LookupError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    AssertionError,  # by which open_clip refuses a text tower of another width
-    pickle.UnpicklingError,
-    SafetensorError,
-)
+_WEIGHT_ERRORS = (*READ_ERRORS, SafetensorError, AssertionError)
+"""By the last one open_clip refuses a text tower of another width."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +158,7 @@ def _load_tiny(path: Path) -> nn.Module:
     _require_file(TINY, path)
     try:
         model.load_state_dict(load_file(path))
-    except _READ_ERRORS as error:
+    except _WEIGHT_ERRORS as error:
         raise _unreadable(TINY, str(path), error) from error
     return model
 
@@ -191,7 +183,7 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
             model.load_state_dict(load_file(path))
         else:
             model = open_clip.create_model(name, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu")))
-    except _READ_ERRORS as error:
+    except _WEIGHT_ERRORS as error:
         if not config:
             raise _unreadable(name, weights, error) from error
         raise _unavailable(name, weights, error) from error

@@ -6,8 +6,8 @@
 import torch
 from einops import rearrange
 from torch.nn import functional as F  # noqa: N812
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tv_functional
+
+from anople_anomalib.utils.resizing import resize
 
 NUM_CROPS = 4
 """N: the sub-images that a double-resolution image is divided into, without overlap."""
@@ -54,21 +54,6 @@ def cut_masks(masks: torch.Tensor, size: tuple[int, int], multi_view: bool = Tru
         return whole.long()
     crops = rearrange(masks, "b 1 (i h) (j w) -> b (i j) h w", i=2, j=2)
     return torch.cat([crops, whole.to(crops.dtype)], dim=1).long()
-
-
-def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize images as CLIP's own pre-processing does: bicubic, with anti-aliasing.
-
-    Args:
-        images: Shape ``(..., C, H, W)``.
-        size: Height and width of the result.
-
-    Returns:
-        Images of shape ``(..., C, *size)``.
-    """
-    if tuple(images.shape[-2:]) == tuple(size):
-        return images
-    return tv_functional.resize(images, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
 
 
 def double(size: tuple[int, int]) -> tuple[int, int]:

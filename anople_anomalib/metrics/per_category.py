@@ -31,24 +31,13 @@ from torch import Tensor
 from torch.nn import ModuleList
 from torchmetrics import Metric
 
+from anople_anomalib.utils.metric_names import metric_name, split_metric_name
+
 from .pixel import PIXEL_FIELDS, PixelAUPRO, PixelAUROC, PixelF1Max
 
 logger = logging.getLogger(__name__)
 
-SEPARATOR = "/"
-"""Between category and metric in the names of several categories' metrics: ``bottle/image_AUROC``."""
 _IMAGE_FIELDS = ("pred_score", "gt_label")
-
-
-def metric_name(category: str, metric: str) -> str:
-    """Return the name of one category's metric where there are several categories."""
-    return f"{category}{SEPARATOR}{metric}"
-
-
-def split_metric_name(name: str) -> tuple[str | None, str]:
-    """Split a name into category and metric; there is no category for a mean over categories or a single one."""
-    category, _, metric = name.rpartition(SEPARATOR)
-    return category or None, metric
 
 
 def usual_metrics() -> list[AnomalibMetric]:

@@ -7,14 +7,15 @@ A row is added by writing the whole table to a temporary file that then takes th
 is killed leaves a complete table, and rows with different metrics widen the header.
 """
 
-import csv
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from filelock import FileLock
+
+from anople_anomalib.utils.files import written_whole
 
 OK, FAILED = "ok", "failed"
 LEADING_COLUMNS = ("status", "model", "setting", "dataset", "categories", "k_shot", "seed")
@@ -47,8 +48,7 @@ class ResultsTable:
         """Return all rows as text, cells that a row does not have as ``""``; no table, no rows."""
         if not self.path.is_file():
             return []
-        with self.path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        return pd.read_csv(self.path, dtype=str, keep_default_na=False).to_dict("records")
 
     def done(self) -> set[str]:
         """Return the identities of the jobs that succeeded: those that a resumed run skips."""
@@ -70,14 +70,9 @@ class ResultsTable:
         """Write the whole table."""
         names = dict.fromkeys(column for row in rows for column in row)
         metrics = metric_names(names)
-        temporary = self.path.with_suffix(".csv.tmp")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [*LEADING_COLUMNS, *metrics, *TRAILING_COLUMNS], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        table = pd.DataFrame(rows, columns=[*LEADING_COLUMNS, *metrics, *TRAILING_COLUMNS])
+        with written_whole(self.path) as temporary:
+            table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def write_plan(folder: str | Path, name: str, jobs: Iterable[Mapping[str, Any]], tables: Iterable[str] = ()) -> Path:
@@ -93,11 +88,9 @@ def write_plan(folder: str | Path, name: str, jobs: Iterable[Mapping[str, Any]],
         Path of the plan.
     """
     path = Path(folder) / f"plan_{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".json.tmp")
     plan = {"published_tables": list(tables), "jobs": [dict(job) for job in jobs]}
-    temporary.write_text(json.dumps(plan, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(plan, indent=1), encoding="utf-8")
     return path
 
 

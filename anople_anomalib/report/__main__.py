@@ -1,17 +1,19 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The command ``python -m anople_anomalib.report``."""
+"""The command ``anople-report``, or ``python -m anople_anomalib.report``."""
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from jsonargparse import ArgumentParser
 
 from .measured import load_results
 from .writing import DEFAULT_METRICS, write_report
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Write a report.
 
     Args:
@@ -20,8 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0, or 1 after an error message.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m anople_anomalib.report",
+    parser = ArgumentParser(
+        prog="anople-report",
         description="Turn the results of `anomalib fewshot` into tables, plots and a list of what is missing.",
     )
     parser.add_argument("folders", nargs="+", type=Path, help="folders that `anomalib fewshot` wrote")

@@ -13,10 +13,10 @@ import pandas as pd
 
 from anople_anomalib.pipeline.results import FAILED, OK, ResultsTable, metric_names, read_plans
 from anople_anomalib.pipeline.settings import class_name, split_categories
+from anople_anomalib.utils.metric_names import split_metric_name
 
 MEASURED = "measured"
 PERCENT = 100
-CATEGORY_SEPARATOR = "/"  # as in bottle/image_AUROC, the evaluator's name of a metric of one of many categories
 VARIED = ("k_shot", "seed", "training_seed", "categories", "category", "datamodule", "root", "name")
 """Arguments that do not make another method: the tables show them otherwise."""
 VALUE_COLUMNS = ("method", "dataset", "setting", "shots", "category", "seed", "metric", "value")
@@ -92,7 +92,7 @@ def _values(job: dict[str, str], method: str) -> Iterable[dict[str, Any]]:
     known |= {"shots": job["k_shot"], "seed": _seed(job)}
     categories = split_categories(job["categories"])
     for name in metric_names(job):
-        category, _, metric = name.rpartition(CATEGORY_SEPARATOR)
+        category, metric = split_metric_name(name)
         # without a category it is the only one's, or else a mean, which the report computes itself
         if not category and len(categories) == 1:
             category = categories[0]

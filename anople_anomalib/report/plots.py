@@ -11,14 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
+from anople_anomalib.utils.palette import MARKERS, PALETTE
+
 from .cells import sorted_shots
 from .groups import groups
 from .measured import MEASURED, Results
 from .published import MEAN, PUBLISHED
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colors, which people with any color vision can tell apart; the markers differ, too."""
-MARKERS = "osD^vPX"
 FIGURE_SIZE = (6.4, 4.4)  # inches
 DPI = 150
 TOP = 101  # percent; no AUROC is above 100
@@ -129,7 +128,7 @@ def _save(figure: Figure, axes: Axes, path: Path) -> Path:
 
 def _style(number: int) -> tuple[str, str]:
     """Return the color and the marker of a method."""
-    return COLORS[number % len(COLORS)], MARKERS[(number + number // len(COLORS)) % len(MARKERS)]
+    return PALETTE[number % len(PALETTE)], MARKERS[(number + number // len(PALETTE)) % len(MARKERS)]
 
 
 def _range(seeds: pd.Series) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from anople_anomalib.utils.files import written_whole
+
 from .cells import TABLE, cell_text, ranks, shots_text, sorted_shots
 from .groups import groups
 from .measured import MEASURED, PERCENT, Results
@@ -40,17 +42,17 @@ class TextTable:
 
     def markdown(self) -> str:
         """Return the table in Markdown, the best bold and the second best underlined."""
-        lines = [self.header, ["---"] * len(self.header)]
-        lines += [[MARKS[rank].format(text) if text else "" for text, rank in row] for row in self.rows]
-        escaped = (" | ".join(cell.replace("|", "\\|") for cell in line) for line in lines)
-        return "\n".join([f"### {self.title}", "", *(f"| {line} |" for line in escaped), ""])
+        rows = [[_escaped(MARKS[rank].format(text)) if text else "" for text, rank in row] for row in self.rows]
+        table = pd.DataFrame(rows, columns=[_escaped(name) for name in self.header])
+        return f"### {self.title}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n"
 
     def write_csv(self, folder: Path) -> Path:
         """Write the table, without marks, under a name made of its title."""
         name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in self.title)
         path = folder / f"{name}.csv"
         frame = pd.DataFrame([[text for text, _ in row] for row in self.rows], columns=self.header)
-        frame.to_csv(path, index=False, lineterminator="\n")
+        with written_whole(path) as temporary:
+            frame.to_csv(temporary, index=False, lineterminator="\n")
         return path
 
 
@@ -146,3 +148,8 @@ def _short_number(value: float) -> str:
     if pd.isna(value):
         return ""
     return f"{value:,.0f}" if value >= PERCENT or value == int(value) else f"{value:.2f}"
+
+
+def _escaped(cell: str) -> str:
+    """Return a cell whose bars are no borders of a Markdown table."""
+    return cell.replace("|", "\\|")

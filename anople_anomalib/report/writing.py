@@ -3,11 +3,12 @@
 
 """The files of a report: ``report.md``, its tables as CSV files, all cells as ``cells.csv``, and plots."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+
+from anople_anomalib.utils.files import written_whole
 
 from .cells import CELL_COLUMNS, measured_cells, published_cells
 from .gaps import gaps
@@ -79,7 +80,6 @@ def _markdown(tables: Sequence[TextTable], missing: Sequence[str], plots: Sequen
 
 def _write_text(path: Path, text: str) -> Path:
     """Write a file in one go."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path

@@ -21,6 +21,7 @@ from anople_anomalib.data.sampling import draw_shots, relative_names
 from anople_anomalib.data.shots import draw_normal_images, normal_samples
 from anople_anomalib.method.views import double
 from anople_anomalib.utils.batches import images_of
+from anople_anomalib.utils.resizing import bicubic_resize
 from anople_anomalib.utils.scoped import replaced
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class TrainingShots:
         for category, names in self.names.items():
             logger.info("Shots of %s: %s", category, ", ".join(names))
         datamodule, whole = self._datamodule, self._datamodule.train_data
-        resized = _append(datamodule.train_augmentations, _resize(double(self._image_size)))
+        resized = _append(datamodule.train_augmentations, bicubic_resize(double(self._image_size)))
         with ExitStack() as changes:  # undone at once if one of them fails
             changes.enter_context(replaced(datamodule, "train_data", _with_augmentations(self._shots, resized)))
             if not getattr(datamodule, "val_data", None):
@@ -175,11 +176,11 @@ def images_to_validate_on(
     samples = normal_samples(dataset)
     others = samples[~samples.image_path.isin(shots.samples.image_path)]
     if len(others) == 0:
-        rotated = Compose([_resize(image_size), _ROTATION])
+        rotated = Compose([bicubic_resize(image_size), _ROTATION])
         return _with_augmentations(_with_empty_masks(shots, range(len(shots))), rotated)
     names = relative_names(others.image_path)
     chosen = draw_shots(names, min(len(names), MAX_VALIDATION_IMAGES), seed, "validation")
-    return _with_augmentations(_with_empty_masks(dataset, others.index[chosen]), _resize(image_size))
+    return _with_augmentations(_with_empty_masks(dataset, others.index[chosen]), bicubic_resize(image_size))
 
 
 def _with_empty_masks(dataset: AnomalibDataset, indices: Iterable[int]) -> AnomalibDataset:
@@ -187,10 +188,6 @@ def _with_empty_masks(dataset: AnomalibDataset, indices: Iterable[int]) -> Anoma
     dataset = dataset.subsample(list(indices))
     dataset.samples.attrs["task"] = TaskType.SEGMENTATION.value
     return dataset
-
-
-def _resize(image_size: tuple[int, int]) -> Resize:
-    return Resize(image_size, interpolation=InterpolationMode.BICUBIC, antialias=True)
 
 
 def _with_augmentations(dataset: AnomalibDataset, augmentations: Transform | None) -> AnomalibDataset:

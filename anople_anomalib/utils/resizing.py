@@ -1,12 +1,46 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Bicubic resizing that an exported model does to the pixel as a trained one."""
+"""CLIP's resizing, bicubic with anti-aliasing, which an exported model does to the pixel as a trained one."""
 
 import torch
 from torch import nn
-from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import InterpolationMode, Resize, Transform
 from torchvision.transforms.v2 import functional as tv_functional
+
+
+def bicubic_resize(size: tuple[int, int]) -> Resize:
+    """Return torchvision's transform that resizes as CLIP's own pre-processing does.
+
+    Args:
+        size: Height and width of the result.
+    """
+    return Resize(list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+
+
+def is_bicubic(transform: Transform) -> bool:
+    """Return whether a transform is one of :func:`bicubic_resize`."""
+    return (
+        isinstance(transform, Resize)
+        and transform.interpolation is InterpolationMode.BICUBIC
+        and bool(transform.antialias)
+        and len(transform.size or ()) == 2
+    )
+
+
+def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize images as :func:`bicubic_resize` does.
+
+    Args:
+        images: Shape ``(..., C, H, W)``.
+        size: Height and width of the result.
+
+    Returns:
+        Images of shape ``(..., C, *size)``; those of that size already, as they are.
+    """
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    return tv_functional.resize(images, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
 
 
 class BicubicResize(nn.Module):
@@ -31,7 +65,7 @@ class BicubicResize(nn.Module):
         """
         if torch.compiler.is_compiling():
             return resize_by_matmul(images, self.size)
-        return tv_functional.resize(images, list(self.size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+        return resize(images, self.size)
 
 
 def resize_by_matmul(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -13,12 +13,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-NORMAL, ANOMALOUS = "#0072B2", "#D55E00"
-"""Blue and vermillion of Okabe and Ito's palette, which people with any color vision can tell apart."""
-TRUTH, PREDICTION = "#56B4E9", "#E69F00"
-"""Sky blue and orange of the same palette: outlines of the ground truth and of the prediction."""
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
+from anople_anomalib.utils.palette import BLUE, ORANGE, SKY_BLUE, VERMILLION
+
+NORMAL, ANOMALOUS = BLUE, VERMILLION
+TRUTH, PREDICTION = SKY_BLUE, ORANGE
+"""Outlines of the ground truth and of the prediction."""
 HEAT = "viridis"
 """Color map of every heat map: its lightness grows evenly, in gray print, too."""
 SMALL = 8  # points

@@ -11,7 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import MARKERS, PALETTE, SMALL
+from anople_anomalib.utils.palette import MARKERS, PALETTE
+
+from .style import SMALL
 
 PREFIX = "train_"
 TOTAL = "train_loss"

@@ -18,8 +18,9 @@ from anople_anomalib.method.decoder import Decoder
 from anople_anomalib.method.fusion import fuse, image_score
 from anople_anomalib.method.loss import AnoPLeLoss
 from anople_anomalib.method.memory_bank import MemoryBank
-from anople_anomalib.method.views import cut_masks, cut_views, double, num_views, resize
+from anople_anomalib.method.views import cut_masks, cut_views, double, num_views
 from anople_anomalib.metrics.per_category import usual_metrics
+from anople_anomalib.utils.resizing import resize
 
 settings.register_profile(
     "house",

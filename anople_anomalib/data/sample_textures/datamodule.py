@@ -20,8 +20,6 @@ Example:
 
 import logging
 import os
-import shutil
-import uuid
 from pathlib import Path
 from zlib import crc32
 
@@ -33,6 +31,8 @@ from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
 from numpy.random import RandomState
 from PIL import Image
 from torchvision.transforms.v2 import Transform
+
+from anople_anomalib.utils.files import folder_written_whole
 
 from . import defects
 from .defects import Defect
@@ -172,9 +172,6 @@ def default_root() -> Path:
 def write_category(root: Path, category: str) -> Path:
     """Write one category below ``root``, completely or not at all.
 
-    The files are written into a temporary folder beside the final one, which is then renamed. When several processes
-    do this at the same time, one of them wins and the others drop their (equal) files.
-
     Args:
         root: Folder of the categories.
         category: One of :data:`CATEGORIES`.
@@ -186,17 +183,9 @@ def write_category(root: Path, category: str) -> Path:
     if folder.is_dir():
         return folder
     logger.info("Writing the sample textures of category '%s' to %s", category, folder)
-    temporary = root / f".{category}.{uuid.uuid4().hex}.tmp"
-    try:
+    with folder_written_whole(folder) as temporary:
         _write_train_images(temporary / "train" / "good", category)
         _write_test_images(temporary, category)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was faster
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

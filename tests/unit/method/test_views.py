@@ -8,7 +8,8 @@ import torch
 from torch.testing import assert_close
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from anople_anomalib.method.views import cut_masks, cut_views, double, num_views, resize
+from anople_anomalib.method.views import cut_masks, cut_views, double, num_views
+from anople_anomalib.utils.resizing import resize
 
 SIZE = (6, 10)
 

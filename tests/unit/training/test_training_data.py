@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, RandomHorizontalFlip, Resize, Transform
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from anople_anomalib.method.views import resize
+from anople_anomalib.utils.resizing import resize
 from helpers.folders import SIZE
 from helpers.miniature import IMAGE_SIZE
 from helpers.training import Recorder, assert_finalized, make_datamodule, make_engine, make_model, read

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anople_anomalib.utils.files import written_whole
+from anople_anomalib.utils.files import folder_written_whole, written_whole
 
 
 def test_a_finished_file_gets_its_name(tmp_path: Path) -> None:
@@ -31,3 +31,17 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         fail_halfway()
     assert [each.name for each in tmp_path.iterdir()] == ["file.txt"]
     assert path.read_text() == "old"
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError), folder_written_whole(tmp_path / "folder") as temporary:
+        [temporary.mkdir() for _ in range(2)]
+    assert not list(tmp_path.iterdir())
+    with folder_written_whole(tmp_path / "folder") as temporary:
+        (temporary / "inner").mkdir(parents=True)
+        assert not (tmp_path / "folder").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    with folder_written_whole(tmp_path / "folder") as temporary:  # another process was faster
+        temporary.mkdir()
+        (temporary / "late").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "inner"]
