@@ -6,7 +6,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeGuard
 
 import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
@@ -71,7 +71,7 @@ def guard_checkpoints(trainer: Trainer) -> None:
         trainer.strategy.checkpoint_io = GuardedCheckpointIO(trainer.strategy.checkpoint_io)
 
 
-def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:  # noqa: ANN401
+def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = "cpu") -> dict[str, Any]:  # noqa: ANN401
     """Read a checkpoint of AnoPLe.
 
     Args:
@@ -91,7 +91,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
 
 
 @contextmanager
-def _clear_read_errors(path: str | Path) -> Iterator[None]:
+def _clear_read_errors(path: str | Path | IO[bytes]) -> Iterator[None]:
     """Turn whatever a damaged file raises into one error message that names it."""
     try:
         yield
@@ -130,7 +130,7 @@ def check_metadata(checkpoint: Any) -> Mapping[str, Any]:  # noqa: ANN401
     return metadata
 
 
-def _well_formed(metadata: Any) -> bool:  # noqa: ANN401
+def _well_formed(metadata: Any) -> TypeGuard[Mapping[str, Any]]:  # noqa: ANN401
     """Return whether the metadata has all entries, of the right types."""
     if not isinstance(metadata, Mapping):
         return False

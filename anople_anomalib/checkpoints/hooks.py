@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.saving import (
@@ -99,11 +99,11 @@ class CheckpointHooks(LightningModule):
     @classmethod
     def load_from_checkpoint(
         cls,
-        checkpoint_path: str | Path,
+        checkpoint_path: str | Path | IO[bytes],
         map_location: Any = None,  # noqa: ANN401
         hparams_file: str | Path | None = None,
         strict: bool | None = None,
-        weights_only: bool = True,
+        weights_only: bool | None = True,
         **kwargs: Any,  # noqa: ANN401
     ) -> Self:
         """Build the model of a checkpoint.
@@ -116,7 +116,7 @@ class CheckpointHooks(LightningModule):
             map_location: Where its tensors are put, as for ``torch.load``.
             hparams_file: File with other hyper-parameters.
             strict: Whether all names must match.
-            weights_only: Nothing but ``True``: pickled code is never run.
+            weights_only: Anything but ``False``: pickled code is never run.
             **kwargs: Constructor arguments that replace those of the checkpoint.
 
         Returns:
@@ -125,7 +125,7 @@ class CheckpointHooks(LightningModule):
         Raises:
             ValueError: If the checkpoint is damaged or does not fit, or ``weights_only`` is ``False``.
         """
-        if not weights_only:
+        if weights_only is False:
             msg = "A checkpoint of AnoPLe is read with weights_only=True alone, as it holds nothing else."
             raise ValueError(msg)
         checkpoint = read_checkpoint(checkpoint_path, map_location or _default_map_location)

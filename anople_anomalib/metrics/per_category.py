@@ -21,10 +21,10 @@ Example:
 import logging
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from anomalib.data import Batch
+from anomalib.data import ImageBatch
 from anomalib.metrics import AUPR, AUROC, AnomalibMetric, Evaluator, F1Max
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -40,9 +40,15 @@ logger = logging.getLogger(__name__)
 _IMAGE_FIELDS = ("pred_score", "gt_label")
 
 
-def usual_metrics() -> list[AnomalibMetric]:
+if TYPE_CHECKING:
+
+    class BatchMetric(AnomalibMetric, Metric):
+        """What anomalib's metrics are: torchmetrics' that take batches."""
+
+
+def usual_metrics() -> list["BatchMetric"]:
     """Return one category's metrics, under anomalib's usual names."""
-    metrics = [
+    metrics: list[AnomalibMetric] = [
         AUROC(fields=_IMAGE_FIELDS, strict=False),
         AUPR(fields=_IMAGE_FIELDS, strict=False),
         F1Max(fields=_IMAGE_FIELDS, strict=False),
@@ -53,7 +59,7 @@ def usual_metrics() -> list[AnomalibMetric]:
     names = ("image_AUROC", "image_AUPR", "image_F1Max", "pixel_AUROC", "pixel_AUPRO", "pixel_F1Max")
     for metric, name in zip(metrics, names, strict=True):
         metric.name = name
-    return metrics
+    return cast("list[BatchMetric]", metrics)
 
 
 class PerCategoryEvaluator(Evaluator):
@@ -73,6 +79,8 @@ class PerCategoryEvaluator(Evaluator):
     Raises:
         ValueError: If a category appears twice.
     """
+
+    log: Callable[..., None]  # Lightning gives it to every callback of a run
 
     def __init__(
         self,
@@ -99,11 +107,15 @@ class PerCategoryEvaluator(Evaluator):
                 for metric in self._metrics_of(category):
                     metric.name = metric_name(category, metric.name)
 
-    def _metrics_of(self, category: str) -> ModuleList:
+    def _metrics_of(self, category: str) -> list["BatchMetric"]:
         """Return the metrics of one category."""
         each = len(self.test_metrics) // len(self.categories)
         first = self.categories.index(category) * each
-        return self.test_metrics[first : first + each]
+        return self._metrics()[first : first + each]
+
+    def _metrics(self) -> list["BatchMetric"]:
+        """Return the metrics of all categories."""
+        return cast("list[BatchMetric]", list(self.test_metrics))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look up the categories in the datamodule, which is set up by now.
@@ -133,7 +145,7 @@ class PerCategoryEvaluator(Evaluator):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,  # noqa: ANN401
-        batch: Batch,
+        batch: ImageBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -143,13 +155,14 @@ class PerCategoryEvaluator(Evaluator):
             for metric in self._metrics_of(category):
                 metric.update(part)
 
-    def _by_category(self, batch: Batch) -> dict[str, Any]:
+    def _by_category(self, batch: ImageBatch) -> dict[str, Any]:
         """Split a batch into those fields of each category's images that the metrics need."""
         if len(self.categories) == 1:
             return {self.categories[0]: batch}
+        category_of = cast("Callable[[str], str]", self._category_of)  # setup has refused None
         rows: dict[str, list[int]] = {}
-        for row, path in enumerate(batch.image_path):
-            rows.setdefault(self._category_of(path), []).append(row)
+        for row, path in enumerate(cast("list[str]", batch.image_path)):  # as anomalib's datasets give them
+            rows.setdefault(category_of(path), []).append(row)
         fields = {name: getattr(batch, name, None) for name in (*_IMAGE_FIELDS, *PIXEL_FIELDS)}
         return {
             category: SimpleNamespace(**{name: None if value is None else value[own] for name, value in fields.items()})
@@ -170,9 +183,9 @@ class PerCategoryEvaluator(Evaluator):
         Returns:
             The means over the categories (or the metrics of the one category), then the metrics of each category.
         """
-        values = {metric.name: metric.compute() for metric in self.test_metrics if metric.update_called}
-        values = {name: value.float() for name, value in values.items() if value is not None}
-        for metric in self.test_metrics:
+        computed = {metric.name: metric.compute() for metric in self._metrics() if metric.update_called}
+        values = {name: value.float() for name, value in computed.items() if value is not None}
+        for metric in self._metrics():
             metric.reset()
             Metric.reset(metric)  # anomalib's F1Max resets its curve, but not its count of updates
         if not any(split_metric_name(name)[1].startswith("pixel_") for name in values):

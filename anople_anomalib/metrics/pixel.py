@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from anomalib.data import Batch
-from anomalib.metrics import AUPRO, BinaryPrecisionRecallCurve, F1Max, create_anomalib_metric
+from anomalib.metrics import AUPRO, F1Max, create_anomalib_metric
+from anomalib.metrics import BinaryPrecisionRecallCurve as AnomalibCurve
 from anomalib.metrics.pro import connected_components_cpu
 from torch import Tensor
-from torchmetrics.classification import BinaryAUROC
+from torchmetrics.classification import BinaryAUROC, BinaryPrecisionRecallCurve
 
 PIXEL_FIELDS = ("anomaly_map", "gt_mask")
 _HALF_MAGNITUDES = 0x7BFF + 1
@@ -46,8 +47,8 @@ def half_values() -> Tensor:
     return torch.cat([-positive[1:].flip(0), positive])
 
 
-class _HalfPrecisionCurve:
-    """Mixin for torchmetrics' curves over fixed thresholds: these are all numbers of half precision.
+class _HalfPrecisionCurve(BinaryPrecisionRecallCurve):
+    """torchmetrics' curve over fixed thresholds: these are all numbers of half precision.
 
     It counts with a histogram what torchmetrics counts threshold by threshold.
     """
@@ -69,7 +70,7 @@ class _HalfPrecisionCurve:
             self.confmat[:, label] += counts.to(self.confmat.device)
 
 
-class _PixelPrecisionRecallCurve(_HalfPrecisionCurve, BinaryPrecisionRecallCurve):
+class _PixelPrecisionRecallCurve(_HalfPrecisionCurve, AnomalibCurve):
     """Precision and recall of pixels: 0 where no pixel reaches the threshold, and where none is anomalous."""
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,6 +114,11 @@ class PixelAUPRO(AUPRO):
         fpr_limit: False positive rate up to which the area is taken.
     """
 
+    fpr_limit: Tensor
+    normal_pixels: Tensor
+    region_shares: Tensor
+    regions: Tensor
+
     def __init__(
         self,
         fields: Sequence[str] = PIXEL_FIELDS,
@@ -126,7 +132,7 @@ class PixelAUPRO(AUPRO):
         self.add_state("region_shares", default=torch.zeros(_BINS), dist_reduce_fx="sum")
         self.add_state("regions", default=torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, batch: Batch) -> None:
+    def update(self, batch: Batch) -> None:  # type: ignore[override]  # as in anomalib, whose metrics take batches
         """Add the images of a batch.
 
         Args:
