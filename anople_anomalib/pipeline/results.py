@@ -10,7 +10,7 @@ is killed leaves a complete table, and rows with different metrics widen the hea
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from filelock import FileLock
@@ -48,7 +48,8 @@ class ResultsTable:
         """Return all rows as text, cells that a row does not have as ``""``; no table, no rows."""
         if not self.path.is_file():
             return []
-        return pd.read_csv(self.path, dtype=str, keep_default_na=False).to_dict("records")
+        table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
+        return cast("list[dict[str, str]]", table.to_dict("records"))
 
     def done(self) -> set[str]:
         """Return the identities of the jobs that succeeded: those that a resumed run skips."""

@@ -3,6 +3,8 @@
 
 """CLIP's resizing, bicubic with anti-aliasing, which an exported model does to the pixel as a trained one."""
 
+from typing import TypeGuard
+
 import torch
 from torch import nn
 from torchvision.transforms.v2 import InterpolationMode, Resize, Transform
@@ -18,7 +20,7 @@ def bicubic_resize(size: tuple[int, int]) -> Resize:
     return Resize(list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
 
 
-def is_bicubic(transform: Transform) -> bool:
+def is_bicubic(transform: Transform | None) -> TypeGuard[Resize]:
     """Return whether a transform is one of :func:`bicubic_resize`."""
     return (
         isinstance(transform, Resize)
