@@ -106,7 +106,8 @@ class World:
             shutil.copy(repository / "anople_anomalib" / name, root / "anople_anomalib" / name)
         shutil.copytree(repository / "anople_anomalib" / "utils", root / "anople_anomalib" / "utils")
         shutil.copytree(Path(lazy_loader.__file__).parent, root / "lazy_loader")
-        shutil.copy(repository / PTH, root / PTH)
+        for suffix in (".pth", ".py", ".start"):
+            shutil.copy((repository / PTH).with_suffix(suffix), root)
 
     def write(self, name: str, text: str) -> None:
         """Write one file of the world."""
@@ -136,6 +137,22 @@ def world(tmp_path: Path, repository: Path, run_python: Callable[..., subprocess
 def test_python_start_imports_nothing(world: World) -> None:
     """A process that never imports anomalib does not even import the plugin."""
     assert world.print("print([name for name in sys.modules if 'ano' in name])") == "[]"
+
+
+def test_newer_pythons_start_by_an_entry_point(world: World) -> None:
+    """As PEP 829 has it: the callables that the lines of the .start file name are called, and nothing else is run."""
+    start = world.root / PTH.replace(".pth", ".start")
+    printed = world.print(
+        f"""
+        import pkgutil
+        pkgutil.resolve_name({start.read_text().strip()!r})()
+        print([name for name in sys.modules if "anople_anomalib" in name])
+        import anomalib.models
+        print("AnoPLe" in anomalib.models.__all__)
+        """,
+        installed=False,
+    )
+    assert printed.splitlines() == ["['anople_anomalib_autoload']", "True"]
 
 
 def test_python_start_costs_less_than_two_milliseconds(world: World) -> None:

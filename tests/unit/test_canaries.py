@@ -1,0 +1,177 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is changed of other people's objects, or relied on without their promise, is still there.
+
+One test per row of the table in ``docs/architecture.md``. A test that fails after an update names what is gone: look
+for a public way first, then for the new private one.
+"""
+
+import inspect
+import site
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import anomalib.data
+import anomalib.data.utils.image
+import anomalib.models
+import anomalib.visualization.image.item_visualizer
+import PIL.Image
+import pytest
+import torch
+from anomalib.callbacks import ModelCheckpoint
+from anomalib.cli import cli
+from anomalib.cli.pipelines import PIPELINE_REGISTRY
+from anomalib.data import AnomalibDataModule, MVTecAD
+from anomalib.data.utils import ValSplitMode
+from anomalib.engine.engine import _TrainerArgumentsCache
+from anomalib.metrics import AUPRO, BinaryPrecisionRecallCurve, F1Max
+from anomalib.models.components.base.dynamic_buffer import DynamicBufferMixin
+from anomalib.models.components.base.export_mixin import ExportMixin
+from anomalib.pipelines.components.runners import ParallelRunner
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.core import saving
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.connectors import callback_connector, data_connector
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.transforms.v2 import Resize
+
+from anople_anomalib.training.epochs import DefaultEpochs
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Trainer:
+    """A trainer that has nothing to do."""
+    return Trainer(logger=False, accelerator="cpu", barebones=True)
+
+
+def takes(function: Any, *names: str) -> bool:  # noqa: ANN401
+    """Whether a function has these parameters, in this order, before others."""
+    return list(inspect.signature(function).parameters)[: len(names)] == list(names)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 18), reason="Python runs what the .start file names (PEP 829)")
+def test_python_runs_import_lines_of_pth_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setattr(sys, "anople_canary", False, raising=False)
+    (tmp_path / "canary.pth").write_text("import sys; sys.anople_canary = True\n")
+    site.addsitedir(str(tmp_path))
+    assert sys.anople_canary
+
+
+def test_anomalib_looks_classes_up_in_its_modules() -> None:
+    assert isinstance(anomalib.models.__all__, list)
+    assert isinstance(anomalib.data.__all__, list)
+    assert isinstance(PIPELINE_REGISTRY, dict)
+
+
+def test_anomalibs_command_makes_its_parser_by_a_name_of_its_module() -> None:
+    assert "ArgumentParser(" in inspect.getsource(cli.AnomalibCLI.init_parser)
+    assert takes(cli.ArgumentParser.error, "self", "message", "ex")
+
+
+def test_anomalibs_readers_open_images_by_a_name_of_their_module() -> None:
+    for module in (anomalib.data.utils.image, anomalib.visualization.image.item_visualizer):
+        assert hasattr(module.Image, "open")
+        assert hasattr(PIL.Image, "open")
+
+
+def test_anomalibs_datamodule_reads_its_sets_when_it_makes_loaders() -> None:
+    assert "self.train_data" in inspect.getsource(AnomalibDataModule.train_dataloader)
+    assert "self.val_data" in inspect.getsource(AnomalibDataModule.val_dataloader)
+    assert {"external_collate_fn", "train_augmentations", "num_workers"} <= vars(MVTecAD()).keys()
+
+
+def test_anomalibs_engine_replaces_arguments_that_differ_from_the_models() -> None:
+    model = SimpleNamespace(trainer_arguments={"max_epochs": DefaultEpochs(60)})
+    assert _TrainerArgumentsCache().requires_update(model)
+    assert not _TrainerArgumentsCache(max_epochs=3).requires_update(model)
+
+
+def test_lightnings_trainer_takes_its_limits_from_attributes(trainer: Trainer) -> None:
+    assert {"check_val_every_n_epoch", "num_sanity_val_steps", "should_stop"} <= vars(trainer).keys()
+    assert "max_epochs" in vars(trainer.fit_loop)
+
+
+def test_lightnings_checkpoint_callback_has_its_private_flag() -> None:
+    assert vars(ModelCheckpoint())["_save_on_train_epoch_end"] is None
+
+
+def test_lightning_lets_the_strategy_process_data_loaders() -> None:
+    assert "strategy.process_dataloader(" in inspect.getsource(data_connector._process_dataloader)
+
+
+def test_torchs_distributed_model_has_its_flag_of_buffers() -> None:
+    assert "self.require_forward_param_sync = True" in inspect.getsource(DistributedDataParallel.__init__)
+
+
+def test_lightnings_strategy_takes_another_checkpoint_io() -> None:
+    assert Strategy.checkpoint_io.fset is not None
+
+
+def test_lightnings_trainer_gives_its_own_metrics_away(trainer: Trainer) -> None:
+    assert trainer.callback_metrics is trainer.callback_metrics
+    assert trainer.logged_metrics is trainer.logged_metrics
+
+
+def test_lightnings_prediction_loop_can_keep_nothing(trainer: Trainer) -> None:
+    assert type(trainer.predict_loop).return_predictions.fset is not None
+
+
+def test_lightning_builds_a_model_from_what_was_read() -> None:
+    assert takes(saving._load_state, "cls", "checkpoint", "strict")
+    assert saving._default_map_location(torch.UntypedStorage(1), "cpu") is None
+
+
+def test_lightning_hangs_the_models_log_on_callbacks() -> None:
+    source = inspect.getsource(callback_connector._CallbackConnector._attach_model_logging_functions)
+    assert "callback.log = " in source
+    assert "callback.log_dict = " in source
+
+
+def test_anomalibs_datamodule_sets_up_and_splits_by_private_methods() -> None:
+    assert {"_setup", "_create_test_split", "_create_val_split"} <= vars(AnomalibDataModule).keys()
+    assert vars(MVTecAD())["_is_setup"] is False
+    assert MVTecAD().val_split_mode in ValSplitMode
+
+
+def test_anomalibs_parallel_runner_waits_by_a_private_method() -> None:
+    assert takes(ParallelRunner._await_cleanup_processes, "self", "blocking")
+    assert "self.processes" in inspect.getsource(ParallelRunner._await_cleanup_processes)
+
+
+def test_anomalibs_export_quantizes_by_a_private_method() -> None:
+    assert "self._post_training_quantization_ov(" in inspect.getsource(ExportMixin._compress_ov_model)
+    assert takes(ExportMixin._post_training_quantization_ov, "model", "datamodule")
+
+
+def test_anomalibs_pre_processor_is_a_callback_with_a_transform_of_its_own_for_exports() -> None:
+    processor = PreProcessor(Resize([2, 2]))
+    assert isinstance(processor, Callback)
+    assert isinstance(processor.export_transform, Resize)
+    for verb in ("validation", "test", "predict"):
+        assert takes(getattr(processor, f"on_{verb}_batch_start"), "trainer", "pl_module", "batch", "batch_idx")
+
+
+def test_anomalibs_post_processor_asks_no_trainer() -> None:
+    PostProcessor().on_validation_epoch_end(None, None)
+    assert takes(PostProcessor.on_validation_batch_end, "self", "trainer", "pl_module", "outputs")
+
+
+def test_anomalibs_region_metric_collects_maps_and_limits_in_attributes() -> None:
+    metric = AUPRO(fields=["anomaly_map", "gt_mask"])
+    assert (metric.preds, metric.target) == ([], [])
+    assert "fpr_limit" in dict(metric.named_buffers())
+
+
+def test_the_curves_that_are_counted_by_histograms_keep_their_counts() -> None:
+    assert BinaryPrecisionRecallCurve(thresholds=3).confmat.shape == (3, 2, 2)
+    assert isinstance(F1Max(fields=["pred_score", "gt_label"]).precision_recall_curve, BinaryPrecisionRecallCurve)
+
+
+def test_anomalib_has_buffers_that_take_the_shape_of_a_checkpoint() -> None:
+    assert "_load_from_state_dict" in vars(DynamicBufferMixin)
