@@ -35,6 +35,7 @@ from anople_anomalib.utils.arguments import check_k_shot
 from .errors import clear_error
 from .sampling import check_sample_list, read_sample_list, write_sample_list
 from .shots import draw_normal_images
+from .tidying import require_plain_subsets, tidy_subsets
 from .wrapping import build_datamodule, choose_categories, split_by_category
 
 logger = logging.getLogger(__name__)
@@ -158,6 +159,7 @@ class FewShot(AnomalibDataModule):
         subsets: dict[str, list[AnomalibDataset]] = {"train_data": [], "val_data": [], "test_data": []}
         for category, wrapped in self._wrapped.items():
             _set_up(wrapped, category, stage)
+            vars(wrapped).update(tidy_subsets(wrapped))
             wanted = None if self.samples is None else self.samples[category]
             shots, drawn[category] = draw_normal_images(wrapped.train_data, self.k_shot, self.seed, category, wanted)
             logger.info("Training images of %s: %s", category, ", ".join(drawn[category]))
@@ -170,6 +172,7 @@ class FewShot(AnomalibDataModule):
         for name, parts in subsets.items():
             if parts:
                 setattr(self, name, _join(parts, self.category))
+        require_plain_subsets(self)
 
     def _create_test_split(self) -> None:
         """Do nothing: the wrapped datamodule made its test set."""

@@ -10,7 +10,8 @@ import torch
 from anomalib.data.utils import get_image_filenames
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from .image_reading import open_image
+from .hidden_files import visible
+from .image_reading import open_image, require_plain_images
 
 Images = torch.Tensor | str | Path | Sequence[torch.Tensor | str | Path]
 """A tensor ``(3, H, W)`` or ``(B, 3, H, W)`` with values in [0, 1], an image file, a folder, or several of these."""
@@ -64,12 +65,14 @@ def _files(path: Path) -> list[Path]:
         msg = f"There is no image or folder '{path}': check the path."
         raise FileNotFoundError(msg)
     try:
-        return get_image_filenames(path)
+        files = get_image_filenames(path)
     except ValueError as error:
         msg = f"'{path}' is not an image and holds none: give image files such as .png or .jpg, or a folder of them."
         raise ValueError(msg) from error
+    return visible(files, path.resolve()) if path.is_dir() else files
 
 
 def _read(path: Path) -> torch.Tensor:
-    """Read a file as a data set's is read while the model is at work."""
+    """Read a file as anomalib's data sets and inferencers do, or refuse it."""
+    require_plain_images([path])
     return to_dtype(to_image(open_image(path).convert("RGB")), torch.float32, scale=True)
