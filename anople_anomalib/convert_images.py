@@ -8,7 +8,7 @@ Usage:
     anople-convert-images SOURCE TARGET --white 4095     # for a camera of 12 bits
 """
 
-import os
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -19,8 +19,8 @@ from anomalib.data.utils.image import is_image_file
 from jsonargparse import auto_cli
 from PIL import Image
 
-from .data.hidden_files import is_hidden
-from .data.image_reading import SIXTEEN_BITS, is_deep, open_image
+from .data.image_reading import READ_ERRORS, SIXTEEN_BITS, is_deep, open_image
+from .utils.hidden_files import is_hidden
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 
@@ -28,8 +28,7 @@ _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 def convert_images(source: Path, target: Path, white: float | None = None) -> int:
     """Write every image and mask of a folder as a PNG file of 8 bits, upright, in the same layout.
 
-    The target appears complete or not at all; nothing is overwritten. Hidden files and files that are no images are left
-    out.
+    The target appears complete or not at all; nothing is overwritten. Hidden files and other files are left out.
 
     Args:
         source: Folder with images, at any depth.
@@ -60,7 +59,7 @@ def convert_images(source: Path, target: Path, white: float | None = None) -> in
             image = open_image(file, white)
             (image if image.mode in _PNG_MODES else image.convert("RGB")).save(temporary / place, exif=b"")
         temporary.chmod(source.stat().st_mode)
-        os.rename(temporary, target)
+        temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return len(files)
@@ -76,7 +75,7 @@ def _image_files(source: Path) -> list[Path]:
 
 
 def _places(files: list[Path], source: Path) -> dict[Path, Path]:
-    """The file of every place in the target."""
+    """Map every place in the target to its file."""
     places: dict[Path, Path] = {}
     for file in files:
         place = file.relative_to(source).with_suffix(".png")
@@ -91,7 +90,7 @@ def _require_clear_white(files: list[Path]) -> None:
     """Refuse images of 16 bits that use a small part of them, as those of a camera of 12 bits do."""
     largest, which = 0, Path()
     for file in files:
-        with Image.open(file) as image:
+        with contextlib.suppress(*READ_ERRORS), Image.open(file) as image:  # what is damaged is named later
             if is_deep(image) and image.mode != "F":
                 value = int(np.asarray(image).max())
                 largest, which = (value, file) if value > largest else (largest, which)

@@ -4,22 +4,31 @@
 """Clear error messages where the data of a datamodule cannot be had."""
 
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from urllib.error import URLError
 
+import pandas as pd
 from anomalib.data import AnomalibDataModule
+from anomalib.data.errors import MisMatchError
 from anomalib.data.utils import ValSplitMode
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from anople_anomalib.utils.hidden_files import is_hidden
+
+from .image_reading import open_image
+from .pairing import masks_on_disk, pair_masks
+
 _HOOKS = {"prepare_data", "setup"}
+_READERS = ("read_image", "read_mask")
 
 
 class ClearDataErrors(Callback):
-    """Callback that tells in a clear error message why a datamodule could not prepare or set up its data."""
+    """Callback that tells in a clear error message why data could not be prepared, set up or read."""
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Raise a clear error in place of an exception of the datamodule.
+        """Raise a clear error in place of an exception of the datamodule, or of a reader that names no file.
 
         Args:
             trainer: The trainer.
@@ -28,7 +37,7 @@ class ClearDataErrors(Callback):
 
         Raises:
             FileNotFoundError: If the data are neither there nor to be downloaded.
-            ValueError: If the data are not as the datamodule wants them.
+            ValueError: If the data are not as the datamodule wants them, or an image is damaged.
         """
         del pl_module
         datamodule = getattr(trainer, "datamodule", None)
@@ -36,6 +45,9 @@ class ClearDataErrors(Callback):
             clear = clear_error(exception, datamodule)
             if clear is not exception:
                 raise clear from exception
+        elif _raised_by_reading(exception):
+            for path in _files_of(trainer):
+                _require_readable(path, exception)
 
 
 def clear_error(error: BaseException, datamodule: AnomalibDataModule) -> BaseException:
@@ -62,7 +74,9 @@ def clear_error(error: BaseException, datamodule: AnomalibDataModule) -> BaseExc
             f"{name} has too few images for a validation set that is split off the test set: set "
             "val_split_mode to 'none' (--data.val_split_mode none)."
         )
-    if isinstance(error, RuntimeError | TypeError | LookupError):
+    if isinstance(error, ValueError | TypeError | MisMatchError) and (found := _wrong_file(datamodule)) is not None:
+        return ValueError(f"{name} cannot be read: {found}")
+    if isinstance(error, RuntimeError | TypeError | LookupError | MisMatchError):
         return ValueError(
             f"{name} cannot be read: check that its folders are there, that the training set has normal "
             f"images and that every anomalous image has a mask ({type(error).__name__}: {error})."
@@ -80,6 +94,26 @@ def _has_too_few_images(datamodule: AnomalibDataModule) -> bool:
     return datamodule.val_split_mode == ValSplitMode.FROM_TEST and test_data is not None and len(test_data) == 0
 
 
+def _wrong_file(datamodule: AnomalibDataModule) -> str | None:
+    """Name the file because of which anomalib finds no pairs of images and masks, if it is a file."""
+    root = data_root(datamodule)
+    images, masks, folders = masks_on_disk(datamodule, root.resolve())
+    hidden = [file for file in (*images, *masks) if is_hidden(file, root.resolve())]
+    if hidden:
+        return (
+            f"'{hidden[0]}' is one of {len(hidden)} hidden files that end like images, which upset its pairs of images "
+            "and masks: remove them."
+        )
+    if not masks:
+        return None
+    try:
+        pair_masks(images, masks, folders)
+    except ValueError as error:
+        return str(error)
+    spare = set(masks) - set(pair_masks(images, masks, folders).values())
+    return f"the mask '{min(spare)}' belongs to no image." if spare else None
+
+
 def _categories_in(root: Path) -> str:
     """Return the part of an error message that names the folders there are."""
     if not root.is_dir():
@@ -94,3 +128,32 @@ def _raised_by(datamodule: AnomalibDataModule, trace: TracebackType | None) -> b
         frame.f_code.co_name in _HOOKS and frame.f_locals.get("self") is datamodule
         for frame, _ in traceback.walk_tb(trace)
     )
+
+
+def _raised_by_reading(error: BaseException) -> bool:
+    """Whether a reader of anomalib raised an exception, in this process or in a worker, which reports its trace."""
+    here = any(frame.f_code.co_name in _READERS for frame, _ in traceback.walk_tb(error.__traceback__))
+    return here or any(f"in {reader}\n" in str(error) for reader in _READERS)
+
+
+def _require_readable(path: str, cause: BaseException) -> None:
+    """Read a file again, now by a reader that names it."""
+    try:
+        open_image(path)
+    except (OSError, ValueError) as clear:
+        raise clear from cause
+
+
+def _files_of(trainer: Trainer) -> Iterator[str]:
+    """Images and masks of a run, as far as they are known."""
+    datamodule = getattr(trainer, "datamodule", None)
+    datasets = [getattr(datamodule, name, None) for name in ("train_data", "val_data", "test_data")]
+    loaders = (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders, trainer.predict_dataloaders)
+    for loader in loaders:
+        datasets += [getattr(each, "dataset", None) for each in (loader if isinstance(loader, list) else [loader])]
+    for dataset in datasets:
+        samples = getattr(dataset, "samples", None)
+        if isinstance(samples, pd.DataFrame):
+            yield from samples.image_path
+            yield from (path for path in samples.mask_path if isinstance(path, str) and path)
+        yield from map(str, getattr(dataset, "image_filenames", []))

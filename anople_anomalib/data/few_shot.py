@@ -194,7 +194,7 @@ def _set_up(wrapped: AnomalibDataModule, category: str, stage: str | None) -> No
     try:
         wrapped.setup(stage)
     except (OSError, RuntimeError, TypeError, ValueError, LookupError, MisMatchError) as error:
-        if isinstance(error, ValueError) and (clear := clear_error(error, wrapped)) is not error:
+        if isinstance(error, ValueError | MisMatchError) and (clear := clear_error(error, wrapped)) is not error:
             raise clear from error
         msg = (
             f"Category '{category}' of {wrapped.name} cannot be read; check that its folder is there and that every "

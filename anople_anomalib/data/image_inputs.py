@@ -10,7 +10,8 @@ import torch
 from anomalib.data.utils import get_image_filenames
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from .hidden_files import visible
+from anople_anomalib.utils.hidden_files import visible
+
 from .image_reading import open_image, require_plain_images
 
 Images = torch.Tensor | str | Path | Sequence[torch.Tensor | str | Path]

@@ -24,7 +24,7 @@ from .image_reading import READ_ERRORS, is_deep
 _CLASSES = 32
 """Masks without a value as large as this one hold numbers of classes, not brightnesses."""
 _FAINT, _FLAT = 1 / 8, 5
-"""What is brighter than this share of the brightest value, but not half, and as flat over so many pixels, is no edge."""
+"""An area, not an edge: brighter than this share of the brightest value, below half, constant over so many pixels."""
 
 
 def readable_mask(path: str | Path) -> Path:
@@ -44,7 +44,7 @@ def readable_mask(path: str | Path) -> Path:
     return _readable_mask(path.absolute(), state.st_mtime_ns, state.st_size)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _readable_mask(path: Path, modified: int, size: int) -> Path:
     anomalous = binary_mask(path)
     with Image.open(path) as image:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from anomalib.data import AnomalibDataModule, Folder
 from anomalib.data.datasets import AnomalibDataset
 from anomalib.data.datasets.image import (
     FolderDataset,
@@ -20,8 +21,9 @@ from anomalib.data.datasets.image import (
     VADDataset,
     VisaDataset,
 )
+from anomalib.data.utils.image import is_image_file
 
-from .hidden_files import common_folder
+from anople_anomalib.utils.hidden_files import common_folder
 
 PAIRED_BY_ORDER = (FolderDataset, MPDDDataset, MVTecADDataset, VADDataset, VisaDataset)
 """Data sets of anomalib that pair by order, with a folder of images for every folder of masks."""
@@ -51,10 +53,13 @@ def pair_masks(images: Sequence[Path], masks: Sequence[Path], folders: Folders =
         ValueError: If an image has no mask, several masks fit, or two images have the same; the message names it.
     """
     image_places, mask_places = _places(images, [f[0] for f in folders]), _places(masks, [f[1] for f in folders])
+    stems = {image.stem for image in images}
+    longest = {mask: max((len(stem) for stem in stems if _belongs(stem, mask.stem)), default=0) for mask in masks}
     pairs: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
     for image in images:
-        mask = _mask_of(image, image_places[image], mask_places)
+        named = [mask for mask in masks if longest[mask] == len(image.stem) and _belongs(image.stem, mask.stem)]
+        mask = _nearest(image, image_places[image], {mask: mask_places[mask] for mask in named})
         if mask in taken:
             msg = f"The images '{taken[mask]}' and '{image}' have the same mask '{mask}': give each a mask of its name."
             raise ValueError(msg)
@@ -70,16 +75,16 @@ def folders_of(dataset: AnomalibDataset) -> Folders:
     return list(zip(images, masks, strict=True)) if len(images) == len(masks) > 1 else ()
 
 
-def _mask_of(image: Path, place: Place, places: Mapping[Path, Place]) -> Path:
-    number = place[0]
-    fitting = [mask for mask in places if _belongs(image.stem, mask.stem) and places[mask][0] == number]
+def _nearest(image: Path, place: Place, places: Mapping[Path, Place]) -> Path:
+    """Choose among the masks with an image's name."""
+    fitting = [mask for mask in places if places[mask][0] == place[0]]
     fitting = [mask for mask in fitting if places[mask] == place] or fitting
     exact = [mask for mask in fitting if mask.stem == image.stem]
     fitting = exact or fitting
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        msg = f"The anomalous image '{image}' has no mask: none of the {len(places)} masks has its name and folder."
+        msg = f"The anomalous image '{image}' has no mask: none has its name and is in the folder for its masks."
     else:
         names = ", ".join(f"'{mask}'" for mask in fitting[:3])
         msg = (
@@ -103,9 +108,34 @@ def _places(paths: Sequence[Path], folders: Sequence[Path]) -> dict[Path, Place]
 
 def _belongs(image: str, mask: str) -> bool:
     """Whether a mask's name contains an image's, not as a part of another number or word: 0_mask, not 10."""
+    if image not in mask:
+        return False
     before = r"(?<![0-9])" if image[:1].isdigit() else r"(?<![^\W\d_])"
     after = r"(?![0-9])" if image[-1:].isdigit() else r"(?![^\W\d_])"
     return re.search(f"{before}{re.escape(image)}{after}", mask) is not None
+
+
+def masks_on_disk(datamodule: AnomalibDataModule, root: Path) -> tuple[list[Path], list[Path], Folders]:
+    """List the anomalous images and the masks of a datamodule that anomalib could not set up.
+
+    Args:
+        datamodule: A ``Folder``, or a datamodule in the layout of MVTec AD; others have none here.
+        root: The folder of its categories.
+
+    Returns:
+        Images, masks, and the folders that were given as two lists of the same length; hidden files are among them.
+    """
+    if isinstance(datamodule, Folder):
+        images, masks = _as_paths(datamodule.abnormal_dir, root), _as_paths(datamodule.mask_dir, root)
+        folders = list(zip(images, masks, strict=True)) if len(images) == len(masks) > 1 else []
+        return _images_in(images), _images_in(masks), folders
+    category = root / datamodule.category
+    defects = [folder for folder in sorted(category.glob("test/*")) if folder.name != "good"]
+    return _images_in(defects), _images_in([category / "ground_truth"]), []
+
+
+def _images_in(folders: Sequence[Path]) -> list[Path]:
+    return [file for folder in folders for file in sorted(folder.rglob("*")) if is_image_file(file)]
 
 
 def _as_paths(folders: str | Path | Sequence[str | Path] | None, root: str | Path | None) -> list[Path]:

@@ -12,8 +12,9 @@ import pandas as pd
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName
 
+from anople_anomalib.utils.hidden_files import common_folder, is_hidden
+
 from .errors import data_root
-from .hidden_files import common_folder, is_hidden
 from .image_reading import require_plain_images
 from .masks import readable_mask
 from .pairing import PAIRED_BY_ORDER, folders_of, pair_masks
@@ -82,7 +83,7 @@ def _hidden(path: str | Path, roots: list[Path]) -> bool:
 
 
 def _right_masks(subsets: Mapping[str, AnomalibDataset], roots: list[Path]) -> dict[str, str]:
-    """The mask of every anomalous image of data sets that anomalib pairs by order."""
+    """Find the mask of every anomalous image of data sets that anomalib pairs by order."""
     paired = [subset for subset in subsets.values() if isinstance(subset, PAIRED_BY_ORDER)]
     if not paired:
         return {}
@@ -98,7 +99,7 @@ def _with_mask(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tidy(subset: AnomalibDataset, roots: list[Path], masks: Mapping[str, str]) -> AnomalibDataset:
-    """The data set itself, or a copy with other samples."""
+    """Return the data set itself, or a copy with other samples."""
     samples = subset.samples
     hidden = samples.image_path.map(lambda path: _hidden(path, roots))
     tidied = samples[~hidden].copy()
@@ -118,7 +119,7 @@ def _tidy(subset: AnomalibDataset, roots: list[Path], masks: Mapping[str, str]) 
 
 
 def _readable(mask: str, subset: AnomalibDataset) -> str:
-    """A mask that anomalib reads as it is meant; a data set that reads masks in its own way keeps its own."""
+    """Find a mask that anomalib reads as it is meant; a data set that reads masks in its own way keeps its own."""
     if type(subset).__getitem__ is not AnomalibDataset.__getitem__ or not Path(mask).is_file():
         return mask
     readable = readable_mask(mask)

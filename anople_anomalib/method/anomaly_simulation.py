@@ -11,16 +11,19 @@ from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anople_anomalib.utils.hidden_files import visible
+
 LATENT_SIGMA = 0.015
 """Standard deviation of the latent noise, as in SimpleNet."""
 
 
 class _Generator(PerlinAnomalyGenerator):
-    """anomalib's generator, whose textures do not depend on the order of the file system and are named in an error."""
+    """anomalib's generator; its textures are sorted, are no hidden files, and are named in an error."""
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401
         super().__init__(**arguments)
-        self.anomaly_source_paths = sorted(set(self.anomaly_source_paths))
+        source = arguments.get("anomaly_source_path")
+        self.anomaly_source_paths = visible(sorted(set(self.anomaly_source_paths)), source and Path(source))
 
     def generate_perturbation(
         self,

@@ -10,19 +10,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anople_anomalib.checkpoints.files import guard_checkpoints
-from anople_anomalib.data.image_reading import read_carefully, restore_reading
 from anople_anomalib.utils.scoped import replaced
 
 from .distributed import evaluated_once
 from .epochs import resolve_epochs, validated_once
 from .shots import TrainingShots
+from .tidy_data import tidy_data
 
 if TYPE_CHECKING:
     from .hooks import FewShotTraining
 
 
 class ScopedChanges(Callback):
-    """Callback for checkpoints and images during a run, and for training set and validation during a training run.
+    """Callback for checkpoints and data during a run, and for training set and validation during a training run.
 
     The changes belong to this callback and not to the model, which may be copied while it is trained. Lightning makes
     a new callback for every run (``configure_callbacks``), sets it up after the datamodule and before the model, and
@@ -41,8 +41,7 @@ class ScopedChanges(Callback):
             stage: Stage of the trainer.
         """
         guard_checkpoints(trainer)  # stays: the trainer may write checkpoints after its run
-        read_carefully()
-        self._changes.callback(restore_reading)
+        self._changes.enter_context(tidy_data(trainer))
         self._changes.enter_context(evaluated_once(trainer))
         if stage == TrainerFn.FITTING:
             self._prepare_training(trainer, cast("FewShotTraining", pl_module))  # which has made this callback

@@ -1,25 +1,28 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The files of a run: no hidden ones, the right masks, and images that are the same for every reader."""
+"""The files of a run: no hidden ones, the right masks, and images that every reader shows the same."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from anomalib.data import AnomalibDataModule, AnomalibDataset, PredictDataset
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
-from anople_anomalib.data.hidden_files import visible
 from anople_anomalib.data.image_reading import require_plain_images
 from anople_anomalib.data.tidying import SUBSETS, require_plain_subsets, tidy_subsets
+from anople_anomalib.utils.hidden_files import visible
+from anople_anomalib.utils.scoped import replaced
 
 
-class TidyData:
-    """A loan of tidy data to a trainer, see :mod:`anople_anomalib.data.tidying`.
+@contextmanager
+def tidy_data(trainer: Trainer) -> Iterator[None]:
+    """Give a run tidy data, see :mod:`anople_anomalib.data.tidying`.
 
-    While it lasts, the datamodule holds copies of its data sets where they had to change, and a ``PredictDataset``
-    lists no hidden files. :meth:`give_back` restores both.
+    A datamodule whose data sets had to change keeps the changed ones: it has made them itself, and would hand hidden
+    files and wrong masks to the next model. A ``PredictDataset`` lists no hidden files within the block.
 
     Args:
         trainer: The trainer, after its datamodule is set up and before it makes its data loaders.
@@ -27,53 +30,31 @@ class TidyData:
     Raises:
         ValueError: If an image would be distorted by anomalib's readers, has no mask of its name, or there is none.
     """
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._datamodule: AnomalibDataModule | None = None
-        self._subsets: dict[str, AnomalibDataset] = {}
-        self._lists: list[tuple[PredictDataset, list[Path]]] = []
-        datamodule = getattr(trainer, "datamodule", None)
+    datamodule = getattr(trainer, "datamodule", None)
+    with ExitStack() as changes:
         if isinstance(datamodule, AnomalibDataModule):
-            self._lend(datamodule, SUBSETS if trainer.state.fn == TrainerFn.FITTING else SUBSETS[1:])
+            vars(datamodule).update(tidy_subsets(datamodule))
+            require_plain_subsets(datamodule, SUBSETS if trainer.state.fn == TrainerFn.FITTING else SUBSETS[1:])
         for dataset in _datasets(trainer):
-            self._lend_list(dataset)
+            if isinstance(dataset, PredictDataset):
+                changes.enter_context(replaced(dataset, "image_filenames", _visible_files(dataset)))
+                require_plain_images(dataset.image_filenames)
+            elif isinstance(dataset, AnomalibDataset):
+                require_plain_images(dataset.samples.image_path.tolist())
+        yield
 
-    def give_back(self) -> None:
-        """Restore the datamodule's data sets and the lists of files."""
-        if self._datamodule is not None:
-            vars(self._datamodule).update(self._subsets)
-        for dataset, files in self._lists:
-            dataset.image_filenames = files
-        self._datamodule, self._subsets, self._lists = None, {}, []
 
-    def _lend(self, datamodule: AnomalibDataModule, names: tuple[str, ...]) -> None:
-        tidied = tidy_subsets(datamodule)
-        self._datamodule = datamodule
-        self._subsets = {name: getattr(datamodule, name) for name in tidied}
-        vars(datamodule).update(tidied)
-        try:
-            require_plain_subsets(datamodule, names)
-        except Exception:
-            self.give_back()
-            raise
-
-    def _lend_list(self, dataset: Dataset) -> None:
-        if isinstance(dataset, AnomalibDataset):
-            require_plain_images(dataset.samples.image_path.tolist())
-        if not isinstance(dataset, PredictDataset):
-            return
-        files = dataset.image_filenames
-        shown = visible(files) if len(files) > 1 else files  # a single one was asked for by its name
-        if not shown:
-            msg = f"There are only hidden files to predict, such as '{files[0]}': give other images."
-            raise ValueError(msg)
-        require_plain_images(shown)
-        self._lists.append((dataset, files))
-        dataset.image_filenames = shown
+def _visible_files(dataset: PredictDataset) -> list:
+    files = dataset.image_filenames
+    shown = visible(files) if len(files) > 1 else files  # a single one was asked for by its name
+    if not shown:
+        msg = f"There are only hidden files to predict, such as '{files[0]}': give other images."
+        raise ValueError(msg)
+    return shown
 
 
 def _datasets(trainer: Trainer) -> list[Dataset]:
-    """Data sets of the data loaders that a user hands to a run, which has no datamodule then.
+    """List data sets of the data loaders that a user hands to a run, which has no datamodule then.
 
     The trainer's public attributes hold data loaders only once it has counted their batches.
     """

@@ -1,0 +1,88 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""How a mask becomes binary."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from anomalib.data.utils import read_mask
+from PIL import Image, ImageFilter
+
+from anople_anomalib.data.masks import binary_mask, readable_mask
+
+MASK = np.zeros((60, 80), np.uint8)
+MASK[20:40, 30:60] = 255
+AREA = int((MASK > 0).sum())
+
+
+def read(path: Path) -> np.ndarray:
+    """What anomalib's data sets make of a mask."""
+    return np.asarray(read_mask(path, as_tensor=True)).astype(bool)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+@pytest.mark.parametrize("value", [1, 3, 100, 255])
+def test_one_value_beside_zero_is_anomalous(tmp_path: Path, dtype: type, value: int) -> None:
+    mask = np.zeros((5, 7), dtype)
+    mask[2, 3] = value
+    Image.fromarray(mask).save(tmp_path / "mask.tiff")
+    assert np.argwhere(read(readable_mask(tmp_path / "mask.tiff"))).tolist() == [[2, 3]]
+
+
+def test_a_plain_mask_is_read_where_it_is(tmp_path: Path) -> None:
+    Image.fromarray(MASK).save(tmp_path / "mask.png")
+    assert readable_mask(tmp_path / "mask.png") == tmp_path / "mask.png"
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+def test_a_jpeg_keeps_its_area(tmp_path: Path, quality: int) -> None:
+    path = tmp_path / "mask.jpg"
+    Image.fromarray(MASK).save(path, quality=quality)
+    assert read(path).sum() > 1.05 * AREA  # what anomalib alone makes of it
+    assert read(readable_mask(path)).sum() == pytest.approx(AREA, rel=0.03)
+
+
+@pytest.mark.parametrize("radius", [1, 2, 4])
+def test_soft_edges_keep_their_area(tmp_path: Path, radius: int) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(MASK).filter(ImageFilter.GaussianBlur(radius)).save(path)
+    assert read(path).sum() > 1.1 * AREA
+    assert read(readable_mask(path)).sum() == pytest.approx(AREA, rel=0.03 * radius)
+
+
+def test_numbers_of_classes_are_all_anomalous(tmp_path: Path) -> None:
+    labels = np.zeros((20, 30), np.uint8)
+    labels[:5], labels[10:15] = 1, 4
+    Image.fromarray(labels).save(tmp_path / "mask.png")
+    assert binary_mask(tmp_path / "mask.png").sum() == 300
+
+
+def test_colors_of_classes_are_all_anomalous(tmp_path: Path) -> None:
+    colors = np.zeros((20, 30, 3), np.uint8)
+    colors[:5], colors[10:15] = (255, 0, 0), (0, 0, 255)
+    Image.fromarray(colors).save(tmp_path / "mask.png")
+    assert binary_mask(tmp_path / "mask.png").sum() == 300
+
+
+def test_areas_of_several_brightnesses_are_refused(tmp_path: Path) -> None:
+    grays = np.zeros((20, 30), np.uint8)
+    grays[:8], grays[12:] = 100, 250
+    Image.fromarray(grays).save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match=r"mask.png' has areas of value 100 beside others of 250.*make them 0 or 250"):
+        readable_mask(tmp_path / "mask.png")
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(MASK).filter(ImageFilter.GaussianBlur(2)).save(path)
+    before = read(readable_mask(path)).sum()
+    Image.fromarray(MASK[:30]).save(path)
+    assert read(readable_mask(path)).sum() < before
+
+
+def test_a_damaged_mask_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mask.png").write_bytes(b"no mask")
+    with pytest.raises(ValueError, match=r"The mask '.*mask.png' cannot be read"):
+        readable_mask(tmp_path / "mask.png")
