@@ -51,3 +51,13 @@ def test_changes_end_with_the_run(mvtec: Path, tmp_path: Path, fails: bool) -> N
     assert model.shots is None
     assert "train_dataloader" not in vars(datamodule)
     assert len(datamodule.train_data) == 3
+
+
+def test_a_run_that_fails_before_it_starts_changes_nothing(mvtec: Path, tmp_path: Path) -> None:
+    """The texts are made after the training set was replaced."""
+    model, datamodule = make_model(class_names="word " * 80), make_datamodule(mvtec)
+    with pytest.raises(ValueError, match="shorten the class name"):
+        make_engine(tmp_path).fit(model, datamodule=datamodule)
+    assert model.shots is None
+    assert "train_dataloader" not in vars(datamodule)
+    assert len(datamodule.train_data) == 3
