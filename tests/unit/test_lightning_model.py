@@ -3,7 +3,6 @@
 
 """The Lightning model: its arguments, its training step, its state."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,35 +25,6 @@ from anople_anomalib.method.prompts import COUPLINGS
 from anople_anomalib.training.pre_processing import EvaluationPreProcessing
 from helpers.miniature import DEPTH, IMAGE_SIZE
 from helpers.training import make_model
-
-CONTRACT = {
-    "backbone": "ViT-B-16-plus-240",
-    "pretrained": None,
-    "k_shot": 1,
-    "seed": 0,
-    "class_names": None,
-    "state_word": "abnormal",
-    "text_context_length": 3,
-    "visual_context_length": 3,
-    "prompt_depth": 9,
-    "coupling": "bidirectional",
-    "multi_view": True,
-    "view_signal": True,
-    "alignment": "weighted_sum",
-    "pixel_anomalies": True,
-    "latent_anomalies": True,
-    "use_memory": True,
-    "memory_layers": (7, 8, 9, 10),
-    "coreset_sampling_ratio": 1.0,
-    "use_decoder": True,
-    "epochs": 60,
-    "prompt_lr": 1e-3,
-    "decoder_lr": 2e-4,
-    "pre_processor": True,
-    "post_processor": True,
-    "evaluator": True,
-    "visualizer": True,
-}
 
 
 def ready(**arguments: Any) -> AnoPLe:  # noqa: ANN401
@@ -92,12 +62,6 @@ def test_gradient_checkpointing_keeps_less_and_changes_nothing() -> None:
     for gradient, other in zip(gradients, other_gradients, strict=True):
         assert_close(other, gradient)
     assert other_size < 0.7 * size
-
-
-def test_defaults_are_the_papers() -> None:
-    parameters = inspect.signature(AnoPLe.__init__).parameters
-    assert {name: parameters[name].default for name in CONTRACT} == CONTRACT
-    assert not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def test_anomalib_finds_and_trains_it() -> None:

@@ -1,0 +1,62 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Defaults that users and measurements rely on, in one table: whoever changes one changes it here, too."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from anople_anomalib.data import FewShot
+from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
+
+DEFAULTS: dict[Callable, dict[str, Any]] = {
+    AnoPLe: {  # the paper's setting for MVTec AD
+        "backbone": "ViT-B-16-plus-240",
+        "pretrained": None,
+        "k_shot": 1,
+        "seed": 0,
+        "class_names": None,
+        "state_word": "abnormal",
+        "text_context_length": 3,
+        "visual_context_length": 3,
+        "prompt_depth": 9,
+        "coupling": "bidirectional",
+        "multi_view": True,
+        "view_signal": True,
+        "alignment": "weighted_sum",
+        "pixel_anomalies": True,
+        "latent_anomalies": True,
+        "use_memory": True,
+        "memory_layers": (7, 8, 9, 10),
+        "coreset_sampling_ratio": 1.0,
+        "use_decoder": True,
+        "epochs": 60,
+        "prompt_lr": 1e-3,
+        "decoder_lr": 2e-4,
+        "pre_processor": True,
+        "post_processor": True,
+        "evaluator": True,
+        "visualizer": True,
+    },
+    FewShot: {"categories": None, "k_shot": 1, "seed": 0, "samples": None},
+    PixelAnomalySimulator: {"anomaly_source_path": None, "probability": 0.5},
+    simulate_latent_anomalies: {"sigma": 0.015},
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "default"),
+    [(function, name, default) for function, defaults in DEFAULTS.items() for name, default in defaults.items()],
+)
+def test_defaults(function: Callable, name: str, default: Any) -> None:  # noqa: ANN401
+    assert inspect.signature(function).parameters[name].default == default
+
+
+@pytest.mark.parametrize("function", DEFAULTS)
+def test_a_mistyped_argument_is_an_error(function: Callable) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    assert not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
