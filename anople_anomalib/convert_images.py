@@ -9,9 +9,7 @@ Usage:
 """
 
 import contextlib
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,8 @@ from anomalib.data.utils.image import is_image_file
 from jsonargparse import auto_cli
 from PIL import Image
 
-from .data.image_reading import READ_ERRORS, SIXTEEN_BITS, is_deep, open_image
+from .data.image_reading import IMAGE_ERRORS, SIXTEEN_BITS, is_deep, open_image
+from .utils.files import folder_written_whole
 from .utils.hidden_files import is_hidden
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
@@ -52,16 +51,12 @@ def convert_images(source: Path, target: Path, white: float | None = None) -> in
     if white is None:
         _require_clear_white(files)
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
-    try:
+    with folder_written_whole(target) as temporary:
         for place, file in places.items():
             (temporary / place).parent.mkdir(parents=True, exist_ok=True)
             image = open_image(file, white)
             (image if image.mode in _PNG_MODES else image.convert("RGB")).save(temporary / place, exif=b"")
         temporary.chmod(source.stat().st_mode)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return len(files)
 
 
@@ -90,7 +85,7 @@ def _require_clear_white(files: list[Path]) -> None:
     """Refuse images of 16 bits that use a small part of them, as those of a camera of 12 bits do."""
     largest, which = 0, Path()
     for file in files:
-        with contextlib.suppress(*READ_ERRORS), Image.open(file) as image:  # what is damaged is named later
+        with contextlib.suppress(*IMAGE_ERRORS), Image.open(file) as image:  # what is damaged is named later
             if is_deep(image) and image.mode != "F":
                 value = int(np.asarray(image).max())
                 largest, which = (value, file) if value > largest else (largest, which)

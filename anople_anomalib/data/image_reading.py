@@ -19,7 +19,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-READ_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, Image.DecompressionBombError)
+from anople_anomalib.utils.files import READ_ERRORS
+
+IMAGE_ERRORS = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises for files that it cannot read."""
 
 COMMAND = "anople-convert-images"
@@ -55,7 +57,7 @@ def open_image(path: str | Path, white: float | None = None) -> Image.Image:
             return _eight_bits(ImageOps.exif_transpose(image), white)
     except FileNotFoundError:
         raise
-    except READ_ERRORS as error:
+    except IMAGE_ERRORS as error:
         msg = f"The image '{path}' cannot be read ({error or type(error).__name__}): repair or remove it."
         raise ValueError(msg) from error
 
@@ -80,7 +82,7 @@ def distortion(path: str | Path) -> str | None:
             turned = _orientation(image)
     except FileNotFoundError:
         raise
-    except READ_ERRORS as error:
+    except IMAGE_ERRORS as error:
         msg = f"The image '{path}' cannot be read ({error or type(error).__name__}): repair or remove it."
         raise ValueError(msg) from error
     return "is marked by its EXIF data as rotated, which anomalib's readers ignore" if turned != 1 else None

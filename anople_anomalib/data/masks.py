@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from .image_reading import READ_ERRORS, is_deep
+from .image_reading import IMAGE_ERRORS, is_deep
 
 _CLASSES = 32
 """Masks without a value as large as this one hold numbers of classes, not brightnesses."""
@@ -78,7 +78,7 @@ def binary_mask(path: str | Path) -> NDArray[np.bool_]:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
             values = np.asarray(upright if is_deep(upright) else upright.convert("RGB"))
-    except READ_ERRORS as error:
+    except IMAGE_ERRORS as error:
         msg = f"The mask '{path}' cannot be read ({error or type(error).__name__}): repair or remove it."
         raise ValueError(msg) from error
     values = values.reshape(*values.shape[:2], -1).max(axis=2).astype(np.float64)

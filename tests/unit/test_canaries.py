@@ -15,16 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import anomalib.data
-import anomalib.data.utils.image
 import anomalib.models
-import anomalib.visualization.image.item_visualizer
 import PIL.Image
 import pytest
 import torch
 from anomalib.callbacks import ModelCheckpoint
 from anomalib.cli import cli
 from anomalib.cli.pipelines import PIPELINE_REGISTRY
-from anomalib.data import AnomalibDataModule, MVTecAD
+from anomalib.data import AnomalibDataModule, MVTecAD, PredictDataset
 from anomalib.data.utils import ValSplitMode
 from anomalib.engine.engine import _TrainerArgumentsCache
 from anomalib.metrics import AUPRO, BinaryPrecisionRecallCurve, F1Max
@@ -74,10 +72,14 @@ def test_anomalibs_command_makes_its_parser_by_a_name_of_its_module() -> None:
     assert takes(cli.ArgumentParser.error, "self", "message", "ex")
 
 
-def test_anomalibs_readers_open_images_by_a_name_of_their_module() -> None:
-    for module in (anomalib.data.utils.image, anomalib.visualization.image.item_visualizer):
-        assert hasattr(module.Image, "open")
-        assert hasattr(PIL.Image, "open")
+def test_anomalibs_prediction_set_lists_its_files_in_an_attribute(tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "part.png")
+    assert vars(PredictDataset(tmp_path))["image_filenames"] == [tmp_path / "part.png"]
+
+
+def test_lightnings_loops_know_their_data_loaders(trainer: Trainer) -> None:
+    loops = (trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop, trainer.test_loop, trainer.predict_loop)
+    assert all(hasattr(loop._data_source, "instance") for loop in loops)
 
 
 def test_anomalibs_datamodule_reads_its_sets_when_it_makes_loaders() -> None:
