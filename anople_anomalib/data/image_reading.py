@@ -14,10 +14,10 @@ import shlex
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from anople_anomalib.utils.files import READ_ERRORS
 
@@ -111,7 +111,7 @@ def require_plain_images(paths: Sequence[str | Path]) -> None:
     raise ValueError(msg)
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: ImageFile.ImageFile) -> int:
     """Orientation that EXIF gives an image, 1 for upright, without decoding its pixels."""
     exif = Image.Image.getexif(image)  # PNG's own would decode the pixels, to see what comes after them
     if _ORIENTATION not in exif and image.format == "PNG" and image.fp is not None:
@@ -119,7 +119,7 @@ def _orientation(image: Image.Image) -> int:
     return exif.get(_ORIENTATION, 1)
 
 
-def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+def _png_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """Kinds of the chunks of a PNG file, and the content of ``eXIf``; pixels are skipped."""
     file.seek(0)
     if file.read(8) != _PNG_SIGNATURE:

@@ -7,6 +7,7 @@ import copy
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import pandas as pd
 from anomalib.data import AnomalibDataModule, AnomalibDataset
@@ -58,7 +59,7 @@ def require_plain_subsets(datamodule: AnomalibDataModule, names: tuple[str, ...]
     require_plain_images(list(dict.fromkeys(paths)))
 
 
-def _has_samples(dataset: object) -> bool:
+def _has_samples(dataset: object) -> TypeGuard[AnomalibDataset]:
     return isinstance(dataset, AnomalibDataset) and len(dataset.samples) > 0
 
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from anomalib.data import AnomalibDataModule, AnomalibDataset, PredictDataset
 from lightning.pytorch import Trainer
@@ -58,7 +59,7 @@ def _datasets(trainer: Trainer) -> list[Dataset]:
 
     The trainer's public attributes hold data loaders only once it has counted their batches.
     """
-    loops = {
+    loops: dict[TrainerFn | None, list[Any]] = {
         TrainerFn.FITTING: [trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop],
         TrainerFn.VALIDATING: [trainer.validate_loop],
         TrainerFn.TESTING: [trainer.test_loop],
