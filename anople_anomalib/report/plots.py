@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
+from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.palette import MARKERS, PALETTE
 
 from .cells import sorted_shots
@@ -122,7 +123,8 @@ def _save(figure: Figure, axes: Axes, path: Path) -> Path:
     """Add the legend and write the figure."""
     axes.set_ylim(top=min(axes.get_ylim()[1], TOP))
     axes.legend(fontsize="small")
-    figure.savefig(path)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix("."))
     return path
 
 

@@ -49,9 +49,9 @@ def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAUL
     for table in tables:
         table.write_csv(folder / "tables")
     shown = pd.concat([measured, published[published["metric"].isin(measured["metric"])]], ignore_index=True)
-    shown[[column for column in CELL_COLUMNS if column != "key"]].to_csv(
-        folder / "cells.csv", index=False, lineterminator="\n", float_format="%.4f"
-    )
+    shown = shown[[column for column in CELL_COLUMNS if column != "key"]]
+    with written_whole(folder / "cells.csv") as temporary:
+        shown.to_csv(temporary, index=False, lineterminator="\n", float_format="%.4f")
     plots = draw_plots(measured, published, results, folder)
     return _write_text(folder / "report.md", _markdown(tables, gaps(results), plots, results))
 
