@@ -23,17 +23,15 @@ from pathlib import Path
 
 import open_clip
 import torch
-from anomalib.data import ImageBatch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torchmetrics.functional.classification import binary_auroc
 from torchvision.models import wide_resnet50_2
 from torchvision.transforms.v2 import functional as transforms
 
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES, SampleTextures
 from anople_anomalib.data.sampling import draw_shots
-from anople_anomalib.metrics.pixel import PIXEL_FIELDS, PixelAUPRO, PixelAUROC
+from anople_anomalib.metrics.category_scores import CategoryScores
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 from tiny_clip.export import ASSET
@@ -179,12 +177,11 @@ def anomaly_maps(queries: Tensor, bank: Tensor, scoring: str) -> Tensor:
 
 def scores(maps: Tensor, category: Category) -> tuple[float, float, float]:
     """Compute image AUROC, pixel AUROC and AUPRO, in percent."""
-    batch = ImageBatch(image=category.test, anomaly_map=maps, gt_mask=category.masks)
-    values = [binary_auroc(maps.flatten(1).amax(1), category.labels)]
-    for metric in (PixelAUROC(fields=PIXEL_FIELDS), PixelAUPRO()):
-        metric.update(batch)
-        values.append(metric.compute())
-    return tuple(100 * float(value) for value in values)
+    counted, names = CategoryScores(), ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
+    counted.update_images(maps.flatten(1).amax(1), None, category.labels)
+    counted.update_pixels(maps, None, category.masks)
+    values, _ = counted.compute(names)
+    return tuple(100 * float(values[name]) for name in names)
 
 
 def sources(layer_sets: Sequence[tuple[int, ...]], resnet: bool, seed: int) -> list[Callable[[Tensor], Features]]:

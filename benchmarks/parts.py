@@ -33,14 +33,13 @@ import yaml
 from anomalib.data import AnomalibDataModule, ImageBatch, MVTecAD
 from anomalib.engine import Engine
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
 
 from anople_anomalib import AnoPLe
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
 from anople_anomalib.method.backbones import TINY
 from anople_anomalib.method.fusion import fuse
-from anople_anomalib.metrics.pixel import PIXEL_FIELDS, PixelAUPRO, PixelAUROC
+from anople_anomalib.metrics.category_scores import CategoryScores
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 
@@ -82,24 +81,20 @@ class Scores:
     """Metrics of one row of the table, gathered batch by batch."""
 
     def __init__(self) -> None:
-        self.scores: list[Tensor] = []
-        self.labels: list[Tensor] = []
-        self.pixels = (PixelAUROC(fields=PIXEL_FIELDS), PixelAUPRO())
+        self.counted = CategoryScores()
 
     def update(self, batch: ImageBatch, prediction: Prediction) -> None:
         """Add the predictions of a batch."""
         scores, maps = prediction
-        self.scores.append(scores)
-        self.labels.append(batch.gt_label.int())
+        self.counted.update_images(scores, None, batch.gt_label)
         if maps is not None:
-            for metric in self.pixels:
-                metric.update(ImageBatch(image=batch.image, anomaly_map=maps, gt_mask=batch.gt_mask))
+            self.counted.update_pixels(maps, None, batch.gt_mask)
 
     def compute(self) -> tuple[float, float, float]:
         """Compute image AUROC, pixel AUROC and AUPRO in percent; NaN without a map."""
-        image = binary_auroc(torch.cat(self.scores), torch.cat(self.labels))
-        pixels = [float(metric.compute()) if metric.update_called else float("nan") for metric in self.pixels]
-        return tuple(100 * value for value in (float(image), *pixels))
+        names = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
+        values, _ = self.counted.compute(names)
+        return tuple(100 * float(values.get(name, float("nan"))) for name in names)
 
 
 def test(model: AnoPLe, datamodule: AnomalibDataModule) -> dict[str, tuple[float, float, float]]:

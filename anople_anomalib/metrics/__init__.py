@@ -1,8 +1,9 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Image and pixel metrics per category, in bounded memory."""
+"""Image and pixel metrics per category, from raw scores and in bounded memory."""
 
 from .per_category import PerCategoryEvaluator
+from .score_histogram import ScoreHistogram
 
-__all__ = ["PerCategoryEvaluator"]
+__all__ = ["PerCategoryEvaluator", "ScoreHistogram"]

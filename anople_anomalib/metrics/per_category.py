@@ -1,10 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Image and pixel metrics per category, and their mean over the categories.
-
-The metrics are AUROC, AUPR and F1Max of the image scores and AUROC, AUPRO and F1Max of the anomaly maps, computed by
-anomalib's and torchmetrics' classes; those of the maps in bounded memory (:mod:`anople_anomalib.metrics.pixel`).
+"""Image and pixel metrics per category, and their mean over the categories, from raw scores and in bounded memory.
 
 Example:
     Any anomalib model::
@@ -19,106 +16,79 @@ Example:
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+import torch.distributed
 from anomalib.data import ImageBatch
-from anomalib.metrics import AUPR, AUROC, AnomalibMetric, Evaluator, F1Max
+from anomalib.metrics import Evaluator
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torch.nn import ModuleList
-from torchmetrics import Metric
 
-from anople_anomalib.utils.metric_names import metric_name, split_metric_name
+from anople_anomalib.utils.metric_names import metric_name
 
-from .pixel import PIXEL_FIELDS, PixelAUPRO, PixelAUROC, PixelF1Max
+from .category_scores import METRICS, PAPER_METRICS, CategoryScores
+from .raw_scores import RawScoreKeeper
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_FIELDS = ("pred_score", "gt_label")
-
-
-if TYPE_CHECKING:
-
-    class BatchMetric(AnomalibMetric, Metric):
-        """What anomalib's metrics are: torchmetrics' that take batches."""
-
-
-def usual_metrics() -> list["BatchMetric"]:
-    """Return one category's metrics, under anomalib's usual names."""
-    metrics: list[AnomalibMetric] = [
-        AUROC(fields=_IMAGE_FIELDS, strict=False),
-        AUPR(fields=_IMAGE_FIELDS, strict=False),
-        F1Max(fields=_IMAGE_FIELDS, strict=False),
-        PixelAUROC(fields=PIXEL_FIELDS, strict=False),
-        PixelAUPRO(strict=False),
-        PixelF1Max(strict=False),
-    ]
-    names = ("image_AUROC", "image_AUPR", "image_F1Max", "pixel_AUROC", "pixel_AUPRO", "pixel_F1Max")
-    for metric, name in zip(metrics, names, strict=True):
-        metric.name = name
-    return cast("list[BatchMetric]", metrics)
+_NO_CATEGORIES = (
+    "PerCategoryEvaluator has several categories but cannot tell the category of an image: use a FewShot datamodule, "
+    "or give category_of."
+)
 
 
 class PerCategoryEvaluator(Evaluator):
     """Evaluator that logs the test metrics of every category and their means.
 
-    With one category the names are anomalib's usual ones: ``image_AUROC``, ``image_AUPR``, ``image_F1Max``,
-    ``pixel_AUROC``, ``pixel_AUPRO``, ``pixel_F1Max``. With several, these are the means over the categories, and each
-    category's own are ``bottle/image_AUROC`` and so on. Test images without masks have no pixel metrics.
+    With one category the names are anomalib's usual ones, such as ``image_AUROC``. With several, these are the means
+    over the categories, and each category's own are ``bottle/image_AUROC`` and so on. A metric that is not defined (no
+    anomalous image, no mask) is left out, and one line says why.
+
+    Metrics of scores are computed from what the model said, before any post-processor; ``F1Score`` is that of the
+    labels that the post-processor gave.
 
     Args:
         categories: Names of the categories; ``None`` takes ``categories`` from the trainer's datamodule, and a
             datamodule without them has one category.
         category_of: Function that tells the category of an image by its path; ``None`` takes ``category_of`` from the
             trainer's datamodule, as :class:`~anople_anomalib.data.FewShot` has it.
-        compute_on_cpu: Whether to keep the image scores on the CPU.
+        metrics: Names of the metrics, of :data:`~anople_anomalib.metrics.category_scores.METRICS`; ``None`` for AUROC,
+            AUPR and F1Max of images, AUROC, AUPRO and F1Max of pixels.
 
     Raises:
-        ValueError: If a category appears twice.
+        ValueError: If a category appears twice or a metric is not known.
     """
 
-    log: Callable[..., None]  # Lightning gives it to every callback of a run
+    _category_of: Callable[[str], str] | None
 
     def __init__(
         self,
         categories: Sequence[str] | None = None,
         category_of: Callable[[str], str] | None = None,
-        compute_on_cpu: bool = True,
+        metrics: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(compute_on_cpu=compute_on_cpu)
+        super().__init__()
         if categories is not None and len(set(categories)) != len(categories):
             msg = f"Every category must be named once, got {list(categories)}."
             raise ValueError(msg)
+        self.metrics = PAPER_METRICS if metrics is None else tuple(metrics)
+        if unknown := next((name for name in self.metrics if name not in METRICS), None):
+            msg = f"Unknown metric {unknown!r}: known are {', '.join(METRICS)}."
+            raise ValueError(msg)
         self._given = (categories, category_of)
         self._category_of = category_of
-        self._build(categories or [""])
+        self._raw_scores = RawScoreKeeper()
+        self._scores = {category: CategoryScores() for category in categories or [""]}
 
-    def _build(self, categories: Sequence[str]) -> None:
-        """Create the metrics of every category, unless there are any."""
-        if list(categories) == list(getattr(self, "categories", [])):
-            return
-        self.categories = list(categories)
-        self.test_metrics = ModuleList(metric for _ in self.categories for metric in usual_metrics())
-        if len(self.categories) > 1:
-            for category in self.categories:
-                for metric in self._metrics_of(category):
-                    metric.name = metric_name(category, metric.name)
-
-    def _metrics_of(self, category: str) -> list["BatchMetric"]:
-        """Return the metrics of one category."""
-        each = len(self.test_metrics) // len(self.categories)
-        first = self.categories.index(category) * each
-        return self._metrics()[first : first + each]
-
-    def _metrics(self) -> list["BatchMetric"]:
-        """Return the metrics of all categories."""
-        return cast("list[BatchMetric]", list(self.test_metrics))
+    @property
+    def categories(self) -> list[str]:
+        """Return the names of the categories; ``[""]`` for a single one without a name."""
+        return list(self._scores)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look up the categories in the datamodule, which is set up by now.
+        """Look up the categories in the datamodule, which is set up by now, and see to it that raw scores are kept.
 
         Args:
             trainer: The trainer.
@@ -128,17 +98,20 @@ class PerCategoryEvaluator(Evaluator):
         Raises:
             ValueError: If there are several categories and nothing tells which image belongs to which.
         """
+        del pl_module, stage
         datamodule = getattr(trainer, "datamodule", None)
         categories, category_of = self._given
         self._category_of = category_of or getattr(datamodule, "category_of", None)
-        self._build(categories or getattr(datamodule, "categories", None) or [""])
-        if len(self.categories) > 1 and self._category_of is None:
-            msg = (
-                "PerCategoryEvaluator has several categories but cannot tell the category of an image: use a FewShot "
-                "datamodule, or give category_of."
-            )
-            raise ValueError(msg)
-        super().setup(trainer, pl_module, stage)
+        categories = categories or getattr(datamodule, "categories", None) or [""]
+        if len(categories) > 1 and self._category_of is None:
+            raise ValueError(_NO_CATEGORIES)
+        self._scores = {category: CategoryScores() for category in categories}
+        self._raw_scores.attach(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the trainer's callbacks as they were."""
+        del pl_module, stage
+        self._raw_scores.detach(trainer)
 
     def on_test_batch_end(
         self,
@@ -149,52 +122,78 @@ class PerCategoryEvaluator(Evaluator):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Update the metrics of the categories in the batch."""
+        """Count the scores of the categories in the batch."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
-        for category, part in self._by_category(batch).items():
-            for metric in self._metrics_of(category):
-                metric.update(part)
+        raw = self._raw_scores.take(batch)
+        for category, rows in self._rows(batch).items():
+            scores = self._scores[category]
+            truth, labels = getattr(batch, "gt_label", None), getattr(batch, "pred_label", None)
+            scores.update_images(_part(raw.pred_score, rows), _part(labels, rows), _part(truth, rows))
+            truth, masks = getattr(batch, "gt_mask", None), getattr(batch, "pred_mask", None)
+            scores.update_pixels(_part(raw.anomaly_map, rows), _part(masks, rows), _part(truth, rows))
 
-    def _by_category(self, batch: ImageBatch) -> dict[str, Any]:
-        """Split a batch into those fields of each category's images that the metrics need."""
-        if len(self.categories) == 1:
-            return {self.categories[0]: batch}
-        category_of = cast("Callable[[str], str]", self._category_of)  # setup has refused None
+    def _rows(self, batch: ImageBatch) -> Mapping[str, list[int] | slice]:
+        """Return the rows of a batch, by category."""
+        if len(self._scores) == 1:
+            return {self.categories[0]: slice(None)}
+        if self._category_of is None:
+            raise ValueError(_NO_CATEGORIES)
         rows: dict[str, list[int]] = {}
-        for row, path in enumerate(cast("list[str]", batch.image_path)):  # as anomalib's datasets give them
-            rows.setdefault(category_of(path), []).append(row)
-        fields = {name: getattr(batch, name, None) for name in (*_IMAGE_FIELDS, *PIXEL_FIELDS)}
-        return {
-            category: SimpleNamespace(**{name: None if value is None else value[own] for name, value in fields.items()})
-            for category, own in rows.items()
-        }
+        for row, path in enumerate(batch.image_path or []):
+            rows.setdefault(self._category_of(path), []).append(row)
+        return rows
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log the metrics."""
         del pl_module
         for name, value in self.compute().items():
-            self.log(name, value)
+            self.log(name, value)  # type: ignore[operator]  # Lightning lends its own for a run
             if trainer.barebones:  # logs nothing by itself
                 trainer.callback_metrics[name] = trainer.logged_metrics[name] = value
 
     def compute(self) -> dict[str, Tensor]:
-        """Compute the metrics of all that was tested and forget it.
+        """Compute the metrics of all that was tested, in all processes, and forget it.
 
         Returns:
             The means over the categories (or the metrics of the one category), then the metrics of each category.
         """
-        computed = {metric.name: metric.compute() for metric in self._metrics() if metric.update_called}
-        values = {name: value.float() for name, value in computed.items() if value is not None}
-        for metric in self._metrics():
-            metric.reset()
-            Metric.reset(metric)  # anomalib's F1Max resets its curve, but not its count of updates
-        if not any(split_metric_name(name)[1].startswith("pixel_") for name in values):
-            logger.warning("The test images have no masks, so there are no pixel metrics.")
-        if len(self.categories) == 1:
+        everything = _of_all_processes(self._scores)
+        self._scores = {category: CategoryScores() for category in self._scores}
+        several = len(everything) > 1
+        values: dict[str, Tensor] = {}
+        left_out: dict[str, list[str]] = {}
+        by_metric: dict[str, list[Tensor]] = {name: [] for name in self.metrics}
+        for category, scores in everything.items():
+            if several and not scores.images:
+                logger.warning("No image of category '%s' was tested, so the means leave it out.", category)
+                continue
+            defined, reasons = scores.compute(self.metrics)
+            for metric, value in defined.items():
+                values[metric_name(category, metric) if several else metric] = value
+                by_metric[metric].append(value)
+            for metric, reason in reasons.items():
+                left_out.setdefault(reason, []).append(metric_name(category, metric) if several else metric)
+        if left_out:
+            text = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in left_out.items())
+            logger.warning("Not defined, and so left out: %s.", text)
+        if not several:
             return values
-        for category in set(self.categories) - {split_metric_name(name)[0] for name in values}:
-            logger.warning("No image of category '%s' was tested, so the means leave it out.", category)
-        by_metric: dict[str, list[Tensor]] = {}
-        for name, value in values.items():
-            by_metric.setdefault(split_metric_name(name)[1], []).append(value)
-        return {**{name: torch.stack(each).mean() for name, each in by_metric.items()}, **values}
+        return {**{name: torch.stack(each).mean() for name, each in by_metric.items() if each}, **values}
+
+
+def _part(values: Tensor | None, rows: list[int] | slice) -> Tensor | None:
+    return None if values is None else values[rows]
+
+
+def _of_all_processes(scores: dict[str, CategoryScores]) -> dict[str, CategoryScores]:
+    """Add up what all processes have counted: counts alone, whose size does not depend on the number of images."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return scores
+    for category, own in scores.items():
+        gathered: list[CategoryScores] = [own] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, own)
+        joint = CategoryScores()
+        for other in gathered:
+            joint.merge(other)
+        scores[category] = joint
+    return scores

@@ -3,9 +3,6 @@
 
 """Sizes, modes, batch shapes, precisions and extreme values at random: shapes are right and values in range."""
 
-import warnings
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +16,7 @@ from anople_anomalib.method.fusion import fuse, image_score
 from anople_anomalib.method.loss import AnoPLeLoss
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.views import cut_masks, cut_views, double, num_views
-from anople_anomalib.metrics.per_category import usual_metrics
+from anople_anomalib.metrics.category_scores import METRICS, CategoryScores
 from anople_anomalib.utils.resizing import resize
 
 settings.register_profile(
@@ -150,14 +147,14 @@ def test_metrics(size: tuple, batch: int, level: float, anomalous: str, dtype: t
     if anomalous == "one pixel":
         masks[0, 0, 0] = True
     maps = field((batch + 1, *size), level, seed, dtype)
-    items = SimpleNamespace(
-        anomaly_map=maps, gt_mask=masks, pred_score=maps.flatten(1).amax(dim=1), gt_label=masks.flatten(1).any(dim=1)
-    )
-    for metric in usual_metrics():
-        metric.update(items)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of torchmetrics: there is only one class
-            value = metric.compute()
+    counted = CategoryScores()
+    truth = masks.flatten(1).any(dim=1)
+    counted.update_images(maps.flatten(1).amax(dim=1), truth, truth)
+    counted.update_pixels(maps, masks, masks)
+    values, reasons = counted.compute(METRICS)
+    assert values.keys() | reasons.keys() == set(METRICS)
+    assert bool(reasons) == (anomalous == "none" or bool(masks.all()) or bool(truth.all()))
+    for value in values.values():
         assert_within(value, 0, 1)
 
 

@@ -62,7 +62,8 @@ def test_one_category_has_anomalibs_names_and_values() -> None:
         for part in scores:
             part.pred_score = part.pred_score / 2  # anomalib squashes scores beyond 1, batch by batch
             metric.update(part)
-        assert evaluate(PerCategoryEvaluator(), *scores)[f"image_{cls.__name__}"] == metric.compute()
+        value = evaluate(PerCategoryEvaluator(), *scores)[f"image_{cls.__name__}"]
+        assert value.item() == pytest.approx(metric.compute().item(), abs=1e-6)
 
 
 def test_several_categories_equal_each_alone_and_their_mean() -> None:
@@ -88,7 +89,10 @@ def test_images_without_masks_have_no_pixel_metrics(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING):
         values = evaluate(PerCategoryEvaluator(), batch(masks=False))
     assert list(values) == NAMES[:3]
-    assert "The test images have no masks, so there are no pixel metrics." in caplog.text
+    assert (
+        "Not defined, and so left out: pixel_AUROC, pixel_AUPRO, pixel_F1Max (the test images have no masks)."
+        in caplog.text
+    )
 
 
 def test_means_say_which_category_they_leave_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -103,21 +107,37 @@ def test_means_say_which_category_they_leave_out(caplog: pytest.LogCaptureFixtur
 def test_categories_are_found_in_the_datamodule() -> None:
     evaluator = PerCategoryEvaluator()
     datamodule = SimpleNamespace(categories=CATEGORIES, category_of=category_of)
-    trainer = SimpleNamespace(datamodule=datamodule, num_devices=1)
+    trainer = SimpleNamespace(datamodule=datamodule, callbacks=[])
     evaluator.setup(trainer, None, "test")
     values = evaluate(evaluator, batch())
     assert "cable/pixel_AUPRO" in values
-    evaluator.setup(SimpleNamespace(datamodule=None, num_devices=1), None, "test")
+    evaluator.setup(SimpleNamespace(datamodule=None, callbacks=[]), None, "test")
     assert list(evaluate(evaluator, batch())) == NAMES
 
 
-def test_setup_keeps_what_it_has() -> None:
-    evaluator = PerCategoryEvaluator()
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(categories=CATEGORIES, category_of=category_of), num_devices=1)
-    evaluator.setup(trainer, None, "fit")
-    metrics = list(evaluator.test_metrics)
+def test_raw_scores_count_whatever_a_post_processor_makes_of_them() -> None:
+    """The keeper is called before any other callback, the evaluator after the post-processor."""
+    evaluator = PerCategoryEvaluator(metrics=["image_AUROC", "pixel_AUROC", "image_F1Score"])
+    trainer = SimpleNamespace(datamodule=None, callbacks=[evaluator])
     evaluator.setup(trainer, None, "test")
-    assert all(before is after for before, after in zip(metrics, evaluator.test_metrics, strict=True))
+    evaluator.setup(trainer, None, "test")
+    keeper, last = trainer.callbacks
+    assert last is evaluator
+    part, expected = batch(), evaluate(PerCategoryEvaluator(), batch())
+    keeper.on_test_batch_end(trainer, None, None, part, 0)
+    part.pred_score, part.anomaly_map = part.pred_score.round(), part.anomaly_map.round()
+    part.pred_label = part.gt_label
+    values = evaluate(evaluator, part)
+    assert values["image_AUROC"] == expected["image_AUROC"]
+    assert values["pixel_AUROC"] == expected["pixel_AUROC"]
+    assert values["image_F1Score"] == 1
+    evaluator.teardown(trainer, None, "test")
+    assert trainer.callbacks == [evaluator]
+
+
+def test_unknown_metrics_are_an_error() -> None:
+    with pytest.raises(ValueError, match="Unknown metric 'AUROC': known are image_AUROC, "):
+        PerCategoryEvaluator(metrics=["AUROC"])
 
 
 def test_values_are_logged() -> None:
@@ -131,7 +151,7 @@ def test_values_are_logged() -> None:
 
 
 def test_categories_without_a_way_to_tell_them_are_an_error() -> None:
-    trainer = SimpleNamespace(datamodule=None, num_devices=1)
+    trainer = SimpleNamespace(datamodule=None, callbacks=[])
     with pytest.raises(ValueError, match="cannot tell the category of an image"):
         PerCategoryEvaluator(CATEGORIES).setup(trainer, None, "test")
 
