@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed
 from anomalib.data import ImageBatch
 from anomalib.metrics import Evaluator
 from lightning.pytorch import LightningModule, Trainer
@@ -30,6 +29,7 @@ from anople_anomalib.utils.metric_names import metric_name
 
 from .category_scores import METRICS, PAPER_METRICS, CategoryScores
 from .raw_scores import RawScoreKeeper
+from .score_histogram import of_all_processes
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class PerCategoryEvaluator(Evaluator):
         Returns:
             The means over the categories (or the metrics of the one category), then the metrics of each category.
         """
-        everything = _of_all_processes(self._scores)
+        everything = dict(zip(self._scores, of_all_processes(list(self._scores.values())), strict=True))
         self._scores = {category: CategoryScores() for category in self._scores}
         several = len(everything) > 1
         values: dict[str, Tensor] = {}
@@ -183,17 +183,3 @@ class PerCategoryEvaluator(Evaluator):
 
 def _part(values: Tensor | None, rows: list[int] | slice) -> Tensor | None:
     return None if values is None else values[rows]
-
-
-def _of_all_processes(scores: dict[str, CategoryScores]) -> dict[str, CategoryScores]:
-    """Add up what all processes have counted: counts alone, whose size does not depend on the number of images."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return scores
-    for category, own in scores.items():
-        gathered: list[CategoryScores] = [own] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(gathered, own)
-        joint = CategoryScores()
-        for other in gathered:
-            joint.merge(other)
-        scores[category] = joint
-    return scores

@@ -10,10 +10,14 @@ where more than :data:`CAPACITY` different numbers occur, neighbours fall togeth
 """
 
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
+import torch.distributed
 from torch import Tensor
+from typing_extensions import Self
 
+Mergeable = TypeVar("Mergeable", bound="_Mergeable")
 CAPACITY = 2**18
 """Largest number of different scores that are counted apart: some 8 MB."""
 
@@ -63,6 +67,13 @@ def key_scores(keys: Tensor) -> Tensor:
 
 def _from_bits(bits: Tensor) -> Tensor:
     return bits.clamp(min=0).int().view(torch.float32).double()
+
+
+class _Mergeable(Protocol):
+    """What counts, and can count what another has counted."""
+
+    def merge(self, other: Self) -> None:
+        """Count what another has counted."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +157,15 @@ class ScoreHistogram:
             keys, counts = _gather(keys >> 1, counts)
         self.keys, self.counts = keys, counts
 
+    def __len__(self) -> int:
+        """Return the number of bins."""
+        return len(self.keys)
+
+    @property
+    def normal_count(self) -> int:
+        """Return how many normal scores were counted."""
+        return int(self.counts[:, NORMAL].sum())
+
     @property
     def has_normal(self) -> bool:
         """Tell whether a normal score was counted."""
@@ -170,6 +190,28 @@ class ScoreHistogram:
         last = first + (1 << self.shift) - 1
         normal, anomalous, weight = self.counts.flip(0).T
         return Counts(key_scores(first), key_scores(last), normal, anomalous, weight)
+
+
+def of_all_processes(counted: list[Mergeable]) -> list[Mergeable]:
+    """Add up what all processes have counted: counts alone, whose size does not depend on the number of images.
+
+    Args:
+        counted: Histograms, or whatever has a ``merge``, as many in every process.
+
+    Returns:
+        As many, the same in every process.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return counted
+    joint = []
+    for own in counted:
+        gathered: list[Mergeable] = [own] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, own)
+        first, *others = gathered
+        for other in others:
+            first.merge(other)
+        joint.append(first)
+    return joint
 
 
 def _gather(keys: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
