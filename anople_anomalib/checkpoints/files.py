@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from anople_anomalib.utils.files import READ_ERRORS, written_whole
 from anople_anomalib.utils.version import __version__
 
+_READABLE_BEFORE = (["0", "1"],)  # earlier series whose checkpoints this version reads
 _NAMED_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError)  # name the file themselves
 
 
@@ -115,13 +116,14 @@ def check_metadata(checkpoint: Any) -> Mapping[str, Any]:  # noqa: ANN401
         Its metadata.
 
     Raises:
-        ValueError: If parts are missing or malformed, or the versions differ in more than the last number.
+        ValueError: If parts are missing or malformed, or the version that wrote it is of a series that this one does
+            not read.
     """
     metadata = checkpoint.get("anople") if isinstance(checkpoint, Mapping) else None
     if not _well_formed(metadata) or not isinstance(checkpoint.get("state_dict"), dict):
         msg = "This is not a checkpoint of AnoPLe."
         raise ValueError(msg)
-    if _series(metadata["version"]) != _series(__version__):
+    if _series(metadata["version"]) not in (_series(__version__), *_READABLE_BEFORE):
         msg = (
             f"The checkpoint was written by version {metadata['version']} of anople_anomalib, which version "
             f"{__version__} cannot read: install that version, or train again."

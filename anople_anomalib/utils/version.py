@@ -3,4 +3,4 @@
 
 """The package's version, in the bottom room, because checkpoints hold it and the package's front door shows it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

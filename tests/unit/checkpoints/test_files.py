@@ -138,15 +138,16 @@ def test_other_content_is_no_checkpoint_of_anople(content: Any) -> None:  # noqa
 @pytest.mark.parametrize(
     ("own", "other", "readable"),
     [
-        ("0.1.0", "0.1.7", True),
-        ("0.1.0", "0.2.0", False),
-        ("0.1.0", "1.1.0", False),
+        ("0.2.0", "0.2.7", True),
+        ("0.2.0", "0.1.0", True),
+        ("0.2.0", "0.3.0", False),
+        ("0.2.0", "1.1.0", False),
         ("1.2.0", "1.5.3", True),
         ("1.2.0", "2.0.0", False),
         ("1.2.0", "nonsense", False),
     ],
 )
-def test_versions_within_a_series_read_each_other(
+def test_versions_of_readable_series_are_read(
     monkeypatch: pytest.MonkeyPatch, own: str, other: str, readable: bool
 ) -> None:
     monkeypatch.setattr("anople_anomalib.checkpoints.files.__version__", own)
