@@ -131,7 +131,7 @@ def _raised_by(datamodule: AnomalibDataModule, trace: TracebackType | None) -> b
 
 
 def _raised_by_reading(error: BaseException) -> bool:
-    """Whether a reader of anomalib raised an exception, in this process or in a worker, which reports its trace."""
+    """Return whether a reader of anomalib raised an exception, here or in a worker, which reports its trace."""
     here = any(frame.f_code.co_name in _READERS for frame, _ in traceback.walk_tb(error.__traceback__))
     return here or any(f"in {reader}\n" in str(error) for reader in _READERS)
 
@@ -145,7 +145,7 @@ def _require_readable(path: str, cause: BaseException) -> None:
 
 
 def _files_of(trainer: Trainer) -> Iterator[str]:
-    """Images and masks of a run, as far as they are known."""
+    """Yield images and masks of a run, as far as they are known."""
     datamodule = getattr(trainer, "datamodule", None)
     datasets = [getattr(datamodule, name, None) for name in ("train_data", "val_data", "test_data")]
     loaders = (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders, trainer.predict_dataloaders)

@@ -69,7 +69,7 @@ def distortion(path: str | Path) -> str | None:
         path: The file.
 
     Returns:
-        Half a sentence, or ``None`` for a plain image.
+        The part of an error message that says what is wrong, or ``None`` for a plain image.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -112,7 +112,7 @@ def require_plain_images(paths: Sequence[str | Path]) -> None:
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
-    """Orientation that EXIF gives an image, 1 for upright, without decoding its pixels."""
+    """Return the orientation that EXIF gives an image, 1 for upright, without decoding its pixels."""
     exif = Image.Image.getexif(image)  # PNG's own would decode the pixels, to see what comes after them
     if _ORIENTATION not in exif and image.format == "PNG" and image.fp is not None:
         exif.load(next((content for kind, content in _png_chunks(image.fp) if kind == b"eXIf"), b""))
@@ -120,7 +120,7 @@ def _orientation(image: ImageFile.ImageFile) -> int:
 
 
 def _png_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Kinds of the chunks of a PNG file, and the content of ``eXIf``; pixels are skipped."""
+    """Return the kinds of the chunks of a PNG file, and the content of ``eXIf``; pixels are skipped."""
     file.seek(0)
     if file.read(8) != _PNG_SIGNATURE:
         return

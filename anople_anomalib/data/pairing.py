@@ -68,7 +68,7 @@ def pair_masks(images: Sequence[Path], masks: Sequence[Path], folders: Folders =
 
 
 def folders_of(dataset: AnomalibDataset) -> Folders:
-    """Folders of images and their masks that a data set was given as two lists of the same length."""
+    """Return folders of images and their masks that a data set was given as two lists of the same length."""
     if not isinstance(dataset, FolderDataset):
         return ()
     images, masks = _as_paths(dataset.abnormal_dir, dataset.root), _as_paths(dataset.mask_dir, dataset.root)
@@ -95,7 +95,7 @@ def _nearest(image: Path, place: Place, places: Mapping[Path, Place]) -> Path:
 
 
 def _places(paths: Sequence[Path], folders: Sequence[Path]) -> dict[Path, Place]:
-    """Folder of every path, relative to the one of ``folders`` that it is in, or to what all paths share."""
+    """Return each path's folder, relative to the one of ``folders`` that it is in, or to what all paths share."""
     common = common_folder(paths)
     places: dict[Path, Place] = {}
     for path in paths:
@@ -107,7 +107,7 @@ def _places(paths: Sequence[Path], folders: Sequence[Path]) -> dict[Path, Place]
 
 
 def _belongs(image: str, mask: str) -> bool:
-    """Whether a mask's name contains an image's, not as a part of another number or word: 0_mask, not 10."""
+    """Return whether a mask's name contains an image's, not as a part of another number or word: 0_mask, not 10."""
     if image not in mask:
         return False
     before = r"(?<![0-9])" if image[:1].isdigit() else r"(?<![^\W\d_])"

@@ -64,7 +64,7 @@ def _has_samples(dataset: object) -> TypeGuard[AnomalibDataset]:
 
 
 def _roots(datamodule: AnomalibDataModule, subsets: Mapping[str, AnomalibDataset]) -> list[Path]:
-    """Folders of a datamodule that the user has named, hidden or not; else what all images share."""
+    """Return folders of a datamodule that the user has named, hidden or not; else what all images share."""
     root = data_root(datamodule)
     named = [root]
     for attribute in ("normal_dir", "abnormal_dir", "normal_test_dir", "mask_dir"):
@@ -77,7 +77,7 @@ def _roots(datamodule: AnomalibDataModule, subsets: Mapping[str, AnomalibDataset
 
 
 def _hidden(path: str | Path, roots: list[Path]) -> bool:
-    """Whether a path is hidden below the deepest of the folders that it is in."""
+    """Return whether a path is hidden below the deepest of the folders that it is in."""
     absolute = Path(path).absolute()
     inside = [root for root in roots if absolute.is_relative_to(root)]
     return bool(inside) and is_hidden(absolute, max(inside, key=lambda root: len(root.parts)))

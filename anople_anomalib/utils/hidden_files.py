@@ -26,7 +26,7 @@ def is_hidden(path: str | Path, root: str | Path) -> bool:
 
 
 def common_folder(paths: Iterable[str | Path]) -> Path | None:
-    """Deepest folder that holds all files, or ``None`` without files."""
+    """Return the deepest folder that holds all files, or ``None`` without files."""
     folders = [Path(path).absolute().parent for path in paths]
     return Path(os.path.commonpath(folders)) if folders else None
 

@@ -79,7 +79,7 @@ def brief(message: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a half sentence with the known name that is most like a word, or nothing.
+    """Return the part of an error message with the known name that is most like a word, or nothing.
 
     Args:
         word: What was given.
