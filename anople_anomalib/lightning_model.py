@@ -48,13 +48,13 @@ from .deployment.heat_maps import HeatMaps
 from .deployment.maintenance import Maintenance
 from .deployment.predictions import PredictionTable, RawScores
 from .deployment.preprocessing import ExactPreProcessor
-from .method.anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
+from .method.anomaly_simulation import PixelAnomalySimulator
 from .method.backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
 from .method.layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
 from .method.loss import AnoPLeLoss
 from .method.prompt_templates import clean_class_names, prompt_texts, state_templates, words_of_categories
 from .method.state_checks import require_finite
-from .method.torch_model import AnoPLeModel, TrainingOutput
+from .method.torch_model import AnoPLeModel
 from .method.views import cut_masks, cut_views, double, num_views
 from .training.hooks import FewShotTraining
 from .training.pre_processing import EvaluationPreProcessing
@@ -294,12 +294,13 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         seeds = (self.hparams["training_seed"], self.current_epoch, batch_idx, self.global_rank)
         with seeded(*seeds, device=self.device):
             views, masks = self._simulated_views(images_of(batch))
-            output = self.model.training_forward(views)
+            normal = masks.flatten(1).amax(dim=1) == 0 if self.hparams["latent_anomalies"] else None
+            output = self.model.training_forward(views, normal)
             losses = self.loss(
                 masks=masks,
                 image_embeddings=output.image_embeddings,
                 image_logits=output.image_logits,
-                latent_logits=self._latent_logits(output, masks),
+                latent_logits=output.latent_logits,
                 local_features=output.local_features,
                 pixel_logits=output.pixel_logits,
             )
@@ -328,13 +329,6 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         for transform in extract_transforms_by_type(getattr(self.pre_processor, "transform", None), Normalize):
             views = normalize(views, transform.mean, transform.std)
         return views, rearrange(cut_masks(masks, size, multi_view), "b v h w -> (b v) h w")
-
-    def _latent_logits(self, output: TrainingOutput, masks: torch.Tensor) -> torch.Tensor | None:
-        """Compute the logits of the latent anomalies of the normal views, shape ``(V+, 2)``."""
-        if not self.hparams["latent_anomalies"]:
-            return None
-        normal = output.image_embeddings[masks.flatten(1).amax(dim=1) == 0]
-        return self.model.image_logits(simulate_latent_anomalies(normal), output.text_features)
 
     @torch.no_grad()
     def finalize(self) -> None:

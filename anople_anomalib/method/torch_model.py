@@ -13,6 +13,7 @@ from einops import einsum, rearrange, repeat
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from .anomaly_simulation import simulate_latent_anomalies
 from .clip import FrozenCLIP, VisualFeatures
 from .decoder import Decoder
 from .fusion import fuse, image_score
@@ -29,6 +30,7 @@ class TrainingOutput(NamedTuple):
         image_logits: Logits of (normal, abnormal), shape ``(V, 2)``.
         local_features: D(z), shape ``(V, D, h, w)``; ``None`` without a decoder.
         pixel_logits: Logits of (normal, abnormal), shape ``(V, 2, h, w)``; ``None`` without a decoder.
+        latent_logits: Logits of the latent anomalies of the normal views, shape ``(V+, 2)``; ``None`` without them.
         text_features: (w+, w-), L2-normalized, shape ``(2, D)``.
     """
 
@@ -36,6 +38,7 @@ class TrainingOutput(NamedTuple):
     image_logits: torch.Tensor
     local_features: torch.Tensor | None
     pixel_logits: torch.Tensor | None
+    latent_logits: torch.Tensor | None
     text_features: torch.Tensor
 
 
@@ -141,11 +144,13 @@ class AnoPLeModel(nn.Module):
         states = embeddings.tensor_split([self.num_normal_texts])
         return F.normalize(torch.stack([state.mean(dim=0) for state in states]), dim=-1)
 
-    def training_forward(self, views: torch.Tensor) -> TrainingOutput:
+    def training_forward(self, views: torch.Tensor, normal: torch.Tensor | None = None) -> TrainingOutput:
         """Encode the views of training images and compare them with the texts.
 
         Args:
             views: Normalized views, shape ``(B, V, 3, h, w)``; the whole image last.
+            normal: Which views are normal, shape ``(B * V,)``, boolean: each of them gets a latent anomaly (9);
+                ``None`` for no latent anomalies.
 
         Returns:
             Embeddings and logits of the ``B * V`` views.
@@ -158,11 +163,13 @@ class AnoPLeModel(nn.Module):
         visual = self.clip.visual(rearrange(views, "b v c h w -> (b v) c h w"), prompts.visual, signal)
         embeddings = F.normalize(visual.image_embedding, dim=-1)
         local_features = None if self.decoder is None else self._local_features(visual)
+        latent = None if normal is None else simulate_latent_anomalies(embeddings[normal])  # z-_latent
         return TrainingOutput(
             image_embeddings=embeddings,
             image_logits=self.image_logits(embeddings, text_features),
             local_features=local_features,
             pixel_logits=None if local_features is None else self._pixel_logits(local_features, text_features),
+            latent_logits=None if latent is None else self.image_logits(latent, text_features),
             text_features=text_features,
         )
 

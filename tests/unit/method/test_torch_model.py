@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.testing import assert_close
 
+from anople_anomalib.method.anomaly_simulation import simulate_latent_anomalies
 from anople_anomalib.method.clip import FrozenCLIP
 from anople_anomalib.method.prompts import COUPLINGS
 from anople_anomalib.method.torch_model import AnoPLeModel
@@ -107,6 +108,20 @@ def test_training_compares_every_view_with_the_texts(open_clip_model: open_clip.
             assert_close(output.local_features[index], local, atol=1e-5, rtol=1e-4)
             cosines = torch.stack([F.cosine_similarity(local, w[:, None, None], dim=0) for w in text])
             assert_close(output.pixel_logits[index], scale * cosines, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_every_normal_view_gets_a_latent_anomaly(model: AnoPLeModel) -> None:
+    """Equation (9): z-_latent = z+ + eps."""
+    views, normal = torch.randn(1, 5, 3, *IMAGE_SIZE), torch.tensor([True, False, True, True, False])
+    torch.manual_seed(3)
+    output = model.training_forward(views, normal)
+    assert output.latent_logits.shape == (3, 2)
+    torch.manual_seed(3)
+    latent = simulate_latent_anomalies(output.image_embeddings[normal])
+    assert_close(output.latent_logits, model.image_logits(latent, output.text_features))
+    assert model.training_forward(views, ~normal & normal).latent_logits.shape == (0, 2)
+    assert model.training_forward(views).latent_logits is None
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
