@@ -23,7 +23,7 @@ class RawScores(NamedTuple):
 
 
 class RawScoreKeeper(Callback):
-    """Keeps the raw scores of the present batch.
+    """Callback that keeps the raw scores of the present batch.
 
     Lightning calls callbacks in the order of the trainer's list. anomalib's post-processor stands there before the
     evaluator, and replaces a batch's scores by normalized ones, clamped to [0, 1]: this callback comes before both.

@@ -25,7 +25,7 @@ from anomalib.cli.pipelines import PIPELINE_REGISTRY
 from anomalib.data import AnomalibDataModule, MVTecAD, PredictDataset
 from anomalib.data.utils import ValSplitMode
 from anomalib.engine.engine import _TrainerArgumentsCache
-from anomalib.metrics import AUPRO, BinaryPrecisionRecallCurve, F1Max
+from anomalib.metrics.pro import connected_components_cpu
 from anomalib.models.components.base.dynamic_buffer import DynamicBufferMixin
 from anomalib.models.components.base.export_mixin import ExportMixin
 from anomalib.pipelines.components.runners import ParallelRunner
@@ -34,6 +34,7 @@ from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.core import saving
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors import callback_connector, data_connector
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms.v2 import Resize
@@ -164,15 +165,27 @@ def test_anomalibs_post_processor_asks_no_trainer() -> None:
     assert takes(PostProcessor.on_validation_batch_end, "self", "trainer", "pl_module", "outputs")
 
 
-def test_anomalibs_region_metric_collects_maps_and_limits_in_attributes() -> None:
-    metric = AUPRO(fields=["anomaly_map", "gt_mask"])
-    assert (metric.preds, metric.target) == ([], [])
-    assert "fpr_limit" in dict(metric.named_buffers())
+def test_anomalib_numbers_the_connected_regions_of_masks() -> None:
+    masks = torch.zeros(1, 1, 4, 4)
+    masks[..., 0, 0] = masks[..., 3, 3] = 1
+    assert connected_components_cpu(masks).unique().numel() == 3  # two regions and the rest
 
 
-def test_the_curves_that_are_counted_by_histograms_keep_their_counts() -> None:
-    assert BinaryPrecisionRecallCurve(thresholds=3).confmat.shape == (3, 2, 2)
-    assert isinstance(F1Max(fields=["pred_score", "gt_label"]).precision_recall_curve, BinaryPrecisionRecallCurve)
+def test_lightning_calls_callbacks_in_the_order_of_a_list_that_can_be_replaced(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+
+    class Named(Callback):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def on_test_start(self, *_args: object) -> None:
+            called.append(self.name)
+
+    monkeypatch.setattr(trainer, "callbacks", [Named("first"), Named("second")])
+    call._call_callback_hooks(trainer, "on_test_start")
+    assert called == ["first", "second"]
 
 
 def test_anomalib_has_buffers_that_take_the_shape_of_a_checkpoint() -> None:
