@@ -156,8 +156,8 @@ def test_anomalibs_pre_processor_is_a_callback_with_a_transform_of_its_own_for_e
     processor = PreProcessor(Resize([2, 2]))
     assert isinstance(processor, Callback)
     assert isinstance(processor.export_transform, Resize)
-    for verb in ("validation", "test", "predict"):
-        assert takes(getattr(processor, f"on_{verb}_batch_start"), "trainer", "pl_module", "batch", "batch_idx")
+    for stage in ("validation", "test", "predict"):
+        assert takes(getattr(processor, f"on_{stage}_batch_start"), "trainer", "pl_module", "batch", "batch_idx")
 
 
 def test_anomalibs_post_processor_asks_no_trainer() -> None:
