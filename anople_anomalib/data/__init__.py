@@ -10,9 +10,11 @@ import lazy_loader
 if TYPE_CHECKING:
     from .few_shot import FewShot
     from .sample_textures import SampleTextures
+    from .sampling import draw_shots
 
-__all__ = ["FewShot", "SampleTextures"]
+__all__ = ["FewShot", "SampleTextures", "draw_shots"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
-    __name__, submod_attrs={"few_shot": ["FewShot"], "sample_textures": ["SampleTextures"]}
+    __name__,
+    submod_attrs={"few_shot": ["FewShot"], "sample_textures": ["SampleTextures"], "sampling": ["draw_shots"]},
 )

@@ -2,3 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """A trained model in production: exports, pre-processing, maintenance."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from .export import Detector
+
+__all__ = ["Detector"]
+
+__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"export": ["Detector"]})
