@@ -50,13 +50,17 @@ from .deployment.predictions import PredictionTable, RawScores
 from .deployment.preprocessing import ExactPreProcessor
 from .method.anomaly_simulation import PixelAnomalySimulator
 from .method.backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
+from .method.fusion import make_fusion
 from .method.layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
 from .method.loss import AnoPLeLoss
+from .method.memory_backbones import load_memory_backbone, resolve_memory_backbone
 from .method.prompt_templates import clean_class_names, prompt_texts, state_templates, words_of_categories
+from .method.second_memory import SecondMemory
 from .method.state_checks import require_finite
 from .method.torch_model import AnoPLeModel
 from .method.views import cut_masks, cut_views, double, num_views
 from .training.hooks import FewShotTraining
+from .training.memories import fill_memories
 from .training.pre_processing import EvaluationPreProcessing
 from .training.scoped_changes import ScopedChanges
 from .utils.arguments import as_list, check_integer, check_k_shot, check_rates
@@ -100,6 +104,22 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         memory_layers: 1-based numbers of the layers that make the memory; the default is scaled to the depth of the
             backbone.
         coreset_sampling_ratio: Share of the patch features that the memory keeps, chosen by k-center-greedy.
+        memory_backbone: A second, frozen backbone whose features join the memory: a model name of timm, or
+            ``"efficientnet-lite0"``, whose weights need no download; ``"none"`` for none. ``None`` is
+            ``"efficientnet-lite0"`` for ``"anople-tiny"`` and none for every other backbone.
+        memory_pretrained: Weights of the second backbone: ``None`` for its pretrained ones, the path of a file, or
+            ``"random"``.
+        memory_backbone_layers: 1-based numbers of its stages (convolutional) or blocks (transformer); ``None`` for the
+            stages with strides 8 and 16, or for the last block.
+        memory_image_size: Side of the images that it sees; ``None`` for its own.
+        memory_position_weight: How much farther a patch of its memory counts at another place of the image; 0 for
+            features alone.
+        memory_rotations: Whether its memory holds the shots in all rotations by right angles, mirrored and not.
+        fusion: ``"paper"`` for equations (12) and (14), or ``"weighted"``, by weights that the parts earn on anomalies
+            simulated on the shots; ``None`` is ``"weighted"`` with a second backbone and ``"paper"`` without.
+        map_sigma: Standard deviation of a Gaussian smoothing of the map, in pixels of the model's image; 0 for none.
+        score_share: Share of the largest values of the map whose mean stands for the image; 0 for the maximum;
+            ``None`` is 0 for the paper's fusion and 0.005 for the weighted one.
         use_decoder: Whether there is a decoder; without it the loss is the image-level term alone.
         residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens instead of starting
             from random local features; ``None`` does so for ``"anople-tiny"`` only.
@@ -142,6 +162,15 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         use_memory: bool = True,
         memory_layers: Sequence[int] = PAPER_MEMORY_LAYERS,
         coreset_sampling_ratio: float = 1.0,
+        memory_backbone: str | None = None,
+        memory_pretrained: str | None = None,
+        memory_backbone_layers: Sequence[int] | None = None,
+        memory_image_size: int | None = None,
+        memory_position_weight: float = 1.0,
+        memory_rotations: bool = False,
+        fusion: str | None = None,
+        map_sigma: float = 0.0,
+        score_share: float | None = None,
         use_decoder: bool = True,
         residual_decoder: bool | None = None,
         epochs: int = 60,
@@ -157,6 +186,10 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         # plain data for the checkpoint's hyper-parameters
         class_names, state_word = as_list(class_names), as_list(state_word)
         memory_layers, pretrained = as_list(memory_layers), pretrained and str(pretrained)
+        memory_backbone_layers, memory_pretrained = (
+            as_list(memory_backbone_layers),
+            memory_pretrained and str(memory_pretrained),
+        )
         anomaly_source_path = anomaly_source_path and str(anomaly_source_path)
         # cheap checks first: a backbone may have to be downloaded
         check_k_shot(k_shot)
@@ -167,10 +200,33 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         if class_names is not None:
             clean_class_names(class_names)
         state_templates(state_word)
+        check_rates(memory_position_weight=memory_position_weight, map_sigma=map_sigma)
+        if memory_image_size is not None:
+            check_integer(32, memory_image_size=memory_image_size)
+        second_name = resolve_memory_backbone(memory_backbone, tiny=backbone == TINY, memory=use_memory)
+        fusion_name = fusion or ("paper" if second_name is None else "weighted")
+        fuser = make_fusion(fusion_name, map_sigma, score_share, memory=use_memory)
         loss = AnoPLeLoss(alignment)
         loaded = load_backbone(backbone, pretrained)
+        second = None
+        if second_name is not None:
+            second = SecondMemory(
+                load_memory_backbone(
+                    second_name,
+                    mean=loaded.mean,
+                    std=loaded.std,
+                    layers=memory_backbone_layers,
+                    image_size=memory_image_size,
+                    weights=memory_pretrained,
+                ),
+                coreset_sampling_ratio=coreset_sampling_ratio,
+                position_weight=memory_position_weight,
+                rotations=memory_rotations,
+            )
         if pre_processor is True:
-            pre_processor = self.configure_pre_processor(loaded.clip.visual.image_size, loaded.mean, loaded.std)
+            sizes = [loaded.clip.visual.image_size, *([second.backbone.image_size] if second else [])]
+            height, width = (max(sides) for sides in zip(*sizes, strict=True))
+            pre_processor = self.configure_pre_processor((height, width), loaded.mean, loaded.std)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -192,6 +248,8 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
                 memory_layers=resolve_memory_layers(memory_layers, visual.depth) if use_memory else (),
                 residual_decoder=backbone == TINY if residual_decoder is None else residual_decoder,
                 coreset_sampling_ratio=coreset_sampling_ratio,
+                second_memory=second,
+                fusion=fuser,
             )
             self.simulator = PixelAnomalySimulator(anomaly_source_path) if pixel_anomalies else None
         self.loss = loss
@@ -332,12 +390,9 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
 
     @torch.no_grad()
     def finalize(self) -> None:
-        """Compute the text features and fill the memory bank, with the final prompts."""
+        """Compute the text features and fill the memory banks, with the final prompts."""
         self.model.refresh_text_features()
-        if self.model.memory_bank is not None:
-            transform = getattr(self.pre_processor, "transform", None) or nn.Identity()
-            features = [self.model.memory_features(transform(image)) for image in self.normal_images()]
-            self.model.memory_bank.build(self.gather_shots(torch.cat(features)))
+        fill_memories(self, self.model, getattr(self.pre_processor, "transform", None))
         self.model.is_fitted.fill_(value=True)
 
     @property
@@ -349,6 +404,11 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images that the model sees."""
         return self.model.image_size
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width that the pre-processor resizes to: those of the backbone that sees more."""
+        return self.model.input_size
 
     def prepare_texts(self, class_names: str | Sequence[str]) -> None:
         """Set the texts of the prompts.

@@ -16,11 +16,21 @@ from lightning.pytorch.core.saving import (
 )
 from typing_extensions import Self
 
+from anople_anomalib.method.memory_backbones import NO_BACKBONE
 from anople_anomalib.method.state_checks import check_names, check_weights
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.utils.version import __version__
 
 from .files import check_metadata, read_checkpoint
+
+_BEFORE = {
+    "memory_backbone": None,
+    "memory_position_weight": 0.0,
+    "fusion": "paper",
+    "map_sigma": 0.0,
+    "score_share": 0.0,
+}
+"""Settings of checkpoints that were written before there were such settings."""
 
 
 class CheckpointHooks(LightningModule):
@@ -89,11 +99,9 @@ class CheckpointHooks(LightningModule):
             )
             raise ValueError(msg)
         for name, value in _settings_not_in_weights(self.model).items():
-            if metadata[name] != value:
-                msg = (
-                    f"The checkpoint was trained with {name} {metadata[name]}, this model has {value}: "
-                    "give it the same."
-                )
+            saved = metadata.get(name, _BEFORE.get(name))
+            if saved != value:
+                msg = f"The checkpoint was trained with {name} {saved}, this model has {value}: give it the same."
                 raise ValueError(msg)
 
     @classmethod
@@ -131,13 +139,25 @@ class CheckpointHooks(LightningModule):
         checkpoint = read_checkpoint(checkpoint_path, map_location or _default_map_location)
         if hparams_file is not None:
             checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = _read_hparams(Path(hparams_file))
+        hparams = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY)
+        if isinstance(hparams, dict) and "memory_backbone" not in hparams:  # written before there was a second one
+            hparams |= {"memory_backbone": NO_BACKBONE, "fusion": "paper"}
         model = cast("Self", _load_state(cls, checkpoint, strict=strict, **kwargs))
         return model.to(next(iter(checkpoint["state_dict"].values())).device)
 
 
 def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:
     """Return the settings that change what the weights mean, but not their names and shapes."""
-    return {"memory_layers": list(model.memory_layers), "residual_decoder": model.residual_decoder}
+    second = model.second_memory
+    return {
+        "memory_layers": list(model.memory_layers),
+        "residual_decoder": model.residual_decoder,
+        "memory_backbone": None if second is None else second.backbone.name,
+        "memory_position_weight": 0.0 if second is None else float(second.memory_bank.position_weight),
+        "fusion": model.fusion.name,
+        "map_sigma": float(model.fusion.map_sigma),
+        "score_share": float(model.fusion.top_share),
+    }
 
 
 def _read_hparams(path: Path) -> dict[str, Any]:

@@ -58,9 +58,12 @@ class Maintenance(Finalizable):
             msg = "This model was trained with use_memory=False: it has no memory bank that could be extended."
             raise RuntimeError(msg)
         self.eval()
-        features = [self.model.memory_features(self._pre_process(image)) for image in each_image(images)]
-        self.model.memory_bank.extend(torch.cat(features))
-        logger.info("%d images were added to the memory: %d features.", len(features), len(self.model.memory_bank))
+        shots = [self._pre_process(image) for image in each_image(images)]
+        features = torch.cat([self.model.memory_features(shot) for shot in shots])
+        if (second := self.model.second_memory) is not None:
+            second.memory_bank.extend(torch.cat([second.shot_features(shot) for shot in shots]))
+        self.model.memory_bank.extend(features)
+        logger.info("%d images were added to the memory: %d features.", len(shots), len(self.model.memory_bank))
 
     @torch.no_grad()
     def recompute_thresholds(self, images: Images) -> None:

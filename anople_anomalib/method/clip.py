@@ -30,11 +30,13 @@ class VisualFeatures(NamedTuple):
         patch_tokens: Patch tokens z[1:] of the last layer after ``ln_post``, shape ``(B, n, d_v)``.
         memory_features: Patch features F averaged over the memory layers, shape ``(B, n, d_v)``; ``None`` if no
             layers were asked for.
+        second_features: Patch features of the second backbone, shape ``(B, n', D')``; ``None`` without one.
     """
 
     image_embedding: torch.Tensor
     patch_tokens: torch.Tensor
     memory_features: torch.Tensor | None
+    second_features: torch.Tensor | None = None
 
 
 class PromptedVisualTower(nn.Module):

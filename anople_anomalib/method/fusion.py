@@ -3,7 +3,178 @@
 
 """Fusion of the prompt-guided and the memory-guided anomaly maps (section 3.5 of the AnoPLe paper)."""
 
+from typing import NamedTuple
+
 import torch
+from kornia.filters import gaussian_blur2d
+from torch import nn
+
+FUSIONS = ("paper", "weighted")
+"""Ways to fuse: by equations (12) and (14), or by weights that the parts have earned on the shots."""
+
+WEIGHTED_TOP_SHARE = 0.005
+"""Share of a weighted map whose mean stands for the image: a little less jumpy than the maximum."""
+
+_FLOOR = 1e-3  # of the decoder's map under a power: a single 0 does not erase what the memory sees
+
+
+def make_fusion(name: str, map_sigma: float, top_share: float | None, *, memory: bool) -> "PaperFusion":
+    """Build a fusion from arguments.
+
+    Args:
+        name: One of :data:`FUSIONS`.
+        map_sigma: As for :class:`PaperFusion`.
+        top_share: As for :class:`PaperFusion`; ``None`` for the maximum (paper) or 0.5 % (weighted).
+        memory: Whether there is a memory.
+
+    Returns:
+        The fusion.
+
+    Raises:
+        ValueError: If the name is unknown, a number out of range, or there is nothing to weigh.
+    """
+    if name not in FUSIONS:
+        msg = f"fusion must be one of {', '.join(map(repr, FUSIONS))}, got {name!r}."
+        raise ValueError(msg)
+    if name == "weighted" and not memory:
+        msg = "fusion='weighted' weighs the parts against the memory: give use_memory=True, or fusion='paper'."
+        raise ValueError(msg)
+    if not map_sigma >= 0:
+        msg = f"map_sigma must be 0 or more, got {map_sigma!r}."
+        raise ValueError(msg)
+    if top_share is None:
+        top_share = WEIGHTED_TOP_SHARE if name == "weighted" else 0.0
+    if not 0 <= top_share <= 1:
+        msg = f"score_share must be between 0 and 1, got {top_share!r}."
+        raise ValueError(msg)
+    return (WeightedFusion if name == "weighted" else PaperFusion)(map_sigma, top_share)
+
+
+class Weights(NamedTuple):
+    """Weights of the parts in :class:`WeightedFusion`.
+
+    Attributes:
+        clip_share: Share of the prompted CLIP's memory in M_mem, the rest being the second memory's.
+        decoder_power: Exponent of the decoder's map.
+        prompt_power: Exponent of p_hat.
+    """
+
+    clip_share: float
+    decoder_power: float
+    prompt_power: float
+
+
+class PaperFusion(nn.Module):
+    """Equations (12) and (14); with a second memory, M_mem is the mean of both.
+
+    Args:
+        map_sigma: Standard deviation of the Gaussian smoothing of the map, in pixels of the model's image; 0 for none.
+        top_share: Share of the largest values of the map whose mean stands for the image; 0 for the maximum (14).
+    """
+
+    name = "paper"
+
+    def __init__(self, map_sigma: float = 0.0, top_share: float = 0.0) -> None:
+        super().__init__()
+        self.map_sigma, self.top_share = map_sigma, top_share
+
+    def memory(self, first: torch.Tensor, second: torch.Tensor | None) -> torch.Tensor:
+        """Combine the memories' maps to M_mem.
+
+        Args:
+            first: Map of the prompted CLIP's memory (13), shape ``(B, h, w)``, values in [0, 1].
+            second: Map of the second memory, of the same shape and range, if there is one.
+
+        Returns:
+            M_mem, of the same shape and range.
+        """
+        return first if second is None else (first + second) / 2
+
+    def map(self, decoder_map: torch.Tensor, memory_map: torch.Tensor | None) -> torch.Tensor:
+        """Fuse the maps to M_q.
+
+        Args:
+            decoder_map: M_hat, shape ``(B, h, w)``, values in [0, 1].
+            memory_map: M_mem, of the same shape and range, if there is a memory.
+
+        Returns:
+            M_q (12), of the same shape, values in [0, 0.5] (in [0, 1] without a memory).
+        """
+        return self._smooth(decoder_map if memory_map is None else fuse(decoder_map, memory_map))
+
+    def score(self, abnormal_probability: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
+        """Compute the image's score (14).
+
+        Args:
+            abnormal_probability: p_hat, shape ``(B,)``, values in [0, 1].
+            anomaly_map: M_q, shape ``(B, h, w)``, values in [0, 1].
+
+        Returns:
+            Shape ``(B,)``, values in [0, 0.5].
+        """
+        return fuse(abnormal_probability, top_mean(anomaly_map, self.top_share))
+
+    def _smooth(self, anomaly_map: torch.Tensor) -> torch.Tensor:
+        if not self.map_sigma:
+            return anomaly_map
+        size = 2 * int(3 * self.map_sigma + 0.5) + 1  # three standard deviations on either side
+        sigma = (self.map_sigma, self.map_sigma)
+        return gaussian_blur2d(anomaly_map.unsqueeze(1), size, sigma, border_type="replicate").squeeze(1)
+
+
+class WeightedFusion(PaperFusion):
+    """A fusion in which every part has the weight that it earns on anomalies simulated on the shots.
+
+    The maps of the memories are averaged; the decoder's map and p_hat enter as factors with a power, which is 0 for a
+    part that is dropped: ``M_q = M_mem * M_hat ** a`` and ``score = top(M_q) * p_hat ** b``. The weights are buffers;
+    :func:`.fusion_weights.choose_weights` finds them.
+
+    Args:
+        map_sigma: As for :class:`PaperFusion`.
+        top_share: As for :class:`PaperFusion`.
+    """
+
+    name = "weighted"
+
+    def __init__(self, map_sigma: float = 0.0, top_share: float = 0.0) -> None:
+        super().__init__(map_sigma, top_share)
+        self.register_buffer("weights", torch.tensor([0.5, 1.0, 0.0]))
+        self.weights: torch.Tensor
+
+    def set_weights(self, weights: Weights) -> None:
+        """Replace the weights."""
+        self.weights.copy_(torch.tensor(weights))
+
+    def memory(self, first: torch.Tensor, second: torch.Tensor | None) -> torch.Tensor:
+        """Average the memories' maps, see the base class."""
+        return first if second is None else torch.lerp(second, first, self.weights[0].to(first.dtype))
+
+    def map(self, decoder_map: torch.Tensor, memory_map: torch.Tensor | None) -> torch.Tensor:
+        """Fuse the maps to M_q in [0, 1], see the base class."""
+        if memory_map is None:
+            return self._smooth(decoder_map)
+        factor = decoder_map.clamp_min(_FLOOR) ** self.weights[1].to(decoder_map.dtype)
+        return self._smooth(memory_map * factor)
+
+    def score(self, abnormal_probability: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
+        """Compute the image's score in [0, 1], see the base class."""
+        factor = abnormal_probability.clamp_min(_FLOOR) ** self.weights[2].to(anomaly_map.dtype)
+        return top_mean(anomaly_map, self.top_share) * factor
+
+
+def top_mean(anomaly_map: torch.Tensor, share: float) -> torch.Tensor:
+    """Average the largest values of a map.
+
+    Args:
+        anomaly_map: Shape ``(B, h, w)``.
+        share: Share of the values, in [0, 1]; 0 for the largest alone.
+
+    Returns:
+        Shape ``(B,)``.
+    """
+    values = anomaly_map.flatten(1)
+    number = int(share * values.shape[1])
+    return values.amax(dim=1) if number <= 1 else values.topk(number, dim=1).values.mean(dim=1)
 
 
 def fuse(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

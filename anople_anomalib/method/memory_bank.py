@@ -45,8 +45,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         Args:
             features: Patch features of normal images, shape ``(..., width)``; normalized here.
         """
-        features = F.normalize(features.detach().float(), dim=-1).flatten(end_dim=-2)
-        self.features = features if self.coreset_sampling_ratio == 1 else self._coreset(features)
+        self.features = self._rows(features)
 
     def extend(self, features: torch.Tensor) -> None:
         """Add patch features of further normal images.
@@ -54,9 +53,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         Args:
             features: As for :meth:`build`.
         """
-        old = self.features
-        self.build(features)
-        self.features = torch.cat([old, self.features.to(old)])
+        self.features = torch.cat([self.features, self._rows(features).to(self.features)])
 
     def parts(self) -> Sequence[torch.Tensor]:
         """Split the bank into the parts that are compared at once, ``(m, width)`` each."""
@@ -81,6 +78,15 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         similarities = [torch.stack([(part @ rows.T).amax(dim=-1) for rows in bank]).amax(dim=0) for part in queries]
         return (0.5 * (1 - torch.cat(similarities).reshape(features.shape[:-1]))).clamp(0, 1)
 
+    def _rows(self, features: torch.Tensor) -> torch.Tensor:
+        """Return what the bank keeps of features of shape ``(..., width)``: rows of shape ``(N, width)``."""
+        rows = self._prepare(features.detach().float()).flatten(end_dim=-2)
+        return rows if self.coreset_sampling_ratio == 1 else self._coreset(rows)
+
+    def _prepare(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the features as they are stored and compared: of length 1."""
+        return F.normalize(features, dim=-1)
+
     def nearest(self, features: torch.Tensor) -> torch.Tensor:
         """Find the normal patch that is nearest to every patch: the ``r`` of equation (13).
 
@@ -101,7 +107,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         if len(self) == 0:
             msg = "The memory bank is empty: train the model or load a checkpoint of a trained one first."
             raise RuntimeError(msg)
-        queries = F.normalize(features, dim=-1).flatten(end_dim=-2)  # (B * n, width)
+        queries = self._prepare(features).flatten(end_dim=-2)  # (B * n, width)
         bank = [part.to(queries.dtype) for part in self.parts()]
         return [queries] if torch.compiler.is_compiling() else queries.split(_QUERIES), bank
 
@@ -116,6 +122,77 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
             sampler = KCenterGreedy(features.cpu().unsqueeze(1), sampling_ratio=ratio)
             chosen = sampler.select_coreset_idxs()
         return features[chosen]
+
+
+class ScaledMemoryBank(MemoryBank):
+    """Patch features of the second backbone, queried by the nearest Euclidean distance.
+
+    A distance is measured by the spread of the bank itself, so that it can be added to other maps:
+    ``E = min(1, d^2 / 4v)``, where v is the mean squared distance of the rows from their mean. Two random rows are
+    ``d^2 = 2v`` apart on average.
+
+    A patch far away in the image counts as farther: ``d^2`` grows by ``lambda v`` for every squared side of the image.
+    This is the distance of features to which the place is appended as two more numbers.
+
+    Args:
+        width: Width of the patch features.
+        grid: Height and width of their grid.
+        coreset_sampling_ratio: As for :class:`MemoryBank`.
+        position_weight: lambda; 0 for features alone.
+    """
+
+    def __init__(
+        self, width: int, grid: tuple[int, int], coreset_sampling_ratio: float = 1.0, position_weight: float = 0.0
+    ) -> None:
+        super().__init__(width + 2, coreset_sampling_ratio)
+        self.position_weight = position_weight
+        rows, columns = (torch.arange(length) / length for length in grid)
+        places = torch.cartesian_prod(rows, columns)  # (n, 2), row by row
+        self.register_buffer("places", places, persistent=False)
+        self.register_buffer("variance", torch.ones(()))  # v
+        self.places: torch.Tensor
+        self.variance: torch.Tensor
+
+    def build(self, features: torch.Tensor) -> None:
+        """Replace the bank, and measure its spread, which :meth:`extend` leaves alone.
+
+        Args:
+            features: Patch features of normal images, shape ``(..., m * n, width)`` for n places.
+        """
+        flat = features.detach().float().flatten(end_dim=-2)
+        self.variance = (flat - flat.mean(dim=0)).square().sum(dim=-1).mean().clamp_min(torch.finfo(flat.dtype).tiny)
+        super().build(features)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Compute the scaled squared distance E of every patch to its nearest normal patch.
+
+        Args:
+            features: Patch features of query images, shape ``(B, n, width)``.
+
+        Returns:
+            Shape ``(B, n)``, values in [0, 1].
+
+        Raises:
+            RuntimeError: If the bank is empty.
+        """
+        queries, bank = self._blocks(features.float())  # squares lose too much in half precision
+        halves = [rows.square().sum(dim=-1) / 2 for rows in bank]  # |r|^2 / 2
+        closeness = torch.cat([_closeness(part, bank, halves) for part in queries])  # <q, r> - |r|^2 / 2
+        squares = torch.cat([part.square().sum(dim=-1) for part in queries])
+        distances = (squares - 2 * closeness).reshape(features.shape[:-1])  # d^2
+        return (distances / (4 * self.variance)).clamp(0, 1).to(features.dtype)
+
+    def _prepare(self, features: torch.Tensor) -> torch.Tensor:
+        """Append the places to features, as they are stored and compared."""
+        unit = (self.position_weight * self.variance).sqrt()
+        places = (unit * self.places).repeat(features.shape[-2] // len(self.places), 1).to(features)
+        return torch.cat([features, places.expand(*features.shape[:-1], 2)], dim=-1)
+
+
+def _closeness(queries: torch.Tensor, bank: Sequence[torch.Tensor], halves: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the largest ``<q, r> - |r|^2 / 2`` over the rows r, shape ``(Q,)``."""
+    values = [(queries @ rows.T - half).amax(dim=-1) for rows, half in zip(bank, halves, strict=True)]
+    return torch.stack(values).amax(dim=0)
 
 
 def _nearest(queries: torch.Tensor, bank: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 _Part = TypeVar("_Part")
-_FINGERPRINT = "backbone_fingerprint"
+_FINGERPRINTS = ("backbone_fingerprint", "second_memory.fingerprint")
 _OF_ANY_LENGTH = "memory_bank.features"
 """The buffer whose number of rows is that of the checkpoint."""
 
@@ -69,17 +69,20 @@ def check_names(module: nn.Module, state_dict: Mapping[str, Any], prefix: str = 
 
 
 def _check_backbone(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
-    """Refuse weights for another backbone, by its fingerprint; none at all is a missing name."""
-    name = next((name for name in module.state_dict() if name.endswith(_FINGERPRINT)), _FINGERPRINT)
-    own, given = module.state_dict().get(name), state_dict.get(name)
-    if not isinstance(given, torch.Tensor) or own is None or (given.dtype, given.shape) != (own.dtype, own.shape):
-        return
-    if not torch.equal(given.cpu(), own.cpu()):
-        msg = (
-            f"The weights were trained over another backbone (fingerprint {_short(given)}) than this model's "
-            f"({_short(own)}): build the model with the backbone and pretrained weights that the checkpoint names."
-        )
-        raise ValueError(msg)
+    """Refuse weights for another backbone, by their fingerprints; none at all is a missing name."""
+    own_state = module.state_dict()
+    for name in (name for name in own_state if name.endswith(_FINGERPRINTS)):
+        own, given = own_state[name], state_dict.get(name)
+        if not isinstance(given, torch.Tensor) or (given.dtype, given.shape) != (own.dtype, own.shape):
+            continue
+        if not torch.equal(given.cpu(), own.cpu()):
+            second, argument = ("memory ", "memory_backbone") if name.endswith(_FINGERPRINTS[1]) else ("", "backbone")
+            msg = (
+                f"The weights were trained over another {second}backbone (fingerprint {_short(given)}) than this "
+                f"model's ({_short(own)}): build the model with the {argument} and pretrained weights that the "
+                "checkpoint names."
+            )
+            raise ValueError(msg)
 
 
 def _refusal(name: str, problem: str) -> ValueError:

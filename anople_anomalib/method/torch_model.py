@@ -13,12 +13,15 @@ from einops import einsum, rearrange, repeat
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anople_anomalib.utils.resizing import resize_exactly
+
 from .anomaly_simulation import simulate_latent_anomalies
 from .clip import FrozenCLIP, VisualFeatures
 from .decoder import Decoder
-from .fusion import fuse, image_score
+from .fusion import PaperFusion
 from .memory_bank import MemoryBank
 from .prompts import ConstantPrompts, PromptLearner
+from .second_memory import SecondMemory
 from .state_checks import check_weights, require_memory
 
 
@@ -60,6 +63,8 @@ class AnoPLeModel(nn.Module):
         memory_layers: 1-based numbers of the layers whose patch features make the memory; empty for no memory.
         residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens.
         coreset_sampling_ratio: Share of the patch features that the memory keeps.
+        second_memory: A memory of another backbone's features, beside the first; it needs the first.
+        fusion: How maps and scores are fused; ``None`` for equations (12) and (14).
     """
 
     def __init__(
@@ -75,6 +80,8 @@ class AnoPLeModel(nn.Module):
         memory_layers: Sequence[int] = (7, 8, 9, 10),
         residual_decoder: bool = False,
         coreset_sampling_ratio: float = 1.0,
+        second_memory: SecondMemory | None = None,
+        fusion: PaperFusion | None = None,
     ) -> None:
         super().__init__()
         self.clip = clip
@@ -92,6 +99,8 @@ class AnoPLeModel(nn.Module):
         self.decoder = Decoder(clip.visual.width, clip.embed_dim, refines=residual_decoder) if use_decoder else None
         self.residual_decoder = residual_decoder
         self.memory_bank = MemoryBank(clip.visual.width, coreset_sampling_ratio) if self.memory_layers else None
+        self.second_memory = second_memory if self.memory_layers else None
+        self.fusion = fusion or PaperFusion()
         self.register_buffer("tokens", torch.empty(2, 0, 0, dtype=torch.long), persistent=False)  # of training only
         self.register_buffer("text_features", torch.zeros(2, clip.embed_dim))  # (w+, w-)
         self.register_buffer("is_fitted", torch.tensor(data=False))  # saved: training may be under way
@@ -105,8 +114,18 @@ class AnoPLeModel(nn.Module):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images that the model sees."""
+        """Height and width of the images that CLIP sees, and of all maps."""
         return self.clip.visual.image_size
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the images that the model takes: those of the backbone that sees more."""
+        if self.second_memory is None:
+            return self.image_size
+        height, width = (
+            max(sizes) for sizes in zip(self.image_size, self.second_memory.backbone.image_size, strict=True)
+        )
+        return height, width
 
     def for_inference(self) -> "AnoPLeModel":
         """Return a copy that can only detect: constant prompts, no text tower, no gradients."""
@@ -213,10 +232,9 @@ class AnoPLeModel(nn.Module):
             [0, 0.5] (in [0, 1] without a memory).
         """
         visual = self.encode_whole(images)
-        probability, anomaly_map = self.abnormal_probability(visual), self.decoder_map(visual)
-        if self.memory_bank is not None:
-            anomaly_map = fuse(anomaly_map, self.memory_map(visual))  # (12)
-        score = image_score(probability, anomaly_map)  # (14)
+        memory_map = None if self.memory_bank is None else self.memory_map(visual)
+        anomaly_map = self.fusion.map(self.decoder_map(visual), memory_map)  # (12)
+        score = self.fusion.score(self.abnormal_probability(visual), anomaly_map)  # (14)
         if images.shape[-2:] != anomaly_map.shape[-2:]:
             anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size=images.shape[-2:], mode="bilinear").squeeze(1)
         return InferenceBatch(
@@ -236,28 +254,47 @@ class AnoPLeModel(nn.Module):
         return logits.softmax(dim=1)[..., 1, :, :]
 
     def memory_map(self, visual: VisualFeatures) -> torch.Tensor:
-        """Compute M_mem of equation (13), resized to the image: shape ``(B, h, w)``, values in [0, 1]."""
-        height, width = self.clip.visual.grid
-        distances = require_memory(self.memory_bank)(require_memory(visual.memory_features))
-        distances = rearrange(distances, "b (h w) -> b 1 h w", h=height, w=width)
+        """Compute M_mem of equation (13), resized to the image: shape ``(B, h, w)``, values in [0, 1].
+
+        With a second memory, the fusion combines the maps of both.
+        """
+        return self.fusion.memory(self.first_memory_map(visual), self.second_memory_map(visual))
+
+    def first_memory_map(self, visual: VisualFeatures, bank: MemoryBank | None = None) -> torch.Tensor:
+        """Compute the map of the prompted CLIP's memory (13), by another bank if one is given."""
+        distances = require_memory(self.memory_bank if bank is None else bank)(require_memory(visual.memory_features))
+        return self._resized_map(distances, self.clip.visual.grid)
+
+    def second_memory_map(self, visual: VisualFeatures, bank: MemoryBank | None = None) -> torch.Tensor | None:
+        """Compute the map of the second memory, by another bank if one is given; ``None`` without one."""
+        if self.second_memory is None:
+            return None
+        distances = (self.second_memory.memory_bank if bank is None else bank)(require_memory(visual.second_features))
+        return self._resized_map(distances, self.second_memory.backbone.grid)
+
+    def _resized_map(self, distances: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Resize distances of shape ``(B, n)`` to a map of shape ``(B, h, w)``."""
+        distances = rearrange(distances, "b (h w) -> b 1 h w", h=grid[0], w=grid[1])
         return F.interpolate(distances, size=self.image_size, mode="bilinear", align_corners=False).squeeze(1)
 
     def encode_whole(self, images: torch.Tensor, view: int = -1) -> VisualFeatures:
         """Encode whole images by one pass through the prompted visual tower.
 
         Args:
-            images: Normalized images, shape ``(B, 3, H, W)``; resized to :attr:`image_size` if of another size.
+            images: Normalized images, shape ``(B, 3, H, W)``; resized to what each backbone sees.
             view: Index of the view signal that goes along; the default is c_{N+1}, that of the whole image.
 
         Returns:
             What the maps and the score are computed from.
         """
+        second = None if self.second_memory is None else self.second_memory.features(images)
         if tuple(images.shape[-2:]) != self.image_size:
-            images = F.interpolate(images, size=self.image_size, mode="bicubic", antialias=True)
+            images = resize_exactly(images, self.image_size)
         signal: torch.Tensor | None = self.prompt_learner.view_signal
         if signal is not None:
             signal = signal[view].expand(images.shape[0], -1)  # len() would fix the batch of an export
-        return self.clip.visual(images, self.prompt_learner().visual, signal, self.memory_layers)
+        visual = self.clip.visual(images, self.prompt_learner().visual, signal, self.memory_layers)
+        return visual._replace(second_features=second)
 
     def _local_features(self, visual: VisualFeatures) -> torch.Tensor:
         """Compute D(z), shape ``(B, D, h, w)``."""

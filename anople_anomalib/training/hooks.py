@@ -46,6 +46,11 @@ class FewShotTraining(Resuming, Finalization):
         """Height and width of the images that the model sees."""
 
     @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the images that the pre-processor makes."""
+        return self.image_size
+
+    @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Arguments for the trainer: the default number of epochs, which gives way to the user's."""
         return {"max_epochs": DefaultEpochs(self.hparams["epochs"])}

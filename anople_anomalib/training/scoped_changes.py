@@ -55,6 +55,7 @@ class ScopedChanges(Callback):
                 seed=pl_module.hparams["seed"],
                 image_size=pl_module.image_size,
                 order_seed=pl_module.hparams["training_seed"],
+                input_size=pl_module.input_size,
             )
             self._changes.enter_context(shots)
             self._changes.enter_context(replaced(pl_module, "shots", shots))

@@ -46,6 +46,7 @@ class TrainingShots:
         seed: Seed of the draw.
         image_size: Height and width of the images that the model sees.
         order_seed: Seed of the order in which an epoch shows the shots.
+        input_size: Height and width of the images to validate on, if they are not those of the model.
 
     Attributes:
         names: File names of the shots, by category.
@@ -61,8 +62,10 @@ class TrainingShots:
         seed: int,
         image_size: tuple[int, int],
         order_seed: int = 0,
+        input_size: tuple[int, int] | None = None,
     ) -> None:
         self._datamodule, self._seed, self._image_size = datamodule, seed, image_size
+        self._input_size = input_size or image_size
         drawn = getattr(datamodule, "drawn_samples", None)
         if drawn:
             self.names = {category: list(names) for category, names in drawn.items()}
@@ -85,7 +88,7 @@ class TrainingShots:
             changes.enter_context(replaced(datamodule, "train_data", _with_augmentations(self._shots, resized)))
             if not getattr(datamodule, "val_data", None):
                 logger.info("There are no validation images: the thresholds come from normal training images.")
-                stand_in = images_to_validate_on(whole, self._shots, self._seed, self._image_size)
+                stand_in = images_to_validate_on(whole, self._shots, self._seed, self._input_size)
                 changes.enter_context(replaced(datamodule, "val_data", stand_in))
             changes.enter_context(replaced(datamodule, "train_dataloader", self._train_dataloader))
             self._changes = changes.pop_all()

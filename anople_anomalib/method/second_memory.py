@@ -1,0 +1,64 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A second memory of the normal shots, of features that have seen photographs."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from .memory_backbones import MemoryBackbone
+from .memory_bank import ScaledMemoryBank
+
+_TURNS = 8  # rotations by right angles, of an image and of its mirror image
+
+
+class SecondMemory(nn.Module):
+    """A frozen backbone of its own and the bank of its patch features, beside the memory of the prompted CLIP.
+
+    Args:
+        backbone: The backbone.
+        coreset_sampling_ratio: Share of the patch features that the bank keeps.
+        position_weight: How much farther a patch counts at another place, see :class:`.memory_bank.ScaledMemoryBank`.
+        rotations: Whether shots are in the bank in all rotations by right angles, mirrored and not: for parts without
+            an upright position. The bank and the time of a query grow eightfold.
+    """
+
+    def __init__(
+        self,
+        backbone: MemoryBackbone,
+        coreset_sampling_ratio: float = 1.0,
+        position_weight: float = 0.0,
+        rotations: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.rotations = backbone, rotations
+        self.memory_bank = ScaledMemoryBank(backbone.width, backbone.grid, coreset_sampling_ratio, position_weight)
+        self.register_buffer("fingerprint", torch.tensor(list(backbone.fingerprint), dtype=torch.uint8))
+        self.fingerprint: torch.Tensor
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode query images.
+
+        Args:
+            images: Images normalized for CLIP, shape ``(B, 3, H, W)``.
+
+        Returns:
+            Patch features of shape ``(B, n, width)``.
+        """
+        return self.backbone(images)
+
+    def shot_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode normal images for the bank.
+
+        Args:
+            images: As for :meth:`features`.
+
+        Returns:
+            Patch features of shape ``(B, n, width)``, or ``(B, 8 n, width)`` with rotations.
+        """
+        if not self.rotations:
+            return self.features(images)
+        images = F.interpolate(images, size=self.backbone.image_size, mode="bicubic", antialias=True)
+        turned = [side.rot90(turns, (-2, -1)) for side in (images, images.flip(-1)) for turns in range(_TURNS // 2)]
+        return torch.cat([self.features(image) for image in turned], dim=1)
