@@ -24,7 +24,7 @@ def fold_batch_norm(model: nn.Module, images: torch.Tensor) -> bool:
     Returns:
         Whether it was done.
     """
-    expected = model(images)
+    expected = [features.detach() for features in model(images)]
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
     for parent, first, second in list(_neighbors(model)):
         convolution, normalization = getattr(parent, first), getattr(parent, second)

