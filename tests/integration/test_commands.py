@@ -84,6 +84,8 @@ class TestSequence:
         assert (Path(said) / "hole" / "000.png").is_file()
 
     @pytest.mark.parametrize("export_type", EXPORTS)
+    @pytest.mark.export
+    @pytest.mark.slow
     def test_exports_from_the_checkpoint(self, folder: Path, images: Path, export_type: str) -> None:
         model, _, engine = self.objects(folder, images)
         path = engine.export(model=model, ckpt_path=str(self.checkpoint(folder)), export_type=ExportType(export_type))

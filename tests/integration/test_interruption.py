@@ -19,7 +19,10 @@ from helpers.folders import write_category
 from helpers.miniature import MINIATURE
 from helpers.training import make_datamodule, make_engine, read
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="copies the process for each run of the command")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="copies the process for each run of the command"),
+]
 
 EPOCHS = 4
 SIGNALS = ("SIGTERM", "SIGKILL")

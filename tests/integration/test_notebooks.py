@@ -49,6 +49,7 @@ def test_a_notebook_is_stored_small_and_without_outputs(repository: Path, name: 
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.slow
 def test_a_notebook_runs_from_top_to_bottom_and_shows_images(
     repository: Path,
     name: str,

@@ -21,6 +21,7 @@ SHOTS = 3
 """One more than the processes can share equally."""
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(
     tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]], repository: Path
 ) -> None:

@@ -45,6 +45,7 @@ def test_a_detector_has_neither_text_tower_nor_what_training_needs(model: AnoPLe
     assert any(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.export
 def test_torch_inferencer_predicts_as_the_engine_does(
     model: AnoPLe, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +109,8 @@ PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some CPUs would take bfloat16
 
 
 @pytest.mark.parametrize("size", [None, (90, 110)])
+@pytest.mark.export
+@pytest.mark.slow
 def test_one_openvino_model_predicts_as_the_engine_does(
     model: AnoPLe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] | None
 ) -> None:
@@ -125,6 +128,8 @@ def test_one_openvino_model_predicts_as_the_engine_does(
             assert_close(value, getattr(expected, name), atol=1e-3, rtol=0)
 
 
+@pytest.mark.export
+@pytest.mark.slow
 def test_an_onnx_file_is_whole_and_has_a_free_batch(model: AnoPLe, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
@@ -140,6 +145,8 @@ def test_an_onnx_file_is_whole_and_has_a_free_batch(model: AnoPLe, tmp_path: Pat
     assert vocabulary not in sizes
 
 
+@pytest.mark.export
+@pytest.mark.slow
 def test_int8_leaves_the_memory_alone_and_keeps_the_scores(model: AnoPLe, root: Path, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     pytest.importorskip("nncf")

@@ -27,6 +27,7 @@ def names_in(folder: Path) -> set[str]:
     return {file.stem for file in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_training_and_testing_leave_panels_and_summary_in_the_results(mvtec: Path, tmp_path: Path) -> None:
     model, datamodule = make_model(visualizer=PanelVisualizer(max_rows=2), k_shot=2), make_datamodule(mvtec)
     engine = make_engine(tmp_path)

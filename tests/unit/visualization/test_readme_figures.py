@@ -25,6 +25,7 @@ def test_the_images_of_the_readme_are_there_and_small(repository: Path) -> None:
     assert {repository / image for image in images} == set((repository / "docs" / "images").iterdir())
 
 
+@pytest.mark.slow
 def test_the_program_makes_the_images_of_the_readme(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
