@@ -27,7 +27,6 @@ from typing import Any, cast
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch
-from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -38,7 +37,6 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 from torchvision.transforms.v2 import Compose, Normalize
-from torchvision.transforms.v2.functional import normalize
 
 from .checkpoints.hooks import CheckpointHooks
 from .data.errors import ClearDataErrors
@@ -47,7 +45,7 @@ from .deployment.export import Export
 from .deployment.heat_maps import HeatMaps
 from .deployment.maintenance import Maintenance
 from .deployment.predictions import PredictionTable, RawScores
-from .deployment.preprocessing import ExactPreProcessor
+from .deployment.preprocessing import ExactPreProcessor, exact_pre_processor
 from .method.anomaly_simulation import PixelAnomalySimulator
 from .method.backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
 from .method.fusion import make_fusion
@@ -67,6 +65,7 @@ from .utils.arguments import as_list, check_integer, check_k_shot, check_rates
 from .utils.batches import images_of
 from .utils.resizing import bicubic_resize, resize
 from .utils.seeding import seeded
+from .utils.transforms import pointwise
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +227,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
             height, width = (max(sides) for sides in zip(*sizes, strict=True))
             pre_processor = self.configure_pre_processor((height, width), loaded.mean, loaded.std)
         super().__init__(
-            pre_processor=pre_processor,
+            pre_processor=exact_pre_processor(pre_processor),
             post_processor=post_processor,
             evaluator=evaluator,
             visualizer=visualizer,
@@ -384,8 +383,8 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         else:
             images, masks = self.simulator(images)
         views = cut_views(images, size, multi_view)
-        for transform in extract_transforms_by_type(getattr(self.pre_processor, "transform", None), Normalize):
-            views = normalize(views, transform.mean, transform.std)
+        for part in pointwise(getattr(self.pre_processor, "transform", None)):
+            views = part(views)
         return views, rearrange(cut_masks(masks, size, multi_view), "b v h w -> (b v) h w")
 
     @torch.no_grad()

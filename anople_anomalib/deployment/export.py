@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.utils.finalizable import Finalizable
+from anople_anomalib.utils.transforms import require_one_transform
 
 if TYPE_CHECKING:
     import openvino
@@ -50,8 +51,10 @@ class Export(Finalizable):
 
         Raises:
             RuntimeError: If the model is not trained.
+            ValueError: If its pre-processor cannot be exported as it is.
         """
         self.require_training()
+        require_one_transform(self.pre_processor)
         return Detector(self.pre_processor, self.model, self.post_processor)
 
 

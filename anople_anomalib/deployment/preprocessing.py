@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""CLIP's pre-processing, the same in a trained and in an exported model."""
+"""Pre-processing that is the same in training, memory, test, checkpoint and export."""
 
 import copy
 from typing import Any
@@ -9,15 +9,16 @@ from typing import Any
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torch import nn
-from torchvision.transforms.v2 import Compose, Transform
+from torchvision.transforms.v2 import Compose, InterpolationMode, Transform
 
-from anople_anomalib.utils.resizing import BicubicResize, is_bicubic
+from anople_anomalib.utils.resizing import ExactResize, is_exact
+from anople_anomalib.utils.transforms import require_one_transform
 
 
 class ExactPreProcessor(PreProcessor):
     """anomalib's pre-processor, but for an export that resizes as in training.
 
-    anomalib exports a bicubic ``Resize`` without anti-aliasing, which gives other pixels and so other scores.
+    anomalib exports a ``Resize`` without anti-aliasing, which gives other pixels and so other scores.
 
     Args:
         transform: Transform of the images before they reach the model.
@@ -37,18 +38,34 @@ class ExactPreProcessor(PreProcessor):
         self.export_transform = exportable(self.transform)
 
 
+def exact_pre_processor(pre_processor: nn.Module | bool) -> nn.Module | bool:
+    """Check a user's pre-processor and make anomalib's own one exact.
+
+    Args:
+        pre_processor: A pre-processor, or a flag.
+
+    Returns:
+        The same; in place of a ``PreProcessor`` an :class:`ExactPreProcessor` with its transform.
+
+    Raises:
+        ValueError: If training, memory, test, checkpoint or export would do something else with an image.
+    """
+    require_one_transform(pre_processor)
+    return ExactPreProcessor(pre_processor.transform) if type(pre_processor) is PreProcessor else pre_processor
+
+
 def exportable(transform: Transform | None) -> nn.Module | None:
     """Copy a transform so that the copy can be exported and gives the same pixels.
 
     Args:
-        transform: Any transform; bicubic resizing with anti-aliasing stays exact, the rest becomes what anomalib makes
-            of it.
+        transform: Any transform; bicubic and bilinear resizing with anti-aliasing stays exact, the rest becomes what
+            anomalib makes of it.
 
     Returns:
         The copy.
     """
     if isinstance(transform, Compose):
         return Compose([exportable(part) for part in transform.transforms])
-    if is_bicubic(transform):
-        return BicubicResize(tuple(transform.size))
+    if is_exact(transform):
+        return ExactResize((transform.size[0], transform.size[1]), InterpolationMode(transform.interpolation))
     return get_exportable_transform(copy.deepcopy(transform))

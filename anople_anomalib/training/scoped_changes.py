@@ -6,16 +6,19 @@
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
+from anomalib.data import AnomalibDataModule
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anople_anomalib.checkpoints.files import guard_checkpoints
 from anople_anomalib.utils.scoped import replaced
+from anople_anomalib.utils.transforms import require_one_transform
 
 from .distributed import evaluated_once
 from .epochs import resolve_epochs, validated_once
 from .shots import TrainingShots
 from .tidy_data import tidy_data
+from .transforms import require_plain_evaluation, require_whole_images
 
 if TYPE_CHECKING:
     from .hooks import FewShotTraining
@@ -41,6 +44,10 @@ class ScopedChanges(Callback):
             stage: Stage of the trainer.
         """
         guard_checkpoints(trainer)  # stays: the trainer may write checkpoints after its run
+        if isinstance(datamodule := getattr(trainer, "datamodule", None), AnomalibDataModule):
+            if stage == TrainerFn.FITTING:
+                require_whole_images(datamodule)
+            require_plain_evaluation(datamodule, getattr(pl_module.pre_processor, "transform", None))
         self._changes.enter_context(tidy_data(trainer))
         self._changes.enter_context(evaluated_once(trainer))
         if stage == TrainerFn.FITTING:
@@ -48,6 +55,7 @@ class ScopedChanges(Callback):
 
     def _prepare_training(self, trainer: Trainer, pl_module: "FewShotTraining") -> None:
         """Replace the training set of the datamodule, if there is one, and let the trainer validate once."""
+        require_one_transform(pl_module.pre_processor)
         if (datamodule := getattr(trainer, "datamodule", None)) is not None:
             shots = TrainingShots(
                 datamodule,
@@ -56,6 +64,7 @@ class ScopedChanges(Callback):
                 image_size=pl_module.image_size,
                 order_seed=pl_module.hparams["training_seed"],
                 input_size=pl_module.input_size,
+                transform=getattr(pl_module.pre_processor, "transform", None),
             )
             self._changes.enter_context(shots)
             self._changes.enter_context(replaced(pl_module, "shots", shots))

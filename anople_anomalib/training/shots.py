@@ -21,8 +21,8 @@ from anople_anomalib.data.sampling import draw_shots, relative_names
 from anople_anomalib.data.shots import draw_normal_images, normal_samples
 from anople_anomalib.method.views import double
 from anople_anomalib.utils.batches import images_of
-from anople_anomalib.utils.resizing import bicubic_resize
 from anople_anomalib.utils.scoped import replaced
+from anople_anomalib.utils.transforms import resize_like
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class TrainingShots:
         image_size: Height and width of the images that the model sees.
         order_seed: Seed of the order in which an epoch shows the shots.
         input_size: Height and width of the images to validate on, if they are not those of the model.
+        transform: Transform of the model's pre-processor, whose kind of resizing the shots get.
 
     Attributes:
         names: File names of the shots, by category.
@@ -63,8 +64,10 @@ class TrainingShots:
         image_size: tuple[int, int],
         order_seed: int = 0,
         input_size: tuple[int, int] | None = None,
+        transform: Transform | None = None,
     ) -> None:
-        self._datamodule, self._seed, self._image_size = datamodule, seed, image_size
+        self._datamodule, self._seed = datamodule, seed
+        self._image_size, self._transform = image_size, transform
         self._input_size = input_size or image_size
         drawn = getattr(datamodule, "drawn_samples", None)
         if drawn:
@@ -83,12 +86,12 @@ class TrainingShots:
         for category, names in self.names.items():
             logger.info("Shots of %s: %s", category, ", ".join(names))
         datamodule, whole = self._datamodule, self._datamodule.train_data
-        resized = _append(datamodule.train_augmentations, bicubic_resize(double(self._image_size)))
+        resized = _append(datamodule.train_augmentations, resize_like(self._transform, double(self._image_size)))
         with ExitStack() as changes:  # undone at once if one of them fails
             changes.enter_context(replaced(datamodule, "train_data", _with_augmentations(self._shots, resized)))
             if not getattr(datamodule, "val_data", None):
                 logger.info("There are no validation images: the thresholds come from normal training images.")
-                stand_in = images_to_validate_on(whole, self._shots, self._seed, self._input_size)
+                stand_in = images_to_validate_on(whole, self._shots, self._seed, self._input_size, self._transform)
                 changes.enter_context(replaced(datamodule, "val_data", stand_in))
             changes.enter_context(replaced(datamodule, "train_dataloader", self._train_dataloader))
             self._changes = changes.pop_all()
@@ -161,6 +164,7 @@ def images_to_validate_on(
     shots: AnomalibDataset,
     seed: int,
     image_size: tuple[int, int],
+    transform: Transform | None = None,
 ) -> AnomalibDataset:
     """Return normal images to take a threshold from: training images that are no shots, else rotated shots.
 
@@ -172,6 +176,7 @@ def images_to_validate_on(
         shots: The shots, which the memory holds and which therefore score lower than any other normal image.
         seed: Seed of the draw where there are more than :data:`MAX_VALIDATION_IMAGES`.
         image_size: Height and width of the images.
+        transform: Transform of the model's pre-processor, whose kind of resizing they get.
 
     Returns:
         A data set of normal images with empty masks.
@@ -179,11 +184,11 @@ def images_to_validate_on(
     samples = normal_samples(dataset)
     others = samples[~samples.image_path.isin(shots.samples.image_path)]
     if len(others) == 0:
-        rotated = Compose([bicubic_resize(image_size), _ROTATION])
+        rotated = Compose([resize_like(transform, image_size), _ROTATION])
         return _with_augmentations(_with_empty_masks(shots, range(len(shots))), rotated)
     names = relative_names(others.image_path)
     chosen = draw_shots(names, min(len(names), MAX_VALIDATION_IMAGES), seed, "validation")
-    return _with_augmentations(_with_empty_masks(dataset, others.index[chosen]), bicubic_resize(image_size))
+    return _with_augmentations(_with_empty_masks(dataset, others.index[chosen]), resize_like(transform, image_size))
 
 
 def _with_empty_masks(dataset: AnomalibDataset, indices: Iterable[int]) -> AnomalibDataset:

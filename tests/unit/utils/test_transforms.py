@@ -1,0 +1,88 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the transform of a pre-processor may be."""
+
+import pytest
+from anomalib.pre_processing import PreProcessor
+from torch import nn
+from torchvision.transforms.v2 import (
+    CenterCrop,
+    Compose,
+    Grayscale,
+    InterpolationMode,
+    Normalize,
+    RandomHorizontalFlip,
+    Resize,
+    Transform,
+)
+
+from anople_anomalib.deployment.preprocessing import ExactPreProcessor
+from anople_anomalib.utils.transforms import flat, pointwise, require_one_transform, resize_like
+
+NORMALIZE = Normalize([0.5] * 3, [0.2] * 3)
+RESIZE = Resize((24, 32))
+
+
+class OwnPreProcessor(PreProcessor):
+    """Does something of its own in a test."""
+
+    def on_test_batch_start(self, *args: object, **kwargs: object) -> None:
+        """Change nothing."""
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        None,
+        NORMALIZE,
+        RESIZE,
+        Compose([RESIZE, NORMALIZE]),
+        Compose([Grayscale(3), Compose([RESIZE, NORMALIZE])]),
+        Resize([24, 32], interpolation=InterpolationMode.BICUBIC),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("make", [PreProcessor, ExactPreProcessor])
+def test_what_can_be_the_same_everywhere_is_allowed(make: type[PreProcessor], transform: Transform | None) -> None:
+    require_one_transform(make(transform))
+    require_one_transform(False)
+    require_one_transform(None)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        CenterCrop(16),
+        RandomHorizontalFlip(),
+        Grayscale(),
+        Resize(24),
+        Resize((24, 32), antialias=False),
+        Resize((24, 32), interpolation=InterpolationMode.NEAREST),
+        Resize((48, 32)),
+    ],
+    ids=str,
+)
+def test_what_cannot_is_refused_by_name(part: Transform) -> None:
+    pre_processor = PreProcessor(Compose([RESIZE, part, NORMALIZE]))
+    with pytest.raises(ValueError, match=rf"transform holds {type(part).__name__}\(.*may hold Resize.*Grayscale"):
+        require_one_transform(pre_processor)
+
+
+@pytest.mark.parametrize("pre_processor", [nn.Identity(), OwnPreProcessor(RESIZE)], ids=["module", "subclass"])
+def test_an_unknown_pre_processor_is_refused(pre_processor: nn.Module) -> None:
+    with pytest.raises(ValueError, match=f"must be anomalib's PreProcessor.*got {type(pre_processor).__name__}"):
+        require_one_transform(pre_processor)
+
+
+def test_parts_of_a_transform() -> None:
+    gray = Grayscale(3)
+    transform = Compose([gray, Compose([RESIZE, NORMALIZE])])
+    assert flat(transform) == [gray, RESIZE, NORMALIZE]
+    assert pointwise(transform) == [gray, NORMALIZE]
+    assert (flat(None), pointwise(RESIZE)) == ([], [])
+
+
+def test_a_resize_of_the_same_kind() -> None:
+    assert resize_like(Compose([RESIZE]), (4, 6)).interpolation == RESIZE.interpolation
+    assert resize_like(NORMALIZE, (4, 6)).interpolation == InterpolationMode.BICUBIC
