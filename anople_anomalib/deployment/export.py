@@ -125,7 +125,7 @@ class Detector(ExportMixin, LightningModule):
             model,
             nncf.Dataset(images, lambda batch: batch.image.numpy()),
             model_type=nncf.ModelType.TRANSFORMER,
-            ignored_scope=nncf.IgnoredScope(names=self._precise_matmuls(model)),
+            ignored_scope=nncf.IgnoredScope(names=[*self._precise_matmuls(model), *self._precise_convolutions(model)]),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX  # a mean would cut anomalies off
             ),
@@ -144,7 +144,11 @@ class Detector(ExportMixin, LightningModule):
         factors = [self.model.text_features, self.model.clip.visual.visual.proj]
         if self.model.memory_bank is not None:
             factors += self.model.memory_bank.parts()
+        if (second := self.model.second_memory) is not None:  # squared distances are small differences, too
+            factors += [*second.memory_bank.parts(), *second.backbone.parameters()]
         shapes = {frozenset(factor.shape) for factor in factors}
+        # from what the model takes to what CLIP sees, which may come after the second backbone's convolutions
+        shapes |= {frozenset(sides) for sides in zip(self.model.input_size, self.model.image_size, strict=True)}
         precise, linear, in_patches = [], [], False
         for operation in model.get_ordered_ops():
             in_patches = in_patches or operation.get_type_name() == "Convolution"
@@ -156,6 +160,21 @@ class Detector(ExportMixin, LightningModule):
             elif constants:
                 linear.append(operation)
         return [matmul.get_friendly_name() for matmul in (*precise, *linear[:_LINEAR_LAYERS])]
+
+    def _precise_convolutions(self, model: "openvino.Model") -> list[str]:
+        """Name the convolutions that INT8 leaves alone: all that are not CLIP's or the decoder's."""
+        if self.model.second_memory is None:
+            return []
+        parts = (self.model.clip.visual, self.model.decoder)
+        weights = [weight for part in parts if part is not None for weight in part.parameters()]
+        known = {tuple(weight.shape) for weight in weights if weight.dim() == 4}
+        names = []
+        for operation in model.get_ordered_ops():
+            kind = operation.get_type_name()
+            shape = tuple(operation.input(1).get_partial_shape().to_shape()) if kind == "Convolution" else None
+            if kind == "GroupConvolution" or (kind == "Convolution" and shape not in known):
+                names.append(operation.get_friendly_name())
+        return names
 
 
 def _static_shapes(operation: "openvino.Node") -> Iterator[frozenset[int]]:

@@ -1,0 +1,195 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Real parts, offline: AnoPLe by both fusions, its parts, and rivals over the same features; AUROC in percent.
+
+Nothing is downloaded. Measured are folders in MVTec AD's layout, the photographs of SampleTextures, and solar cells:
+PyPI's ``elpv-dataset`` (CC BY-NC-SA; measured where it is installed, neither shipped nor trained on). Of the cells the
+first 100 good and the first 100 defective ones of a kind are tested, and the shots are drawn from the other good ones;
+``darkness`` shows what their brightness alone tells.
+
+Rows: ``AnoPLe, weighted`` is the default over anople-tiny; ``AnoPLe, paper`` is equations (12) and (14) over its CLIP
+alone; then the parts, each by its largest value; ``bank`` is a plain nearest-neighbor bank of EfficientNet-Lite0's
+features, and ``PatchCore`` anomalib's, over the same features.
+
+Usage:
+    python benchmarks/real_parts.py                                       # SampleTextures
+    python benchmarks/real_parts.py --data-root DIR --category A B --cells mono poly
+"""
+
+import argparse
+import logging
+import random
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from anomalib.data import AnomalibDataModule, Folder, MVTecAD
+from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+from parts import train
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from torchmetrics.functional.classification import binary_auroc
+from torchvision.transforms.v2 import functional as tv_functional
+
+from anople_anomalib import AnoPLe
+from anople_anomalib.data import SampleTextures
+from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
+from anople_anomalib.method.backbones import TINY
+from anople_anomalib.method.fusion import PaperFusion
+from anople_anomalib.method.memory_backbones import lite0_file
+from anople_anomalib.method.memory_bank import ScaledMemoryBank
+
+SIDE = 120  # of the maps whose pixels are compared
+Rows = dict[str, tuple[Tensor, Tensor | None]]
+"""Score of shape (1,) and map of shape (1, h, w) of an image, by row."""
+
+
+def write_cells(kind: str, folder: Path) -> None:
+    """Copy solar cells of a kind ("mono" or "poly") into a folder."""
+    spec = find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
+        sys.exit("The solar cells come with a package of PyPI: pip install elpv-dataset")
+    root = Path(spec.origin).parent / "data"
+    table = np.genfromtxt(root / "labels.csv", dtype=["|S19", "<f8", "|S4"], names=["path", "probability", "type"])
+    rows = [(row["path"].decode(), float(row["probability"])) for row in table if row["type"].decode() == kind]
+    good, defective = ([path for path, probability in rows if probability == wanted] for wanted in (0, 1))
+    shots = random.Random(0).sample(good[100:], 50)  # noqa: S311  # no secret
+    for name, files in (("train", shots), ("good", good[:100]), ("defective", defective[:100])):
+        (folder / name).mkdir(parents=True)
+        for file in files:
+            shutil.copy(root / file, folder / name)
+
+
+def make_datamodule(name: str, root: Path | None, cells: Path) -> AnomalibDataModule:
+    """Return the data of a category, without a validation set: nothing is chosen by it."""
+    settings = {"num_workers": 0, "val_split_mode": "none"}
+    if name in ("mono", "poly"):
+        if not (cells / name).exists():
+            write_cells(name, cells / name)
+        folders = {"normal_dir": "train", "abnormal_dir": "defective", "normal_test_dir": "good"}
+        return Folder(name=name, root=cells / name, **folders, **settings)
+    return SampleTextures(category=name, **settings) if root is None else MVTecAD(root=root, category=name, **settings)
+
+
+def patchcore(shots: list[Tensor]) -> PatchcoreModel:
+    """Return anomalib's PatchCore over EfficientNet-Lite0's stages with strides 8 and 16."""
+    model = PatchcoreModel(layers=("blocks.2", "blocks.4"), backbone="tf_efficientnet_lite0", pre_trained=False)
+    extractor = model.feature_extractor.feature_extractor
+    names = timm.create_model("tf_efficientnet_lite0").state_dict()
+    weights = dict(zip(names, torch.load(lite0_file(), weights_only=True).values(), strict=True))
+    extractor.load_state_dict({name: weights[name] for name in extractor.state_dict()})
+    model.train()
+    model.feature_extractor.eval()
+    for shot in shots:
+        model(shot)
+    model.subsample_embedding(0.1)
+    return model.eval()
+
+
+def rows_of(model: AnoPLe, bank: ScaledMemoryBank, rival: PatchcoreModel, image: Tensor) -> Rows:
+    """Return the prediction of every row for an image of shape (1, 3, H, W) in [0, 1]."""
+    parts, paper = model.model, PaperFusion()
+    images = model.pre_processor.transform(image)
+    visual, whole, other = parts.encode_whole(images), parts(images), rival(as_lite0_sees(image))
+    probability, decoder_map = parts.abnormal_probability(visual), parts.decoder_map(visual)
+    first, second = parts.first_memory_map(visual), parts.second_memory_map(visual)
+    fused = paper.map(decoder_map, first)
+    height, width = parts.second_memory.backbone.grid
+    plain = bank(visual.second_features).reshape(1, height, width)
+    rows: Rows = {
+        "AnoPLe, weighted": (whole.pred_score.flatten(), whole.anomaly_map.squeeze(1)),
+        "AnoPLe, paper": (paper.score(probability, fused), fused),
+        "prompts": (probability, None),
+        "PatchCore": (other.pred_score.flatten(), other.anomaly_map.squeeze(1)),
+        "darkness": (1 - image.mean().reshape(1), None),
+    }
+    for name, part in (("decoder", decoder_map), ("CLIP's memory", first), ("second memory", second), ("bank", plain)):
+        rows[name] = (part.flatten(1).amax(dim=1), part)
+    return rows
+
+
+def as_lite0_sees(image: Tensor) -> Tensor:
+    """Resize and normalize an image for EfficientNet-Lite0."""
+    return 2 * tv_functional.resize(image, [256, 256], antialias=True) - 1
+
+
+def auroc(scores: Tensor, labels: Tensor) -> float:
+    """AUROC in percent; scaled, since torchmetrics takes what exceeds 1 for logits."""
+    return 100 * float(binary_auroc(scores / scores.max().clamp_min(1e-9), labels.int()))
+
+
+@torch.no_grad()
+def test(model: AnoPLe, datamodule: AnomalibDataModule) -> Iterator[tuple[str, float, float | None]]:
+    """Yield image and pixel AUROC of every row."""
+    datamodule.setup()
+    names = next(iter(model.drawn_samples.values()))
+    items = [datamodule.train_data[index] for index in range(len(datamodule.train_data))]
+    shots = [item.image[None] for item in items if any(str(item.image_path).endswith(f"/{name}") for name in names)]
+    second = model.model.second_memory
+    bank = ScaledMemoryBank(second.backbone.width, second.backbone.grid)
+    bank.build(torch.cat([second.features(model.pre_processor.transform(shot)) for shot in shots]))
+    rival = patchcore([as_lite0_sees(shot) for shot in shots])
+    scores: dict[str, list[Tensor]] = {}
+    maps: dict[str, list[Tensor]] = {}
+    labels, masks = [], []
+    for item in (datamodule.test_data[index] for index in range(len(datamodule.test_data))):
+        labels.append(int(item.gt_label))
+        if item.gt_mask is not None:
+            masks.append(F.interpolate(item.gt_mask[None, None].float(), size=(SIDE, SIDE))[0] > 0.5)
+        for row, (score, anomaly_map) in rows_of(model, bank, rival, item.image[None]).items():
+            scores.setdefault(row, []).append(score)
+            if anomaly_map is not None:
+                maps.setdefault(row, []).append(F.interpolate(anomaly_map[:, None], size=(SIDE, SIDE))[:, 0])
+    for row, values in scores.items():
+        pixel = auroc(torch.cat(maps[row]).flatten(), torch.cat(masks).flatten()) if masks and row in maps else None
+        yield row, auroc(torch.cat(values), torch.tensor(labels)), pixel
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, help="folder above categories in MVTec AD's layout")
+    parser.add_argument("--category", nargs="*", default=[], help="folders below it")
+    parser.add_argument("--textures", nargs="*", default=list(CATEGORIES), help="of SampleTextures")
+    parser.add_argument("--cells", nargs="*", default=[], choices=["mono", "poly"])
+    parser.add_argument("--shots", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    for name in ("anomalib", "anople_anomalib", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    table: dict[str, dict[str, list[tuple[float, float | None]]]] = {}
+    with tempfile.TemporaryDirectory() as cells:
+        for shots in arguments.shots:
+            for name in (*arguments.category, *arguments.textures, *arguments.cells):
+                root = arguments.data_root if name in arguments.category else None
+                for seed in arguments.seeds:
+                    datamodule = make_datamodule(name, root, Path(cells))
+                    model = train(datamodule, shots, seed, {"backbone": TINY}, "32-true")
+                    weights = [round(weight, 2) for weight in model.model.fusion.weights.tolist()]
+                    sys.stderr.write(f"{name}, {shots} shots, draw {seed}: weights {weights}\n")
+                    for row, image, pixel in test(model, make_datamodule(name, root, Path(cells))):
+                        table.setdefault(row, {}).setdefault(f"{name}, {shots}-shot", []).append((image, pixel))
+    columns = list(next(iter(table.values())))
+    sys.stdout.write(f"| | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}\n")
+    for row, cell in table.items():
+        sys.stdout.write(f"| {row} | {' | '.join(mean(cell[column]) for column in columns)} |\n")
+
+
+def mean(draws: list[tuple[float, float | None]]) -> str:
+    """Image and pixel AUROC, each the mean over the draws."""
+    image, pixel = (list(values) for values in zip(*draws, strict=True))
+    return f"{np.mean(image):.1f}" if None in pixel else f"{np.mean(image):.1f}/{np.mean(pixel):.1f}"
+
+
+if __name__ == "__main__":
+    main()
