@@ -39,7 +39,7 @@ class Trial(NamedTuple):
     def small(self) -> "Trial":
         """Return the same with maps of 60x60, which are sent between processes and compared."""
         maps = [None if part is None else _shrink(part) for part in self[1:]]
-        return Trial(self.probability, *maps)
+        return Trial._make((self.probability, *maps))
 
 
 def choose_weights(trial: Trial, fusion: WeightedFusion) -> Weights:

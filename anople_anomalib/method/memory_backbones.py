@@ -190,11 +190,12 @@ def load_memory_backbone(
         raise ValueError(msg) from error
 
 
-def _resolve_layers(name: str, architecture: str, layers: Sequence[int] | None, sizes: dict[str, int]) -> list[int]:
+def _resolve_layers(name: str, architecture: str, layers: Sequence[int] | None, sizes: dict[str, Any]) -> list[int]:
     """Return timm's 0-based numbers of the layers, from a model that holds no values."""
     try:
         with torch.device("meta"):
-            strides = _build(architecture, None, sizes, False).feature_info.reduction()
+            info: Any = _build(architecture, None, sizes, False).feature_info
+            strides = info.reduction()
     except (RuntimeError, AttributeError, AssertionError, TypeError, NotImplementedError) as error:
         msg = f"memory_backbone {name} does not tell its intermediate features ({_first_line(error)}): take another."
         raise ValueError(msg) from error
@@ -212,15 +213,15 @@ def _resolve_layers(name: str, architecture: str, layers: Sequence[int] | None, 
 def _build(
     architecture: str,
     indices: Sequence[int] | None,
-    sizes: dict[str, int],
+    sizes: dict[str, Any],
     pretrained: bool,
     overlay: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Build timm's model that hands out features, without the layers that follow the last of them."""
-    given = {} if indices is None else {"out_indices": tuple(indices)}
+    given: dict[str, Any] = {} if indices is None else {"out_indices": tuple(indices)}
     if indices is None:
-        whole = timm.create_model(architecture, pretrained=False, **sizes)
-        given = {"out_indices": tuple(range(len(whole.feature_info)))}
+        info: Any = timm.create_model(architecture, pretrained=False, **sizes).feature_info
+        given = {"out_indices": tuple(range(len(info)))}
     return timm.create_model(
         architecture,
         pretrained=pretrained,
@@ -233,7 +234,7 @@ def _build(
 
 
 def _create(
-    name: str, architecture: str, weights: str | None, sizes: dict[str, int], indices: Sequence[int]
+    name: str, architecture: str, weights: str | None, sizes: dict[str, Any], indices: Sequence[int]
 ) -> nn.Module:
     """Build the model with its weights."""
     if weights == RANDOM:
@@ -333,7 +334,7 @@ def _leave_out_frozen(module: nn.Module, state_dict: dict, prefix: str, _metadat
         state_dict.pop(name, None)
 
 
-def _keep_frozen(module: nn.Module, state_dict: dict, prefix: str, *_args: object) -> None:
+def _keep_frozen(module: MemoryBackbone, state_dict: dict, prefix: str, *_args: object) -> None:
     """Load-state-dict pre hook: the weights are neither missing nor replaced."""
     persistent = {prefix + name for name in nn.Module.state_dict(module.features, prefix="features.")}
     state_dict.update((name, tensor) for name, tensor in _frozen(module, prefix) if name in persistent)

@@ -75,7 +75,8 @@ def _draw(generator: torch.Generator, low: float, high: float) -> float:
 
 
 def _places(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    return rows, columns
 
 
 def _patch(height: int, width: int, generator: torch.Generator) -> torch.Tensor:

@@ -82,7 +82,7 @@ def _try_parts(
         trials = [_try_view(model, image, transform, banks, number * _TRIALS + view) for view in range(views)]
         rows.append([None if part[0] is None else torch.cat(part) for part in zip(*trials, strict=True)])
     columns = [None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True)]
-    return Trial(*(None if column is None else training.gather_shots(column).flatten(0, 1) for column in columns))
+    return Trial._make(None if column is None else training.gather_shots(column).flatten(0, 1) for column in columns)
 
 
 def _try_view(
