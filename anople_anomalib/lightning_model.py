@@ -44,7 +44,8 @@ from .data.wrapping import class_names_of
 from .deployment.export import Export
 from .deployment.heat_maps import HeatMaps
 from .deployment.maintenance import Maintenance
-from .deployment.predictions import PredictionTable, RawScores
+from .deployment.post_processing import ExactPostProcessor
+from .deployment.predictions import PredictionTable
 from .deployment.preprocessing import ExactPreProcessor, exact_pre_processor
 from .method.anomaly_simulation import PixelAnomalySimulator
 from .method.backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
@@ -57,6 +58,9 @@ from .method.second_memory import SecondMemory
 from .method.state_checks import require_finite
 from .method.torch_model import AnoPLeModel
 from .method.views import cut_masks, cut_views, double, num_views
+from .metrics.category_scores import ANOMALIB_METRICS
+from .metrics.per_category import PerCategoryEvaluator
+from .metrics.raw_scores import RawScoreKeeper
 from .training.hooks import FewShotTraining
 from .training.memories import fill_memories
 from .training.pre_processing import EvaluationPreProcessing
@@ -129,7 +133,8 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
             memory, more time, the same result.
         training_seed: Seed of the initial prompts, the simulated anomalies and the order of the shots.
         pre_processor: Pre-processor instance or flag to use the default.
-        post_processor: Post-processor instance or flag to use the default.
+        post_processor: Post-processor instance or flag to use the default,
+            :class:`~anople_anomalib.deployment.ExactPostProcessor`; what is given to an instance beats a checkpoint.
         evaluator: Evaluator instance or flag to use the default.
         visualizer: Visualizer instance or flag to use the default.
 
@@ -226,6 +231,8 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
             sizes = [loaded.clip.visual.image_size, *([second.backbone.image_size] if second else [])]
             height, width = (max(sides) for sides in zip(*sizes, strict=True))
             pre_processor = self.configure_pre_processor((height, width), loaded.mean, loaded.std)
+        if type(post_processor) is PostProcessor:  # its thresholds lie on scores, where rounding decides
+            post_processor = ExactPostProcessor.like(post_processor)
         super().__init__(
             pre_processor=exact_pre_processor(pre_processor),
             post_processor=post_processor,
@@ -283,9 +290,14 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         return ExactPreProcessor(transform=transform)
 
     @staticmethod
-    def configure_post_processor() -> PostProcessor:
-        """Configure the default post-processor: normalized scores, adaptive thresholds."""
-        return PostProcessor()
+    def configure_post_processor() -> ExactPostProcessor:
+        """Configure the default post-processor: thresholds midway between scores, normalized scores in their order."""
+        return ExactPostProcessor()
+
+    @staticmethod
+    def configure_evaluator() -> PerCategoryEvaluator:
+        """Configure the default evaluator: anomalib's metrics, per category where there are several."""
+        return PerCategoryEvaluator(metrics=ANOMALIB_METRICS)
 
     @staticmethod
     def configure_visualizer() -> HeatMaps:
@@ -299,7 +311,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         callbacks = [
             EvaluationPreProcessing(component) if component is pre_processor else component for component in components
         ]
-        raw = RawScores()
+        raw = RawScoreKeeper()
         return [raw, *callbacks, PredictionTable(raw), ScopedChanges(), ClearDataErrors()]
 
     @property

@@ -9,7 +9,6 @@ from typing import cast
 
 import torch
 from anomalib.data import ImageBatch
-from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Trainer
 from torch import nn
 
@@ -17,6 +16,9 @@ from anople_anomalib.checkpoints.files import guard_checkpoints
 from anople_anomalib.data.image_inputs import Images, each_image
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.utils.finalizable import Finalizable
+
+from .post_processing import ExactPostProcessor
+from .thresholds import FEW_IMAGES, assured_images, check_rules
 
 logger = logging.getLogger(__name__)
 
@@ -66,34 +68,81 @@ class Maintenance(Finalizable):
         logger.info("%d images were added to the memory: %d features.", len(shots), len(self.model.memory_bank))
 
     @torch.no_grad()
-    def recompute_thresholds(self, images: Images) -> None:
-        """Compute thresholds and normalization anew, from normal images alone.
+    def recompute_thresholds(
+        self, images: Images, quantile: float | None = None, false_alarm_rate: float | None = None
+    ) -> int:
+        """Compute the thresholds anew, from normal images alone.
 
-        The threshold is the largest score among them, which anomalib takes wherever no anomalous image is known.
+        By default a threshold is just above the largest score among them.
 
         Args:
             images: At least two normal images that are not in the memory, as for :meth:`extend_memory_bank`.
+            quantile: Share of them that is below the thresholds, in (0, 1].
+            false_alarm_rate: Wanted share of new normal images that is above, in (0, 1).
+
+        Returns:
+            How many images there were.
 
         Raises:
-            RuntimeError: If the model is not trained or has no post-processor of anomalib.
+            RuntimeError: If the model is not trained or has no post-processor with thresholds.
             FileNotFoundError: If there is no such file or folder.
             ValueError: If there are fewer than two images, one is in the memory or cannot be read, or a tensor has
                 another shape or range.
         """
         self.require_training()
-        if not isinstance(self.post_processor, PostProcessor):
-            msg = "This model has no post-processor of anomalib: there are no thresholds to compute."
-            raise RuntimeError(msg)
+        processor = self.require_thresholds()
+        check_rules(quantile, false_alarm_rate)
         self.eval()
-        batches = [self._judge_normal(image, number) for number, image in enumerate(each_image(images), start=1)]
-        if len(batches) < 2:
-            msg = f"Thresholds need at least two normal images that are not in the memory, got {len(batches)}."
-            raise ValueError(msg)
-        # anomalib's own computation of thresholds, driven without a trainer, which it asks for and does not use
-        post_processor, no_trainer = self.post_processor, cast("Trainer", None)
-        for batch in batches:
-            post_processor.on_validation_batch_end(no_trainer, self, batch)
-        post_processor.on_validation_epoch_end(no_trainer, self)
+        no_trainer = cast("Trainer", None)  # which the post-processor asks for and does not use
+        number = 0
+        processor.forget()
+        try:
+            for number, image in enumerate(each_image(images), start=1):
+                processor.on_validation_batch_end(no_trainer, self, self._judge_normal(image, number))
+            if number < 2:
+                msg = f"Thresholds need at least two normal images that are not in the memory, got {number}."
+                raise ValueError(msg)
+            processor.fit_thresholds(quantile, false_alarm_rate)
+            processor.fit_ranges()
+        finally:
+            processor.forget()
+        if false_alarm_rate is not None and number < (needed := assured_images(false_alarm_rate)):
+            logger.warning(
+                "A false-alarm rate of %g takes %d normal images, there are %d: the thresholds are just above the "
+                "largest score, and about one normal image in %d will be above.",
+                false_alarm_rate,
+                needed,
+                number,
+                number + 1,
+            )
+        elif number < FEW_IMAGES:
+            logger.warning("The thresholds rest on %d normal images only; %d are better.", number, FEW_IMAGES)
+        return number
+
+    def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
+        """Set raw thresholds.
+
+        Args:
+            image: Threshold of image scores; ``None`` leaves it.
+            pixel: Threshold of the maps; ``None`` leaves it.
+
+        Raises:
+            RuntimeError: If the model is not trained or has no post-processor with thresholds.
+            ValueError: If a threshold is not a positive number.
+        """
+        self.require_training()
+        self.require_thresholds().set_thresholds(image, pixel)
+
+    def require_thresholds(self) -> ExactPostProcessor:
+        """Return the post-processor.
+
+        Raises:
+            RuntimeError: If it has no thresholds that can be set.
+        """
+        if not isinstance(self.post_processor, ExactPostProcessor):
+            msg = f"This model has no post-processor whose thresholds can be changed, got {self.post_processor!r:.60}."
+            raise RuntimeError(msg)
+        return self.post_processor
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Write the model as anomalib's checkpoint, which every later command takes as ``ckpt_path``.

@@ -24,7 +24,11 @@ from PIL import Image
 from skimage.measure import label, regionprops
 from typing_extensions import Self
 
+from anople_anomalib.metrics.category_scores import IMAGE
+from anople_anomalib.metrics.raw_scores import RawScoreKeeper
 from anople_anomalib.utils.terminal import runs_from_command_line
+
+from .post_processing import ExactPostProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -130,35 +134,6 @@ class TableWriter:
         self._jsonl_file.flush()
 
 
-class RawScores(Callback):
-    """Callback that keeps the present batch's scores as the model gave them, before the post-processor."""
-
-    scores: list[float]
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        *args: object,
-        **kwargs: object,
-    ) -> None:
-        """Keep the scores of a test batch."""
-        del trainer, pl_module, args, kwargs
-        self.scores = outputs.pred_score.detach().float().flatten().tolist()
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        *args: object,
-        **kwargs: object,
-    ) -> None:
-        """Keep the scores of a batch of predictions."""
-        self.on_test_batch_end(trainer, pl_module, outputs, *args, **kwargs)
-
-
 class PredictionTable(Callback):
     """Callback that writes a row for every tested or predicted image, and a summary at the end.
 
@@ -168,7 +143,7 @@ class PredictionTable(Callback):
         raw: The callback that keeps the raw scores.
     """
 
-    def __init__(self, raw: RawScores) -> None:
+    def __init__(self, raw: RawScoreKeeper) -> None:
         self.raw = raw
         self._table: TableWriter | None = None
         self._started = 0.0
@@ -209,6 +184,8 @@ class PredictionTable(Callback):
             return
         seconds = (time.perf_counter() - self._started) / len(outputs)
         threshold = _raw_threshold(pl_module)
+        raw = self.raw.of_batch(outputs).pred_score
+        scores = [] if raw is None else raw.detach().float().flatten().tolist()
         category_of = getattr(getattr(trainer, "datamodule", None), "category_of", None)
         self._table.write(
             {
@@ -216,7 +193,7 @@ class PredictionTable(Callback):
                 "category": _category(item, category_of, pl_module),
                 "seconds": round(seconds, 4),
             }
-            for item, score in zip(outputs, self.raw.scores, strict=True)
+            for item, score in zip(outputs, scores, strict=True)
         )
 
     def on_predict_batch_end(
@@ -296,7 +273,9 @@ def _judgment(item: ImageItem, score: float, threshold: float | None) -> dict[st
 
 def _raw_threshold(pl_module: LightningModule) -> float | None:
     """Return the threshold of the raw scores, if there is one."""
-    threshold = getattr(getattr(pl_module, "post_processor", None), "image_threshold", None)
+    processor = getattr(pl_module, "post_processor", None)
+    threshold = processor.limit(IMAGE) if isinstance(processor, ExactPostProcessor) else None
+    threshold = getattr(processor, "image_threshold", None) if threshold is None else threshold
     value = float("nan") if threshold is None else float(threshold)
     return None if value != value else value  # NaN
 

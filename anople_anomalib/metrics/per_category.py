@@ -106,12 +106,7 @@ class PerCategoryEvaluator(Evaluator):
         if len(categories) > 1 and self._category_of is None:
             raise ValueError(_NO_CATEGORIES)
         self._scores = {category: CategoryScores() for category in categories}
-        self._raw_scores.attach(trainer)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the trainer's callbacks as they were."""
-        del pl_module, stage
-        self._raw_scores.detach(trainer)
+        self._raw_scores = RawScoreKeeper.of(trainer)
 
     def on_test_batch_end(
         self,
@@ -124,7 +119,7 @@ class PerCategoryEvaluator(Evaluator):
     ) -> None:
         """Count the scores of the categories in the batch."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
-        raw = self._raw_scores.take(batch)
+        raw = self._raw_scores.of_batch(batch)
         for category, rows in self._rows(batch).items():
             scores = self._scores[category]
             truth, labels = getattr(batch, "gt_label", None), getattr(batch, "pred_label", None)

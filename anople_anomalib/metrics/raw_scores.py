@@ -23,7 +23,7 @@ class RawScores(NamedTuple):
 
 
 class RawScoreKeeper(Callback):
-    """Callback that keeps the raw scores of the present batch.
+    """Callback that keeps the raw scores of the present batch, for whoever comes after the post-processor.
 
     Lightning calls callbacks in the order of the trainer's list. anomalib's post-processor stands there before the
     evaluator, and replaces a batch's scores by normalized ones, clamped to [0, 1]: this callback comes before both.
@@ -32,45 +32,47 @@ class RawScoreKeeper(Callback):
     def __init__(self) -> None:
         self._scores: RawScores | None = None
 
-    def attach(self, trainer: Trainer) -> None:
-        """Take the first place among a trainer's callbacks, instead of any other keeper.
+    @classmethod
+    def of(cls, trainer: Trainer) -> "RawScoreKeeper":
+        """Return a trainer's keeper; one that has none gets one, before all other callbacks.
 
         Args:
             trainer: The trainer, before its first batch.
         """
-        _replace(trainer, [self, *(each for each in _callbacks(trainer) if not isinstance(each, RawScoreKeeper))])
-
-    def detach(self, trainer: Trainer) -> None:
-        """Undo :meth:`attach`."""
-        _replace(trainer, [callback for callback in _callbacks(trainer) if callback is not self])
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning does not declare it
+        keeper = next((callback for callback in callbacks if isinstance(callback, cls)), None)
+        if keeper is None:
+            keeper = cls()
+            trainer.callbacks = [keeper, *callbacks]  # type: ignore[attr-defined]  # it may run through the old list
+        return keeper
 
     def on_test_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,  # noqa: ANN401
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        *args: object,
+        **kwargs: object,
     ) -> None:
-        """Keep a batch's scores until :meth:`take`."""
-        del trainer, pl_module, outputs, batch_idx, dataloader_idx
-        self._scores = RawScores(getattr(batch, "pred_score", None), getattr(batch, "anomaly_map", None))
+        """Keep the scores of a test batch."""
+        del trainer, pl_module, args, kwargs
+        self._scores = RawScores(getattr(outputs, "pred_score", None), getattr(outputs, "anomaly_map", None))
 
-    def take(self, batch: Batch) -> RawScores:
-        """Return the raw scores of the present batch, once.
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        *args: object,
+        **kwargs: object,
+    ) -> None:
+        """Keep the scores of a batch of predictions."""
+        self.on_test_batch_end(trainer, pl_module, outputs, *args, **kwargs)
+
+    def of_batch(self, batch: Batch) -> RawScores:
+        """Return the raw scores of the present batch.
 
         Args:
             batch: The batch; where nothing was kept, its own scores are the raw ones.
         """
-        kept, self._scores = self._scores, None
-        return kept or RawScores(getattr(batch, "pred_score", None), getattr(batch, "anomaly_map", None))
-
-
-def _callbacks(trainer: Trainer) -> list[Callback]:
-    return trainer.callbacks  # type: ignore[attr-defined]  # Lightning does not declare it
-
-
-def _replace(trainer: Trainer, callbacks: list[Callback]) -> None:
-    """Give a trainer another list: Lightning may be running through the old one."""
-    trainer.callbacks = callbacks  # type: ignore[attr-defined]
+        return self._scores or RawScores(getattr(batch, "pred_score", None), getattr(batch, "anomaly_map", None))

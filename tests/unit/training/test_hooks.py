@@ -243,8 +243,10 @@ def test_without_validation_images_the_thresholds_are_the_largest_scores_of_norm
     assert len(dataset) == (3 if k_shot is None else 2)
     images = [model.pre_processor.transform(item.image[None]) for item in dataset]
     results = [model.model.eval()(image) for image in images]
-    assert_close(model.post_processor.image_threshold, torch.stack([result.pred_score for result in results]).max())
-    assert_close(model.post_processor.pixel_threshold, torch.stack([result.anomaly_map for result in results]).max())
+    largest = torch.stack([result.pred_score for result in results]).max()
+    assert largest < model.post_processor.image_threshold < 1.002 * largest
+    largest = torch.stack([result.anomaly_map for result in results]).max()
+    assert largest < model.post_processor.pixel_threshold < 1.002 * largest
 
 
 def test_a_second_run_starts_over(mvtec: Path, tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Thresholds of counted scores: each lies midway between two neighbouring scores, or just above the largest."""
+
+from math import ceil
+
+import torch
+
+from anople_anomalib.metrics.curves import best_f1
+from anople_anomalib.metrics.score_histogram import ScoreHistogram
+
+MARGIN = 1e-3
+"""How far a threshold lies above the largest score, as a share of it: further than rounding in an export goes."""
+FEW_IMAGES = 20
+"""Normal images below which a threshold comes with a warning: one in 21 new ones is then above the largest."""
+_SMALLEST = float(torch.finfo(torch.float32).tiny)
+
+
+def check_rules(quantile: float | None, false_alarm_rate: float | None) -> None:
+    """Check a rule for thresholds.
+
+    Args:
+        quantile: Share of the normal images below the thresholds, or ``None``.
+        false_alarm_rate: Wanted share of new normal images above them, or ``None``.
+
+    Raises:
+        ValueError: If one is out of its range, or both are given.
+    """
+    if quantile is not None and not 0 < quantile <= 1:
+        msg = f"quantile must be in (0, 1], got {quantile}."
+        raise ValueError(msg)
+    if false_alarm_rate is not None and not 0 < false_alarm_rate < 1:
+        msg = f"false_alarm_rate must be in (0, 1), got {false_alarm_rate}."
+        raise ValueError(msg)
+    if quantile is not None and false_alarm_rate is not None:
+        msg = f"Give quantile or false_alarm_rate, not both, got {quantile} and {false_alarm_rate}."
+        raise ValueError(msg)
+
+
+def best_threshold(scores: ScoreHistogram) -> float:
+    """Return the threshold with the largest F1 score.
+
+    Args:
+        scores: Counted raw scores, at least one.
+
+    Returns:
+        A positive number: without anomalous scores just above the largest normal one, without normal scores below the
+        smallest anomalous one.
+    """
+    counts = scores.read()
+    if not scores.has_anomalous:
+        return between(counts.highest[0].item(), None)
+    _, lowest = best_f1(counts.normal, counts.anomalous)
+    below = counts.highest[lowest + 1].item() if lowest + 1 < len(counts) else 0.0
+    return between(below, counts.lowest[lowest].item())
+
+
+def threshold_for(
+    scores: ScoreHistogram, quantile: float | None = None, false_alarm_rate: float | None = None
+) -> float:
+    """Return a threshold that normal scores stay below.
+
+    Args:
+        scores: Counted raw scores, at least one of them normal; anomalous ones are left out.
+        quantile: Share of these normal scores that are below.
+        false_alarm_rate: Share of new normal scores that may be above, on average over such draws of n scores: the
+            number k of scores below is the smallest with ``k / (n + 1) >= 1 - rate``.
+
+    Returns:
+        A positive number.
+    """
+    counts = scores.read()
+    normal = counts.normal > 0
+    numbers, lowest, highest = (
+        counts.normal[normal].flip(0),
+        counts.lowest[normal].flip(0),
+        counts.highest[normal].flip(0),
+    )
+    total = int(numbers.sum())
+    if false_alarm_rate is not None:
+        below = min(total, ceil((1 - false_alarm_rate) * (total + 1) - 1e-9))
+    else:
+        below = max(1, ceil((1.0 if quantile is None else quantile) * total - 1e-9))
+    last = int(torch.searchsorted(numbers.cumsum(0), below))  # the bin of the score number k, counted from the smallest
+    return between(highest[last].item(), lowest[last + 1].item() if last + 1 < len(lowest) else None)
+
+
+def assured_images(false_alarm_rate: float) -> int:
+    """Return how many normal images a false-alarm rate needs before it can be kept to."""
+    return ceil(1 / false_alarm_rate - 1e-9) - 1
+
+
+def between(below: float, above: float | None) -> float:
+    """Return a threshold between two neighbouring scores.
+
+    Args:
+        below: The score that is not flagged.
+        above: The one that is; ``None`` if there is none.
+
+    Returns:
+        Their middle, or ``below`` and a thousandth of it; never 0.
+    """
+    threshold = below * (1 + MARGIN) if above is None else (below + above) / 2
+    return max(threshold, _SMALLEST)
