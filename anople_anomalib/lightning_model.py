@@ -47,7 +47,7 @@ from .deployment.maintenance import Maintenance
 from .deployment.post_processing import ExactPostProcessor
 from .deployment.predictions import PredictionTable
 from .deployment.preprocessing import ExactPreProcessor, exact_pre_processor
-from .method.anomaly_simulation import PixelAnomalySimulator
+from .method.anomaly_simulation import PHOTOGRAPHS, PixelAnomalySimulator
 from .method.backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
 from .method.fusion import make_fusion
 from .method.layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
@@ -65,13 +65,17 @@ from .training.hooks import FewShotTraining
 from .training.memories import fill_memories
 from .training.pre_processing import EvaluationPreProcessing
 from .training.scoped_changes import ScopedChanges
-from .utils.arguments import as_list, check_integer, check_k_shot, check_rates
+from .utils.arguments import as_list, check_integer, check_k_shot, check_rates, check_scales
 from .utils.batches import images_of
 from .utils.resizing import bicubic_resize, resize
 from .utils.seeding import seeded
 from .utils.transforms import pointwise
 
 logger = logging.getLogger(__name__)
+
+IMAGE_LOGIT_SCALE = 1 / 0.07
+"""The scale at which CLIP starts its own training. At the 100 at which it ends, the image loss of a normal view and of
+its damaged copy is a hundred times their difference, and the texts answer by becoming the same."""
 
 _WARMUP_FRACTION = 0.1  # of all steps: linear, from 0
 
@@ -102,7 +106,10 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         alignment: ``"weighted_sum"``, ``"mean"`` or ``"none"`` (Table 3c).
         pixel_anomalies: Whether anomalies are simulated in the image.
         latent_anomalies: Whether anomalies are simulated on the embedding (Table 5).
-        anomaly_source_path: Optional folder of texture images that fill the simulated anomalies.
+        paired_anomalies: Whether a step sees an image both whole and damaged, as equation (9) has z+ and z-; else one
+            image, damaged with probability one half.
+        anomaly_source_path: What fills the simulated anomalies: ``"photographs"`` (of scikit-image, no download),
+            ``"dtd"`` (as in DRAEM; downloaded once), ``"noise"``, or a folder of texture images.
         use_memory: Whether the memory bank takes part.
         memory_layers: 1-based numbers of the layers that make the memory; the default is scaled to the depth of the
             backbone.
@@ -129,6 +136,10 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         epochs: Number of epochs where the trainer is given none.
         prompt_lr: Learning rate of the prompts.
         decoder_lr: Learning rate of the decoder.
+        image_logit_scale: Factor of the cosines of equation (8), 1 / tau; ``None`` for CLIP's own.
+        pixel_logit_scale: Factor of the pixel logits in M_hat; ``None`` for CLIP's own.
+        pixel_logits: How D(z) is compared with the texts: ``"dot"``, as equation (7) is written, or ``"cosine"``;
+            ``None`` for the cosine where the decoder refines CLIP's projection, else the dot product.
         gradient_checkpointing: Whether the towers keep no values inside their blocks for the backward pass: less
             memory, more time, the same result.
         training_seed: Seed of the initial prompts, the simulated anomalies and the order of the shots.
@@ -162,7 +173,8 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         alignment: str = "weighted_sum",
         pixel_anomalies: bool = True,
         latent_anomalies: bool = True,  # noqa: ARG002  # kept by save_hyperparameters
-        anomaly_source_path: str | None = None,
+        paired_anomalies: bool = True,
+        anomaly_source_path: str = PHOTOGRAPHS,
         use_memory: bool = True,
         memory_layers: Sequence[int] = PAPER_MEMORY_LAYERS,
         coreset_sampling_ratio: float = 1.0,
@@ -180,6 +192,9 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         epochs: int = 60,
         prompt_lr: float = 1e-3,
         decoder_lr: float = 2e-4,
+        image_logit_scale: float | None = IMAGE_LOGIT_SCALE,
+        pixel_logit_scale: float | None = None,
+        pixel_logits: str | None = None,
         gradient_checkpointing: bool = False,
         training_seed: int = 0,
         pre_processor: nn.Module | bool = True,
@@ -194,13 +209,14 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
             as_list(memory_backbone_layers),
             memory_pretrained and str(memory_pretrained),
         )
-        anomaly_source_path = anomaly_source_path and str(anomaly_source_path)
+        anomaly_source_path = str(anomaly_source_path)
         # cheap checks first: a backbone may have to be downloaded
         check_k_shot(k_shot)
         check_integer(1, epochs=epochs)
         check_integer(0, seed=seed, training_seed=training_seed)
         check_integer(0, text_context_length=text_context_length, visual_context_length=visual_context_length)
         check_rates(prompt_lr=prompt_lr, decoder_lr=decoder_lr)
+        check_scales(image_logit_scale=image_logit_scale, pixel_logit_scale=pixel_logit_scale)
         if class_names is not None:
             clean_class_names(class_names)
         state_templates(state_word)
@@ -256,8 +272,15 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
                 coreset_sampling_ratio=coreset_sampling_ratio,
                 second_memory=second,
                 fusion=fuser,
+                image_logit_scale=image_logit_scale,
+                pixel_logit_scale=pixel_logit_scale,
+                pixel_logits=pixel_logits,
             )
-            self.simulator = PixelAnomalySimulator(anomaly_source_path) if pixel_anomalies else None
+            self.simulator = (
+                PixelAnomalySimulator(anomaly_source_path, probability=1.0 if paired_anomalies else 0.5)
+                if pixel_anomalies
+                else None
+            )
         self.loss = loss
         self.class_names: list[str] = []
         self.drawn_samples: dict[str, list[str]] = {}
@@ -393,7 +416,10 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         if self.simulator is None:
             masks = images.new_zeros(len(images), 1, *images.shape[-2:])
         else:
-            images, masks = self.simulator(images)
+            damaged, masks = self.simulator(images)
+            if self.hparams["paired_anomalies"]:  # z+ and z- of one image
+                damaged, masks = torch.cat([images, damaged]), torch.cat([torch.zeros_like(masks), masks])
+            images = damaged
         views = cut_views(images, size, multi_view)
         for part in pointwise(getattr(self.pre_processor, "transform", None)):
             views = part(views)

@@ -16,6 +16,7 @@ from lightning.pytorch.core.saving import (
 )
 from typing_extensions import Self
 
+from anople_anomalib.method.anomaly_simulation import NOISE
 from anople_anomalib.method.memory_backbones import NO_BACKBONE
 from anople_anomalib.method.state_checks import check_names, check_weights
 from anople_anomalib.method.torch_model import AnoPLeModel
@@ -29,6 +30,7 @@ _BEFORE = {
     "fusion": "paper",
     "map_sigma": 0.0,
     "score_share": 0.0,
+    "pixel_logits": "cosine",
 }
 """Settings of checkpoints that were written before there were such settings."""
 
@@ -60,6 +62,7 @@ class CheckpointHooks(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that does not fit, else restore the classes and the shots."""
         metadata = check_metadata(checkpoint)
+        _add_missing_weights(self.model, checkpoint["state_dict"])
         self._check_settings(metadata)
         check_weights(self, checkpoint["state_dict"], strict=False)
         check_names(self.model, checkpoint["state_dict"], "model.")
@@ -139,11 +142,35 @@ class CheckpointHooks(LightningModule):
         checkpoint = read_checkpoint(checkpoint_path, map_location or _default_map_location)
         if hparams_file is not None:
             checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = _read_hparams(Path(hparams_file))
-        hparams = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY)
-        if isinstance(hparams, dict) and "memory_backbone" not in hparams:  # written before there was a second one
-            hparams |= {"memory_backbone": NO_BACKBONE, "fusion": "paper"}
+        if checkpoint["anople"]["version"].startswith("0.1."):
+            _add_missing_arguments(checkpoint.setdefault(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
         model = cast("Self", _load_state(cls, checkpoint, strict=strict, **kwargs))
         return model.to(next(iter(checkpoint["state_dict"].values())).device)
+
+
+_ARGUMENTS_BEFORE = {
+    "memory_backbone": NO_BACKBONE,
+    "fusion": "paper",
+    "paired_anomalies": False,
+    "image_logit_scale": None,
+    "pixel_logit_scale": None,
+    "pixel_logits": "cosine",
+}
+"""What version 0.1 did, whose checkpoints do not name these arguments."""
+
+
+def _add_missing_arguments(arguments: dict[str, Any]) -> None:
+    """Add the arguments that a checkpoint of version 0.1 does not have."""
+    for name, value in _ARGUMENTS_BEFORE.items():
+        arguments.setdefault(name, value)
+    if arguments.get("anomaly_source_path", ...) is None:
+        arguments["anomaly_source_path"] = NOISE
+
+
+def _add_missing_weights(model: AnoPLeModel, weights: dict[str, Any]) -> None:
+    """Add the weights that a checkpoint of version 0.1 does not have: it was trained at CLIP's own logit scale."""
+    for name in ("image_logit_scale", "pixel_logit_scale"):
+        weights.setdefault(f"model.{name}", model.clip.logit_scale.detach().cpu().clone())
 
 
 def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:
@@ -152,6 +179,7 @@ def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:
     return {
         "memory_layers": list(model.memory_layers),
         "residual_decoder": model.residual_decoder,
+        **({} if model.decoder is None else {"pixel_logits": model.pixel_logits}),
         "memory_backbone": None if second is None else second.backbone.name,
         "memory_position_weight": 0.0 if second is None else float(second.memory_bank.position_weight),
         "fusion": model.fusion.name,

@@ -6,6 +6,7 @@
 from pathlib import Path
 from typing import Any
 
+import skimage
 import torch
 from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from torch import nn
@@ -17,13 +18,76 @@ LATENT_SIGMA = 0.015
 """Standard deviation of the latent noise, as in SimpleNet."""
 
 
-class _Generator(PerlinAnomalyGenerator):
-    """anomalib's generator; its textures are sorted, are no hidden files, and are named in an error."""
+PHOTOGRAPHS, DTD, NOISE = "photographs", "dtd", "noise"
+"""The words that name a source of textures; anything else is a folder."""
 
-    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401
+_PHOTOGRAPH_FILES = (  # of scikit-image's wheel, public domain or CC0; brick, grass and gravel are tested on
+    "astronaut.png",
+    "camera.png",
+    "cell.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "retina.jpg",
+    "rocket.jpg",
+)
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def texture_files(source: Path | str) -> list[Path]:
+    """Find the images that fill simulated anomalies.
+
+    Args:
+        source: ``"photographs"`` (of scikit-image, no download), ``"dtd"`` (the Describable Textures Dataset, as DRAEM
+            has it; downloaded once, as anomalib does), ``"noise"`` (Perlin noise fills itself), or a folder.
+
+    Returns:
+        The files in the order of their names; none for ``"noise"``.
+
+    Raises:
+        FileNotFoundError: If a folder has no images, or DTD is neither there nor to be downloaded.
+    """
+    if source == NOISE:
+        return []
+    if source == PHOTOGRAPHS:
+        folder = Path(skimage.__file__).parent / "data"
+        return [folder / name for name in _PHOTOGRAPH_FILES]
+    folder = _dtd_folder() if source == DTD else Path(source)
+    files = visible(sorted({path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES}), folder)
+    if not files:
+        msg = (
+            f"anomaly_source_path must be {PHOTOGRAPHS!r}, {DTD!r}, {NOISE!r} or a folder with images, found none in "
+            f"{str(source)!r}."
+        )
+        raise FileNotFoundError(msg)
+    return files
+
+
+def _dtd_folder() -> Path:
+    """Return the folder of DTD where anomalib keeps it, downloaded if it is not there."""
+    from anomalib.data.utils.download import download_and_extract
+    from anomalib.models.image.draem.lightning_model import DTD_DOWNLOAD_INFO
+    from anomalib.utils.path import resolve_dataset_root
+
+    folder = resolve_dataset_root("./datasets/dtd", "dtd")
+    if not folder.is_dir():
+        try:
+            download_and_extract(folder, DTD_DOWNLOAD_INFO)
+        except OSError as error:  # URLError is one
+            msg = (
+                f"The textures of DTD are not in '{folder}' and cannot be downloaded ({error}): connect to the "
+                f"internet once, put it there, or use --model.anomaly_source_path {PHOTOGRAPHS}, which needs none."
+            )
+            raise FileNotFoundError(msg) from error
+    return folder
+
+
+class _Generator(PerlinAnomalyGenerator):
+    """anomalib's generator, whose textures do not depend on the order of the file system and are named in an error."""
+
+    def __init__(self, files: list[Path], **arguments: Any) -> None:  # noqa: ANN401
         super().__init__(**arguments)
-        source = arguments.get("anomaly_source_path")
-        self.anomaly_source_paths = visible(sorted(set(self.anomaly_source_paths)), source and Path(source))
+        self.anomaly_source_paths = files
 
     def generate_perturbation(
         self,
@@ -36,7 +100,6 @@ class _Generator(PerlinAnomalyGenerator):
         try:
             return super().generate_perturbation(height, width, device, anomaly_source_path)
         except RuntimeError as error:
-            # running out of memory is a RuntimeError as well, like torchvision's for an unreadable image
             if anomaly_source_path is None or isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = str(error).strip().splitlines()[0]
@@ -45,10 +108,10 @@ class _Generator(PerlinAnomalyGenerator):
 
 
 class PixelAnomalySimulator(nn.Module):
-    """DRAEM's simulated anomalies: Perlin noise masks filled with noise or with pieces of texture images.
+    """DRAEM's simulated anomalies: Perlin noise masks filled with pieces of texture images or with noise.
 
     Args:
-        anomaly_source_path: Optional folder of texture images (e.g. DTD) that fill the masks.
+        anomaly_source_path: What fills the masks, see :func:`texture_files`.
         probability: Probability that an image gets an anomaly, in [0, 1].
 
     Raises:
@@ -56,12 +119,9 @@ class PixelAnomalySimulator(nn.Module):
         ValueError: At work, if a texture cannot be read.
     """
 
-    def __init__(self, anomaly_source_path: Path | str | None = None, probability: float = 0.5) -> None:
+    def __init__(self, anomaly_source_path: Path | str = NOISE, probability: float = 0.5) -> None:
         super().__init__()
-        self.generator = _Generator(anomaly_source_path=anomaly_source_path, probability=probability)
-        if anomaly_source_path is not None and not self.generator.anomaly_source_paths:
-            msg = f"anomaly_source_path must be a folder with images, found none in {str(anomaly_source_path)!r}."
-            raise FileNotFoundError(msg)
+        self.generator = _Generator(texture_files(anomaly_source_path), probability=probability)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Damage images, each with the given probability.

@@ -24,6 +24,9 @@ from .prompts import ConstantPrompts, PromptLearner
 from .second_memory import SecondMemory
 from .state_checks import check_weights, require_memory
 
+PIXEL_LOGITS = ("dot", "cosine")
+"""The readings of ``<D(z), w>`` in equation (7)."""
+
 
 class TrainingOutput(NamedTuple):
     """What the losses need of a training step; V views.
@@ -32,7 +35,8 @@ class TrainingOutput(NamedTuple):
         image_embeddings: z^0, L2-normalized, shape ``(V, D)``.
         image_logits: Logits of (normal, abnormal), shape ``(V, 2)``.
         local_features: D(z), shape ``(V, D, h, w)``; ``None`` without a decoder.
-        pixel_logits: Logits of (normal, abnormal), shape ``(V, 2, h, w)``; ``None`` without a decoder.
+        pixel_logits: Logits of (normal, abnormal), shape ``(V, 2, h, w)``; ``None`` without a decoder. No gradient
+            flows through them into the texts.
         latent_logits: Logits of the latent anomalies of the normal views, shape ``(V+, 2)``; ``None`` without them.
         text_features: (w+, w-), L2-normalized, shape ``(2, D)``.
     """
@@ -65,6 +69,13 @@ class AnoPLeModel(nn.Module):
         coreset_sampling_ratio: Share of the patch features that the memory keeps.
         second_memory: A memory of another backbone's features, beside the first; it needs the first.
         fusion: How maps and scores are fused; ``None`` for equations (12) and (14).
+        image_logit_scale: 1 / tau of equation (8); ``None`` for CLIP's own.
+        pixel_logit_scale: Factor of the pixel logits in M_hat; ``None`` for CLIP's own.
+        pixel_logits: ``"dot"`` for ``<D(z), w>`` as equation (7) is written, ``"cosine"`` for its cosine; ``None`` for
+            the cosine where the decoder refines CLIP's projection, which CLIP compares so, else the dot product.
+
+    Raises:
+        ValueError: If ``pixel_logits`` is unknown.
     """
 
     def __init__(
@@ -82,8 +93,14 @@ class AnoPLeModel(nn.Module):
         coreset_sampling_ratio: float = 1.0,
         second_memory: SecondMemory | None = None,
         fusion: PaperFusion | None = None,
+        image_logit_scale: float | None = None,
+        pixel_logit_scale: float | None = None,
+        pixel_logits: str | None = None,
     ) -> None:
         super().__init__()
+        if pixel_logits not in {None, *PIXEL_LOGITS}:
+            msg = f"pixel_logits must be one of {', '.join(PIXEL_LOGITS)} or None, got {pixel_logits!r}."
+            raise ValueError(msg)
         self.clip = clip
         self.num_views = num_views
         self.memory_layers = tuple(memory_layers)
@@ -98,17 +115,23 @@ class AnoPLeModel(nn.Module):
         )
         self.decoder = Decoder(clip.visual.width, clip.embed_dim, refines=residual_decoder) if use_decoder else None
         self.residual_decoder = residual_decoder
+        starts_from_clip = residual_decoder or not use_decoder
+        self.pixel_logits = pixel_logits or ("cosine" if starts_from_clip else "dot")
         self.memory_bank = MemoryBank(clip.visual.width, coreset_sampling_ratio) if self.memory_layers else None
         self.second_memory = second_memory if self.memory_layers else None
         self.fusion = fusion or PaperFusion()
         self.register_buffer("tokens", torch.empty(2, 0, 0, dtype=torch.long), persistent=False)  # of training only
         self.register_buffer("text_features", torch.zeros(2, clip.embed_dim))  # (w+, w-)
         self.register_buffer("is_fitted", torch.tensor(data=False))  # saved: training may be under way
+        self.register_buffer("image_logit_scale", _scale(clip, image_logit_scale))
+        self.register_buffer("pixel_logit_scale", _scale(clip, pixel_logit_scale))
         fingerprint = torch.tensor(list(clip.fingerprint), dtype=torch.uint8)
         self.register_buffer("backbone_fingerprint", fingerprint)
         self.tokens: torch.Tensor
         self.text_features: torch.Tensor
         self.is_fitted: torch.Tensor
+        self.image_logit_scale: torch.Tensor
+        self.pixel_logit_scale: torch.Tensor
         self.backbone_fingerprint: torch.Tensor
         self.register_load_state_dict_pre_hook(check_weights)
 
@@ -166,9 +189,12 @@ class AnoPLeModel(nn.Module):
     def training_forward(self, views: torch.Tensor, normal: torch.Tensor | None = None) -> TrainingOutput:
         """Encode the views of training images and compare them with the texts.
 
+        The pixel logits are computed with detached texts. M_hat is a softmax over two cosines per pixel, thousands of
+        them: the texts would follow their gradient until w+ and w- are the same and nothing can be told apart.
+
         Args:
             views: Normalized views, shape ``(B, V, 3, h, w)``; the whole image last.
-            normal: Which views are normal, shape ``(B * V,)``, boolean: each of them gets a latent anomaly (9);
+            normal: Which of the ``B * V`` views are normal, dtype bool: from these, latent anomalies are simulated.
                 ``None`` for no latent anomalies.
 
         Returns:
@@ -182,12 +208,13 @@ class AnoPLeModel(nn.Module):
         visual = self.clip.visual(rearrange(views, "b v c h w -> (b v) c h w"), prompts.visual, signal)
         embeddings = F.normalize(visual.image_embedding, dim=-1)
         local_features = None if self.decoder is None else self._local_features(visual)
+        pixel_logits = None if local_features is None else self._pixel_logits(local_features, text_features.detach())
         latent = None if normal is None else simulate_latent_anomalies(embeddings[normal])  # z-_latent
         return TrainingOutput(
             image_embeddings=embeddings,
             image_logits=self.image_logits(embeddings, text_features),
             local_features=local_features,
-            pixel_logits=None if local_features is None else self._pixel_logits(local_features, text_features),
+            pixel_logits=pixel_logits,
             latent_logits=None if latent is None else self.image_logits(latent, text_features),
             text_features=text_features,
         )
@@ -200,9 +227,9 @@ class AnoPLeModel(nn.Module):
             text_features: (w+, w-), shape ``(2, D)``.
 
         Returns:
-            CLIP's logit scale (1 / tau) times the cosines, shape ``(B, 2)``.
+            The logit scale (1 / tau) times the cosines, shape ``(B, 2)``.
         """
-        return self.clip.logit_scale * embeddings @ text_features.T
+        return self.image_logit_scale.to(embeddings.dtype) * embeddings @ text_features.T
 
     @torch.no_grad()
     def refresh_text_features(self) -> None:
@@ -307,8 +334,13 @@ class AnoPLeModel(nn.Module):
         return local_features
 
     def _pixel_logits(self, local_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
-        """Compute the logits ``<D(z), w> / tau`` of (normal, abnormal), shape ``(B, 2, h, w)``."""
-        cosines = einsum(
-            F.normalize(local_features, dim=1), text_features.to(local_features.dtype), "b d h w, s d -> b s h w"
-        )
-        return self.clip.logit_scale * cosines
+        """Compute the logits of (normal, abnormal), equation (7), shape ``(B, 2, h, w)``."""
+        if self.pixel_logits == "cosine":
+            local_features = F.normalize(local_features, dim=1)
+        logits = einsum(local_features, text_features.to(local_features.dtype), "b d h w, s d -> b s h w")
+        return self.pixel_logit_scale.to(logits.dtype) * logits
+
+
+def _scale(clip: FrozenCLIP, given: float | None) -> torch.Tensor:
+    """Return a logit scale as a tensor: the given one, or CLIP's own."""
+    return clip.logit_scale.detach().clone() if given is None else torch.tensor(float(given))

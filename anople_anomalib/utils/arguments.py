@@ -4,7 +4,7 @@
 """Checks of the model's arguments, and their form as plain data."""
 
 from collections.abc import Iterable
-from math import isfinite
+from math import inf, isfinite
 from numbers import Integral, Real
 from typing import Any
 
@@ -42,6 +42,21 @@ def check_rates(**values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, Real) or isinstance(value, bool) or not isfinite(value) or value < 0:
             msg = f"{name} must be a finite number, 0 or more, got {value!r}."
+            raise ValueError(msg)
+
+
+def check_scales(**values: object) -> None:
+    """Check logit scales.
+
+    Args:
+        **values: Values by the name of their argument; ``None`` is allowed.
+
+    Raises:
+        ValueError: If one is not a positive finite number.
+    """
+    for name, value in values.items():
+        if value is not None and (not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < inf):
+            msg = f"{name} must be a finite number above 0, or None for CLIP's own, got {value!r}."
             raise ValueError(msg)
 
 

@@ -30,6 +30,11 @@ DEFAULTS: dict[Callable, dict[str, Any]] = {
         "alignment": "weighted_sum",
         "pixel_anomalies": True,
         "latent_anomalies": True,
+        "paired_anomalies": True,
+        "anomaly_source_path": "photographs",
+        "image_logit_scale": 1 / 0.07,
+        "pixel_logit_scale": None,
+        "pixel_logits": None,
         "use_memory": True,
         "memory_layers": (7, 8, 9, 10),
         "coreset_sampling_ratio": 1.0,
@@ -43,7 +48,7 @@ DEFAULTS: dict[Callable, dict[str, Any]] = {
         "visualizer": True,
     },
     FewShot: {"categories": None, "k_shot": 1, "seed": 0, "samples": None},
-    PixelAnomalySimulator: {"anomaly_source_path": None, "probability": 0.5},
+    PixelAnomalySimulator: {"anomaly_source_path": "noise", "probability": 0.5},
     simulate_latent_anomalies: {"sigma": 0.015},
 }
 

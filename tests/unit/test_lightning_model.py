@@ -124,7 +124,7 @@ def test_a_misspelled_argument_is_an_error() -> None:
 
 
 def test_a_missing_anomaly_source_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="anomaly_source_path must be a folder with images"):
+    with pytest.raises(FileNotFoundError, match="or a folder with images, found none"):
         make_model(anomaly_source_path=str(tmp_path))
 
 
@@ -160,7 +160,7 @@ def test_texts_of_the_classes() -> None:
 
 
 def test_views_are_damaged_cut_and_normalized() -> None:
-    model, images = ready(), torch.rand(2, 3, 128, 128)
+    model, images = ready(paired_anomalies=False), torch.rand(2, 3, 128, 128)
     masks = torch.zeros(2, 1, 128, 128)
     masks[0, 0, 70, 3] = 1  # one pixel, in the lower left crop of the first image
     model.simulator.forward = lambda given: (given * (1 - masks), masks)
@@ -187,19 +187,6 @@ def test_without_pixel_anomalies_images_stay_as_they_are() -> None:
     assert model.simulator is None
     assert not masks.any()
     assert_close(views[1, 0], normalize(images[1, :, :64, :64], list(CLIP_MEAN), list(CLIP_STD)))
-
-
-def test_latent_anomalies_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    for wanted in (True, False):
-        model, given = ready(latent_anomalies=wanted), []
-        monkeypatch.setattr(
-            model.loss, "forward", lambda given=given, **terms: given.append(terms) or {"x": torch.ones(())}
-        )
-        model.training_step(batch_of(1), 0)
-        masks, latent = given[0]["masks"], given[0]["latent_logits"]
-        assert (latent is not None) == wanted
-        if wanted:
-            assert len(latent) == (masks.flatten(1).amax(dim=1) == 0).sum()
 
 
 @pytest.mark.parametrize(
@@ -256,7 +243,29 @@ def test_a_step_runs_each_tower_once_for_all_classes() -> None:
     model.model.clip.text.register_forward_hook(lambda _m, args, _o: shapes["text"].append(len(args[0])))
     model.model.clip.visual.register_forward_hook(lambda _m, args, _o: shapes["visual"].append(len(args[0])))
     model.training_step(batch_of(2), 0)
-    assert shapes == {"text": [6], "visual": [10]}
+    assert shapes == {"text": [6], "visual": [20]}  # five views of two images, whole and damaged
+
+
+def test_pairs_show_an_image_whole_and_damaged() -> None:
+    model, images = ready(), torch.rand(2, 3, 128, 128)
+    assert model.simulator.generator.probability == 1
+    views, masks = model._simulated_views(images)
+    masks = masks.unflatten(0, (4, 5))
+    assert views.shape == (4, 5, 3, *IMAGE_SIZE)
+    assert not masks[:2].any()
+    assert masks[2:, 4].flatten(1).any(dim=1).all()
+    for whole, damaged, mask in zip(views[:2], views[2:], masks[2:], strict=True):
+        crops = slice(0, 4)
+        assert_close(
+            whole[crops].permute(0, 2, 3, 1)[mask[crops] == 0], damaged[crops].permute(0, 2, 3, 1)[mask[crops] == 0]
+        )
+        assert not torch.equal(whole[4], damaged[4])
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, float("inf"), "100", True])
+def test_a_wrong_logit_scale_is_refused(scale: object) -> None:
+    with pytest.raises(ValueError, match="image_logit_scale must be a finite number above 0, or None"):
+        make_model(image_logit_scale=scale)
 
 
 def test_inference_does_not_run_the_text_tower() -> None:

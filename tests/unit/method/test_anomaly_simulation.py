@@ -4,6 +4,7 @@
 """Simulated anomalies in pixel and latent space."""
 
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -11,7 +12,13 @@ from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 from torch.testing import assert_close
 
-from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
+from anople_anomalib.method.anomaly_simulation import (
+    NOISE,
+    PHOTOGRAPHS,
+    PixelAnomalySimulator,
+    simulate_latent_anomalies,
+    texture_files,
+)
 
 
 def test_every_image_is_damaged_where_its_mask_says() -> None:
@@ -67,7 +74,7 @@ def test_textures_fill_the_masks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["empty", "missing"])
 def test_a_source_without_images_is_refused(tmp_path: Path, folder: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=f"must be a folder with images, found none in .*{folder}"):
+    with pytest.raises(FileNotFoundError, match=f"or a folder with images, found none in .*{folder}"):
         PixelAnomalySimulator(str(tmp_path / folder))
 
 
@@ -106,3 +113,36 @@ def test_latent_anomalies_pass_gradients_on() -> None:
     normal = F.normalize(torch.randn(2, 8), dim=1).requires_grad_()
     simulate_latent_anomalies(normal)[:, 0].sum().backward()
     assert normal.grad.abs().sum() > 0
+
+
+def test_photographs_come_with_scikit_image_and_are_not_tested_on() -> None:
+    files = texture_files(PHOTOGRAPHS)
+    assert len(files) == 8
+    assert all(path.is_file() for path in files)
+    assert not {path.stem for path in files} & {"brick", "grass", "gravel"}
+    damaged, masks = PixelAnomalySimulator(PHOTOGRAPHS, probability=1.0)(torch.full((4, 3, 64, 64), 0.5))
+    inside = damaged.permute(0, 2, 3, 1)[masks[:, 0] == 1]
+    assert inside.std(dim=0).min() > 0.05  # textures, not one gray
+
+
+def test_noise_has_no_files() -> None:
+    assert texture_files(NOISE) == []
+
+
+def test_dtd_without_a_network_is_one_error_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object) -> None:
+        msg = "no network"
+        raise URLError(msg)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("anomalib.data.utils.download.download_and_extract", fail)
+    monkeypatch.setattr("anomalib.utils.path.resolve_dataset_root", lambda *_args: tmp_path / "dtd")
+    with pytest.raises(FileNotFoundError, match=r"cannot be downloaded .*--model.anomaly_source_path photographs"):
+        PixelAnomalySimulator("dtd")
+
+
+def test_dtd_is_read_where_anomalib_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dtd" / "images").mkdir(parents=True)
+    Image.new("RGB", (20, 20)).save(tmp_path / "dtd" / "images" / "banded.jpg")
+    monkeypatch.setattr("anomalib.utils.path.resolve_dataset_root", lambda *_args: tmp_path / "dtd")
+    assert [path.name for path in texture_files("dtd")] == ["banded.jpg"]

@@ -79,8 +79,8 @@ def test_detection_is_the_one_of_the_paper(open_clip_model: open_clip.CLIP, mode
         logits = scale * text @ (z0 / z0.norm())
         p_hat = logits[1].exp() / logits.exp().sum()  # (8)
         local = model.decoder(patches[None], (4, 4))[0]
-        cosines = torch.stack([(local * w[:, None, None]).sum(dim=0) / local.norm(dim=0) for w in text])
-        m_hat = upsample(scale * cosines).softmax(dim=0)[1]
+        pixels = torch.stack([(local * w[:, None, None]).sum(dim=0) for w in text])  # <D(z), w> (7)
+        m_hat = upsample(scale * pixels).softmax(dim=0)[1]
         features = (layers[0] + layers[2]) / 2
         nearest = [
             min((1 - F.cosine_similarity(f, r, dim=0)) / 2 for r in model.memory_bank.features) for f in features
@@ -106,8 +106,8 @@ def test_training_compares_every_view_with_the_texts(open_clip_model: open_clip.
             assert_close(output.image_logits[index], scale * text @ z0, atol=1e-4, rtol=1e-4)
             local = model.decoder(patches[None], (4, 4))[0]
             assert_close(output.local_features[index], local, atol=1e-5, rtol=1e-4)
-            cosines = torch.stack([F.cosine_similarity(local, w[:, None, None], dim=0) for w in text])
-            assert_close(output.pixel_logits[index], scale * cosines, atol=1e-4, rtol=1e-4)
+            pixels = torch.stack([(local * w[:, None, None]).sum(dim=0) for w in text])
+            assert_close(output.pixel_logits[index], scale * pixels, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -240,7 +240,8 @@ def test_inference_runs_the_visual_tower_once_and_the_text_tower_never(model: An
 def test_state_dict_holds_what_was_learned_and_nothing_of_clip(model: AnoPLeModel) -> None:
     state = model.state_dict()
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    buffers = {"text_features", "is_fitted", "backbone_fingerprint", "memory_bank.features"}
+    scales = {"image_logit_scale", "pixel_logit_scale"}
+    buffers = {"text_features", "is_fitted", "backbone_fingerprint", "memory_bank.features", *scales}
     assert set(state) == learned | buffers
     assert not any(name.startswith("clip") for name in state)
     assert bytes(state["backbone_fingerprint"].tolist()) == model.clip.fingerprint
@@ -355,3 +356,37 @@ def test_a_residual_decoder_starts_from_the_projection_of_clip_and_learns(clip: 
     assert_close(output.local_features, expected, atol=1e-5, rtol=1e-4)
     output.pixel_logits.square().sum().backward()
     assert model.decoder.project.weight.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_pixel_logits_are_read_as_a_dot_product_or_a_cosine(clip: FrozenCLIP) -> None:
+    models = [make(clip), make(clip, pixel_logits="cosine"), make(clip, residual_decoder=True)]
+    assert [model.pixel_logits for model in models] == ["dot", "cosine", "cosine"]
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+    views = torch.randn(1, 5, 3, *IMAGE_SIZE)
+    dot, cosine = (model.training_forward(views) for model in models[:2])
+    norm = dot.local_features.norm(dim=1, keepdim=True)
+    assert_close(dot.pixel_logits, cosine.pixel_logits * norm, atol=1e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="pixel_logits must be one of dot, cosine or None, got 'sum'"):
+        make(clip, pixel_logits="sum")
+
+
+@torch.no_grad()
+def test_logit_scales_are_clips_own_or_given(clip: FrozenCLIP) -> None:
+    own, given = make(clip), make(clip, image_logit_scale=3.0, pixel_logit_scale=2.0)
+    assert own.image_logit_scale == own.pixel_logit_scale == clip.logit_scale
+    state = {name: value for name, value in own.state_dict().items() if "logit_scale" not in name}
+    given.load_state_dict({**given.state_dict(), **state})
+    views = torch.randn(1, 5, 3, *IMAGE_SIZE)
+    first, second = (model.training_forward(views) for model in (own, given))
+    assert_close(second.image_logits, first.image_logits * 3 / clip.logit_scale)
+    assert_close(second.pixel_logits, first.pixel_logits * 2 / clip.logit_scale)
+
+
+def test_pixel_logits_give_the_texts_no_gradient(clip: FrozenCLIP) -> None:
+    model = make(clip, coupling="text_only")  # the text prompts act through the texts alone
+    output = model.training_forward(torch.randn(1, 5, 3, *IMAGE_SIZE))
+    output.pixel_logits.square().sum().backward()
+    assert model.prompt_learner.text_prompts.grad is None or not model.prompt_learner.text_prompts.grad.any()
+    assert any(parameter.grad.any() for parameter in model.decoder.parameters())

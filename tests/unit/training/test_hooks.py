@@ -177,7 +177,7 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(mvtec: Pat
     class Spoil(Callback):
         def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_args: object) -> None:
             if trainer.current_epoch == 2 and where == "losses":
-                pl_module.model.clip.logit_scale.fill_(float("nan"))
+                pl_module.model.image_logit_scale.fill_(float("nan"))
 
         def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_args: object) -> None:
             if trainer.current_epoch == 2 and where == "weights":
