@@ -9,7 +9,10 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from .export import Detector
+    from .predictions import PredictionTable
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "PredictionTable"]
 
-__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"export": ["Detector"]})
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__, submod_attrs={"export": ["Detector"], "predictions": ["PredictionTable"]}
+)

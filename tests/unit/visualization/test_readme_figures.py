@@ -14,8 +14,11 @@ import readme_figures
 LARGEST = 300_000  # bytes of all images together
 
 
-def images_linked_in(repository: Path) -> list[str]:
-    return re.findall(r"!\[[^\]]+\]\((docs/images/[^)]+)\)", (repository / "README.md").read_text(encoding="utf-8"))
+def images_linked_in(repository: Path) -> set[str]:
+    """Images of the README and of the pages, by their path in the repository."""
+    pages = [repository / "README.md", *sorted((repository / "docs").glob("*.md"))]
+    links = [link for page in pages for link in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text(encoding="utf-8"))]
+    return {f"docs/{link.removeprefix('docs/')}" for link in links if "images/" in link}
 
 
 def test_the_images_of_the_readme_are_there_and_small(repository: Path) -> None:
