@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from einops import rearrange
+from torch import nn
 
 from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.trainers import trainer_of
@@ -37,6 +38,7 @@ class FewShotTraining(Resuming, Finalization):
         shots: The shots during a training run on a datamodule, else ``None``.
     """
 
+    pre_processor: nn.Module | None
     drawn_samples: dict[str, list[str]]
     shots: TrainingShots | None = None
 
