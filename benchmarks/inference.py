@@ -26,6 +26,7 @@ from anomalib.models.image.winclip import torch_model as winclip
 from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib import AnoPLe
+from anople_anomalib.method.memory_backbones import LITE0, NO_BACKBONE
 from anople_anomalib.method.torch_model import AnoPLeModel
 
 MEMORIES = {"1-shot": 1, "4-shot": 4, "multi-class": 15}
@@ -35,12 +36,22 @@ Times = dict[str, list[tuple[float, float]]]
 """Wall time and CPU time (of all threads) of every call, by name."""
 
 
-def anople(backbone: str, images: int) -> AnoPLeModel:
+def anople(backbone: str, images: int, memory_backbone: str | None = None) -> AnoPLeModel:
     """Build a model as after training, with random weights and a memory of so many images."""
-    model = AnoPLe(backbone=backbone, pretrained="random", visualizer=False).model
+    second_weights = None if memory_backbone in (None, NO_BACKBONE) else "random"
+    model = AnoPLe(
+        backbone=backbone,
+        pretrained="random",
+        memory_backbone=memory_backbone,
+        memory_pretrained=second_weights,
+        visualizer=False,
+    ).model
     model.text_features = F.normalize(torch.randn_like(model.text_features), dim=-1)
     height, width = model.clip.visual.grid
     model.memory_bank.build(torch.randn(images * height * width, model.clip.visual.width))
+    if (second := model.second_memory) is not None:
+        rows, columns = second.backbone.grid
+        second.memory_bank.build(torch.randn(images, rows * columns, second.backbone.width))
     return model.for_inference()
 
 
@@ -90,6 +101,7 @@ def main() -> None:
     """Measure all and print a table per batch size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="ViT-B-16-plus-240")
+    parser.add_argument("--memory-backbone", default=LITE0, help=f"second backbone, or {NO_BACKBONE!r}")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -101,8 +113,16 @@ def main() -> None:
     print(f"{arguments.backbone}, {versions}, {arguments.threads} threads, {arguments.repeats} repeats")
 
     models: dict[str, torch.nn.Module] = {
-        f"AnoPLe, {name}": anople(arguments.backbone, images) for name, images in MEMORIES.items()
+        f"AnoPLe, {name}": anople(arguments.backbone, images, NO_BACKBONE) for name, images in MEMORIES.items()
     }
+    if arguments.memory_backbone != NO_BACKBONE:
+        both = anople(arguments.backbone, 1, arguments.memory_backbone)
+        models["AnoPLe, 1-shot, second memory"] = both
+        models["second backbone"] = both.second_memory.backbone
+        count = sum(parameter.numel() for parameter in both.second_memory.backbone.parameters())
+        print(
+            f"{arguments.memory_backbone}: {count / 1e6:.2f} M parameters, {2 * count / 1e6:.1f} MB in half precision"
+        )
     first = next(iter(models.values()))
     tower, size = first.clip.visual.visual, first.image_size
     if "winclip" not in arguments.without:
@@ -112,6 +132,7 @@ def main() -> None:
     with torch.inference_mode():
         for batch in arguments.batches:
             inputs = {name: torch.randn(batch, 3, *size) for name in models}
+            inputs |= {name: torch.randn(batch, 3, 256, 256) for name in models if "second" in name}
             inputs |= {name: torch.randn(batch, 3, 240, 240) for name in models if name.startswith("WinCLIP")}
             inputs |= {name: torch.randn(batch, 3, 256, 256) for name in models if name.startswith("PatchCore")}
             images = torch.randn(batch, 3, *size)

@@ -164,6 +164,7 @@ def main() -> None:
     else:
         datamodule = MVTecAD(root=arguments.data_root, category=arguments.category, num_workers=0)
     model = AnoPLe(
+        memory_backbone="none",  # the memory bank alone is measured
         backbone=arguments.backbone,
         pretrained=arguments.pretrained,
         epochs=arguments.epochs,
