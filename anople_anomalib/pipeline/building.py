@@ -59,6 +59,8 @@ def build_model(settings: JobSettings, datamodule: AnomalibDataModule) -> Anomal
     accepted = signature(cls).parameters if cls is not None else {}
     arguments: dict[str, Any] = {name: settings.seed for name in OWN_SEEDS if name in accepted}
     arguments |= {"visualizer": False, "evaluator": PerCategoryEvaluator(), **settings.model["init_args"]}
+    if "post_processor" in accepted and "evaluator" not in settings.model["init_args"]:
+        arguments.setdefault("post_processor", False)  # anomalib's keeps every pixel, for labels that nobody asks for
     if isinstance(datamodule, FewShot) and "k_shot" in accepted and cls is not AnoPLe:  # which asks FewShot itself
         arguments["k_shot"] = _number_of_shots(datamodule)
     return get_model({"class_path": settings.model["class_path"]}, **arguments)

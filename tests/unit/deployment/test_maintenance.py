@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from anople_anomalib.extend_memory_bank import main
 from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.thresholds import main as change_thresholds
 from helpers.folders import write_category
 from helpers.miniature import IMAGE_SIZE, NUM_PATCHES
 from helpers.training import make_datamodule, make_engine, make_model, read
@@ -147,3 +148,18 @@ def test_thresholds_need_images_that_the_memory_does_not_hold(model: AnoPLe, roo
         model.recompute_thresholds([root / "bottle" / "test" / "good" / "000.png", shot])
     with pytest.raises(ValueError, match="at least two normal images that are not in the memory, got 1"):
         model.recompute_thresholds(torch.rand(3, *IMAGE_SIZE))
+
+
+def test_a_command_changes_the_thresholds(
+    checkpoint: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new.ckpt"
+    files = ["--ckpt_path", str(checkpoint), "--output", str(new)]
+    change_thresholds([*files, "--image_threshold", "0.25"])
+    restored = AnoPLe.load_from_checkpoint(new, visualizer=False)
+    assert restored.post_processor.image_threshold.item() == 0.25
+    change_thresholds([*files, "--images", str(root / "bottle" / "test" / "good"), "--false_alarm_rate", "0.1"])
+    assert "from 2 good images" in capsys.readouterr().out
+    assert AnoPLe.load_from_checkpoint(new, visualizer=False).post_processor.image_threshold.item() < 0.25
+    with pytest.raises(SystemExit, match=r"error: quantile must be in \(0, 1\], got 2.0"):
+        change_thresholds([*files, "--images", str(root), "--quantile", "2"])
