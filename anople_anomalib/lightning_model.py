@@ -55,6 +55,7 @@ from .method.loss import AnoPLeLoss
 from .method.memory_backbones import load_memory_backbone, resolve_memory_backbone
 from .method.prompt_templates import clean_class_names, prompt_texts, state_templates, words_of_categories
 from .method.second_memory import SecondMemory
+from .method.soundness import measure_soundness
 from .method.state_checks import require_finite
 from .method.torch_model import AnoPLeModel
 from .method.views import cut_masks, cut_views, double, num_views
@@ -65,6 +66,7 @@ from .training.hooks import FewShotTraining
 from .training.memories import fill_memories
 from .training.pre_processing import EvaluationPreProcessing
 from .training.scoped_changes import ScopedChanges
+from .training.soundness import CollapseWarning
 from .utils.arguments import as_list, check_integer, check_k_shot, check_rates, check_scales
 from .utils.batches import images_of
 from .utils.resizing import bicubic_resize, resize
@@ -103,7 +105,8 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
             or ``"image_only"`` (Table 3a).
         multi_view: Whether sub-images are views, too, at training.
         view_signal: Whether a signal c tells the views apart (Table 3b).
-        alignment: ``"weighted_sum"``, ``"mean"`` or ``"none"`` (Table 3c).
+        alignment: ``"weighted_sum"``, ``"mean"`` or ``"none"`` (Table 3c), or ``"states"``, another reading of (10).
+        detach_alignment: Whether the alignment trains the prompts only, towards local features that it leaves alone.
         pixel_anomalies: Whether anomalies are simulated in the image.
         latent_anomalies: Whether anomalies are simulated on the embedding (Table 5).
         paired_anomalies: Whether a step sees an image both whole and damaged, as equation (9) has z+ and z-; else one
@@ -171,6 +174,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         multi_view: bool = True,
         view_signal: bool = True,
         alignment: str = "weighted_sum",
+        detach_alignment: bool = False,
         pixel_anomalies: bool = True,
         latent_anomalies: bool = True,  # noqa: ARG002  # kept by save_hyperparameters
         paired_anomalies: bool = True,
@@ -226,7 +230,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         second_name = resolve_memory_backbone(memory_backbone, tiny=backbone == TINY, memory=use_memory)
         fusion_name = fusion or ("paper" if second_name is None else "weighted")
         fuser = make_fusion(fusion_name, map_sigma, score_share, memory=use_memory)
-        loss = AnoPLeLoss(alignment)
+        loss = AnoPLeLoss(alignment, detach_local_features=detach_alignment)
         loaded = load_backbone(backbone, pretrained)
         second = None
         if second_name is not None:
@@ -335,7 +339,7 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
             EvaluationPreProcessing(component) if component is pre_processor else component for component in components
         ]
         raw = RawScoreKeeper()
-        return [raw, *callbacks, PredictionTable(raw), ScopedChanges(), ClearDataErrors()]
+        return [raw, *callbacks, PredictionTable(raw), ScopedChanges(), CollapseWarning(), ClearDataErrors()]
 
     @property
     def learning_type(self) -> LearningType:
@@ -398,9 +402,9 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
             )
         require_finite(losses, where=f"In epoch {self.current_epoch + 1} the losses are")
         loss = torch.stack(list(losses.values())).sum()
-        logged = {"train_loss": loss, **{f"train_{name}": value for name, value in losses.items()}}
+        numbers = {"loss": loss, **losses, **measure_soundness(output)}
         self.log_dict(
-            {name: value.detach() for name, value in logged.items()},
+            {f"train_{name}": value.detach() for name, value in numbers.items()},
             on_step=False,
             on_epoch=True,
             prog_bar=True,

@@ -15,7 +15,7 @@ from anople_anomalib.utils.palette import MARKERS, PALETTE
 
 from .style import SMALL
 
-PREFIX = "train_"
+PREFIX, SUFFIX = "train_", "loss"
 TOTAL = "train_loss"
 
 
@@ -65,7 +65,7 @@ def _table(metrics: pd.DataFrame | Mapping[str, Sequence[float]] | str | Path) -
             raise FileNotFoundError(msg)
         metrics = pd.read_csv(metrics)
     table = pd.DataFrame(metrics)
-    losses = [name for name in table if str(name).startswith(PREFIX) and not str(name).endswith("_step")]
+    losses = [name for name in table if str(name).startswith(PREFIX) and str(name).endswith(SUFFIX)]
     if TOTAL not in losses:
         msg = f"{source} must have a column '{TOTAL}', got {', '.join(map(str, table)) or 'nothing'}."
         raise ValueError(msg)

@@ -28,6 +28,7 @@ DEFAULTS: dict[Callable, dict[str, Any]] = {
         "multi_view": True,
         "view_signal": True,
         "alignment": "weighted_sum",
+        "detach_alignment": False,
         "pixel_anomalies": True,
         "latent_anomalies": True,
         "paired_anomalies": True,

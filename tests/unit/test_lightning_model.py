@@ -10,6 +10,7 @@ from unittest.mock import patch
 import open_clip
 import pytest
 import torch
+import yaml
 from anomalib import LearningType
 from anomalib.data import ImageBatch
 from anomalib.models.components import AnomalibModule
@@ -195,6 +196,7 @@ def test_without_pixel_anomalies_images_stay_as_they_are() -> None:
         {},
         *({"coupling": coupling} for coupling in COUPLINGS),
         *({"alignment": alignment} for alignment in ALIGNMENTS),
+        {"detach_alignment": True},
         {"multi_view": False},
         {"view_signal": False},
         {"multi_view": False, "view_signal": False},
@@ -228,14 +230,38 @@ def test_every_row_of_the_ablations_trains_and_predicts(arguments: dict[str, Any
     assert result.anomaly_map.isfinite().all()
 
 
+def rows_labeled(label: str) -> list[dict[str, Any]]:
+    """Arguments of AnoPLe in the rows of Table 2's configuration that have this label."""
+    path = Path(__file__).parents[2] / "configs" / "ablation" / "table_2_prompt_guided.yaml"
+    runs = yaml.safe_load(path.read_text(encoding="utf-8"))["fewshot"]["runs"]
+    models = [model for run in runs for model in run["model"].get("grid", [run["model"]])]
+    return [model["init_args"] for model in models if model["label"] == label]
+
+
+def test_the_row_of_maple_has_no_visual_prompts_of_its_own_and_trains() -> None:
+    rows = rows_labeled("MaPLe+DRAEM")
+    assert len(rows) == 2  # MVTec AD and VisA
+    for row in rows:
+        model = ready(**row)
+        learner = model.model.prompt_learner
+        assert learner.visual_prompts.numel() == 0
+        assert learner().visual.shape[1] == learner.text_prompts.shape[1] > 0  # projected text prompts alone
+        model.train().training_step(batch_of(1), 0).backward()
+        assert learner.text_prompts.grad.any()
+        model.normal_images = lambda: iter(torch.rand(1, 1, 3, *IMAGE_SIZE))
+        model.finalize()
+        assert model.eval()(torch.rand(1, 3, *IMAGE_SIZE)).anomaly_map.isfinite().all()
+
+
 def test_the_loss_is_the_sum_of_its_terms() -> None:
     """Equation (11)."""
     model, logged = ready(), {}
     model.log_dict = lambda values, **_kwargs: logged.update(values)
     loss = model.training_step(batch_of(), 0)
-    assert set(logged) == {"train_loss", "train_image_loss", "train_pixel_loss", "train_align_loss"}
+    terms = {"train_image_loss", "train_pixel_loss", "train_align_loss"}
+    assert set(logged) == {"train_loss", *terms, "train_text_cosine", "train_map_spread"}
     assert_close(logged["train_loss"], loss.detach())
-    assert_close(loss.detach(), sum(value for name, value in logged.items() if name != "train_loss"))
+    assert_close(loss.detach(), sum(logged[name] for name in terms))
 
 
 def test_a_step_runs_each_tower_once_for_all_classes() -> None:

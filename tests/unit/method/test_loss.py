@@ -87,26 +87,47 @@ def test_without_a_normal_view_there_is_no_latent_term(latent: torch.Tensor | No
     assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("alignment", ["weighted_sum", "mean"])
+def weight(normal: float, abnormal: float, alignment: str) -> float:
+    """Weight of a pixel before all weights of a view are divided by their sum."""
+    if alignment == "states":
+        return exp(abnormal / 2) / (exp(normal / 2) + exp(abnormal / 2))
+    return exp(abnormal / 2) if alignment == "weighted_sum" else 1.0
+
+
+@pytest.mark.parametrize("alignment", ["weighted_sum", "states", "mean"])
 def test_alignment_with_the_pixels(alignment: str) -> None:
-    """Equation (10): s is the sum over the pixels, weighted by a softmax of temperature 2."""
+    """Equation (10): s is the weighted sum over the pixels, by a softmax of temperature 2 over pixels or states."""
     embeddings = F.normalize(torch.randn(V, D), dim=1)
-    local, abnormal = torch.randn(V, D, H, W), 5 * torch.randn(V, H, W)
+    local, logits = torch.randn(V, D, H, W), 5 * torch.randn(V, 2, H, W)
     expected = 0.0
     for v in range(V):
-        raw = [exp(abnormal[v, i, j] / 2) if alignment == "weighted_sum" else 1.0 for i in range(H) for j in range(W)]
+        raw = [weight(*logits[v, :, i, j].tolist(), alignment) for i in range(H) for j in range(W)]
         weights = torch.tensor(raw).div(sum(raw)).view(H, W)
         s = sum(weights[i, j] * local[v, :, i, j] for i in range(H) for j in range(W))
         expected += (1 - embeddings[v] @ s / s.norm()).item() / V
-    assert_close(alignment_loss(embeddings, local, abnormal, alignment).item(), expected, rtol=1e-4, atol=1e-5)
+    assert_close(alignment_loss(embeddings, local, logits, alignment).item(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_aligned_semantics_cost_nothing_and_opposite_ones_two() -> None:
     embeddings = F.normalize(torch.randn(V, D), dim=1)
     local = 3 * embeddings[:, :, None, None].expand(-1, -1, H, W)
-    abnormal = torch.randn(V, H, W)
-    assert_close(alignment_loss(embeddings, local, abnormal), torch.tensor(0.0), atol=1e-6, rtol=0)
-    assert_close(alignment_loss(-embeddings, local, abnormal), torch.tensor(2.0))
+    logits = torch.randn(V, 2, H, W)
+    assert_close(alignment_loss(embeddings, local, logits), torch.tensor(0.0), atol=1e-6, rtol=0)
+    assert_close(alignment_loss(-embeddings, local, logits), torch.tensor(2.0))
+
+
+@pytest.mark.parametrize("alignment", ["weighted_sum", "states", "mean"])
+def test_a_detached_alignment_trains_the_image_embeddings_alone(alignment: str) -> None:
+    given = inputs(1)
+    attached = AnoPLeLoss(alignment)(**given)
+    detached = AnoPLeLoss(alignment, detach_local_features=True)(**given)
+    assert_close(attached, detached)
+    detached["align_loss"].backward()
+    assert given["image_embeddings"].grad.any()
+    assert given["local_features"].grad is None
+    assert given["pixel_logits"].grad is None
+    detached["pixel_loss"].backward()
+    assert given["pixel_logits"].grad.any()
 
 
 def inputs(*anomalous: int) -> dict[str, torch.Tensor]:
@@ -131,7 +152,7 @@ def test_terms_of_the_final_loss() -> None:
     assert_close(losses["image_loss"], image_loss(given["image_logits"], labels, given["latent_logits"]))
     upsampled = F.interpolate(given["pixel_logits"], size=(H, W), mode="bilinear", align_corners=False)
     assert_close(losses["pixel_loss"], pixel_loss(upsampled, given["masks"]))
-    expected = alignment_loss(given["image_embeddings"], given["local_features"], given["pixel_logits"][:, 1])
+    expected = alignment_loss(given["image_embeddings"], given["local_features"], given["pixel_logits"])
     assert_close(losses["align_loss"], expected)
 
 
@@ -160,7 +181,7 @@ def test_alignment_is_chosen(alignment: str) -> None:
     if alignment == "none":
         assert set(losses) == {"image_loss", "pixel_loss"}
     else:
-        arguments = given["image_embeddings"], given["local_features"], given["pixel_logits"][:, 1]
+        arguments = given["image_embeddings"], given["local_features"], given["pixel_logits"]
         assert_close(losses["align_loss"], alignment_loss(*arguments, alignment))
 
 
@@ -170,5 +191,5 @@ def test_only_the_image_loss_without_a_decoder() -> None:
 
 
 def test_unknown_alignment_is_refused() -> None:
-    with pytest.raises(ValueError, match="alignment must be one of weighted_sum, mean, none, got 'sum'"):
+    with pytest.raises(ValueError, match="alignment must be one of weighted_sum, states, mean, none, got 'sum'"):
         AnoPLeLoss("sum")
