@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("_quiet_process", "_no_download")
         (["--model.pretrained", "best"], "got 'best'."),
         (["--model.pretrained", "/none.pt"], "The weights file '/none.pt' for ViT-miniature does not exist"),
         (["--model.coupling", "both"], "coupling must be one of bidirectional, text_to_image,"),
-        (["--model.alignment", "sum"], "alignment must be one of weighted_sum, mean, none, got 'sum'."),
+        (["--model.alignment", "sum"], "alignment must be one of weighted_sum, states, mean, none, got 'sum'."),
         (["--model.k_shot", "0"], "k_shot must be an integer, 1 or more, or None for all images, got 0."),
         (["--model.k_shot", "9"], "category 'bottle' has 8 normal training images; choose at most that many."),
         (["--model.prompt_depth", "4"], "prompt_depth must be between 1 and 3,"),

@@ -70,7 +70,7 @@ def datamodules(layouts: Path) -> dict[str, Make]:
     [
         ("MVTecAD", "bottle", IMAGE | PIXEL),
         ("Visa", "candle", IMAGE | PIXEL),
-        ("BTech", "01", IMAGE | PIXEL),
+        ("BTech", "object", IMAGE | PIXEL),
         ("Folder with masks", "my screws", IMAGE | PIXEL),
         ("Folder without masks", "my screws", IMAGE),
         ("Folder without anomalous images", "my screws", set()),
