@@ -148,7 +148,8 @@ class Detector(ExportMixin, LightningModule):
             factors += [*second.memory_bank.parts(), *second.backbone.parameters()]
         shapes = {frozenset(factor.shape) for factor in factors}
         # from what the model takes to what CLIP sees, which may come after the second backbone's convolutions
-        shapes |= {frozenset(sides) for sides in zip(self.model.input_size, self.model.image_size, strict=True)}
+        resized = zip(self.model.input_size, self.model.image_size, strict=True)
+        shapes |= {frozenset(sides) for sides in resized if sides[0] != sides[1]}  # of one length: no matmul
         precise, linear, in_patches = [], [], False
         for operation in model.get_ordered_ops():
             in_patches = in_patches or operation.get_type_name() == "Convolution"
