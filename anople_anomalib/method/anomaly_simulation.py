@@ -70,7 +70,7 @@ def _dtd_folder() -> Path:
     from anomalib.utils.path import resolve_dataset_root
 
     folder = resolve_dataset_root("./datasets/dtd", "dtd")
-    if not folder.is_dir():
+    if not folder.is_dir() or not any(folder.iterdir()):  # a failed download leaves an empty folder behind
         try:
             download_and_extract(folder, DTD_DOWNLOAD_INFO)
         except OSError as error:  # URLError is one

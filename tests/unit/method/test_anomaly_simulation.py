@@ -130,15 +130,17 @@ def test_noise_has_no_files() -> None:
 
 
 def test_dtd_without_a_network_is_one_error_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_args: object) -> None:
+    def fail(folder: Path, *_args: object) -> None:
+        folder.mkdir(exist_ok=True)  # as anomalib does before it downloads
         msg = "no network"
         raise URLError(msg)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("anomalib.data.utils.download.download_and_extract", fail)
     monkeypatch.setattr("anomalib.utils.path.resolve_dataset_root", lambda *_args: tmp_path / "dtd")
-    with pytest.raises(FileNotFoundError, match=r"cannot be downloaded .*--model.anomaly_source_path photographs"):
-        PixelAnomalySimulator("dtd")
+    for _ in range(2):  # the second time, there is an empty folder
+        with pytest.raises(FileNotFoundError, match=r"cannot be downloaded .*--model.anomaly_source_path photographs"):
+            PixelAnomalySimulator("dtd")
 
 
 def test_dtd_is_read_where_anomalib_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
