@@ -13,7 +13,8 @@ logger = logging.getLogger(__name__)
 MAX_TEXT_COSINE = 0.99
 """Cosine of w+ and w- above which the texts count as the same."""
 MIN_MAP_SPREAD = 0.05
-"""Range of M_hat below which the decoder counts as constant: of collapsed runs it was 0.02 to 0.03."""
+"""Range of M_hat below which the decoder counts as constant. Where the texts had become the same (cosine 0.998), 98 %
+of the pixels of test images lay within 0.002 to 0.032 of each other."""
 _EPOCHS = 10  # by chance, all images of one epoch may be undamaged, and their maps rightly flat
 
 
