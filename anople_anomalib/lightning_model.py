@@ -30,37 +30,33 @@ from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from einops import rearrange
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
-from torchvision.transforms.v2 import Compose, Normalize
 
 from .checkpoints.hooks import CheckpointHooks
 from .data.errors import ClearDataErrors
 from .data.wrapping import class_names_of
+from .deployment.components import DefaultComponents
 from .deployment.export import Export
-from .deployment.heat_maps import HeatMaps
 from .deployment.maintenance import Maintenance
 from .deployment.post_processing import ExactPostProcessor
 from .deployment.predictions import PredictionTable
-from .deployment.preprocessing import ExactPreProcessor, exact_pre_processor
+from .deployment.preprocessing import exact_pre_processor
 from .method.anomaly_simulation import PHOTOGRAPHS, PixelAnomalySimulator
-from .method.backbones import CLIP_MEAN, CLIP_STD, TINY, get_tokenizer, load_backbone
+from .method.backbones import TINY, get_tokenizer, load_backbone
 from .method.fusion import make_fusion
 from .method.layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
 from .method.loss import AnoPLeLoss
-from .method.memory_backbones import load_memory_backbone, resolve_memory_backbone
+from .method.memory_backbones import load_memory_backbone
 from .method.prompt_templates import clean_class_names, prompt_texts, state_templates, words_of_categories
-from .method.second_memory import SecondMemory
+from .method.second_memory import SecondMemory, resolve_memory_backbone
 from .method.soundness import measure_soundness
 from .method.state_checks import require_finite
 from .method.torch_model import AnoPLeModel
 from .method.views import cut_masks, cut_views, double, num_views
-from .metrics.category_scores import ANOMALIB_METRICS
-from .metrics.per_category import PerCategoryEvaluator
 from .metrics.raw_scores import RawScoreKeeper
 from .training.hooks import FewShotTraining
 from .training.memories import fill_memories
@@ -69,7 +65,7 @@ from .training.scoped_changes import ScopedChanges
 from .training.soundness import CollapseWarning
 from .utils.arguments import as_list, check_integer, check_k_shot, check_rates, check_scales
 from .utils.batches import images_of
-from .utils.resizing import bicubic_resize, resize
+from .utils.resizing import resize
 from .utils.seeding import seeded
 from .utils.transforms import pointwise
 
@@ -82,7 +78,7 @@ its damaged copy is a hundred times their difference, and the texts answer by be
 _WARMUP_FRACTION = 0.1  # of all steps: linear, from 0
 
 
-class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModule):
+class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModule):
     """AnoPLe Lightning model.
 
     Trains prompts and a decoder around a frozen CLIP on ``k_shot`` normal images per category and on anomalies
@@ -232,21 +228,12 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         fuser = make_fusion(fusion_name, map_sigma, score_share, memory=use_memory)
         loss = AnoPLeLoss(alignment, detach_local_features=detach_alignment)
         loaded = load_backbone(backbone, pretrained)
-        second = None
+        second: SecondMemory | None = None
         if second_name is not None:
-            second = SecondMemory(
-                load_memory_backbone(
-                    second_name,
-                    mean=loaded.mean,
-                    std=loaded.std,
-                    layers=memory_backbone_layers,
-                    image_size=memory_image_size,
-                    weights=memory_pretrained,
-                ),
-                coreset_sampling_ratio=coreset_sampling_ratio,
-                position_weight=memory_position_weight,
-                rotations=memory_rotations,
+            features = load_memory_backbone(
+                second_name, loaded.mean, loaded.std, memory_backbone_layers, memory_image_size, memory_pretrained
             )
+            second = SecondMemory(features, coreset_sampling_ratio, memory_position_weight, memory_rotations)
         if pre_processor is True:
             sizes = [loaded.clip.visual.image_size, *([second.backbone.image_size] if second else [])]
             height, width = (max(sides) for sides in zip(*sizes, strict=True))
@@ -291,45 +278,6 @@ class AnoPLe(CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModu
         self.weights = loaded.weights
 
     # ------------------------------------------------------------------------------------------------ components
-
-    @staticmethod
-    def configure_pre_processor(
-        image_size: tuple[int, int] | None = None,
-        mean: Sequence[float] = CLIP_MEAN,
-        std: Sequence[float] = CLIP_STD,
-    ) -> PreProcessor:
-        """Configure the default pre-processor: resize to the backbone's resolution, CLIP's normalization.
-
-        Args:
-            image_size: Height and width that the backbone takes; ``None`` for the paper's 240.
-            mean: Mean of each channel.
-            std: Standard deviation of each channel.
-
-        Returns:
-            The pre-processor.
-        """
-        transform = Compose(
-            [
-                bicubic_resize(image_size or (240, 240)),
-                Normalize(mean=list(mean), std=list(std)),
-            ]
-        )
-        return ExactPreProcessor(transform=transform)
-
-    @staticmethod
-    def configure_post_processor() -> ExactPostProcessor:
-        """Configure the default post-processor: thresholds midway between scores, normalized scores in their order."""
-        return ExactPostProcessor()
-
-    @staticmethod
-    def configure_evaluator() -> PerCategoryEvaluator:
-        """Configure the default evaluator: anomalib's metrics, per category where there are several."""
-        return PerCategoryEvaluator(metrics=ANOMALIB_METRICS)
-
-    @staticmethod
-    def configure_visualizer() -> HeatMaps:
-        """Configure the default visualizer: image, heat map and outline, with score and verdict."""
-        return HeatMaps()
 
     def configure_callbacks(self) -> list[Callback]:
         """Let the pre-processor transform evaluation batches only; training batches need the larger image."""

@@ -31,9 +31,9 @@ from torchmetrics.functional.classification import binary_auroc
 from anople_anomalib import AnoPLe
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sampling import draw_shots, relative_names
-from anople_anomalib.method.clip import VisualFeatures
 from anople_anomalib.method.fusion import fuse, image_score
 from anople_anomalib.method.memory_bank import MemoryBank
+from anople_anomalib.method.outputs import VisualFeatures
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -44,7 +44,7 @@ from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
 from anople_anomalib.method.backbones import TINY
 from anople_anomalib.method.fusion import PaperFusion
-from anople_anomalib.method.memory_backbones import lite0_file
+from anople_anomalib.method.lite0_weights import lite0_file
 from anople_anomalib.method.memory_bank import ScaledMemoryBank
 
 SIDE = 120  # of the maps whose pixels are compared

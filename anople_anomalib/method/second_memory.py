@@ -7,10 +7,32 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from .memory_backbones import MemoryBackbone
+from .lite0_weights import LITE0
+from .memory_backbones import NO_BACKBONE, MemoryBackbone
 from .memory_bank import ScaledMemoryBank
 
 _TURNS = 8  # rotations by right angles, of an image and of its mirror image
+
+
+def resolve_memory_backbone(name: str | None, *, tiny: bool, memory: bool) -> str | None:
+    """Return the name of the second backbone, or ``None`` for none.
+
+    Args:
+        name: What the user asked for: a name, ``"none"``, or ``None`` for the default.
+        tiny: Whether the backbone is the bundled one, which has hardly seen a photograph.
+        memory: Whether there is a memory.
+
+    Raises:
+        ValueError: If a second backbone is asked for without a memory.
+    """
+    if name is None:
+        return LITE0 if tiny and memory else None
+    if name == NO_BACKBONE:
+        return None
+    if not memory:
+        msg = f"memory_backbone {name!r} is for the memory: give use_memory=True, or memory_backbone={NO_BACKBONE!r}."
+        raise ValueError(msg)
+    return name
 
 
 class SecondMemory(nn.Module):

@@ -5,7 +5,7 @@
 
 import torch
 
-from .torch_model import TrainingOutput
+from .outputs import TrainingOutput
 
 
 @torch.no_grad()

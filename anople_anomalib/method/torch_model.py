@@ -5,7 +5,6 @@
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -16,37 +15,17 @@ from torch.nn import functional as F  # noqa: N812
 from anople_anomalib.utils.resizing import resize_exactly
 
 from .anomaly_simulation import simulate_latent_anomalies
-from .clip import FrozenCLIP, VisualFeatures
+from .clip import FrozenCLIP
 from .decoder import Decoder
 from .fusion import PaperFusion
 from .memory_bank import MemoryBank
+from .outputs import TrainingOutput, VisualFeatures
 from .prompts import ConstantPrompts, PromptLearner
 from .second_memory import SecondMemory
 from .state_checks import check_weights, require_memory
 
 PIXEL_LOGITS = ("dot", "cosine")
 """The readings of ``<D(z), w>`` in equation (7)."""
-
-
-class TrainingOutput(NamedTuple):
-    """What the losses need of a training step; V views.
-
-    Attributes:
-        image_embeddings: z^0, L2-normalized, shape ``(V, D)``.
-        image_logits: Logits of (normal, abnormal), shape ``(V, 2)``.
-        local_features: D(z), shape ``(V, D, h, w)``; ``None`` without a decoder.
-        pixel_logits: Logits of (normal, abnormal), shape ``(V, 2, h, w)``; ``None`` without a decoder. No gradient
-            flows through them into the texts.
-        latent_logits: Logits of the latent anomalies of the normal views, shape ``(V+, 2)``; ``None`` without them.
-        text_features: (w+, w-), L2-normalized, shape ``(2, D)``.
-    """
-
-    image_embeddings: torch.Tensor
-    image_logits: torch.Tensor
-    local_features: torch.Tensor | None
-    pixel_logits: torch.Tensor | None
-    latent_logits: torch.Tensor | None
-    text_features: torch.Tensor
 
 
 class AnoPLeModel(nn.Module):

@@ -32,7 +32,7 @@ class CollapseWarning(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the run before."""
         del trainer, pl_module
-        self.__init__()  # type: ignore[misc]
+        self.__init__()  # type: ignore[misc]  # a fresh start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what the epoch has logged."""

@@ -51,7 +51,7 @@ def shorten_errors(cli: ModuleType) -> None:
             """End the process with a brief message."""
             super().error(brief(message), ex)
 
-    cli.ArgumentParser = BriefParser  # type: ignore[attr-defined]
+    cli.ArgumentParser = BriefParser  # type: ignore[attr-defined]  # jsonargparse lends its class to the module
     sys.excepthook = _hook(sys.excepthook)
 
 
@@ -107,6 +107,7 @@ def _hook(usual: _Hook) -> _Hook:
     """Return a hook for uncaught exceptions that prints only the message of an error that a user can mend."""
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """Print one message, or what is usual."""
         if issubclass(kind, _USER_ERRORS) and (_WRAPPED in str(error) or _raised_here(trace)):
             sys.stderr.write(f"({TRACEBACK}=1 shows where it was raised.)\nerror: {brief(str(error))}\n")
         else:

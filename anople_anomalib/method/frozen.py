@@ -1,0 +1,52 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A part of the model that is never trained and never saved."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+class FrozenModule(nn.Module):
+    """Base of pretrained networks: no gradients into them, evaluation mode, absent from state dicts.
+
+    Gradients flow through the module. A checkpoint holds a fingerprint of its weights instead, see
+    :mod:`anople_anomalib.method.state_checks`.
+    """
+
+    def freeze(self) -> None:
+        """Freeze what the module holds; the last statement of a constructor."""
+        self.requires_grad_(requires_grad=False)
+        super().train(mode=False)  # this class's own train() changes nothing
+        self.register_state_dict_post_hook(_leave_out)
+        self.register_load_state_dict_pre_hook(_keep)
+
+    def train(self, mode: bool = True) -> "FrozenModule":
+        """Stay in evaluation mode, whatever the mode of the parent."""
+        del mode
+        return self
+
+
+def _tensors(module: nn.Module, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield parameters and persistent buffers under the names that a state dict would give them."""
+    volatile = {
+        f"{path}.{name}" if path else name
+        for path, part in module.named_modules()
+        for name in part._non_persistent_buffers_set  # noqa: SLF001  # torch tells them in no other way
+    }
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if name not in volatile:
+            yield prefix + name, tensor
+
+
+def _leave_out(module: nn.Module, state_dict: dict, prefix: str, _metadata: dict) -> None:
+    """State-dict post hook: the weights are not saved."""
+    for name, _ in _tensors(module, prefix):
+        state_dict.pop(name, None)
+
+
+def _keep(module: nn.Module, state_dict: dict, prefix: str, *_args: object) -> None:
+    """Load-state-dict pre hook: the weights are neither missing nor replaced."""
+    state_dict.update(_tensors(module, prefix))
