@@ -26,7 +26,7 @@ from typing import Any, cast
 
 import torch
 from anomalib import LearningType
-from anomalib.data import Batch
+from anomalib.data import Batch, ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -417,7 +417,7 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
     # ------------------------------------------------------------------------------------------------ evaluation
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
-        """Predict a batch.
+        """Predict a batch; shots that stand in for validation images, by a memory that does not hold them.
 
         Args:
             batch: Batch of images.
@@ -428,4 +428,6 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
             The batch with ``pred_score`` and ``anomaly_map``.
         """
         del args, kwargs
-        return batch.update(**self.model(batch.image)._asdict())
+        held_out = self.held_out
+        prediction = self.model(batch.image) if held_out is None else held_out.predict(cast("ImageBatch", batch))
+        return batch.update(**prediction._asdict())

@@ -237,12 +237,26 @@ class AnoPLeModel(nn.Module):
             ``pred_score`` (14) of shape ``(B, 1)`` and ``anomaly_map`` M_q (12) of shape ``(B, 1, H, W)``, both in
             [0, 0.5] (in [0, 1] without a memory).
         """
-        visual = self.encode_whole(images)
-        memory_map = None if self.memory_bank is None else self.memory_map(visual)
+        return self.detect(self.encode_whole(images), images.shape[-2:])
+
+    def detect(
+        self, visual: VisualFeatures, size: torch.Size, banks: Sequence[MemoryBank] | None = None
+    ) -> InferenceBatch:
+        """Detect anomalies in images that are encoded.
+
+        Args:
+            visual: What :meth:`encode_whole` returned.
+            size: Height H and width W of the maps.
+            banks: Other memory banks than the model's own, in the same order: of CLIP, of the second backbone.
+
+        Returns:
+            As :meth:`forward`.
+        """
+        memory_map = None if self.memory_bank is None else self.memory_map(visual, banks)
         anomaly_map = self.fusion.map(self.decoder_map(visual), memory_map)  # (12)
         score = self.fusion.score(self.abnormal_probability(visual), anomaly_map)  # (14)
-        if images.shape[-2:] != anomaly_map.shape[-2:]:
-            anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size=images.shape[-2:], mode="bilinear").squeeze(1)
+        if size != anomaly_map.shape[-2:]:
+            anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size=size, mode="bilinear").squeeze(1)
         return InferenceBatch(
             pred_score=score.unsqueeze(1),
             anomaly_map=anomaly_map.unsqueeze(1),
@@ -259,12 +273,13 @@ class AnoPLeModel(nn.Module):
         logits = F.interpolate(logits, size=self.image_size, mode="bilinear", align_corners=False)
         return logits.softmax(dim=1)[..., 1, :, :]
 
-    def memory_map(self, visual: VisualFeatures) -> torch.Tensor:
+    def memory_map(self, visual: VisualFeatures, banks: Sequence[MemoryBank] | None = None) -> torch.Tensor:
         """Compute M_mem of equation (13), resized to the image: shape ``(B, h, w)``, values in [0, 1].
 
-        With a second memory, the fusion combines the maps of both.
+        With a second memory, the fusion combines the maps of both; other banks are those of :meth:`detect`.
         """
-        return self.fusion.memory(self.first_memory_map(visual), self.second_memory_map(visual))
+        first, second = (None, None) if banks is None else (banks[0], banks[-1])
+        return self.fusion.memory(self.first_memory_map(visual, first), self.second_memory_map(visual, second))
 
     def first_memory_map(self, visual: VisualFeatures, bank: MemoryBank | None = None) -> torch.Tensor:
         """Compute the map of the prompted CLIP's memory (13), by another bank if one is given."""

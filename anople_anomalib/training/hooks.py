@@ -17,6 +17,7 @@ from anople_anomalib.utils.trainers import trainer_of
 
 from .epochs import DefaultEpochs
 from .finalization import Finalization
+from .held_out import HeldOutShots
 from .resuming import Resuming
 from .shots import TrainingShots
 
@@ -36,11 +37,13 @@ class FewShotTraining(Resuming, Finalization):
     Attributes:
         drawn_samples: File names of the shots, by category.
         shots: The shots during a training run on a datamodule, else ``None``.
+        held_out: Their predictions by the memory of the others, where they are validated on, else ``None``.
     """
 
     pre_processor: nn.Module | None
     drawn_samples: dict[str, list[str]]
     shots: TrainingShots | None = None
+    held_out: HeldOutShots | None = None
 
     @property
     @abstractmethod

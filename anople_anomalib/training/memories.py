@@ -3,7 +3,6 @@
 
 """What a finished training run memorizes: the features of its shots, and the weights that the parts earn on them."""
 
-import copy
 from collections.abc import Sequence
 from itertools import islice
 from math import ceil
@@ -14,11 +13,11 @@ from torch import nn
 from anople_anomalib.method.fusion import WeightedFusion
 from anople_anomalib.method.fusion_weights import Trial, choose_weights
 from anople_anomalib.method.memory_bank import MemoryBank
-from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.method.trial_images import damage, normal_view
 from anople_anomalib.utils.trainers import trainer_of
 
+from .held_out import HeldOutShots, without_shot
 from .hooks import FewShotTraining
 
 _TRIALS = 12
@@ -34,16 +33,21 @@ def fill_memories(training: FewShotTraining, model: AnoPLeModel, transform: nn.M
         model: The trained model.
         transform: What the pre-processor does to an image.
     """
+    transform = transform or nn.Identity()
+    features: list[torch.Tensor] = []
+    if training.shots is not None and training.shots.validate:
+        training.held_out = HeldOutShots(model, training.shots, features, transform)
     if model.memory_bank is None:
         return
-    transform = transform or nn.Identity()
     shots = [transform(image) for image in training.normal_images()]
     first = training.gather_shots(torch.cat([model.memory_features(image) for image in shots]))
     model.memory_bank.build(first)
+    features.append(first)
     second = None
     if model.second_memory is not None:
         second = training.gather_shots(torch.cat([model.second_memory.shot_features(image) for image in shots]))
         model.second_memory.memory_bank.build(second)
+        features.append(second)
     if isinstance(model.fusion, WeightedFusion):
         model.fusion.set_weights(choose_weights(_try_parts(training, model, transform, first, second), model.fusion))
 
@@ -76,9 +80,9 @@ def _try_parts(
     rows = []
     for index, image in enumerate(islice(training.normal_images(), share)):
         number = (rank + processes * index) % shots
-        banks = [_without(model.memory_bank, first, number)]
+        banks = [without_shot(model.memory_bank, first, number)]
         if model.second_memory is not None and second is not None:
-            banks.append(_without(model.second_memory.memory_bank, second, number))
+            banks.append(without_shot(model.second_memory.memory_bank, second, number))
         trials = [_try_view(model, image, transform, banks, number * _TRIALS + view) for view in range(views)]
         rows.append([None if part[0] is None else torch.cat(part) for part in zip(*trials, strict=True)])
     columns = [None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True)]
@@ -100,11 +104,3 @@ def _try_view(
         second_map=model.second_memory_map(visual, banks[1]) if len(banks) > 1 else None,
         masks=torch.cat([torch.zeros_like(mask), mask]),
     ).small()
-
-
-def _without(bank: MemoryBank | None, features: torch.Tensor, number: int) -> MemoryBank:
-    """Return a bank without one shot, or with that shot where there is no other."""
-    others = torch.cat([features[:number], features[number + 1 :]])
-    reduced = copy.deepcopy(require_memory(bank))
-    reduced.build(others if len(others) else features)
-    return reduced

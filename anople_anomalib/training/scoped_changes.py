@@ -68,6 +68,7 @@ class ScopedChanges(Callback):
             )
             self._changes.enter_context(shots)
             self._changes.enter_context(replaced(pl_module, "shots", shots))
+            self._changes.enter_context(replaced(pl_module, "held_out", None))  # set once the memory is filled
             pl_module.drawn_samples = shots.names
         resolve_epochs(trainer)
         self._changes.enter_context(validated_once(trainer))

@@ -7,14 +7,15 @@ import copy
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from math import ceil, sqrt
+from math import ceil
 
+import pandas as pd
 import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule
 from anomalib.data.datasets import AnomalibDataset
 from torch.utils.data import DataLoader, Sampler
-from torchvision.transforms.v2 import Compose, InterpolationMode, RandomAffine, Resize, Transform
+from torchvision.transforms.v2 import Compose, Resize, Transform
 from typing_extensions import Self
 
 from anople_anomalib.data.sampling import draw_shots, relative_names
@@ -28,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 MAX_VALIDATION_IMAGES = 32
 """Images that stand in for a missing validation set, at most."""
-
-_ROTATION = RandomAffine(degrees=(45, 45), scale=(sqrt(2), sqrt(2)), interpolation=InterpolationMode.BILINEAR)
 
 
 class TrainingShots:
@@ -51,6 +50,7 @@ class TrainingShots:
 
     Attributes:
         names: File names of the shots, by category.
+        validate: Whether the shots themselves stand in for validation images, as there are no other normal ones.
 
     Raises:
         ValueError: If there are fewer normal images than shots, or none.
@@ -80,6 +80,7 @@ class TrainingShots:
         self._plain = _with_augmentations(self._shots, None)
         self._sampler = EpochSampler(len(self._shots), order_seed)
         self._changes = ExitStack()
+        self.validate = False
 
     def __enter__(self) -> Self:
         """Replace the datamodule's training set by the shots."""
@@ -90,7 +91,11 @@ class TrainingShots:
         with ExitStack() as changes:  # undone at once if one of them fails
             changes.enter_context(replaced(datamodule, "train_data", _with_augmentations(self._shots, resized)))
             if not getattr(datamodule, "val_data", None):
-                logger.info("There are no validation images: the thresholds come from normal training images.")
+                self.validate = len(_others(whole, self._shots)) == 0
+                logger.info(
+                    "There are no validation images: the thresholds come from %s.",
+                    "the shots, each judged by the memory of the others" if self.validate else "other training images",
+                )
                 stand_in = images_to_validate_on(whole, self._shots, self._seed, self._input_size, self._transform)
                 changes.enter_context(replaced(datamodule, "val_data", stand_in))
             changes.enter_context(replaced(datamodule, "train_dataloader", self._train_dataloader))
@@ -116,7 +121,11 @@ class TrainingShots:
             Every ``processes``-th shot from number ``rank`` on, each of shape ``(1, 3, H, W)``, values in [0, 1].
         """
         share = range(rank, processes * ceil(len(self) / processes), processes)
-        return (images_of(self._plain[index % len(self)]).unsqueeze(0) for index in share)
+        return (self.image(index % len(self)) for index in share)
+
+    def image(self, number: int) -> torch.Tensor:
+        """Return one shot without augmentations, shape ``(1, 3, H, W)``, values in [0, 1]."""
+        return images_of(self._plain[number]).unsqueeze(0)
 
     @property
     def paths(self) -> list[str]:
@@ -166,10 +175,9 @@ def images_to_validate_on(
     image_size: tuple[int, int],
     transform: Transform | None = None,
 ) -> AnomalibDataset:
-    """Return normal images to take a threshold from: training images that are no shots, else rotated shots.
+    """Return normal images to take a threshold from: training images that are no shots, else the shots themselves.
 
-    A rotation by 45 degrees, enlarged so that no corner is empty, takes the patches away from those in the memory, as
-    another image does; a mirrored shot stays too close. How far differs from texture to texture: it is a stand-in.
+    The shots are then judged by a memory that does not hold them, see :mod:`.held_out`.
 
     Args:
         dataset: The whole training set.
@@ -181,14 +189,18 @@ def images_to_validate_on(
     Returns:
         A data set of normal images with empty masks.
     """
-    samples = normal_samples(dataset)
-    others = samples[~samples.image_path.isin(shots.samples.image_path)]
+    others = _others(dataset, shots)
     if len(others) == 0:
-        rotated = Compose([resize_like(transform, image_size), _ROTATION])
-        return _with_augmentations(_with_empty_masks(shots, range(len(shots))), rotated)
+        dataset, others = shots, shots.samples
     names = relative_names(others.image_path)
     chosen = draw_shots(names, min(len(names), MAX_VALIDATION_IMAGES), seed, "validation")
     return _with_augmentations(_with_empty_masks(dataset, others.index[chosen]), resize_like(transform, image_size))
+
+
+def _others(dataset: AnomalibDataset, shots: AnomalibDataset) -> pd.DataFrame:
+    """Return the rows of normal images that are no shots."""
+    samples = normal_samples(dataset)
+    return samples[~samples.image_path.isin(shots.samples.image_path)]
 
 
 def _with_empty_masks(dataset: AnomalibDataset, indices: Iterable[int]) -> AnomalibDataset:

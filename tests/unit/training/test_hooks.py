@@ -234,7 +234,7 @@ def test_an_untrained_model_is_not_exported(tmp_path: Path, export: str) -> None
 def test_without_validation_images_the_thresholds_are_the_largest_scores_of_normal_ones(
     mvtec: Path, tmp_path: Path, k_shot: int | None
 ) -> None:
-    """Of the training images that are no shots, or of the rotated shots."""
+    """Of the training images that are no shots, or of the shots themselves."""
     model = make_model(k_shot=k_shot)
     datamodule = make_datamodule(mvtec, val_split_mode="none")
     make_engine(tmp_path).fit(model, datamodule=datamodule)

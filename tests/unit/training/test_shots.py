@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from anomalib.data import AnomalibDataset, Folder, MVTecAD
+from torch.testing import assert_close
 
 from anople_anomalib.data.shots import draw_normal_images
 from anople_anomalib.training.shots import (
@@ -100,18 +101,14 @@ def test_a_validation_set_is_left_alone(datamodule: MVTecAD) -> None:
     assert datamodule.val_data is own
 
 
-def test_where_every_image_is_a_shot_they_are_validated_on_rotated(datamodule: MVTecAD) -> None:
+def test_where_every_image_is_a_shot_they_are_validated_on(datamodule: MVTecAD) -> None:
     datamodule.train_data.augmentations = None
     size = (40, 40)
     validated = images_to_validate_on(datamodule.train_data, datamodule.train_data, 0, size)
     assert files(validated) == files(datamodule.train_data)
     for index in range(8):
-        image, again, own = validated[index].image, validated[index].image, datamodule.train_data[index].image
-        assert torch.equal(image, again)
-        assert image.shape == (3, *size)
-        middle = image[:, size[0] // 2, size[1] // 2] - resize(own, size)[:, size[0] // 2, size[1] // 2]
-        assert middle.abs().max() < 0.1  # it turns about the middle
-        assert image.flatten(1).amin(dim=1).min() > 0.2  # and has no empty corners
+        own = next(each for each in datamodule.train_data if each.image_path == validated[index].image_path)
+        assert_close(validated[index].image, resize(own.image, size))
         assert validated[index].gt_mask.shape == size
         assert not validated[index].gt_mask.any()
 

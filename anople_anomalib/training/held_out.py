@@ -1,0 +1,108 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Shots as images to validate on: each is judged by the memory of the others.
+
+A shot is at distance 0 of the memory that holds it, so that a threshold just above its score would call every other
+part defective, or, after any distortion strong enough to move it away, none.
+"""
+
+import copy
+from collections.abc import Sequence
+from math import ceil
+from typing import cast
+
+import torch
+from anomalib.data import ImageBatch, InferenceBatch
+from torch import nn
+
+from anople_anomalib.method.memory_bank import MemoryBank
+from anople_anomalib.method.state_checks import require_memory
+from anople_anomalib.method.torch_model import AnoPLeModel
+from anople_anomalib.method.trial_images import normal_view
+
+from .shots import TrainingShots
+
+VIEWS = 12
+"""Views of all shots together, where a shot has no other to be compared with."""
+
+
+def without_shot(bank: MemoryBank | None, features: torch.Tensor, number: int) -> MemoryBank:
+    """Return a bank without one shot, or with that shot where there is no other.
+
+    Args:
+        bank: The bank, left as it is.
+        features: What it was built from, one row per shot.
+        number: Row of the shot.
+    """
+    others = torch.cat([features[:number], features[number + 1 :]])
+    reduced = copy.deepcopy(require_memory(bank))
+    reduced.build(others if len(others) else features)
+    return reduced
+
+
+class HeldOutShots:
+    """Predictions of shots by a memory that does not hold them.
+
+    Where there is no other shot or no memory, shots are shown in views instead, as other normal parts might look, and
+    the worst of them counts.
+
+    Args:
+        model: The trained model, with its memory.
+        shots: The shots.
+        features: What each memory bank was built from, one row per shot; empty without a memory.
+        transform: What the pre-processor does to an image.
+    """
+
+    def __init__(
+        self, model: AnoPLeModel, shots: TrainingShots, features: Sequence[torch.Tensor], transform: nn.Module
+    ) -> None:
+        self._model, self._shots = model, shots
+        self._features, self._transform = features, transform
+        self._numbers = {path: number for number, path in enumerate(shots.paths)}
+
+    @torch.no_grad()
+    def predict(self, batch: ImageBatch) -> InferenceBatch:
+        """Predict shots.
+
+        Args:
+            batch: Pre-processed shots with their paths.
+
+        Returns:
+            As :meth:`AnoPLeModel.forward`.
+        """
+        judge = self._judge if self._features and len(self._numbers) > 1 else self._judge_views
+        images = cast("torch.Tensor", batch.image).split(1)
+        numbers = [self._numbers[path] for path in batch.image_path or []]
+        found = [judge(image, number) for image, number in zip(images, numbers, strict=True)]
+        return InferenceBatch(
+            pred_score=torch.cat([score for score, _ in found]),
+            anomaly_map=torch.cat([anomaly_map for _, anomaly_map in found]),
+        )
+
+    def _judge(self, image: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return score and map of one shot by the memory of the others."""
+        banks = [self._model.memory_bank]
+        if self._model.second_memory is not None:
+            banks.append(self._model.second_memory.memory_bank)
+        reduced = [without_shot(bank, rows, number) for bank, rows in zip(banks, self._features, strict=True)]
+        return self._detect(image, image.shape[-2:], reduced)
+
+    def _judge_views(self, image: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the highest score of views of one shot, and the map with the highest peak."""
+        whole, found = self._shots.image(number).to(image.device), []
+        for view in range(ceil(VIEWS / len(self._numbers))):
+            generator = torch.Generator().manual_seed(number * VIEWS + view)
+            shown = self._transform(normal_view(whole, self._model.input_size, generator))
+            found.append(self._detect(shown, image.shape[-2:]))
+        return (
+            torch.stack([score for score, _ in found]).amax(dim=0),
+            max((anomaly_map for _, anomaly_map in found), key=lambda each: float(each.max())),
+        )
+
+    def _detect(
+        self, image: torch.Tensor, size: torch.Size, banks: Sequence[MemoryBank] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return score and map of a pre-processed image."""
+        found = self._model.detect(self._model.encode_whole(image), size, banks)
+        return cast("torch.Tensor", found.pred_score), cast("torch.Tensor", found.anomaly_map)

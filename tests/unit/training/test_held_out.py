@@ -1,0 +1,44 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Thresholds from the shots themselves: each is judged by the memory of the others."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from helpers.folders import write_category
+from helpers.training import make_datamodule, make_engine, make_model
+
+
+def trained(folder: Path, names: list[str], **arguments: object):  # noqa: ANN201
+    """A model trained on all good images there are, and its datamodule."""
+    root = write_category(folder / "data", train_names=names)
+    model, datamodule = make_model(k_shot=None, epochs=1, **arguments), make_datamodule(root, val_split_mode="none")
+    make_engine(folder).fit(model, datamodule=datamodule)
+    return model, datamodule
+
+
+def test_a_threshold_is_the_largest_score_by_the_memory_of_the_others(tmp_path: Path) -> None:
+    model, datamodule = trained(tmp_path, ["0", "1", "2"])
+    images = [model.pre_processor(item.image[None]) for item in datamodule.train_data]
+    scores = []
+    with torch.no_grad():
+        features = [model.model.memory_features(image) for image in images]
+        for number, image in enumerate(images):
+            model.model.memory_bank.build(torch.cat([row for other, row in enumerate(features) if other != number]))
+            scores.append(float(model.model(image).pred_score))
+    assert_close(float(model.post_processor.image_threshold), 1.001 * max(scores), rtol=1e-4, atol=1e-7)
+    assert model.held_out is None  # it belongs to the run
+
+
+@pytest.mark.parametrize("arguments", [{"names": ["0"]}, {"names": ["0", "1"], "use_memory": False}])
+def test_what_cannot_be_held_out_is_shown_in_views(tmp_path: Path, arguments: dict) -> None:
+    model, datamodule = trained(tmp_path, **arguments)
+    shot = datamodule.train_data[0].image[None]
+    with torch.no_grad():
+        own = float(model.model(model.pre_processor(shot)).pred_score)
+    assert own < float(model.post_processor.image_threshold) < 0.5 * (2 if model.model.memory_bank is None else 1)
+    assert model.post_processor.normal_images == len(datamodule.train_data)
