@@ -11,6 +11,7 @@ package of PyPI), batch normalization folded into the convolutions, and one sent
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +135,14 @@ def load_memory_backbone(
         FileNotFoundError: If the weights are neither here nor to be downloaded.
     """
     architecture = LITE0_ARCHITECTURE if name == LITE0 else name
-    config = get_pretrained_cfg(architecture, allow_unregistered=False) if is_model(architecture) else None
+    try:
+        config = get_pretrained_cfg(architecture, allow_unregistered=False) if is_model(architecture) else None
+    except RuntimeError:  # a known architecture with an unknown tag
+        config = None
     if config is None:
         msg = (
             f"memory_backbone must be {LITE0!r}, a model name of timm such as "
-            f"'vit_small_patch14_reg4_dinov2.lvd142m' or {NO_BACKBONE!r}, got {name!r}."
+            f"'vit_small_patch14_reg4_dinov2.lvd142m' or {NO_BACKBONE!r}, got {name!r}{_hint(name)}."
         )
         raise ValueError(msg)
     image_size = image_size or (_LITE0_SIZE if name == LITE0 else config.input_size[-1])
@@ -153,6 +157,15 @@ def load_memory_backbone(
     except (RuntimeError, AssertionError) as error:
         msg = f"memory_image_size {image_size} does not fit {name}: {_first_line(error)}."
         raise ValueError(msg) from error
+
+
+def _hint(name: str) -> str:
+    """Return the known name that a wrong one resembles, as a question."""
+    stem = name.split(".", 1)[0]
+    known = get_close_matches(stem, [LITE0, NO_BACKBONE, *timm.list_models()], n=1)
+    tags = timm.list_pretrained(f"{stem}.*") if is_model(stem) else []
+    close = get_close_matches(name, tags, n=1, cutoff=0.0) or known
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _resolve_layers(name: str, architecture: str, layers: Sequence[int] | None, sizes: dict[str, Any]) -> list[int]:

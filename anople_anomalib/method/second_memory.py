@@ -5,7 +5,8 @@
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+
+from anople_anomalib.utils.resizing import resize
 
 from .lite0_weights import LITE0
 from .memory_backbones import NO_BACKBONE, MemoryBackbone
@@ -81,6 +82,6 @@ class SecondMemory(nn.Module):
         """
         if not self.rotations:
             return self.features(images)
-        images = F.interpolate(images, size=self.backbone.image_size, mode="bicubic", antialias=True)
+        images = resize(images, self.backbone.image_size)
         turned = [side.rot90(turns, (-2, -1)) for side in (images, images.flip(-1)) for turns in range(_TURNS // 2)]
         return torch.cat([self.features(image) for image in turned], dim=1)

@@ -89,6 +89,9 @@ def test_folding_is_undone_where_it_would_change_something() -> None:
     ("name", "arguments", "error", "message"),
     [
         ("resnet", {}, ValueError, r"memory_backbone must be .* got 'resnet'"),
+        ("efficentnet-lite0", {}, ValueError, r"did you mean 'efficientnet-lite0'\?"),
+        ("resnet_18", {}, ValueError, r"did you mean 'resnet18'\?"),
+        ("vit_small_patch14_reg4_dinov2.lvd142", {}, ValueError, r"did you mean .*lvd142m'\?"),
         (LITE0, {"layers": [9]}, ValueError, r"numbers between 1 and 5 .* got \[9\]"),
         (LITE0, {"weights": "nowhere.pth"}, FileNotFoundError, r"'nowhere.pth' .* does not exist"),
         ("resnet18.a1_in1k", {}, FileNotFoundError, r"not in the cache .*memory_backbone efficientnet-lite0"),
