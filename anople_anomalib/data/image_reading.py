@@ -88,18 +88,28 @@ def distortion(path: str | Path) -> str | None:
     return "is marked by its EXIF data as rotated, which anomalib's readers ignore" if turned != 1 else None
 
 
-def require_plain_images(paths: Sequence[str | Path]) -> None:
+def require_plain_images(paths: Sequence[str | Path], *, readable: bool = True) -> None:
     """Refuse images that anomalib's readers would distort; only the heads of the files are read.
 
     Args:
         paths: Image files.
+        readable: Whether files that cannot be read at all are refused, too.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If one is not a plain image; the message names it, the number of such images, and the command that
             converts their folder.
     """
-    distorted = [(path, reason) for path in paths if (reason := distortion(path)) is not None]
+    distorted = []
+    for path in paths:
+        try:
+            reason = distortion(path)
+        except (OSError, ValueError):
+            if readable:
+                raise
+            continue
+        if reason is not None:
+            distorted.append((path, reason))
     if not distorted:
         return
     path, reason = distorted[0]

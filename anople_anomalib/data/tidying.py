@@ -44,19 +44,22 @@ def tidy_subsets(datamodule: AnomalibDataModule) -> dict[str, AnomalibDataset]:
     return {name: subset for name, subset in changed.items() if subset is not subsets[name]}
 
 
-def require_plain_subsets(datamodule: AnomalibDataModule, names: tuple[str, ...] = SUBSETS) -> None:
+def require_plain_subsets(
+    datamodule: AnomalibDataModule, names: tuple[str, ...] = SUBSETS, *, readable: bool = True
+) -> None:
     """Refuse images that anomalib's readers would distort.
 
     Args:
         datamodule: A datamodule that is set up.
         names: Its data sets to look at.
+        readable: Whether files that cannot be read at all are refused, too.
 
     Raises:
         ValueError: If there is one, see :func:`require_plain_images`.
     """
     subsets = (getattr(datamodule, name, None) for name in names)
     paths = [path for subset in subsets if _has_samples(subset) for path in subset.samples.image_path]
-    require_plain_images(list(dict.fromkeys(paths)))
+    require_plain_images(list(dict.fromkeys(paths)), readable=readable)
 
 
 def _has_samples(dataset: object) -> TypeGuard[AnomalibDataset]:

@@ -24,9 +24,10 @@ from PIL import Image
 from skimage.measure import label, regionprops
 from typing_extensions import Self
 
+from anople_anomalib.data.unreadable import take_unreadable
 from anople_anomalib.metrics.category_scores import IMAGE
 from anople_anomalib.metrics.raw_scores import RawScoreKeeper
-from anople_anomalib.utils.terminal import runs_from_command_line
+from anople_anomalib.utils.terminal import UNREADABLE, end_with, runs_from_command_line
 
 from .post_processing import ExactPostProcessor
 
@@ -180,6 +181,7 @@ class PredictionTable(Callback):
     ) -> None:
         """Write the rows of a batch."""
         del args, kwargs
+        self._write_unreadable(trainer)
         if self._table is None or not isinstance(outputs, ImageBatch):
             return
         seconds = (time.perf_counter() - self._started) / len(outputs)
@@ -210,6 +212,9 @@ class PredictionTable(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the files and log a summary."""
         del pl_module
+        self._write_unreadable(trainer)
+        if self._table is not None and self._table.counts[ERROR]:
+            end_with(UNREADABLE)
         if self._table is not None and trainer.is_global_zero:
             logger.info("%s", summary(self._table))
         self._close()
@@ -222,6 +227,13 @@ class PredictionTable(Callback):
         """Close the files: what is finished stays."""
         del trainer, pl_module, exception
         self._close()
+
+    def _write_unreadable(self, trainer: Trainer) -> None:
+        """Write a row for every image that the data loaders have left out."""
+        loaders = trainer.predict_dataloaders if trainer.predicting else trainer.test_dataloaders
+        if self._table is not None:
+            nothing: dict[str, Any] = {**dict.fromkeys(COLUMNS), "category": "", "verdict": ERROR, "regions": []}
+            self._table.write({**nothing, **image._asdict()} for image in take_unreadable(loaders))
 
     def _close(self) -> None:
         if self._table is not None:

@@ -138,7 +138,7 @@ class TrainingShots:
             train_data,
             batch_size=1,
             sampler=self._sampler,
-            num_workers=self._datamodule.num_workers,
+            num_workers=0,  # the datamodule's would be forked anew in every epoch, for a handful of images
             collate_fn=self._datamodule.external_collate_fn or train_data.collate_fn,
         )
 

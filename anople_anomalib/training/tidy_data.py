@@ -8,14 +8,16 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from anomalib.data import AnomalibDataModule, AnomalibDataset, PredictDataset
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 from anople_anomalib.data.image_reading import require_plain_images
 from anople_anomalib.data.tidying import SUBSETS, require_plain_subsets, tidy_subsets
+from anople_anomalib.data.unreadable import forgiving
 from anople_anomalib.utils.hidden_files import visible
 from anople_anomalib.utils.scoped import replaced
+from anople_anomalib.utils.terminal import runs_from_command_line
 
 
 @contextmanager
@@ -31,18 +33,53 @@ def tidy_data(trainer: Trainer) -> Iterator[None]:
     Raises:
         ValueError: If an image would be distorted by anomalib's readers, has no mask of its name, or there is none.
     """
-    datamodule = getattr(trainer, "datamodule", None)
+    datamodule, readable = getattr(trainer, "datamodule", None), not _forgives(trainer)
     with ExitStack() as changes:
         if isinstance(datamodule, AnomalibDataModule):
             vars(datamodule).update(tidy_subsets(datamodule))
-            require_plain_subsets(datamodule, SUBSETS if trainer.state.fn == TrainerFn.FITTING else SUBSETS[1:])
+            require_plain_subsets(
+                datamodule, SUBSETS if trainer.state.fn == TrainerFn.FITTING else SUBSETS[1:], readable=readable
+            )
         for dataset in _datasets(trainer):
             if isinstance(dataset, PredictDataset):
                 changes.enter_context(replaced(dataset, "image_filenames", _visible_files(dataset)))
-                require_plain_images(dataset.image_filenames)
+                require_plain_images(dataset.image_filenames, readable=readable)
             elif isinstance(dataset, AnomalibDataset):
-                require_plain_images(dataset.samples.image_path.tolist())
+                require_plain_images(dataset.samples.image_path.tolist(), readable=readable)
+        if not readable:
+            changes.enter_context(_forgiving_loaders(trainer))
         yield
+
+
+def _forgives(trainer: Trainer) -> bool:
+    """Return whether a run goes on without images that cannot be read.
+
+    A prediction does. A test does on the command line alone, whose exit code says so: metrics that somebody compares
+    are never silently those of fewer images.
+    """
+    return trainer.state.fn == TrainerFn.PREDICTING or (
+        trainer.state.fn == TrainerFn.TESTING and runs_from_command_line("test", "train")
+    )
+
+
+@contextmanager
+def _forgiving_loaders(trainer: Trainer) -> Iterator[None]:
+    """Let a test or a prediction leave out images that cannot be read, within the block."""
+    loop = trainer.test_loop if trainer.state.fn == TrainerFn.TESTING else trainer.predict_loop
+    source = loop._data_source  # noqa: SLF001  # the public attributes hold data loaders only once the run goes
+    if isinstance(source.instance, LightningDataModule):
+        make = getattr(source.instance, source.name)
+        with replaced(source.instance, source.name, lambda: _forgiving(make())):
+            yield
+    else:
+        with replaced(source, "instance", _forgiving(source.instance)):
+            yield
+
+
+def _forgiving(loaders: Any) -> Any:  # noqa: ANN401
+    if isinstance(loaders, list | tuple):
+        return [_forgiving(loader) for loader in loaders]
+    return forgiving(loaders) if isinstance(loaders, DataLoader) else loaders
 
 
 def _visible_files(dataset: PredictDataset) -> list:

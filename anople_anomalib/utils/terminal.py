@@ -29,9 +29,34 @@ _NO_OPTION = re.compile(r"Problem with given class_path '([\w.]+)':\s+Option '([
 _PLACES = {"model": "anomalib.models", "data": "anomalib.data"}
 
 
-def runs_from_command_line() -> bool:
-    """Return whether this process is the ``anomalib`` command, where nobody takes what a method returns."""
-    return Path(sys.argv[0]).stem == "anomalib"
+def runs_from_command_line(*subcommands: str) -> bool:
+    """Return whether this process is the ``anomalib`` command, where nobody takes what a method returns.
+
+    Args:
+        *subcommands: Subcommands of which it is one; none for any.
+    """
+    return Path(sys.argv[0]).stem == "anomalib" and (
+        not subcommands or sys.argv[1:2] in [[name] for name in subcommands]
+    )
+
+
+UNREADABLE = 3
+"""Exit code of the command when it went on without images that could not be judged."""
+_exit_codes: set[int] = set()
+
+
+def end_with(code: int) -> None:
+    """Let the ``anomalib`` command end with an exit code other than 0, if nothing else ends it."""
+    _exit_codes.add(code)
+
+
+def _with_exit_code(main: Callable[[], object]) -> Callable[[], object]:
+    """Return a main function whose value is the exit code; the command's script hands it to ``sys.exit``."""
+
+    def run() -> object:
+        return main() or max(_exit_codes, default=None)
+
+    return run
 
 
 def shorten_errors(cli: ModuleType) -> None:
@@ -40,7 +65,11 @@ def shorten_errors(cli: ModuleType) -> None:
     Args:
         cli: The module ``anomalib.cli.cli``, whose parser and whose hook for uncaught exceptions are replaced.
     """
-    if not runs_from_command_line() or os.environ.get(TRACEBACK):
+    if not runs_from_command_line():
+        return
+    if (main := getattr(cli, "main", None)) is not None:
+        cli.main = _with_exit_code(main)  # type: ignore[attr-defined]
+    if os.environ.get(TRACEBACK):
         return
     parser: type = cli.ArgumentParser
 

@@ -191,12 +191,6 @@ def test_a_broken_image_stops_a_run_and_is_named(folder: Folder, tmp_path: Path,
     folder.num_workers = num_workers
     with pytest.raises(ValueError, match=f"The image '.*{name}' cannot be read"):
         make_engine(tmp_path).fit(make_model(k_shot=None, epochs=1), datamodule=folder)
-    model = make_model()
-    model.model.is_fitted.fill_(value=True)
-    dataset = PredictDataset(tmp_path / "good" / name)
-    loader = DataLoader(dataset, collate_fn=dataset.collate_fn, num_workers=num_workers)
-    with pytest.raises(ValueError, match=f"The image '.*{name}' cannot be read"):
-        make_engine(tmp_path).predict(model, dataloaders=loader)
 
 
 MODELS = [

@@ -13,8 +13,9 @@ import torch
 from anomalib.data import PredictDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from anople_anomalib.deployment.predictions import COLUMNS, NOT_OK, OK, TableWriter, regions_of
+from anople_anomalib.deployment.predictions import COLUMNS, ERROR, NOT_OK, OK, TableWriter, regions_of
 from anople_anomalib.lightning_model import AnoPLe
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
@@ -127,3 +128,25 @@ def test_the_command_line_keeps_no_predictions(
     assert engine.predict(model, datamodule=make_datamodule(root)) is None
     assert engine.trainer.predict_loop._predictions == []
     assert rows_in(tmp_path)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_a_row(model: AnoPLe, tmp_path: Path, num_workers: int) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 30), (number, 90, 90)).save(images / f"{number}.png")
+    (images / "truncated.png").write_bytes((images / "0.png").read_bytes()[:60])
+    (images / "text.png").write_text("no image")
+    (images / "empty.png").touch()
+    dataset = PredictDataset(images)
+    loader = DataLoader(dataset, collate_fn=dataset.collate_fn, num_workers=num_workers)
+    batches = make_engine(tmp_path).predict(model, dataloaders=loader)
+    rows = {Path(row["path"]).name: row for row in rows_in(tmp_path)}
+    assert len(batches) == 3
+    assert len(rows) == 6
+    for name in ("truncated.png", "text.png", "empty.png"):
+        assert rows[name]["verdict"] == ERROR
+        assert f"{name}' cannot be read" in rows[name]["error"]
+        assert rows[name]["score"] is None
+    assert all(rows[f"{number}.png"]["score"] is not None for number in range(3))
