@@ -4,9 +4,9 @@
 """Checks of the model's arguments, and their form as plain data."""
 
 from collections.abc import Iterable
-from math import inf, isfinite
+from math import isfinite
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def as_list(value: Any) -> Any:  # noqa: ANN401
@@ -40,7 +40,7 @@ def check_rates(**values: object) -> None:
         ValueError: If one is negative or no finite number.
     """
     for name, value in values.items():
-        if not isinstance(value, Real) or isinstance(value, bool) or not isfinite(value) or value < 0:
+        if not _is_finite(value) or value < 0:
             msg = f"{name} must be a finite number, 0 or more, got {value!r}."
             raise ValueError(msg)
 
@@ -55,7 +55,7 @@ def check_scales(**values: object) -> None:
         ValueError: If one is not a positive finite number.
     """
     for name, value in values.items():
-        if value is not None and (not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < inf):
+        if value is not None and (not _is_finite(value) or value <= 0):
             msg = f"{name} must be a finite number above 0, or None for CLIP's own, got {value!r}."
             raise ValueError(msg)
 
@@ -72,3 +72,7 @@ def check_k_shot(k_shot: object) -> None:
     if k_shot is not None and (not isinstance(k_shot, Integral) or isinstance(k_shot, bool) or k_shot < 1):
         msg = f"k_shot must be an integer, 1 or more, or None for all images, got {k_shot!r}."
         raise ValueError(msg)
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
