@@ -21,7 +21,7 @@ from timm.models import get_pretrained_cfg, is_model
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anople_anomalib.utils.resizing import resize_exactly
+from anople_anomalib.utils.resizing import is_size, resize_exactly
 
 from .batch_norm import fold_batch_norm
 from .frozen import FrozenModule
@@ -89,7 +89,7 @@ class MemoryBackbone(FrozenModule):
             Patch features in the order of the rows of :attr:`grid`, shape ``(B, n, width)``.
         """
         images = images.to(self.scale.dtype)
-        if tuple(images.shape[-2:]) != self.image_size:
+        if not is_size(images.shape[-2:], self.image_size):
             images = resize_exactly(images, self.image_size)
         return self._maps(images * self.scale + self.shift).flatten(2).transpose(1, 2)
 

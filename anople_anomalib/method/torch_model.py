@@ -12,7 +12,7 @@ from einops import einsum, rearrange, repeat
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anople_anomalib.utils.resizing import resize_exactly
+from anople_anomalib.utils.resizing import is_size, resize_exactly
 
 from .anomaly_simulation import simulate_latent_anomalies
 from .clip import FrozenCLIP
@@ -255,7 +255,7 @@ class AnoPLeModel(nn.Module):
         memory_map = None if self.memory_bank is None else self.memory_map(visual, banks)
         anomaly_map = self.fusion.map(self.decoder_map(visual), memory_map)  # (12)
         score = self.fusion.score(self.abnormal_probability(visual), anomaly_map)  # (14)
-        if size != anomaly_map.shape[-2:]:
+        if not is_size(size, anomaly_map.shape[-2:]):
             anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size=size, mode="bilinear").squeeze(1)
         return InferenceBatch(
             pred_score=score.unsqueeze(1),
@@ -309,7 +309,7 @@ class AnoPLeModel(nn.Module):
             What the maps and the score are computed from.
         """
         second = None if self.second_memory is None else self.second_memory.features(images)
-        if tuple(images.shape[-2:]) != self.image_size:
+        if not is_size(images.shape[-2:], self.image_size):
             images = resize_exactly(images, self.image_size)
         signal: torch.Tensor | None = self.prompt_learner.view_signal
         if signal is not None:

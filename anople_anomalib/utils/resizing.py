@@ -39,6 +39,18 @@ def interpolation_of(transform: Resize) -> InterpolationMode | None:
     return InterpolationMode(kind) if isinstance(kind, str) else kind if isinstance(kind, InterpolationMode) else None
 
 
+def is_size(sides: torch.Size, size: tuple[int, int] | torch.Size) -> bool:
+    """Return whether height and width are known to be those of a size.
+
+    In an export they may be unknown: a comparison would fix them, which torch 2.6 refuses.
+
+    Args:
+        sides: Height and width of a tensor.
+        size: Height and width to compare with.
+    """
+    return not any(isinstance(side, torch.SymInt) for side in sides) and tuple(sides) == tuple(size)
+
+
 def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resize images as :func:`bicubic_resize` does.
 
@@ -49,7 +61,7 @@ def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     Returns:
         Images of shape ``(..., C, *size)``; those of that size already, as they are.
     """
-    if tuple(images.shape[-2:]) == tuple(size):
+    if is_size(images.shape[-2:], size):
         return images
     return tv_functional.resize(images, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
 
