@@ -17,16 +17,20 @@ _ROWS, _QUERIES = 4096, 1024  # of the bank, of the images: compared at once, wh
 class MemoryBank(DynamicBufferMixin, nn.Module):
     """Patch features of the normal shots, queried by the nearest cosine distance (13).
 
+    The paper's R holds the shots of all categories. With ``per_category`` an image is compared with the shots of one
+    category alone: that whose features are nearest to it on average, which needs no word on what the image shows.
+
     Args:
         width: Width of the patch features.
         coreset_sampling_ratio: Share of the features that is kept, in (0, 1]: those that k-center-greedy chooses, as
-            in PatchCore.
+            in PatchCore; of each category with ``per_category``.
+        per_category: Whether categories are kept apart.
 
     Raises:
         ValueError: If the ratio is out of range.
     """
 
-    def __init__(self, width: int, coreset_sampling_ratio: float = 1.0) -> None:
+    def __init__(self, width: int, coreset_sampling_ratio: float = 1.0, per_category: bool = False) -> None:
         super().__init__()
         if not 0 < coreset_sampling_ratio <= 1:
             msg = f"coreset_sampling_ratio must be above 0 and at most 1, got {coreset_sampling_ratio}."
@@ -34,30 +38,58 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         self.coreset_sampling_ratio = coreset_sampling_ratio
         self.register_buffer("features", torch.empty(0, width))  # R, shape (N, width)
         self.features: torch.Tensor
+        # Per category, the bank is C blocks of one length, which an exported model can tell apart: shorter ones are
+        # filled up by repeating their last feature, which changes no minimum. Here are their lengths without that.
+        self.register_buffer("lengths", torch.zeros(0, dtype=torch.long) if per_category else None)  # (C,)
+        self.lengths: torch.Tensor | None
 
     def __len__(self) -> int:
         """Return the number of patch features in the bank."""
         return self.features.shape[0]
 
-    def build(self, features: torch.Tensor) -> None:
+    @property
+    def num_categories(self) -> int:
+        """How many categories are kept apart: 1 where they are not."""
+        return 1 if self.lengths is None else max(1, len(self.lengths))
+
+    def build(self, features: torch.Tensor, categories: Sequence[int] | None = None) -> None:
         """Replace the bank.
 
         Args:
             features: Patch features of normal images, shape ``(..., width)``; normalized here.
+            categories: Number of each image's category, from 0 on without gaps, for the first axis of the features;
+                ``None`` where all are of one.
         """
-        self.features = self._rows(features)
+        groups = [features]
+        if self.lengths is not None and categories is not None:
+            owners = torch.tensor(categories, device=features.device)
+            groups = [features[owners == number] for number in range(max(categories) + 1)]
+        self._keep([self._rows(group) for group in groups])
 
-    def extend(self, features: torch.Tensor) -> None:
+    def extend(self, features: torch.Tensor, category: int = 0) -> None:
         """Add patch features of further normal images.
 
         Args:
             features: As for :meth:`build`.
+            category: Number of their category, where categories are kept apart.
         """
-        self.features = torch.cat([self.features, self._rows(features).to(self.features)])
+        groups = list(self.features.chunk(self.num_categories))
+        if self.lengths is not None:
+            groups = [group[:length] for group, length in zip(groups, self.lengths.tolist(), strict=True)]
+        groups[category] = torch.cat([groups[category], self._rows(features).to(self.features)])
+        self._keep(groups)
+
+    def _keep(self, groups: Sequence[torch.Tensor]) -> None:
+        """Set the bank to what the categories hold, rows of shape ``(N_c, width)`` each."""
+        longest = max(len(group) for group in groups)
+        filled = [torch.cat([group, group[-1:].expand(longest - len(group), -1)]) for group in groups]
+        self.features = torch.cat(filled)
+        if self.lengths is not None:
+            self.lengths = torch.tensor([len(group) for group in groups], device=self.features.device)
 
     def parts(self) -> Sequence[torch.Tensor]:
         """Split the bank into the parts that are compared at once, ``(m, width)`` each."""
-        return self.features.split(_ROWS)
+        return [part for group in self.features.chunk(self.num_categories) for part in group.split(_ROWS)]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Compute the distance of every patch to its nearest normal patch, equation (13).
@@ -74,9 +106,14 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         Raises:
             RuntimeError: If the bank is empty.
         """
-        queries, bank = self._blocks(features)
+        queries, banks = self._blocks(features)
+        distances = torch.stack([self._distances(queries, bank) for bank in banks]).unflatten(1, features.shape[:-1])
+        return _of_nearest_category(distances, distances)
+
+    def _distances(self, queries: Sequence[torch.Tensor], bank: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Compute the distances of all queries to one category, shape ``(B * n,)``, values in [0, 1]."""
         similarities = [torch.stack([(part @ rows.T).amax(dim=-1) for rows in bank]).amax(dim=0) for part in queries]
-        return (0.5 * (1 - torch.cat(similarities).reshape(features.shape[:-1]))).clamp(0, 1)
+        return (0.5 * (1 - torch.cat(similarities))).clamp(0, 1)
 
     def _rows(self, features: torch.Tensor) -> torch.Tensor:
         """Return what the bank keeps of features of shape ``(..., width)``: rows of shape ``(N, width)``."""
@@ -99,17 +136,27 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         Raises:
             RuntimeError: If the bank is empty.
         """
-        queries, bank = self._blocks(features)
-        return torch.cat([_nearest(part, bank) for part in queries]).reshape(features.shape[:-1])
+        queries, banks = self._blocks(features)
+        rows = [torch.cat([_nearest(part, bank) for part in queries]) for bank in banks]
+        block = len(self) // len(banks)
+        numbers = torch.stack([each + number * block for number, each in enumerate(rows)])  # (C, B * n)
+        distances = torch.stack([self._distances(queries, bank) for bank in banks])
+        shape = features.shape[:-1]
+        return _of_nearest_category(numbers.unflatten(1, shape), distances.unflatten(1, shape))
 
-    def _blocks(self, features: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-        """Return normalized queries, ``(Q, width)`` each, and the bank in their precision, ``(N, width)`` each."""
+    def _blocks(self, features: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[Sequence[torch.Tensor]]]:
+        """Return normalized queries, ``(Q, width)`` each, and by category the bank in their precision, ``(m, width)``.
+
+        Raises:
+            RuntimeError: If the bank is empty.
+        """
         if len(self) == 0:
             msg = "The memory bank is empty: train the model or load a checkpoint of a trained one first."
             raise RuntimeError(msg)
         queries = self._prepare(features).flatten(end_dim=-2)  # (B * n, width)
-        bank = [part.to(queries.dtype) for part in self.parts()]
-        return [queries] if torch.compiler.is_compiling() else queries.split(_QUERIES), bank
+        groups = self.features.to(queries.dtype).chunk(self.num_categories)
+        banks = [group.split(_ROWS) for group in groups]
+        return [queries] if torch.compiler.is_compiling() else queries.split(_QUERIES), banks
 
     def _coreset(self, features: torch.Tensor) -> torch.Tensor:
         """Choose a share of normalized features of shape ``(N, width)``, the same in every process.
@@ -139,12 +186,18 @@ class ScaledMemoryBank(MemoryBank):
         grid: Height and width of their grid.
         coreset_sampling_ratio: As for :class:`MemoryBank`.
         position_weight: lambda; 0 for features alone.
+        per_category: As for :class:`MemoryBank`.
     """
 
     def __init__(
-        self, width: int, grid: tuple[int, int], coreset_sampling_ratio: float = 1.0, position_weight: float = 0.0
+        self,
+        width: int,
+        grid: tuple[int, int],
+        coreset_sampling_ratio: float = 1.0,
+        position_weight: float = 0.0,
+        per_category: bool = False,
     ) -> None:
-        super().__init__(width + 2, coreset_sampling_ratio)
+        super().__init__(width + 2, coreset_sampling_ratio, per_category)
         self.position_weight = position_weight
         rows, columns = (torch.arange(length) / length for length in grid)
         places = torch.cartesian_prod(rows, columns)  # (n, 2), row by row
@@ -153,15 +206,16 @@ class ScaledMemoryBank(MemoryBank):
         self.places: torch.Tensor
         self.variance: torch.Tensor
 
-    def build(self, features: torch.Tensor) -> None:
+    def build(self, features: torch.Tensor, categories: Sequence[int] | None = None) -> None:
         """Replace the bank, and measure its spread, which :meth:`extend` leaves alone.
 
         Args:
             features: Patch features of normal images, shape ``(..., m * n, width)`` for n places.
+            categories: As for :class:`MemoryBank`. The spread is that of all categories together.
         """
         flat = features.detach().float().flatten(end_dim=-2)
         self.variance = (flat - flat.mean(dim=0)).square().sum(dim=-1).mean().clamp_min(torch.finfo(flat.dtype).tiny)
-        super().build(features)
+        super().build(features, categories)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Compute the scaled squared distance E of every patch to its nearest normal patch.
@@ -175,18 +229,36 @@ class ScaledMemoryBank(MemoryBank):
         Raises:
             RuntimeError: If the bank is empty.
         """
-        queries, bank = self._blocks(features.float())  # squares lose too much in half precision
+        return super().forward(features.float()).to(features.dtype)  # squares lose too much in half precision
+
+    def _distances(self, queries: Sequence[torch.Tensor], bank: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Compute the scaled squared distances of all queries to one category, shape ``(B * n,)``."""
         halves = [rows.square().sum(dim=-1) / 2 for rows in bank]  # |r|^2 / 2
         closeness = torch.cat([_closeness(part, bank, halves) for part in queries])  # <q, r> - |r|^2 / 2
         squares = torch.cat([part.square().sum(dim=-1) for part in queries])
-        distances = (squares - 2 * closeness).reshape(features.shape[:-1])  # d^2
-        return (distances / (4 * self.variance)).clamp(0, 1).to(features.dtype)
+        return ((squares - 2 * closeness) / (4 * self.variance)).clamp(0, 1)  # d^2 / 4v
 
     def _prepare(self, features: torch.Tensor) -> torch.Tensor:
         """Append the places to features, as they are stored and compared."""
         unit = (self.position_weight * self.variance).sqrt()
         places = (unit * self.places).repeat(features.shape[-2] // len(self.places), 1).to(features)
         return torch.cat([features, places.expand(*features.shape[:-1], 2)], dim=-1)
+
+
+def _of_nearest_category(values: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
+    """Return every image's values for the category that is nearest to it on average.
+
+    Args:
+        values: By category, shape ``(C, B, n)``.
+        distances: Of the same shape.
+
+    Returns:
+        Shape ``(B, n)``.
+    """
+    if len(values) == 1:
+        return values[0]
+    nearest = distances.mean(dim=-1, keepdim=True).argmin(dim=0, keepdim=True)  # (1, B, 1)
+    return values.gather(0, nearest.expand(1, *values.shape[1:])).squeeze(0)
 
 
 def _closeness(queries: torch.Tensor, bank: Sequence[torch.Tensor], halves: Sequence[torch.Tensor]) -> torch.Tensor:
