@@ -22,13 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(prog="anople-extend-memory-bank", description="Teach a trained AnoPLe new normal parts.")
     parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a finished training run")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="files or folders of new normal images")
+    parser.add_argument("--category", help="their category, for a model with memory_per_category")
     parser.add_argument("--threshold_images", type=Path, nargs="+", help="normal images for new thresholds")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")
     parsed = parser.parse_args(arguments)
     try:
         model = AnoPLe.load_from_checkpoint(parsed.ckpt_path)
         before = len(model.model.memory_bank or ())
-        model.extend_memory_bank(parsed.images)
+        model.extend_memory_bank(parsed.images, parsed.category)
         if parsed.threshold_images:
             model.recompute_thresholds(parsed.threshold_images)
         model.save_checkpoint(parsed.output)

@@ -113,6 +113,8 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
         memory_layers: 1-based numbers of the layers that make the memory; the default is scaled to the depth of the
             backbone.
         coreset_sampling_ratio: Share of the patch features that the memory keeps, chosen by k-center-greedy.
+        memory_per_category: Whether an image is compared with the shots of one category, the one whose patches are
+            nearest to it on average, instead of with those of all.
         memory_backbone: A second, frozen backbone whose features join the memory: a model name of timm, or
             ``"efficientnet-lite0"``, whose weights need no download; ``"none"`` for none. ``None`` is
             ``"efficientnet-lite0"`` for ``"anople-tiny"`` and none for every other backbone.
@@ -178,6 +180,7 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
         use_memory: bool = True,
         memory_layers: Sequence[int] = PAPER_MEMORY_LAYERS,
         coreset_sampling_ratio: float = 1.0,
+        memory_per_category: bool = False,
         memory_backbone: str | None = None,
         memory_pretrained: str | None = None,
         memory_backbone_layers: Sequence[int] | None = None,
@@ -233,7 +236,9 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
             features = load_memory_backbone(
                 second_name, loaded.mean, loaded.std, memory_backbone_layers, memory_image_size, memory_pretrained
             )
-            second = SecondMemory(features, coreset_sampling_ratio, memory_position_weight, memory_rotations)
+            second = SecondMemory(
+                features, coreset_sampling_ratio, memory_position_weight, memory_rotations, memory_per_category
+            )
         if pre_processor is True:
             sizes = [loaded.clip.visual.image_size, *([second.backbone.image_size] if second else [])]
             height, width = (max(sides) for sides in zip(*sizes, strict=True))
@@ -261,6 +266,7 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
                 memory_layers=resolve_memory_layers(memory_layers, visual.depth) if use_memory else (),
                 residual_decoder=backbone == TINY if residual_decoder is None else residual_decoder,
                 coreset_sampling_ratio=coreset_sampling_ratio,
+                memory_per_category=memory_per_category,
                 second_memory=second,
                 fusion=fuser,
                 image_logit_scale=image_logit_scale,

@@ -14,6 +14,7 @@ from torch import nn
 
 from anople_anomalib.checkpoints.files import guard_checkpoints
 from anople_anomalib.data.image_inputs import Images, each_image
+from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.utils.finalizable import Finalizable
 
@@ -38,34 +39,51 @@ class Maintenance(Finalizable):
     """
 
     model: AnoPLeModel
+    drawn_samples: dict[str, list[str]]
     pre_processor: nn.Module | None
     post_processor: nn.Module | None
 
     @torch.no_grad()
-    def extend_memory_bank(self, images: Images) -> None:
+    def extend_memory_bank(self, images: Images, category: str | None = None) -> None:
         """Add normal images to the memory: parts that look like them are normal from now on.
 
         Prompts, decoder and thresholds stay; see :meth:`recompute_thresholds`.
 
         Args:
             images: Normal images: tensors with values in [0, 1], files, folders, or a list of them.
+            category: Their category, for a model that has a memory per category and was trained on several.
 
         Raises:
             RuntimeError: If the model is not trained or has no memory bank.
             FileNotFoundError: If there is no such file or folder.
-            ValueError: If there is no image, one cannot be read, or a tensor has another shape or range.
+            ValueError: If a category must be given and is not, or the reverse, or if there is no image, one cannot be
+                read, or a tensor has another shape or range.
         """
         self.require_training()
         if self.model.memory_bank is None:
             msg = "This model was trained with use_memory=False: it has no memory bank that could be extended."
             raise RuntimeError(msg)
+        number = self._category_number(category)
         self.eval()
         shots = [self._pre_process(image) for image in each_image(images)]
         features = torch.cat([self.model.memory_features(shot) for shot in shots])
         if (second := self.model.second_memory) is not None:
-            second.memory_bank.extend(torch.cat([second.shot_features(shot) for shot in shots]))
-        self.model.memory_bank.extend(features)
+            second.memory_bank.extend(torch.cat([second.shot_features(shot) for shot in shots]), number)
+        self.model.memory_bank.extend(features, number)
         logger.info("%d images were added to the memory: %d features.", len(shots), len(self.model.memory_bank))
+
+    def _category_number(self, category: str | None) -> int:
+        """Return the number of a category in the memory: 0 where it does not keep them apart."""
+        names = list(self.drawn_samples)
+        if require_memory(self.model.memory_bank).num_categories == 1:
+            names = []
+        if category is None and not names:
+            return 0
+        if category not in names:
+            one = "Give no category: the memory is one for all." if not names else f"Give one of {', '.join(names)}."
+            msg = f"The new images cannot be put into the memory of the category {category!r}. {one}"
+            raise ValueError(msg)
+        return names.index(category)
 
     @torch.no_grad()
     def recompute_thresholds(

@@ -45,6 +45,7 @@ class SecondMemory(nn.Module):
         position_weight: How much farther a patch counts at another place, see :class:`.memory_bank.ScaledMemoryBank`.
         rotations: Whether shots are in the bank in all rotations by right angles, mirrored and not: for parts without
             an upright position. The bank and the time of a query grow eightfold.
+        per_category: Whether the bank keeps categories apart.
     """
 
     def __init__(
@@ -53,10 +54,13 @@ class SecondMemory(nn.Module):
         coreset_sampling_ratio: float = 1.0,
         position_weight: float = 0.0,
         rotations: bool = False,
+        per_category: bool = False,
     ) -> None:
         super().__init__()
         self.backbone, self.rotations = backbone, rotations
-        self.memory_bank = ScaledMemoryBank(backbone.width, backbone.grid, coreset_sampling_ratio, position_weight)
+        self.memory_bank = ScaledMemoryBank(
+            backbone.width, backbone.grid, coreset_sampling_ratio, position_weight, per_category
+        )
         self.register_buffer("fingerprint", torch.tensor(list(backbone.fingerprint), dtype=torch.uint8))
         self.fingerprint: torch.Tensor
 

@@ -11,8 +11,8 @@ from torch import nn
 
 _Part = TypeVar("_Part")
 _FINGERPRINTS = ("backbone_fingerprint", "second_memory.fingerprint")
-_OF_ANY_LENGTH = "memory_bank.features"
-"""The buffer whose number of rows is that of the checkpoint."""
+_OF_ANY_LENGTH = ("memory_bank.features", "memory_bank.lengths")
+"""The buffers whose number of rows is that of the checkpoint."""
 
 
 def check_weights(

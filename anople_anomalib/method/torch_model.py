@@ -46,6 +46,7 @@ class AnoPLeModel(nn.Module):
         memory_layers: 1-based numbers of the layers whose patch features make the memory; empty for no memory.
         residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens.
         coreset_sampling_ratio: Share of the patch features that the memory keeps.
+        memory_per_category: Whether the memory keeps categories apart; the second one is built by the caller.
         second_memory: A memory of another backbone's features, beside the first; it needs the first.
         fusion: How maps and scores are fused; ``None`` for equations (12) and (14).
         image_logit_scale: 1 / tau of equation (8); ``None`` for CLIP's own.
@@ -70,6 +71,7 @@ class AnoPLeModel(nn.Module):
         memory_layers: Sequence[int] = (7, 8, 9, 10),
         residual_decoder: bool = False,
         coreset_sampling_ratio: float = 1.0,
+        memory_per_category: bool = False,
         second_memory: SecondMemory | None = None,
         fusion: PaperFusion | None = None,
         image_logit_scale: float | None = None,
@@ -96,7 +98,8 @@ class AnoPLeModel(nn.Module):
         self.residual_decoder = residual_decoder
         starts_from_clip = residual_decoder or not use_decoder
         self.pixel_logits = pixel_logits or ("cosine" if starts_from_clip else "dot")
-        self.memory_bank = MemoryBank(clip.visual.width, coreset_sampling_ratio) if self.memory_layers else None
+        bank = (clip.visual.width, coreset_sampling_ratio, memory_per_category)
+        self.memory_bank = MemoryBank(*bank) if self.memory_layers else None
         self.second_memory = second_memory if self.memory_layers else None
         self.fusion = fusion or PaperFusion()
         self.register_buffer("tokens", torch.empty(2, 0, 0, dtype=torch.long), persistent=False)  # of training only

@@ -27,17 +27,20 @@ VIEWS = 12
 """Views of all shots together, where a shot has no other to be compared with."""
 
 
-def without_shot(bank: MemoryBank | None, features: torch.Tensor, number: int) -> MemoryBank:
-    """Return a bank without one shot, or with that shot where there is no other.
+def without_shot(bank: MemoryBank | None, features: torch.Tensor, categories: Sequence[int], number: int) -> MemoryBank:
+    """Return a bank without one shot, or with that shot where there is no other to compare it with.
 
     Args:
         bank: The bank, left as it is.
         features: What it was built from, one row per shot.
+        categories: Number of each shot's category.
         number: Row of the shot.
     """
-    others = torch.cat([features[:number], features[number + 1 :]])
     reduced = copy.deepcopy(require_memory(bank))
-    reduced.build(others if len(others) else features)
+    kept = [index for index in range(len(features)) if index != number]
+    compared = [index for index in kept if reduced.lengths is None or categories[index] == categories[number]]
+    kept = kept if compared else [*range(len(features))]
+    reduced.build(features[kept], [categories[index] for index in kept])
     return reduced
 
 
@@ -71,21 +74,34 @@ class HeldOutShots:
         Returns:
             As :meth:`AnoPLeModel.forward`.
         """
-        judge = self._judge if self._features and len(self._numbers) > 1 else self._judge_views
         images = cast("torch.Tensor", batch.image).split(1)
         numbers = [self._numbers[path] for path in batch.image_path or []]
-        found = [judge(image, number) for image, number in zip(images, numbers, strict=True)]
+        found = [
+            self._judge(image, number) if self._has_others(number) else self._judge_views(image, number)
+            for image, number in zip(images, numbers, strict=True)
+        ]
         return InferenceBatch(
             pred_score=torch.cat([score for score, _ in found]),
             anomaly_map=torch.cat([anomaly_map for _, anomaly_map in found]),
         )
+
+    def _has_others(self, number: int) -> bool:
+        """Return whether there is another shot that the memory compares this one with."""
+        if not self._features or self._model.memory_bank is None:
+            return False
+        categories = self._shots.categories
+        apart = self._model.memory_bank.lengths is not None
+        return (categories.count(categories[number]) if apart else len(categories)) > 1
 
     def _judge(self, image: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return score and map of one shot by the memory of the others."""
         banks = [self._model.memory_bank]
         if self._model.second_memory is not None:
             banks.append(self._model.second_memory.memory_bank)
-        reduced = [without_shot(bank, rows, number) for bank, rows in zip(banks, self._features, strict=True)]
+        reduced = [
+            without_shot(bank, rows, self._shots.categories, number)
+            for bank, rows in zip(banks, self._features, strict=True)
+        ]
         return self._detect(image, image.shape[-2:], reduced)
 
     def _judge_views(self, image: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:

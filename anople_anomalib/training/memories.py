@@ -41,15 +41,17 @@ def fill_memories(training: FewShotTraining, model: AnoPLeModel, transform: nn.M
         return
     shots = [transform(image) for image in training.normal_images()]
     first = training.gather_shots(torch.cat([model.memory_features(image) for image in shots]))
-    model.memory_bank.build(first)
+    categories = [0] * len(first) if training.shots is None else training.shots.categories
+    model.memory_bank.build(first, categories)
     features.append(first)
     second = None
     if model.second_memory is not None:
         second = training.gather_shots(torch.cat([model.second_memory.shot_features(image) for image in shots]))
-        model.second_memory.memory_bank.build(second)
+        model.second_memory.memory_bank.build(second, categories)
         features.append(second)
     if isinstance(model.fusion, WeightedFusion):
-        model.fusion.set_weights(choose_weights(_try_parts(training, model, transform, first, second), model.fusion))
+        trial = _try_parts(training, model, transform, first, second, categories)
+        model.fusion.set_weights(choose_weights(trial, model.fusion))
 
 
 def _try_parts(
@@ -58,6 +60,7 @@ def _try_parts(
     transform: nn.Module,
     first: torch.Tensor,
     second: torch.Tensor | None,
+    categories: Sequence[int],
 ) -> Trial:
     """Try the parts on views of the shots, in all processes together.
 
@@ -69,6 +72,7 @@ def _try_parts(
         transform: What the pre-processor does to an image.
         first: Features of the first memory, one row per shot.
         second: Features of the second, if there is one.
+        categories: Number of each shot's category.
 
     Returns:
         The same trial in every process.
@@ -80,9 +84,9 @@ def _try_parts(
     rows = []
     for index, image in enumerate(islice(training.normal_images(), share)):
         number = (rank + processes * index) % shots
-        banks = [without_shot(model.memory_bank, first, number)]
+        banks = [without_shot(model.memory_bank, first, categories, number)]
         if model.second_memory is not None and second is not None:
-            banks.append(without_shot(model.second_memory.memory_bank, second, number))
+            banks.append(without_shot(model.second_memory.memory_bank, second, categories, number))
         trials = [_try_view(model, image, transform, banks, number * _TRIALS + view) for view in range(views)]
         rows.append([None if part[0] is None else torch.cat(part) for part in zip(*trials, strict=True)])
     columns = [None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True)]

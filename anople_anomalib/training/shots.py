@@ -132,6 +132,15 @@ class TrainingShots:
         """Files of the shots, in the order of :meth:`images`."""
         return self._plain.samples.image_path.tolist()
 
+    @property
+    def categories(self) -> list[int]:
+        """Number of each shot's category among :attr:`names`, in the order of :meth:`images`."""
+        category_of = getattr(self._datamodule, "category_of", None)
+        if category_of is None or len(self.names) == 1:
+            return [0] * len(self)
+        numbers = {category: number for number, category in enumerate(self.names)}
+        return [numbers[category_of(path)] for path in self.paths]
+
     def _train_dataloader(self) -> DataLoader:
         train_data = self._datamodule.train_data
         return DataLoader(

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
+from anople_anomalib.data.few_shot import FewShot
 from anople_anomalib.data.image_reading import require_plain_images
 from anople_anomalib.data.tidying import SUBSETS, require_plain_subsets, tidy_subsets
 from anople_anomalib.data.unreadable import forgiving
@@ -36,7 +37,8 @@ def tidy_data(trainer: Trainer) -> Iterator[None]:
     datamodule, readable = getattr(trainer, "datamodule", None), not _forgives(trainer)
     with ExitStack() as changes:
         if isinstance(datamodule, AnomalibDataModule):
-            vars(datamodule).update(tidy_subsets(datamodule))
+            if not isinstance(datamodule, FewShot):  # which has tidied every category: names are theirs alone
+                vars(datamodule).update(tidy_subsets(datamodule))
             require_plain_subsets(
                 datamodule, SUBSETS if trainer.state.fn == TrainerFn.FITTING else SUBSETS[1:], readable=readable
             )

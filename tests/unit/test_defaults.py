@@ -39,6 +39,7 @@ DEFAULTS: dict[Callable, dict[str, Any]] = {
         "use_memory": True,
         "memory_layers": (7, 8, 9, 10),
         "coreset_sampling_ratio": 1.0,
+        "memory_per_category": False,
         "use_decoder": True,
         "epochs": 60,
         "prompt_lr": 1e-3,

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from anople_anomalib.lightning_model import AnoPLe
 from helpers.folders import write_category
+from helpers.miniature import IMAGE_SIZE
 from helpers.training import make_datamodule, make_engine, make_model
 
 
@@ -186,3 +187,23 @@ def test_int8_without_data_says_what_is_missing(model: AnoPLe) -> None:
     pytest.importorskip("nncf")
     with pytest.raises(ValueError, match="INT8_PTQ calibrates on images: give the data"):
         model.detector()._compress_ov_model(None, CompressionType.INT8_PTQ)
+
+
+@pytest.mark.export
+@pytest.mark.slow
+def test_an_openvino_model_chooses_the_memory_of_the_same_category(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    monkeypatch.chdir(tmp_path)  # anomalib's inferencer keeps a cache where it runs
+    model = make_model(memory_per_category=True, post_processor=False).eval()
+    model.prepare_texts("object")
+    model.model.refresh_text_features()
+    shots = torch.rand(3, 3, *IMAGE_SIZE)
+    model.model.memory_bank.build(model.model.memory_features(model.pre_processor.transform(shots)), [0, 1, 0])
+    model.model.is_fitted.fill_(value=True)
+    path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path)
+    images = torch.cat([shots + 0.1 * torch.rand_like(shots), torch.rand(2, 3, *IMAGE_SIZE)])
+    actual = OpenVINOInferencer(path, "CPU", PRECISE).predict(images)
+    assert_close(torch.from_numpy(actual.anomaly_map), model(images).anomaly_map, atol=1e-4, rtol=0)

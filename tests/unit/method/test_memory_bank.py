@@ -187,3 +187,88 @@ def test_an_extended_bank_keeps_its_scale_and_distances_only_shrink() -> None:
     assert torch.equal(bank.variance, variance)
     assert (bank(queries) <= before + 1e-6).all()
     assert len(bank) == 18
+
+
+def two_categories(bank: MemoryBank) -> tuple[MemoryBank, list[MemoryBank], torch.Tensor]:
+    """A bank of two shots of one category and one of another, a bank of each alone, and the shots."""
+    shots = torch.randn(3, 6, 5) + torch.tensor([4.0, 0, 0, 0, 0])
+    shots[1] *= torch.tensor([-1.0, 1, 1, 1, 1])  # the second shot is of the second category
+    bank.build(shots, [0, 1, 0])
+    alone = [MemoryBank(5), MemoryBank(5)]
+    if isinstance(bank, ScaledMemoryBank):
+        alone = [ScaledMemoryBank(5, (2, 3), position_weight=1.0) for _ in range(2)]
+    for single, own in zip(alone, (shots[[0, 2]], shots[1:2]), strict=True):
+        single.build(shots)  # whose spread is that of all shots
+        single.features = single._rows(own)
+    return bank, alone, shots
+
+
+PER_CATEGORY = {
+    "cosine": lambda: MemoryBank(5, per_category=True),
+    "scaled": lambda: ScaledMemoryBank(5, (2, 3), position_weight=1.0, per_category=True),
+}
+
+
+@pytest.mark.parametrize("kind", PER_CATEGORY)
+def test_an_image_is_compared_with_its_own_category_alone(kind: str) -> None:
+    bank, alone, shots = two_categories(PER_CATEGORY[kind]())
+    queries = shots + 0.1 * torch.randn_like(shots)
+    queries[0, 2] = shots[1, 2]  # a patch of the other category is an anomaly, and not looked up there
+    expected = torch.cat([alone[category](queries[[index]]) for index, category in enumerate((0, 1, 0))])
+    assert_close(bank(queries), expected)
+    assert bank(queries)[0].argmax() == 2
+    pooled = MemoryBank(5)
+    pooled.build(shots)
+    assert pooled(queries)[0, 2] < 1e-6
+
+
+def test_the_nearest_patch_is_of_the_same_category() -> None:
+    bank, _, shots = two_categories(MemoryBank(5, per_category=True))
+    rows = bank.nearest(shots)
+    assert (rows[[0, 2]] < 12).all()
+    assert ((rows[1] >= 12) & (rows[1] < 24)).all()
+    assert_close(bank(shots), torch.zeros(3, 6), atol=1e-5, rtol=0)
+    assert_close(bank.features[rows], F.normalize(shots, dim=-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", PER_CATEGORY)
+def test_one_category_grows_and_the_other_stays(kind: str) -> None:
+    bank, alone, shots = two_categories(PER_CATEGORY[kind]())
+    new = torch.randn(3, 6, 5) * torch.tensor([-1.0, 1, 1, 1, 1])
+    for images in new.split(1):
+        bank.extend(images, category=1)
+        alone[1].extend(images)
+    queries = torch.cat([shots, new])
+    queries = queries + 0.1 * torch.randn_like(queries)
+    nearest = torch.stack([single(queries) for single in alone])
+    expected = nearest[nearest.mean(dim=2).argmin(dim=0), torch.arange(6)]
+    assert_close(bank(queries), expected)
+    assert bank.lengths.tolist() == [12, 24]
+
+
+def test_a_bank_of_one_category_is_the_plain_bank() -> None:
+    features, queries = torch.randn(2, 9, D), torch.randn(3, 4, D)
+    bank = MemoryBank(D, per_category=True)
+    for categories in (None, [0, 0]):
+        bank.build(features, categories)
+        assert torch.equal(bank(queries), filled(features)(queries))
+    plain = filled(features)
+    plain.build(features, [0, 1])  # which it does not keep apart
+    assert torch.equal(plain.features, filled(features).features)
+    assert "lengths" not in plain.state_dict()
+
+
+def test_the_coreset_is_one_of_each_category() -> None:
+    centers = torch.eye(D)[:2].repeat_interleave(20, dim=0).view(2, 20, D)
+    bank = MemoryBank(D, coreset_sampling_ratio=0.1, per_category=True)
+    bank.build(centers + 0.01 * torch.randn(2, 20, D), [0, 1])
+    assert bank.lengths.tolist() == [2, 2]
+    assert (bank.features[:2] @ centers[0, 0]).min() > 0.9
+    assert (bank.features[2:] @ centers[1, 0]).min() > 0.9
+
+
+def test_a_bank_per_category_is_restored_from_its_state() -> None:
+    bank, _, shots = two_categories(PER_CATEGORY["cosine"]())
+    other = MemoryBank(5, per_category=True)
+    other.load_state_dict(bank.state_dict())
+    assert torch.equal(other(shots), bank(shots))

@@ -16,8 +16,11 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, RandomHorizontalFlip, Resize, Transform
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from anople_anomalib.data import FewShot
+from anople_anomalib.data.image_inputs import each_image
+from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.utils.resizing import resize
-from helpers.folders import SIZE
+from helpers.folders import SIZE, write_category
 from helpers.miniature import IMAGE_SIZE
 from helpers.training import Recorder, assert_finalized, make_datamodule, make_engine, make_model, read
 
@@ -188,3 +191,36 @@ def test_the_seeds_of_shots_and_training_are_separate(mvtec: Path, tmp_path: Pat
     assert outcomes[0, 0][0] == outcomes[0, 1][0]
     assert torch.equal(outcomes[0, 0][1], outcomes[1, 0][1])
     assert not torch.equal(outcomes[0, 0][1], outcomes[0, 1][1])
+
+
+def test_a_memory_per_category_knows_whose_shots_it_holds(tmp_path: Path) -> None:
+    """In a training run, a restored checkpoint, an export, and for new parts."""
+    for category in ("cable", "bottle"):
+        write_category(tmp_path, category, train_names=[f"{category} {number}" for number in range(3)])
+    datamodule = FewShot(make_datamodule(tmp_path), categories=["cable", "bottle"], k_shot=2)
+    model, engine = make_model(memory_per_category=True, fusion="weighted", epochs=1), make_engine(tmp_path)
+    engine.fit(model, datamodule=datamodule)
+    bank = model.model.memory_bank
+    assert bank.lengths.tolist() == [2 * 16, 2 * 16]
+    restored = AnoPLe.load_from_checkpoint(engine.best_model_path, visualizer=False).eval()
+    for number, category in enumerate(("cable", "bottle")):
+        for name in model.drawn_samples[category]:
+            (image,) = each_image(tmp_path / category / "train" / "good" / name)
+            features = restored.model.memory_features(restored.pre_processor.transform(image))
+            nearest = restored.model.memory_bank.nearest(features)
+            assert (nearest // 32 == number).all()
+            assert_close(restored.detector().eval()(image).anomaly_map, model.eval()(image).anomaly_map)
+    restored.extend_memory_bank(torch.rand(1, 3, *IMAGE_SIZE), category="bottle")
+    assert restored.model.memory_bank.lengths.tolist() == [2 * 16, 3 * 16]
+    for wrong, message in ((None, "Give one of cable, bottle"), ("screw", "category 'screw'")):
+        with pytest.raises(ValueError, match=message):
+            restored.extend_memory_bank(torch.rand(1, 3, *IMAGE_SIZE), category=wrong)
+    with pytest.raises(ValueError, match=r"memory_bank\.lengths"):
+        make_model(fusion="weighted").load_state_dict(restored.state_dict())
+
+
+def test_one_memory_takes_no_category(mvtec: Path, tmp_path: Path) -> None:
+    model = make_model(epochs=1)
+    make_engine(tmp_path, limit_val_batches=0).fit(model, datamodule=make_datamodule(mvtec))
+    with pytest.raises(ValueError, match="Give no category: the memory is one for all"):
+        model.extend_memory_bank(torch.rand(1, 3, *IMAGE_SIZE), category="bottle")
