@@ -19,11 +19,13 @@ PIPELINE_NAME = "fewshot"
 
 
 def register_model() -> None:
-    """Add AnoPLe to ``anomalib.models`` and ``anomalib.models.image``."""
-    from . import AnoPLe
+    """Add AnoPLe and its rivals to ``anomalib.models`` and ``anomalib.models.image``."""
+    from . import AnoPLe, baselines
 
+    models: list[type] = [AnoPLe, *(getattr(baselines, name) for name in baselines.__all__)]
     for host in ("anomalib.models", "anomalib.models.image"):
-        _publish(AnoPLe, import_module(host))
+        for model in models:
+            _publish(model, import_module(host))
 
 
 def register_datamodules() -> None:

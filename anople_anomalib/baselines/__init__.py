@@ -1,0 +1,22 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rivals of AnoPLe that are trained from k normal shots alone, each written from its paper as a model of anomalib.
+
+They see the same shots, are measured by the same metrics and share AnoPLe's parts where the papers share them:
+:class:`SPADE` (images of the k nearest neighbors), :class:`FastRecon` (reconstruction from a coreset).
+
+Importing the package is light: a model, and anomalib with it, is loaded when it is first asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from .fastrecon import FastRecon
+    from .spade import SPADE
+
+__all__ = ["SPADE", "FastRecon"]
+
+__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"fastrecon": ["FastRecon"], "spade": ["SPADE"]})

@@ -1,0 +1,164 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""How a model that learns nothing but its shots is trained inside anomalib's engine."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib import LearningType
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.post_processing import PostProcessor
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import nn
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+
+from anople_anomalib.deployment.post_processing import ExactPostProcessor
+from anople_anomalib.deployment.preprocessing import ExactPreProcessor
+from anople_anomalib.metrics.category_scores import ANOMALIB_METRICS
+from anople_anomalib.metrics.per_category import PerCategoryEvaluator
+from anople_anomalib.training.finalization import Finalization
+from anople_anomalib.utils.batches import images_of
+
+_OPSET = 18  # the exporter's own; it would have to convert to anomalib's 14, and fails
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class ShotModel(nn.Module):
+    """A torch model that is filled from the features of the shots.
+
+    Attributes:
+        is_fitted: Buffer that says whether it is.
+    """
+
+    is_fitted: torch.Tensor
+
+    @abstractmethod
+    def features(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Compute what the model keeps of images of shape ``(B, 3, h, w)``, one row per image."""
+
+    @abstractmethod
+    def fit(self, features: Sequence[torch.Tensor]) -> None:
+        """Fill the model from the features of all shots."""
+
+
+class ShotMemory(Finalization):
+    """Lightning hooks for a model without gradients, mixed into it: one pass over the shots fills it.
+
+    Another training run fills it anew. The shots are taken in the order of their file names, so that the order in
+    which an epoch shows them does not matter.
+    """
+
+    model: ShotModel
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Arguments for the trainer: one pass, on one device, as anomalib's models with a memory have them."""
+        return {"gradient_clip_val": 0, "max_epochs": 1, "num_sanity_val_steps": 0, "devices": 1}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """One-class: anomalib's engine trains no model that calls itself few-shot."""
+        return LearningType.ONE_CLASS
+
+    @staticmethod
+    def configure_optimizers() -> None:
+        """Configure no optimizer: nothing has a gradient."""
+
+    @staticmethod
+    def configure_pre_processor(
+        image_size: tuple[int, int] | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> ExactPreProcessor:
+        """Configure the default pre-processor: resize, and normalize as the backbone was trained.
+
+        Args:
+            image_size: Height and width; ``None`` for 256.
+            mean: Mean of each channel.
+            std: Standard deviation of each channel.
+
+        Returns:
+            The pre-processor.
+        """
+        size = list(image_size or (256, 256))
+        resize = Resize(size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+        return ExactPreProcessor(Compose([resize, Normalize(mean=list(mean), std=list(std))]))
+
+    @staticmethod
+    def configure_post_processor() -> PostProcessor:
+        """Configure the default post-processor: thresholds midway between scores, normalized scores in their order."""
+        return ExactPostProcessor()
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Configure the default evaluator: anomalib's metrics, per category where there are several."""
+        return PerCategoryEvaluator(metrics=ANOMALIB_METRICS)
+
+    @property
+    def is_finalized(self) -> bool:
+        """Whether the model holds the shots of the last training run."""
+        return bool(self.model.is_fitted)
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the features of an earlier pass."""
+        self._shots: dict[str, tuple[torch.Tensor, ...]] = {}
+        self.model.is_fitted.fill_(value=False)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """Keep the features of the batch's images.
+
+        Args:
+            batch: Batch of normal images, normalized.
+            batch_idx: Index of the batch.
+
+        Returns:
+            A loss of 0, as Lightning wants one.
+        """
+        with torch.no_grad():
+            shots = list(zip(*self.model.features(images_of(batch)), strict=True))
+        paths = getattr(batch, "image_path", None) or [""] * len(shots)
+        for row, (path, shot) in enumerate(zip(paths, shots, strict=True)):
+            self._shots[f"{path} {batch_idx:09d} {row:09d}"] = shot
+        return torch.zeros((), requires_grad=True, device=self.device)
+
+    @torch.no_grad()
+    def finalize(self) -> None:
+        """Fill the model from the features of the shots; without any it stays as it is."""
+        shots = [self._shots[path] for path in sorted(getattr(self, "_shots", {}))]
+        if shots:
+            self.model.fit([torch.stack(features) for features in zip(*shots, strict=True)])
+            self.model.is_fitted.fill_(value=True)
+        self._shots = {}
+
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """Predict a batch.
+
+        Args:
+            batch: Batch of images.
+            *args: Unused.
+            **kwargs: Unused.
+
+        Returns:
+            The batch with ``pred_score`` and ``anomaly_map``.
+        """
+        del args, kwargs
+        return batch.update(**self.model(images_of(batch))._asdict())
+
+    def to_onnx(  # type: ignore[override]  # anomalib's arguments, not Lightning's
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,  # noqa: ANN401  # as in anomalib, for torch.onnx.export
+    ) -> Path:
+        """Write one ONNX file, weights included; see ``ExportMixin.to_onnx``."""
+        self.require_training()
+        kwargs = {"opset_version": _OPSET, "external_data": False, **kwargs}
+        write: Any = super().to_onnx
+        return write(export_root, model_file_name, input_size, **kwargs)
