@@ -3,6 +3,7 @@
 
 """Every command of anomalib's engine and command line: with a fresh, a trained and a saved model."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from anomalib.models import AnomalibModule, get_model
 from lightning_utilities.core.imports import module_available
 
 from helpers.command_line import MODEL, anomalib, data_arguments
+from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
 
 pytestmark = pytest.mark.usefixtures("_quiet_process")
@@ -193,3 +195,23 @@ class TestCommandLine:
         data = ("--export_type", "torch") if command == "export" else data_arguments(images)
         with pytest.raises(RuntimeError, match="This AnoPLe is not trained: run `fit` or `train` first, or pass"):
             anomalib(command, *MODEL, *data, results=tmp_path)
+
+
+@pytest.mark.slow
+def test_one_model_of_several_categories_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of MVTec AD, whose images have the same names in every category: each category's metrics, and their mean."""
+    for category in ("bottle", "cable"):
+        write_category(tmp_path / "data", category)
+    wrapped = {"class_path": "MVTecAD", "init_args": {"root": str(tmp_path / "data"), "num_workers": 0}}
+    anomalib(
+        "train",
+        *(*MODEL, "--model.epochs", "1", "--model.visualizer", "false"),
+        *("--data", "FewShot", "--data.datamodule", json.dumps(wrapped), "--data.categories", "[bottle,cable]"),
+        results=tmp_path / "results",
+    )
+    printed = capsys.readouterr().out
+    for metric in ("image_AUROC", "pixel_AUROC"):
+        for name in (f"bottle/{metric}", f"cable/{metric}", metric):
+            assert name in printed

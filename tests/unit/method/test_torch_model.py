@@ -144,6 +144,19 @@ def test_gradients_reach_what_is_learned_and_nothing_else(clip: FrozenCLIP, coup
     assert learner.view_signal.grad.any(dim=1).all()  # of every view
 
 
+@pytest.mark.parametrize("kind", ["dot", "cosine"])
+def test_the_pixel_loss_does_not_pull_the_texts_together(clip: FrozenCLIP, kind: str) -> None:
+    """At CLIP's own logit scale of 100 they would become the same within a few steps, and all maps constant."""
+    clip.logit_scale.fill_(100.0)
+    model = make(clip, coupling="independent", pixel_logits=kind, image_logit_scale=1 / 0.07).train()
+    output = model.training_forward(torch.randn(1, 5, 3, *IMAGE_SIZE))
+    texts, prompts = output.text_features, model.prompt_learner.text_prompts
+    pixel = output.pixel_logits.softmax(dim=1)[:, 1].sum()
+    assert torch.autograd.grad(pixel, [texts, prompts], retain_graph=True, allow_unused=True) == (None, None)
+    (gradient,) = torch.autograd.grad(output.image_logits[:, 1].sum(), texts)
+    assert_close(gradient[1], output.image_embeddings.sum(dim=0) / 0.07)  # the image loss trains them, not at 100
+
+
 def test_one_view_and_no_signal(clip: FrozenCLIP) -> None:
     single = make(clip, num_views=1)
     assert single.prompt_learner.view_signal.shape == (1, VISUAL_WIDTH)
