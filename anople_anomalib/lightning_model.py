@@ -125,12 +125,13 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
         memory_image_size: Side of the images that it sees; ``None`` for its own.
         memory_position_weight: How much farther a patch of its memory counts at another place of the image; 0 for
             features alone.
-        memory_rotations: Whether its memory holds the shots in all rotations by right angles, mirrored and not.
+        memory_rotations: Whether its memory holds the shots in all rotations by right angles, mirrored and not;
+            ``None`` keeps those turned copies that are hardly farther from their shot than slightly moved ones.
         fusion: ``"paper"`` for equations (12) and (14), or ``"weighted"``, by weights that the parts earn on anomalies
             simulated on the shots; ``None`` is ``"weighted"`` with a second backbone and ``"paper"`` without.
         map_sigma: Standard deviation of a Gaussian smoothing of the map, in pixels of the model's image; 0 for none.
         score_share: Share of the largest values of the map whose mean stands for the image; 0 for the maximum;
-            ``None`` is 0 for the paper's fusion and 0.005 for the weighted one.
+            ``None`` is 0.
         use_decoder: Whether there is a decoder; without it the loss is the image-level term alone.
         residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens instead of starting
             from random local features; ``None`` does so for ``"anople-tiny"`` only.
@@ -186,7 +187,7 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
         memory_backbone_layers: Sequence[int] | None = None,
         memory_image_size: int | None = None,
         memory_position_weight: float = 1.0,
-        memory_rotations: bool = False,
+        memory_rotations: bool | None = None,
         fusion: str | None = None,
         map_sigma: float = 0.0,
         score_share: float | None = None,

@@ -12,9 +12,6 @@ from torch import nn
 FUSIONS = ("paper", "weighted")
 """Ways to fuse: by equations (12) and (14), or by weights that the parts have earned on the shots."""
 
-WEIGHTED_TOP_SHARE = 0.005
-"""Share of a weighted map whose mean stands for the image: a little less jumpy than the maximum."""
-
 _FLOOR = 1e-3  # of the decoder's map under a power: a single 0 does not erase what the memory sees
 
 
@@ -24,7 +21,7 @@ def make_fusion(name: str, map_sigma: float, top_share: float | None, *, memory:
     Args:
         name: One of :data:`FUSIONS`.
         map_sigma: As for :class:`PaperFusion`.
-        top_share: As for :class:`PaperFusion`; ``None`` for the maximum (paper) or 0.5 % (weighted).
+        top_share: As for :class:`PaperFusion`; ``None`` for the maximum.
         memory: Whether there is a memory.
 
     Returns:
@@ -43,7 +40,7 @@ def make_fusion(name: str, map_sigma: float, top_share: float | None, *, memory:
         msg = f"map_sigma must be 0 or more, got {map_sigma!r}."
         raise ValueError(msg)
     if top_share is None:
-        top_share = WEIGHTED_TOP_SHARE if name == "weighted" else 0.0
+        top_share = 0.0
     if not 0 <= top_share <= 1:
         msg = f"score_share must be between 0 and 1, got {top_share!r}."
         raise ValueError(msg)

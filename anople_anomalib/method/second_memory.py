@@ -5,6 +5,7 @@
 
 import torch
 from torch import nn
+from torchvision.transforms.v2 import functional as tv_functional
 
 from anople_anomalib.utils.resizing import resize
 
@@ -13,6 +14,8 @@ from .memory_backbones import NO_BACKBONE, MemoryBackbone
 from .memory_bank import ScaledMemoryBank
 
 _TURNS = 8  # rotations by right angles, of an image and of its mirror image
+_MOVES = ((5, 1.05, (4, -3)), (-5, 1.08, (-4, 3)), (3, 1.03, (2, 4)), (-8, 1.1, (-3, -4)))  # angle, scale, shift
+_LIKE = 2.0  # a turned copy is like other normal parts if it is at most so much farther than moved ones
 
 
 def resolve_memory_backbone(name: str | None, *, tiny: bool, memory: bool) -> str | None:
@@ -44,7 +47,8 @@ class SecondMemory(nn.Module):
         coreset_sampling_ratio: Share of the patch features that the bank keeps.
         position_weight: How much farther a patch counts at another place, see :class:`.memory_bank.ScaledMemoryBank`.
         rotations: Whether shots are in the bank in all rotations by right angles, mirrored and not: for parts without
-            an upright position. The bank and the time of a query grow eightfold.
+            an upright position. The bank and the time of a query grow eightfold. ``None`` takes those turns that the
+            shots themselves choose, see :meth:`compare_turns`.
         per_category: Whether the bank keeps categories apart.
     """
 
@@ -53,11 +57,14 @@ class SecondMemory(nn.Module):
         backbone: MemoryBackbone,
         coreset_sampling_ratio: float = 1.0,
         position_weight: float = 0.0,
-        rotations: bool = False,
+        rotations: bool | None = False,
         per_category: bool = False,
     ) -> None:
         super().__init__()
         self.backbone, self.rotations = backbone, rotations
+        turns = torch.arange(_TURNS) < (_TURNS if rotations else 1)
+        self.register_buffer("turns", turns)  # those in the bank, saved: it may grow later
+        self.turns: torch.Tensor
         self.memory_bank = ScaledMemoryBank(
             backbone.width, backbone.grid, coreset_sampling_ratio, position_weight, per_category
         )
@@ -82,10 +89,61 @@ class SecondMemory(nn.Module):
             images: As for :meth:`features`.
 
         Returns:
-            Patch features of shape ``(B, n, width)``, or ``(B, 8 n, width)`` with rotations.
+            Patch features of shape ``(B, n, width)``, or ``(B, t n, width)`` with t :attr:`turns`.
         """
-        if not self.rotations:
+        if not self.turns[1:].any():
             return self.features(images)
-        images = resize(images, self.backbone.image_size)
-        turned = [side.rot90(turns, (-2, -1)) for side in (images, images.flip(-1)) for turns in range(_TURNS // 2)]
-        return torch.cat([self.features(image) for image in turned], dim=1)
+        copies = _turned(resize(images, self.backbone.image_size))
+        kept = [copy for copy, is_kept in zip(copies, self.turns.tolist(), strict=True) if is_kept]
+        return torch.cat([self.features(copy) for copy in kept], dim=1)
+
+    def compare_turns(self, images: torch.Tensor) -> torch.Tensor:
+        """Measure how much farther the turned copies of a shot are from it than slightly moved ones.
+
+        About 1 for a turn that could be of another normal part: all of them for an even texture, none but a mirror
+        image for what stands upright.
+
+        Args:
+            images: As for :meth:`features`.
+
+        Returns:
+            Ratio of the mean distances, a turned copy's to those of the moved ones, shape ``(B, 8)``; 0 for the first,
+            which is the shot itself.
+        """
+        ratios = []
+        for image in resize(images, self.backbone.image_size).split(1):
+            bank = ScaledMemoryBank(self.backbone.width, self.backbone.grid).to(image)
+            bank.build(self.features(image))
+            turned, moved = (
+                torch.stack([bank(self.features(copy)).mean() for copy in copies])
+                for copies in (_turned(image), _moved(image))
+            )
+            ratios.append(turned / moved.mean().clamp_min(torch.finfo(moved.dtype).eps))
+        return torch.stack(ratios)
+
+    def choose_turns(self, ratios: torch.Tensor) -> None:
+        """Decide in which turns the shots are to be in the bank.
+
+        Args:
+            ratios: Of all shots, see :meth:`compare_turns`.
+        """
+        self.turns.copy_(ratios.mean(dim=0) <= _LIKE)
+        self.turns[0] = True
+
+
+def _turned(images: torch.Tensor) -> list[torch.Tensor]:
+    """Return images in all rotations by right angles, mirrored and not; the first are the images themselves."""
+    return [side.rot90(turns, (-2, -1)) for side in (images, images.flip(-1)) for turns in range(_TURNS // 2)]
+
+
+def _moved(images: torch.Tensor) -> list[torch.Tensor]:
+    """Return images turned by a few degrees, scaled and shifted by a few pixels, mirrored beyond their edges."""
+    size, margin = list(images.shape[-2:]), images.shape[-1] // 8
+    padded = nn.functional.pad(images, [margin] * 4, mode="reflect")
+    moved = [
+        tv_functional.affine(
+            padded, angle, list(shift), scale, shear=[0.0], interpolation=tv_functional.InterpolationMode.BILINEAR
+        )
+        for angle, scale, shift in _MOVES
+    ]
+    return [tv_functional.center_crop(image, size) for image in moved]

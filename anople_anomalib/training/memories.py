@@ -45,9 +45,11 @@ def fill_memories(training: FewShotTraining, model: AnoPLeModel, transform: nn.M
     model.memory_bank.build(first, categories)
     features.append(first)
     second = None
-    if model.second_memory is not None:
-        second = training.gather_shots(torch.cat([model.second_memory.shot_features(image) for image in shots]))
-        model.second_memory.memory_bank.build(second, categories)
+    if (memory := model.second_memory) is not None:
+        if memory.rotations is None:
+            memory.choose_turns(training.gather_shots(torch.cat([memory.compare_turns(image) for image in shots])))
+        second = training.gather_shots(torch.cat([memory.shot_features(image) for image in shots]))
+        memory.memory_bank.build(second, categories)
         features.append(second)
     if isinstance(model.fusion, WeightedFusion):
         trial = _try_parts(training, model, transform, first, second, categories)

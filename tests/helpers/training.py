@@ -79,6 +79,13 @@ def make_datamodule(root: Path, **arguments: Any) -> MVTecAD:  # noqa: ANN401
     return MVTecAD(**{"root": root, "category": "bottle", "num_workers": 0, **arguments})
 
 
+def train_model(root: Path, folder: Path, **arguments: Any) -> AnoPLe:  # noqa: ANN401
+    """Train a model for one epoch and return it, ready to predict."""
+    model = make_model(**{"epochs": 1, **arguments})
+    make_engine(folder).fit(model, datamodule=make_datamodule(root))
+    return model.eval()
+
+
 def assert_finalized(model: AnoPLe, state: dict[str, torch.Tensor]) -> None:
     """Memory and text features are those of the final prompts, in the model and in a checkpoint of it."""
     assert model.is_finalized

@@ -13,24 +13,15 @@ from anomalib.post_processing import PostProcessor
 from torch.testing import assert_close
 
 from anople_anomalib.lightning_model import AnoPLe
-from helpers.folders import write_category
 from helpers.miniature import IMAGE_SIZE
-from helpers.training import make_datamodule, make_engine, make_model
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Root of a tiny data set that the tests of this file only read."""
-    return write_category(tmp_path_factory.mktemp("data"))
+from helpers.training import make_datamodule, make_engine, make_model, train_model
 
 
 @pytest.fixture(scope="module")
 def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
     """A trained model."""
-    engine = make_engine(tmp_path_factory.mktemp("training"))
-    model = make_model(epochs=1, gradient_checkpointing=True)  # a matter of training alone
-    engine.fit(model, datamodule=make_datamodule(root))
-    return model.eval()
+    folder = tmp_path_factory.mktemp("training")
+    return train_model(root, folder, gradient_checkpointing=True)  # a matter of training alone
 
 
 def test_a_detector_has_neither_text_tower_nor_what_training_needs(model: AnoPLe) -> None:

@@ -12,23 +12,15 @@ from torch.testing import assert_close
 
 from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.method.lite0_weights import LITE0
-from helpers.folders import write_category
-from helpers.training import make_datamodule, make_engine, make_model
+from helpers.training import make_datamodule, make_engine, train_model
 
 PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some CPUs would take bfloat16
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_category(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
-    engine = make_engine(tmp_path_factory.mktemp("training"))
-    model = make_model(epochs=1, memory_backbone=LITE0, memory_image_size=96, map_sigma=1.0)
-    engine.fit(model, datamodule=make_datamodule(root))
-    return model.eval()
+    folder = tmp_path_factory.mktemp("training")
+    return train_model(root, folder, memory_backbone=LITE0, memory_image_size=96, map_sigma=1.0)
 
 
 def test_the_backbones_see_images_of_their_own_size(model: AnoPLe) -> None:
@@ -60,6 +52,19 @@ def test_one_openvino_model_predicts_as_the_engine_does(
         expected, actual = model(images), inferencer.predict(images)
         for name in ("pred_score", "anomaly_map"):
             assert_close(torch.from_numpy(getattr(actual, name)), getattr(expected, name), atol=1e-3, rtol=0)
+
+
+def test_an_onnx_model_predicts_as_the_engine_does(model: AnoPLe, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = make_engine(tmp_path).export(model, "onnx", export_root=tmp_path)
+    session = onnxruntime.InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    images = torch.rand(2, 3, 90, 110)
+    outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    actual, expected = dict(zip(names, outputs, strict=True)), model(images)
+    for name in ("pred_score", "anomaly_map"):
+        assert_close(torch.from_numpy(actual[name]), getattr(expected, name), atol=1e-4, rtol=0)
 
 
 def test_int8_keeps_the_scores(model: AnoPLe, root: Path, tmp_path: Path) -> None:

@@ -13,15 +13,8 @@ from torch.testing import assert_close
 from anople_anomalib.extend_memory_bank import main
 from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.thresholds import main as change_thresholds
-from helpers.folders import write_category
 from helpers.miniature import IMAGE_SIZE, NUM_PATCHES
 from helpers.training import make_datamodule, make_engine, make_model, read
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Root of a tiny data set that the tests of this file only read."""
-    return write_category(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,77 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Whatever is done to the memory of the prompted CLIP is done to the second memory, too."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.method.lite0_weights import LITE0
+from helpers.miniature import NUM_PATCHES
+from helpers.training import make_datamodule, make_engine, make_model, train_model
+
+SECOND = {"memory_backbone": LITE0, "memory_image_size": 96, "memory_rotations": False}
+PLACES = 12 * 12
+"""Of the second backbone: stride 8."""
+
+
+def distances(model: AnoPLe, image: torch.Tensor) -> list[float]:
+    """The largest distance to either memory."""
+    visual = model.model.encode_whole(model.pre_processor.transform(image))
+    return [model.model.first_memory_map(visual).max().item(), model.model.second_memory_map(visual).max().item()]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """File of a finished training run of one epoch."""
+    engine = make_engine(tmp_path_factory.mktemp("training"))
+    engine.fit(make_model(epochs=1, **SECOND), datamodule=make_datamodule(root))
+    return Path(engine.best_model_path)
+
+
+@pytest.fixture
+def model(checkpoint: Path) -> AnoPLe:
+    """The trained model."""
+    return AnoPLe.load_from_checkpoint(checkpoint, visualizer=False).eval()
+
+
+def test_an_added_part_is_normal_to_both(model: AnoPLe, tmp_path: Path) -> None:
+    new = torch.rand(1, 3, 96, 96)
+    assert min(distances(model, new)) > 1e-3
+    model.extend_memory_bank(new)
+    assert max(distances(model, new)) < 1e-4
+    assert len(model.model.memory_bank) == 2 * NUM_PATCHES
+    assert len(model.model.second_memory.memory_bank) == 2 * PLACES
+    model.save_checkpoint(tmp_path / "grown.ckpt")
+    restored = AnoPLe.load_from_checkpoint(tmp_path / "grown.ckpt", visualizer=False).eval()
+    other = torch.rand(1, 3, 70, 80)
+    assert torch.equal(restored(other).pred_score, model(other).pred_score)
+
+
+def test_thresholds_are_just_above_the_scores_of_both_together(model: AnoPLe) -> None:
+    images = torch.rand(2, 3, 96, 96)
+    scores = torch.cat([model.model(model.pre_processor.transform(image[None])).pred_score for image in images])
+    model.recompute_thresholds(images)
+    assert_close(model.post_processor.image_threshold, 1.001 * scores.max())
+
+
+def test_a_resumed_run_ends_with_both_memories(checkpoint: Path, root: Path, tmp_path: Path) -> None:
+    model = make_model(**SECOND)
+    make_engine(tmp_path, max_epochs=2).fit(model, datamodule=make_datamodule(root), ckpt_path=checkpoint)
+    assert len(model.model.second_memory.memory_bank) == PLACES
+    datamodule = make_datamodule(root)
+    datamodule.setup()
+    [name] = model.drawn_samples["bottle"]
+    [shot] = [item.image for item in datamodule.train_data if str(item.image_path).endswith(f"/{name}")]
+    assert max(distances(model.eval(), shot[None])) < 1e-3
+
+
+def test_a_coreset_keeps_its_share_of_both(root: Path, tmp_path: Path) -> None:
+    model = train_model(root, tmp_path, coreset_sampling_ratio=0.25, **SECOND)
+    assert len(model.model.memory_bank) == NUM_PATCHES // 4
+    assert len(model.model.second_memory.memory_bank) == PLACES // 4
+    assert model(torch.rand(1, 3, 96, 96)).pred_score.isfinite().all()
