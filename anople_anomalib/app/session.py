@@ -1,0 +1,274 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What one person does: teach, ask, move the threshold, correct, undo, take away. No user interface."""
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.method.memory_bank import MemoryBank
+from anople_anomalib.visualization.explanation import Shot
+from anople_anomalib.visualization.samples import pixels_in_file
+
+from .judging import Answer, Thresholds, allowed, good_scores, judge
+from .messages import AppError
+from .presets import OFFLINE, arguments_of
+from .training import TURNS, Progress, Turns, train
+from .uploads import MAX_ASKED, MAX_GOOD, Photo, take_in
+
+SHORT_STEPS = 60
+"""Steps of a short training run: those of one image in the paper's 60 epochs."""
+FULL_EPOCHS = 60
+"""Epochs of the paper's training run."""
+
+
+class Memory(NamedTuple):
+    """What a correction changes, kept for undo."""
+
+    features: list[tuple[torch.Tensor, torch.Tensor | None]]
+    corrected: list[Photo]
+    good: list[tuple[float, float]]
+    answers: list[Answer]
+    thresholds: Thresholds
+
+
+class Session:
+    """One person's images, model and answers, in a temporary folder of their own.
+
+    Args:
+        ckpt_path: Checkpoint of a trained model to start from.
+        root: Folder to make the session's folder in; ``None`` for the system's temporary folder.
+        turns: Whose turn it is to train.
+
+    Attributes:
+        folder: The folder; :meth:`close` removes it.
+        part: What the part is called.
+        preset: Preset of the model.
+        epochs: Epochs that the model was trained for.
+        taught: The good images.
+        corrected: The images that were said to be good.
+        answers: What the model says about the images that it was asked about.
+        good: Score and largest value of the map of every good image, judged by the memory of the others.
+        thresholds: The present thresholds.
+        progress: How far the present or the last training run is.
+        is_training: Whether a training run is not over.
+        lock: Held by whoever changes the session.
+    """
+
+    def __init__(self, ckpt_path: Path | None = None, root: Path | None = None, turns: Turns = TURNS) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="session-", dir=root))
+        self.part, self.preset, self.epochs = "object", OFFLINE, 0
+        self.taught: list[Photo] = []
+        self.corrected: list[Photo] = []
+        self.answers: list[Answer] = []
+        self.good: list[tuple[float, float]] = []
+        self.thresholds = Thresholds(float("nan"), float("nan"))
+        self.progress = Progress()
+        self.is_training = False
+        self.lock = threading.RLock()
+        self._turns, self._undo, self._asked = turns, list[Memory](), 0
+        self._model: AnoPLe | None = None
+        self._shown: list[Photo] = []  # the good images in the memory, in its order
+        if ckpt_path is not None:
+            self._take(AnoPLe.load_from_checkpoint(ckpt_path, visualizer=False).cpu().eval())
+            self.part = ", ".join(self.model.class_names) or self.part
+
+    def close(self) -> None:
+        """Stop what runs, and remove everything that was uploaded."""
+        self.progress.stop()
+        self._model = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def model(self) -> AnoPLe:
+        """The trained model.
+
+        Raises:
+            AppError: If there is none yet.
+        """
+        if self._model is None:
+            msg = "There is no trained model yet: teach it good parts first."
+            raise AppError(msg)
+        return self._model
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is a trained model."""
+        return self._model is not None
+
+    # -------------------------------------------------------------------------------------------------- teach
+
+    def add_good(self, files: Sequence[str | Path]) -> None:
+        """Add good images to teach from.
+
+        Raises:
+            AppError: If they are refused; none is added then.
+        """
+        self.taught += take_in(files, self.folder / "good", MAX_GOOD, len(self.taught))
+
+    def clear_good(self) -> None:
+        """Forget the good images; a trained model stays."""
+        shutil.rmtree(self.folder / "good", ignore_errors=True)
+        self.taught = []
+
+    def teach(self, part: str, preset: str = OFFLINE, full: bool = False) -> None:
+        """Train a model on the good images; :attr:`progress` tells how far it is, and stops it.
+
+        Args:
+            part: What the part is called.
+            preset: Preset of the model.
+            full: Whether for the paper's 60 epochs, else for as many steps as one image takes then.
+
+        Raises:
+            AppError: If there is no image or no such preset, or a training run is not over.
+        """
+        if not self.taught:
+            msg = "There is no good image yet: drop at least one."
+            raise AppError(msg)
+        if self.is_training:
+            msg = "A training run of yours is not over yet: wait, or stop it."
+            raise AppError(msg)
+        arguments = arguments_of(preset)
+        part = " ".join(part.split())[:60] or "object"
+        epochs = FULL_EPOCHS if full else max(1, round(SHORT_STEPS / len(self.taught)))
+        photos, self.progress = list(self.taught), Progress()
+        self.is_training = True
+        try:
+            model = train(self.folder, part, arguments, epochs, self.progress, self._turns)
+        finally:
+            self.is_training = False
+        with self.lock:
+            self.part, self.preset, self.epochs = part, preset, epochs
+            self._take(model, photos)
+
+    def _take(self, model: AnoPLe, photos: Sequence[Photo] = ()) -> None:
+        """Begin anew with another model."""
+        processor = model.require_thresholds()
+        self._model, self.corrected, self._undo = model, [], []
+        self._shown = list(photos)
+        self.good = good_scores(model, photos)
+        self.thresholds = Thresholds(float(processor.image_threshold), float(processor.pixel_threshold))
+        self.answers = [judge(model, answer.photo) for answer in self.answers]
+
+    # -------------------------------------------------------------------------------------------------- ask
+
+    def ask(self, files: Sequence[str | Path]) -> None:
+        """Judge images.
+
+        Raises:
+            AppError: If there is no model, or an image is refused; none is judged then.
+        """
+        model = self.model
+        photos = take_in(files, self.folder / "asked" / str(self._asked), MAX_ASKED, len(self.answers))
+        self._asked += 1
+        self.answers += [judge(model, photo) for photo in photos]
+
+    def clear_answers(self) -> None:
+        """Forget the images that were judged."""
+        shutil.rmtree(self.folder / "asked", ignore_errors=True)
+        self.answers, self._undo = [], []
+
+    @property
+    def sorted_answers(self) -> list[Answer]:
+        """The answers, worst first."""
+        return sorted(self.answers, key=lambda answer: -answer.score)
+
+    def is_bad(self, answer: Answer) -> bool:
+        """Return the verdict on an image by the present threshold."""
+        return answer.score > self.thresholds.image
+
+    def shots(self) -> list[Shot]:
+        """Return the images in the memory, in its order; empty for a model from a checkpoint."""
+        if not self._shown:
+            return []
+        return [Shot(photo.name, pixels_in_file(photo.path)) for photo in (*self._shown, *self.corrected)]
+
+    # -------------------------------------------------------------------------------------------------- threshold
+
+    def set_threshold(self, value: float) -> None:
+        """Move the threshold to a raw score; that of the pixels moves in proportion. Nothing is computed anew.
+
+        Raises:
+            AppError: If it is not a positive number.
+        """
+        if not 0 < value < float("inf"):
+            msg = f"A threshold must be a positive number, got {value}."
+            raise AppError(msg)
+        _ = self.model
+        self.thresholds = Thresholds(value, self.thresholds.pixel * value / self.thresholds.image)
+
+    def allow_false_alarms(self, rate: float | None) -> None:
+        """Move the threshold to what a share of false alarms allows. Nothing is computed anew.
+
+        Args:
+            rate: Share of new good parts above the threshold, in (0, 1); ``None`` for just above all known ones.
+
+        Raises:
+            AppError: If there are no scores of good images, or the rate is out of range.
+        """
+        if not self.good:
+            msg = "No good image is known: a model from a checkpoint holds none. Say of one below that it is good."
+            raise AppError(msg)
+        if rate is not None and not 0 < rate < 1:
+            msg = f"The share of false alarms must be between 0 and 1, got {rate}."
+            raise AppError(msg)
+        self.thresholds = allowed(self.good, rate)
+
+    # -------------------------------------------------------------------------------------------------- correct
+
+    def this_is_good(self, answer: Answer) -> None:
+        """Add an image to the memory, and update the threshold and all answers.
+
+        Raises:
+            AppError: If it is in the memory already.
+        """
+        if answer.photo in self.corrected:
+            msg = f"'{answer.photo.name}' is in the memory already."
+            raise AppError(msg)
+        model = self.model
+        features = [
+            (bank.features, bank.lengths) for bank in self._banks()
+        ]  # a memory that grows gets another tensor: these stay
+        before = Memory(features, self.corrected, self.good, self.answers, self.thresholds)
+        model.extend_memory_bank(answer.photo.path)
+        self._undo.append(before)
+        self.corrected = [*self.corrected, answer.photo]
+        if self._shown:
+            self.good = good_scores(model, [*self._shown, *self.corrected])
+            self.thresholds = allowed(self.good, None)
+        else:  # of a checkpoint the good images are not known: this one as it was judged before, and never lower
+            self.good = [*self.good, (answer.score, float(answer.heat.max()))]
+            self.thresholds = Thresholds(*map(max, self.thresholds, allowed(self.good, None)))
+        self.answers = [judge(model, each.photo) for each in self.answers]
+
+    def undo(self) -> None:
+        """Take the last correction back.
+
+        Raises:
+            AppError: If there is none.
+        """
+        if not self._undo:
+            msg = "There is no correction to undo."
+            raise AppError(msg)
+        before = self._undo.pop()
+        for bank, features in zip(self._banks(), before.features, strict=True):
+            bank.features, bank.lengths = features
+        _, self.corrected, self.good, self.answers, self.thresholds = before
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a correction to undo."""
+        return bool(self._undo)
+
+    def _banks(self) -> list[MemoryBank]:
+        """Return the memories of the model."""
+        model = self.model.model
+        second = None if model.second_memory is None else model.second_memory.memory_bank
+        return [bank for bank in (model.memory_bank, second) if bank is not None]

@@ -1,0 +1,251 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a person does with the page, without a page."""
+
+import csv
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from anomalib.data import PredictDataset
+from PIL import Image
+from torch.testing import assert_close
+
+from anople_anomalib.app import drawing, taking
+from anople_anomalib.app import session as session_module
+from anople_anomalib.app.judging import Thresholds, allowed, note_on
+from anople_anomalib.app.messages import AppError, message_of, without_paths
+from anople_anomalib.app.presets import DINOV2, OFFLINE, PAPER, PRESETS
+from anople_anomalib.app.session import Session
+from anople_anomalib.app.training import Progress, Turns
+from anople_anomalib.app.uploads import MAX_GOOD, safe_name, take_in
+from anople_anomalib.lightning_model import AnoPLe
+from helpers.folders import write_category
+from helpers.miniature import MINIATURE
+from helpers.training import make_engine
+
+REPOSITORY = Path(__file__).parents[3]
+NAMES = ("000", "001", "002")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_category(tmp_path_factory.mktemp("files")) / "bottle"
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    small = {"backbone": MINIATURE, "pretrained": "random"}
+    monkeypatch.setattr(session_module, "arguments_of", lambda preset: dict(small) if preset else {})
+    monkeypatch.setattr(session_module, "SHORT_STEPS", 4)
+    session = Session(root=tmp_path)
+    yield session
+    session.close()
+    assert not session.folder.exists()
+
+
+@pytest.fixture
+def taught(session: Session, files: Path) -> Session:
+    session.add_good([files / "train" / "good" / f"{name}.png" for name in NAMES[:2]])
+    session.teach("bottle")
+    return session
+
+
+def asked(session: Session, files: Path) -> Session:
+    session.ask(sorted((files / "test").rglob("*.png")))
+    return session
+
+
+def test_teach_ask_and_threshold(taught: Session, files: Path) -> None:
+    assert taught.progress.step == taught.progress.steps == 4
+    assert allowed(taught.good, None) == pytest.approx(taught.thresholds, rel=1e-4), "as the training run had it"
+    scores = [answer.score for answer in asked(taught, files).sorted_answers]
+    assert len(scores) == 4
+    assert scores == sorted(scores, reverse=True)
+    taught.set_threshold((scores[0] + scores[1]) / 2)
+    assert [taught.is_bad(answer) for answer in taught.sorted_answers] == [True, False, False, False]
+    assert [answer.score for answer in taught.sorted_answers] == scores, "no new pass"
+    with pytest.raises(AppError, match="positive"):
+        taught.set_threshold(0)
+
+
+def test_scores_are_those_of_the_engine(taught: Session, files: Path, tmp_path: Path) -> None:
+    asked(taught, files)
+    path = taking.checkpoint(taught)
+    model = AnoPLe.load_from_checkpoint(path, visualizer=False)
+    dataset = PredictDataset(path=files / "test")
+    batches = make_engine(tmp_path).predict(model=model, dataset=dataset, return_predictions=True) or []
+    predicted = {Path(item.image_path).parent.name[0] + Path(item.image_path).name: item for b in batches for item in b}
+    assert len(predicted) == len(taught.answers)
+    scores = sorted(float(item.pred_score) for item in predicted.values())
+    limit = taught.thresholds.image
+    assert_close(torch.tensor(scores), torch.tensor(sorted(a.score / (a.score + limit) for a in taught.answers)))
+    assert sum(bool(item.pred_label) for item in predicted.values()) == sum(map(taught.is_bad, taught.answers))
+
+
+def test_correct_and_undo(taught: Session, files: Path) -> None:
+    asked(taught, files)
+    before = taught.sorted_answers[0], taught.thresholds, list(taught.good), len(taught.model.model.memory_bank or ())
+    taught.this_is_good(before[0])
+    again = next(answer for answer in taught.answers if answer.photo == before[0].photo)
+    assert again.score < before[0].score
+    assert len(taught.good) == 3
+    assert len(taught.model.model.memory_bank or ()) > before[3]
+    with pytest.raises(AppError, match="already"):
+        taught.this_is_good(again)
+    taught.undo()
+    assert (taught.sorted_answers[0].score, taught.thresholds, taught.good) == (before[0].score, *before[1:3])
+    assert len(taught.model.model.memory_bank or ()) == before[3]
+    with pytest.raises(AppError, match="no correction"):
+        taught.undo()
+
+
+def test_take_away(taught: Session, files: Path) -> None:
+    asked(taught, files)
+    taught.set_threshold(taught.sorted_answers[1].score)
+    rows = list(csv.DictReader(taking.table(taught).open()))
+    assert [row["verdict"] for row in rows] == ["NOT OK", "OK", "OK", "OK"]
+    assert all("/" not in row["path"] for row in rows)
+    model = AnoPLe.load_from_checkpoint(taking.checkpoint(taught))
+    assert float(model.require_thresholds().image_threshold) == pytest.approx(taught.thresholds.image)
+    text = taking.commands(taught)
+    assert str(taught.folder) not in text
+    assert "--trainer.max_epochs 2" in text
+    fresh = Session(taking.checkpoint(taught), taught.folder)
+    assert fresh.thresholds == pytest.approx(taught.thresholds)
+    with pytest.raises(AppError, match="No good image"):
+        fresh.allow_false_alarms(0.1)
+
+
+def test_drawings_name_what_they_show(taught: Session, files: Path) -> None:
+    gallery = drawing.gallery(asked(taught, files))
+    assert gallery.count("<li ") == gallery.count('role="img"') == 4
+    assert str(taught.folder) not in gallery
+    why = drawing.reason(taught, taught.sorted_answers[0])
+    assert 'src="data:image/png;base64,' in why
+    assert str(taught.folder) not in why
+
+
+def test_a_stopped_run_leaves_a_model(session: Session, files: Path) -> None:
+    session.add_good([files / "train" / "good" / "000.png"])
+    thread = threading.Thread(target=session.teach, args=("bottle", OFFLINE, True))
+    thread.start()
+    while session.progress.step == 0 and thread.is_alive():
+        time.sleep(0.01)
+    session.progress.stop()
+    thread.join(60)
+    assert session.is_trained
+    assert 0 < session.progress.step < session.progress.steps
+
+
+def test_two_do_not_mix(tmp_path: Path, files: Path) -> None:
+    one, two = Session(root=tmp_path), Session(root=tmp_path)
+    one.add_good([files / "train" / "good" / "000.png"])
+    assert two.taught == []
+    assert one.folder != two.folder
+    one.close()
+    assert two.folder.exists()
+    two.close()
+
+
+def test_turns_are_in_order() -> None:
+    turns, order, first, second = Turns(), [], Progress(), Progress()
+
+    def later() -> None:
+        with turns.turn(second):
+            order.append("second")
+
+    with turns.turn(first):
+        thread = threading.Thread(target=later)
+        thread.start()
+        while second.ahead == 0:
+            time.sleep(0.01)
+        assert str(second).startswith("Waiting: 1")
+        order.append("first")
+    thread.join(5)
+    assert order == ["first", "second"]
+
+
+def test_one_who_waits_can_stop() -> None:
+    turns, stopped = Turns(), Progress()
+    stopped.stop()
+    with turns.turn(Progress()), pytest.raises(AppError, match="Stopped"), turns.turn(stopped):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.png", b"no image", "no image that can be read"),
+        ("a.txt", b"text", "no image among"),
+        ("a.png", b"", "'a.png'"),
+    ],
+)
+def test_uploads_are_checked(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AppError, match=words) as error:
+        take_in([tmp_path / name], tmp_path / "kept", MAX_GOOD)
+    assert str(tmp_path) not in message_of(error.value)
+
+
+def test_too_many_and_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    with pytest.raises(AppError, match="17 images are too many: at most 16"):
+        take_in([tmp_path / "a.png"] * 17, tmp_path / "kept", MAX_GOOD)
+    monkeypatch.setattr("anople_anomalib.app.uploads.MAX_PIXELS", 80)
+    with pytest.raises(AppError, match="9 x 9 pixels"):
+        take_in([tmp_path / "a.png"], tmp_path / "kept", MAX_GOOD)
+    monkeypatch.setattr("anople_anomalib.app.uploads.MAX_BYTES", 10)
+    with pytest.raises(AppError, match="MB"):
+        take_in([tmp_path / "a.png"], tmp_path / "kept", MAX_GOOD)
+
+
+def test_kept_images_are_upright_and_plain(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
+    kept = take_in([tmp_path / "a.jpg"], tmp_path / "kept", MAX_GOOD)[0]
+    with Image.open(kept.path) as image:
+        assert image.size == (10, 20)
+        assert not image.getexif()
+
+
+def test_names_are_harmless() -> None:
+    assert safe_name("../../=HYPERLINK(x).png") == "HYPERLINK_x_.png"
+    assert safe_name("...") == "image.png"
+
+
+def test_messages_have_no_paths() -> None:
+    assert without_paths("'/home/me/secret/a.png' is bad, see C:\\Users\\me\\b.png") == "'a.png' is bad, see b.png"
+    assert without_paths("1/2 of it and a/b") == "1/2 of it and a/b"
+    assert "KeyError" in message_of(KeyError("x"))
+
+
+def test_actions_without_a_model_say_so(tmp_path: Path) -> None:
+    session = Session(root=tmp_path)
+    for action in (lambda: session.ask([]), lambda: taking.checkpoint(session), lambda: taking.commands(session)):
+        with pytest.raises(AppError, match="teach it good parts first"):
+            action()
+    with pytest.raises(AppError, match="no good image"):
+        session.teach("bottle")
+    session.close()
+
+
+def test_false_alarms_that_few_images_can_promise() -> None:
+    assert note_on(0.2, 4) == ""
+    assert "takes 99 good images, there are 4" in note_on(0.01, 4)
+    good = [(float(score), float(score)) for score in range(1, 21)]
+    assert allowed(good, 0.1) == Thresholds(19.5, 19.5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "file"), [(OFFLINE, "anople_offline"), (PAPER, "anople"), (DINOV2, "anople_dinov2")]
+)
+def test_presets_are_those_of_the_files(preset: str, file: str) -> None:
+    written = yaml.safe_load((REPOSITORY / "configs" / "model" / f"{file}.yaml").read_text())["model"]["init_args"]
+    assert PRESETS[preset].items() <= written.items()
