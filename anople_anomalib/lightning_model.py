@@ -362,7 +362,6 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
             {f"train_{name}": value.detach() for name, value in numbers.items()},
             on_step=False,
             on_epoch=True,
-            prog_bar=True,
             sync_dist=True,
             batch_size=len(images_of(batch)),
         )

@@ -12,7 +12,9 @@ plugin's classes are put where anomalib's own are.
 top of their modules. The functions can be called any number of times.
 """
 
+import sys
 from importlib import import_module
+from inspect import signature
 from types import ModuleType
 
 PIPELINE_NAME = "fewshot"
@@ -48,10 +50,26 @@ def register_pipeline() -> None:
 
 
 def register_terminal() -> None:
-    """Let the ``anomalib`` command end its errors in one message."""
-    from .utils.terminal import shorten_errors
+    """Let the ``anomalib`` command end its errors in one message, read a checkpoint's arguments, and be less noisy."""
+    from .utils.quiet import is_about_this_package, quieten
+    from .utils.terminal import before_main, runs_from_command_line, shorten_errors, wants_everything
 
-    shorten_errors(import_module("anomalib.cli.cli"))
+    cli = import_module("anomalib.cli.cli")
+    shorten_errors(cli)
+    if runs_from_command_line() and is_about_this_package(sys.argv[1:]):
+        before_main(cli, _add_arguments_of_checkpoint)
+        if not wants_everything():
+            quieten(cli)
+
+
+def _add_arguments_of_checkpoint() -> None:
+    """Let the command build the model as its checkpoint was built: the backbone above all."""
+    from . import AnoPLe
+    from .checkpoints.command_line import with_arguments_of_checkpoint
+
+    defaults = {name: each.default for name, each in signature(AnoPLe).parameters.items()}
+    names = ("AnoPLe", "anople_anomalib.AnoPLe", f"{AnoPLe.__module__}.AnoPLe")
+    sys.argv[1:] = with_arguments_of_checkpoint(sys.argv[1:], names, defaults)
 
 
 def _publish(cls: type, host: ModuleType) -> None:

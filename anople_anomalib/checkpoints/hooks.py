@@ -159,6 +159,18 @@ _ARGUMENTS_BEFORE = {
 """What version 0.1 did, whose checkpoints do not name these arguments."""
 
 
+def arguments_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a checkpoint's model was built with.
+
+    Args:
+        checkpoint: Content of a checkpoint of AnoPLe.
+    """
+    arguments = dict(checkpoint.get(LightningModule.CHECKPOINT_HYPER_PARAMS_KEY) or {})
+    if checkpoint["anople"]["version"].startswith("0.1."):
+        _add_missing_arguments(arguments)
+    return arguments
+
+
 def _add_missing_arguments(arguments: dict[str, Any]) -> None:
     """Add the arguments that a checkpoint of version 0.1 does not have."""
     for name, value in _ARGUMENTS_BEFORE.items():

@@ -4,6 +4,7 @@
 """How AnoPLe is trained inside anomalib's engine: the trainer's side of it, without maths."""
 
 import logging
+import shlex
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, cast
@@ -13,6 +14,7 @@ from einops import rearrange
 from torch import nn
 
 from anople_anomalib.utils.batches import images_of
+from anople_anomalib.utils.terminal import say_at_end
 from anople_anomalib.utils.trainers import trainer_of
 
 from .epochs import DefaultEpochs
@@ -63,6 +65,16 @@ class FewShotTraining(Resuming, Finalization):
     def on_test_end(self) -> None:
         """Log where the images of the test are."""
         self._log_image_folder()
+
+    def on_fit_end(self) -> None:
+        """Say where the command line's checkpoint is, and how to go on with it."""
+        checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if checkpoint and self.trainer.is_global_zero:
+            path, name = shlex.quote(str(checkpoint)), type(self).__name__
+            say_at_end(
+                f"Checkpoint: {checkpoint}\n"
+                f"To judge images: anomalib predict --model {name} --data FOLDER --ckpt_path {path}"
+            )
 
     def on_predict_end(self) -> None:
         """Log where the images of the prediction are."""

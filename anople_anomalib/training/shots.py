@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from math import ceil
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -84,9 +85,12 @@ class TrainingShots:
 
     def __enter__(self) -> Self:
         """Replace the datamodule's training set by the shots."""
-        for category, names in self.names.items():
-            logger.info("Shots of %s: %s", category, ", ".join(names))
         datamodule, whole = self._datamodule, self._datamodule.train_data
+        for category, names in self.names.items():
+            logger.info("Shots of %s, of %d good images: %s", category, len(normal_samples(whole)), ", ".join(names))
+        for name, purpose in (("test_data", "tests"), ("val_data", "validation")):
+            if len(aside := _set_aside(getattr(datamodule, name, None), whole)):
+                logger.info("%s sets aside for %s: %s", type(datamodule).__name__, purpose, ", ".join(aside))
         resized = _append(datamodule.train_augmentations, resize_like(self._transform, double(self._image_size)))
         with ExitStack() as changes:  # undone at once if one of them fails
             changes.enter_context(replaced(datamodule, "train_data", _with_augmentations(self._shots, resized)))
@@ -204,6 +208,15 @@ def images_to_validate_on(
     names = relative_names(others.image_path)
     chosen = draw_shots(names, min(len(names), MAX_VALIDATION_IMAGES), seed, "validation")
     return _with_augmentations(_with_empty_masks(dataset, others.index[chosen]), resize_like(transform, image_size))
+
+
+def _set_aside(subset: AnomalibDataset | None, training: AnomalibDataset) -> list[str]:
+    """Return the files, at most ten, that a datamodule has taken from the folder of its training images."""
+    if subset is None or not len(subset) or not len(training):
+        return []
+    folders = {str(Path(path).parent) for path in training.samples.image_path}
+    taken = [str(path) for path in subset.samples.image_path if str(Path(path).parent) in folders]
+    return [Path(path).name for path in taken[:10]] + ([f"and {len(taken) - 10} more"] if len(taken) > 10 else [])
 
 
 def _others(dataset: AnomalibDataset, shots: AnomalibDataset) -> pd.DataFrame:

@@ -50,13 +50,47 @@ def end_with(code: int) -> None:
     _exit_codes.add(code)
 
 
+_last_words: list[str] = []
+
+
+def say_at_end(text: str) -> None:
+    """Let the ``anomalib`` command end with a text, if it succeeds; no other program says it."""
+    _last_words[:] = [text]
+
+
 def _with_exit_code(main: Callable[[], object]) -> Callable[[], object]:
-    """Return a main function whose value is the exit code; the command's script hands it to ``sys.exit``."""
+    """Return a main function that ends with :func:`say_at_end` and whose value is the exit code of :func:`end_with`.
+
+    The command's script hands the value to ``sys.exit``.
+    """
 
     def run() -> object:
-        return main() or max(_exit_codes, default=None)
+        code = main() or max(_exit_codes, default=None)
+        sys.stderr.write("".join(f"{text}\n" for text in _last_words))
+        return code
 
     return run
+
+
+def wants_everything() -> bool:
+    """Return whether the environment asks for tracebacks and all messages."""
+    return bool(os.environ.get(TRACEBACK))
+
+
+def before_main(cli: ModuleType, do: Callable[[], None]) -> None:
+    """Let the ``anomalib`` command do something before it reads its arguments.
+
+    Args:
+        cli: The module ``anomalib.cli.cli``, whose main function is replaced.
+        do: What to do.
+    """
+    main: Callable[[], object] = cli.main
+
+    def run() -> object:
+        do()
+        return main()
+
+    cli.main = run  # type: ignore[attr-defined]
 
 
 def shorten_errors(cli: ModuleType) -> None:
@@ -69,7 +103,7 @@ def shorten_errors(cli: ModuleType) -> None:
         return
     if (main := getattr(cli, "main", None)) is not None:
         cli.main = _with_exit_code(main)  # type: ignore[attr-defined]
-    if os.environ.get(TRACEBACK):
+    if wants_everything():
         return
     parser: type = cli.ArgumentParser
 

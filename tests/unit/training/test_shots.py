@@ -39,7 +39,7 @@ def test_the_temporary_training_set(datamodule: MVTecAD, caplog: pytest.LogCaptu
     assert datamodule.train_data is own  # nothing is replaced yet
     with caplog.at_level(logging.INFO, logger="anople_anomalib"), shots:
         assert len(shots.names["bottle"]) == 2
-        assert f"Shots of bottle: {', '.join(shots.names['bottle'])}" in caplog.text
+        assert f"Shots of bottle, of 8 good images: {', '.join(shots.names['bottle'])}" in caplog.text
         batches = list(datamodule.train_dataloader())
         assert [tuple(batch.image.shape) for batch in batches] == [(1, 3, 40, 50)] * 2
         assert {Path(batch.image_path[0]).name for batch in batches} == set(shots.names["bottle"])
@@ -155,3 +155,15 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
             assert sorted(sampler) == list(range(20))
             assert len(sampler) == 20
     assert len(set(orders.values())) == 4
+
+
+def test_what_the_datamodule_sets_aside_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_category(tmp_path / "data", "screw", [str(number) for number in range(10)]) / "screw"
+    datamodule = Folder(name="screw", root=root, normal_dir="train/good", num_workers=0, seed=0, val_split_mode="none")
+    datamodule.setup("fit")
+    aside = sorted(Path(path).name for path in datamodule.test_data.samples.image_path)
+    assert aside
+    with caplog.at_level(logging.INFO), TrainingShots(datamodule, k_shot=1, seed=0, image_size=(20, 25)):
+        line = next(record.message for record in caplog.records if "sets aside" in record.message)
+    assert line.startswith("Folder sets aside for tests: ")
+    assert sorted(line.split(": ")[1].split(", ")) == aside
