@@ -22,6 +22,7 @@ See Also:
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -38,13 +39,14 @@ from torch import nn
 
 from .checkpoints.hooks import CheckpointHooks
 from .data.errors import ClearDataErrors
+from .data.regions import check_roi
 from .data.wrapping import class_names_of
 from .deployment.components import DefaultComponents
 from .deployment.export import Export
 from .deployment.maintenance import Maintenance
 from .deployment.post_processing import ExactPostProcessor
 from .deployment.predictions import PredictionTable
-from .deployment.preprocessing import exact_pre_processor
+from .deployment.preprocessing import exact_pre_processor, resize_input
 from .method.anomaly_simulation import PHOTOGRAPHS, PixelAnomalySimulator
 from .method.backbones import TINY, get_tokenizer, load_backbone
 from .method.fusion import make_fusion
@@ -55,17 +57,19 @@ from .method.prompt_templates import clean_class_names, prompt_texts, state_temp
 from .method.second_memory import SecondMemory, resolve_memory_backbone
 from .method.soundness import measure_soundness
 from .method.state_checks import require_finite
+from .method.tiling import Tiling, check_tiles, resolve_rotations
 from .method.torch_model import AnoPLeModel
-from .method.views import cut_masks, cut_views, double, num_views
+from .method.views import cut_masks, cut_views, num_views
 from .metrics.raw_scores import RawScoreKeeper
 from .training.hooks import FewShotTraining
+from .training.large_images import LargeImageTraining
 from .training.memories import fill_memories
 from .training.pre_processing import EvaluationPreProcessing
+from .training.regions import within_region
 from .training.scoped_changes import ScopedChanges
 from .training.soundness import CollapseWarning
 from .utils.arguments import as_list, check_integer, check_k_shot, check_rates, check_scales
 from .utils.batches import images_of
-from .utils.resizing import resize
 from .utils.seeding import seeded
 from .utils.transforms import pointwise
 
@@ -78,7 +82,9 @@ its damaged copy is a hundred times their difference, and the texts answer by be
 _WARMUP_FRACTION = 0.1  # of all steps: linear, from 0
 
 
-class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, Export, AnomalibModule):
+class AnoPLe(
+    DefaultComponents, CheckpointHooks, LargeImageTraining, FewShotTraining, Maintenance, Export, AnomalibModule
+):
     """AnoPLe Lightning model.
 
     Trains prompts and a decoder around a frozen CLIP on ``k_shot`` normal images per category and on anomalies
@@ -145,6 +151,11 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
         gradient_checkpointing: Whether the towers keep no values inside their blocks for the backward pass: less
             memory, more time, the same result.
         training_seed: Seed of the initial prompts, the simulated anomalies and the order of the shots.
+        tiles: Tiles that large images are cut into, which overlap by a quarter: ``[rows, columns]``, ``"auto"`` for so
+            many that the shots are shrunk to no less than half, or ``None`` for the image as a whole.
+        roi: Region of interest, the rest of an image being as if it were not there: path of a mask that is white
+            inside, corners ``[[x, y], ...]`` of a polygon as shares of width and height, or a folder with a mask per
+            image, by its name.
         pre_processor: Pre-processor instance or flag to use the default.
         post_processor: Post-processor instance or flag to use the default,
             :class:`~anople_anomalib.deployment.ExactPostProcessor`; what is given to an instance beats a checkpoint.
@@ -201,6 +212,8 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
         pixel_logits: str | None = None,
         gradient_checkpointing: bool = False,
         training_seed: int = 0,
+        tiles: str | Sequence[int] | None = None,
+        roi: str | Path | Sequence[Sequence[float]] | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -214,6 +227,11 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
             memory_pretrained and str(memory_pretrained),
         )
         anomaly_source_path = str(anomaly_source_path)
+        check_tiles(tiles)
+        check_roi(roi)
+        tiles, roi = as_list(tiles), str(roi) if isinstance(roi, str | Path) else as_list(roi)
+        roi = [as_list(corner) for corner in roi] if isinstance(roi, list) else roi
+        turns = resolve_rotations(tiles, roi, memory_rotations)
         # cheap checks first: a backbone may have to be downloaded
         check_k_shot(k_shot)
         check_integer(1, epochs=epochs)
@@ -237,9 +255,7 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
             features = load_memory_backbone(
                 second_name, loaded.mean, loaded.std, memory_backbone_layers, memory_image_size, memory_pretrained
             )
-            second = SecondMemory(
-                features, coreset_sampling_ratio, memory_position_weight, memory_rotations, memory_per_category
-            )
+            second = SecondMemory(features, coreset_sampling_ratio, memory_position_weight, turns, memory_per_category)
         if pre_processor is True:
             sizes = [loaded.clip.visual.image_size, *([second.backbone.image_size] if second else [])]
             height, width = (max(sides) for sides in zip(*sizes, strict=True))
@@ -283,6 +299,8 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
         self.class_names: list[str] = []
         self.drawn_samples: dict[str, list[str]] = {}
         self.weights = loaded.weights
+        if isinstance(tiles, list):
+            self.set_tiling(Tiling(*tiles))
 
     # ------------------------------------------------------------------------------------------------ components
 
@@ -344,7 +362,7 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
         # seeded by the step alone: a resumed run sees the same anomalies as an uninterrupted one
         seeds = (self.hparams["training_seed"], self.current_epoch, batch_idx, self.global_rank)
         with seeded(*seeds, device=self.device):
-            views, masks = self._simulated_views(images_of(batch))
+            views, masks = self._simulated_views(images_of(batch), self.regions_of(getattr(batch, "image_path", None)))
             normal = masks.flatten(1).amax(dim=1) == 0 if self.hparams["latent_anomalies"] else None
             output = self.model.training_forward(views, normal)
             losses = self.loss(
@@ -367,10 +385,12 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
         )
         return loss
 
-    def _simulated_views(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _simulated_views(
+        self, images: torch.Tensor, regions: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return normalized views of shape ``(B, V, 3, h, w)`` and masks of shape ``(B * V, h, w)``."""
         size, multi_view = self.model.image_size, self.hparams["multi_view"]
-        images = resize(images, double(size)).clamp(0, 1)  # bicubic resizing overshoots
+        images, inside = self.model.training_images(images, regions)
         if self.simulator is None:
             masks = images.new_zeros(len(images), 1, *images.shape[-2:])
         else:
@@ -381,7 +401,11 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
         views = cut_views(images, size, multi_view)
         for part in pointwise(getattr(self.pre_processor, "transform", None)):
             views = part(views)
-        return views, rearrange(cut_masks(masks, size, multi_view), "b v h w -> (b v) h w")
+        masks = cut_masks(masks, size, multi_view)
+        if inside is not None:
+            seen = cut_masks(inside, size, multi_view).repeat(len(views) // len(inside), 1, 1, 1)
+            views, masks = views * seen.unsqueeze(2), masks * seen
+        return views, rearrange(masks, "b v h w -> (b v) h w")
 
     @torch.no_grad()
     def finalize(self) -> None:
@@ -404,6 +428,11 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
     def input_size(self) -> tuple[int, int]:
         """Height and width that the pre-processor resizes to: those of the backbone that sees more."""
         return self.model.input_size
+
+    def set_tiling(self, tiling: Tiling) -> None:
+        """Judge images by these tiles, and let the pre-processor resize to what they cover."""
+        self.model.set_tiling(tiling)
+        resize_input(self.pre_processor, self.input_size)
 
     def prepare_texts(self, class_names: str | Sequence[str]) -> None:
         """Set the texts of the prompts.
@@ -434,6 +463,19 @@ class AnoPLe(DefaultComponents, CheckpointHooks, FewShotTraining, Maintenance, E
             The batch with ``pred_score`` and ``anomaly_map``.
         """
         del args, kwargs
+        regions = self.regions_of(getattr(batch, "image_path", None))
         held_out = self.held_out
-        prediction = self.model(batch.image) if held_out is None else held_out.predict(cast("ImageBatch", batch))
-        return batch.update(**prediction._asdict())
+        if held_out is None:
+            prediction = self.model(batch.image, regions)
+        else:
+            prediction = held_out.predict(cast("ImageBatch", batch), regions)
+        batch.update(**prediction._asdict())
+        return cast("STEP_OUTPUT", within_region(batch, self.model.region if regions is None else regions))
+
+    def test_step(self, batch: Batch, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """Predict a batch, as :meth:`validation_step` does; anomalib's own step knows of no region."""
+        return self.validation_step(batch, batch_idx, *args, **kwargs)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Predict a batch, as :meth:`validation_step` does."""
+        return self.validation_step(batch, batch_idx, dataloader_idx)

@@ -3,10 +3,13 @@
 
 """Lightning's checkpoint hooks of AnoPLe: the metadata of a checkpoint, and what is checked before it is taken."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
+import torch
+from anomalib.data import AnomalibDataModule
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.saving import (
     _default_map_location,
@@ -14,12 +17,15 @@ from lightning.pytorch.core.saving import (
     load_hparams_from_tags_csv,
     load_hparams_from_yaml,
 )
+from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import Self
 
 from anople_anomalib.method.anomaly_simulation import NOISE
 from anople_anomalib.method.memory_backbones import NO_BACKBONE
 from anople_anomalib.method.state_checks import check_names, check_weights
+from anople_anomalib.method.tiling import Tiling
 from anople_anomalib.method.torch_model import AnoPLeModel
+from anople_anomalib.utils.trainers import trainer_of
 from anople_anomalib.utils.version import __version__
 
 from .files import check_metadata, read_checkpoint
@@ -45,6 +51,7 @@ class CheckpointHooks(LightningModule):
     weights: str
     class_names: list[str]
     drawn_samples: dict[str, list[str]]
+    roi_folder: str | None
     _accepted: Mapping[str, Any] | None = None  # weights that were checked and are loaded next
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -57,6 +64,8 @@ class CheckpointHooks(LightningModule):
             **_settings_not_in_weights(self.model),
             "class_names": self.class_names,
             "drawn_samples": self.drawn_samples,
+            "roi": self.hparams["roi"],
+            "roi_folder": self.roi_folder,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -64,10 +73,14 @@ class CheckpointHooks(LightningModule):
         metadata = check_metadata(checkpoint)
         _add_missing_weights(self.model, checkpoint["state_dict"])
         self._check_settings(metadata)
+        tiling = Tiling(*checkpoint["state_dict"]["model.tile_grid"].tolist())
+        roi_folder = self._check_images(metadata, tiling)
         check_weights(self, checkpoint["state_dict"], strict=False)
         check_names(self.model, checkpoint["state_dict"], "model.")
         super().on_load_checkpoint(checkpoint)
         self.class_names, self.drawn_samples = metadata["class_names"], metadata["drawn_samples"]
+        self.roi_folder = roi_folder
+        self._adopt(tiling)
         self._accepted = checkpoint["state_dict"]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
@@ -106,6 +119,43 @@ class CheckpointHooks(LightningModule):
             if saved != value:
                 msg = f"The checkpoint was trained with {name} {saved}, this model has {value}: give it the same."
                 raise ValueError(msg)
+
+    def _check_images(self, metadata: Mapping[str, Any], tiling: Tiling) -> str | None:
+        """Refuse other tiles or another region than those of the checkpoint; return the folder of regions, if any."""
+        tiles, roi = self.hparams["tiles"], self.hparams["roi"]
+        saved, folder = metadata.get("roi"), metadata.get("roi_folder")
+        if isinstance(tiles, list) and tuple(tiles) != (tiling.rows, tiling.columns):
+            msg = (
+                f"The checkpoint was trained with tiles [{tiling.rows}, {tiling.columns}], this model has {tiles}: "
+                "give it the same, or none, to take the checkpoint's."
+            )
+            raise ValueError(msg)
+        if folder is not None and isinstance(roi, str) and Path(roi).is_dir():
+            return roi  # masks of other images
+        if roi not in (None, saved):
+            msg = f"The checkpoint was trained with roi {saved}, this model has {roi}: give it the same, or none."
+            raise ValueError(msg)
+        return folder
+
+    def _adopt(self, tiling: Tiling) -> None:
+        """Take the tiles of a checkpoint, and tell them to data that were set up before it was read."""
+        trainer = trainer_of(self)
+        if tiling == self.model.tiling:
+            return
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            msg = (
+                f"The checkpoint was trained with tiles [{tiling.rows}, {tiling.columns}]: resume with "
+                f"tiles=[{tiling.rows}, {tiling.columns}]."
+            )
+            raise ValueError(msg)
+        self.set_tiling(tiling)
+        datamodule = getattr(trainer, "datamodule", None)
+        if trainer is not None and isinstance(datamodule, AnomalibDataModule):
+            datamodule.setup(trainer.state.fn)
+
+    @abstractmethod
+    def set_tiling(self, tiling: Tiling) -> None:
+        """Judge images by these tiles."""
 
     @classmethod
     def load_from_checkpoint(
@@ -181,6 +231,8 @@ def _add_missing_arguments(arguments: dict[str, Any]) -> None:
 
 def _add_missing_weights(model: AnoPLeModel, weights: dict[str, Any]) -> None:
     """Add the weights that a checkpoint of version 0.1 does not have: it was trained at CLIP's own logit scale."""
+    weights.setdefault("model.tile_grid", torch.ones(2, dtype=torch.long))
+    weights.setdefault("model.region.mask", torch.zeros(0, 0, dtype=torch.bool))
     for name in ("image_logit_scale", "pixel_logit_scale"):
         weights.setdefault(f"model.{name}", model.clip.logit_scale.detach().cpu().clone())
 

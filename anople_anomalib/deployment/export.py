@@ -54,6 +54,12 @@ class Export(Finalizable):
             ValueError: If its pre-processor cannot be exported as it is.
         """
         self.require_training()
+        if (folder := getattr(self, "roi_folder", None)) is not None:
+            msg = (
+                f"This model has a region of interest per image (roi='{folder}'), which an exported model cannot look "
+                "up by an image's name: train it with one mask or polygon for all."
+            )
+            raise ValueError(msg)
         require_one_transform(self.pre_processor)
         return Detector(self.pre_processor, self.model, self.post_processor)
 
@@ -150,6 +156,10 @@ class Detector(ExportMixin, LightningModule):
         # from what the model takes to what CLIP sees, which may come after the second backbone's convolutions
         resized = zip(self.model.input_size, self.model.image_size, strict=True)
         shapes |= {frozenset(sides) for sides in resized if sides[0] != sides[1]}  # of one length: no matmul
+        if self.model.tiling.number > 1:  # the merging of their maps
+            tiling, side = self.model.tiling, self.model.image_size
+            counts = zip(tiling.canvas(side), (tiling.rows * side[0], tiling.columns * side[1]), strict=True)
+            shapes |= {frozenset(sides) for sides in counts}
         precise, linear, in_patches = [], [], False
         for operation in model.get_ordered_ops():
             in_patches = in_patches or operation.get_type_name() == "Convolution"

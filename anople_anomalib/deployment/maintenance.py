@@ -65,11 +65,12 @@ class Maintenance(Finalizable):
             raise RuntimeError(msg)
         number = self._category_number(category)
         self.eval()
-        shots = [self._pre_process(image) for image in each_image(images)]
-        features = torch.cat([self.model.memory_features(shot) for shot in shots])
-        if (second := self.model.second_memory) is not None:
-            second.memory_bank.extend(torch.cat([second.shot_features(shot) for shot in shots]), number)
-        self.model.memory_bank.extend(features, number)
+        self._require_one_region()
+        shots = [self.model.shot_features(self._pre_process(image)) for image in each_image(images)]
+        for shot in shots:
+            self.model.memory_bank.extend(shot.first, number, shot.first_inside)
+            if (second := self.model.second_memory) is not None:
+                second.memory_bank.extend(require_memory(shot.second), number, shot.second_inside)
         logger.info("%d images were added to the memory: %d features.", len(shots), len(self.model.memory_bank))
 
     def _category_number(self, category: str | None) -> int:
@@ -108,6 +109,7 @@ class Maintenance(Finalizable):
                 another shape or range.
         """
         self.require_training()
+        self._require_one_region()
         processor = self.require_thresholds()
         check_rules(quantile, false_alarm_rate)
         self.eval()
@@ -177,6 +179,15 @@ class Maintenance(Finalizable):
         trainer.strategy.connect(self)
         guard_checkpoints(trainer)
         trainer.save_checkpoint(path, weights_only=True)
+
+    def _require_one_region(self) -> None:
+        """Refuse images without names where each has a region by its name."""
+        if (folder := getattr(self, "roi_folder", None)) is not None:
+            msg = (
+                f"This model has a region of interest per image (roi='{folder}'), by its name, which images in memory, "
+                "exported models and new thresholds do not have: train it with one mask or polygon for all."
+            )
+            raise ValueError(msg)
 
     def _pre_process(self, image: torch.Tensor) -> torch.Tensor:
         """Resize and normalize as at validation, on the model's device."""

@@ -9,10 +9,10 @@ from typing import Any
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torch import nn
-from torchvision.transforms.v2 import Compose, InterpolationMode, Transform
+from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
 
 from anople_anomalib.utils.resizing import ExactResize, is_exact
-from anople_anomalib.utils.transforms import require_one_transform
+from anople_anomalib.utils.transforms import require_one_transform, resize_like
 
 
 class ExactPreProcessor(PreProcessor):
@@ -52,6 +52,24 @@ def exact_pre_processor(pre_processor: nn.Module | bool) -> nn.Module | bool:
     """
     require_one_transform(pre_processor)
     return ExactPreProcessor(pre_processor.transform) if type(pre_processor) is PreProcessor else pre_processor
+
+
+def resize_input(pre_processor: nn.Module | None, size: tuple[int, int]) -> None:
+    """Let a pre-processor resize to another size, in the way it does; one that does not resize stays as it is.
+
+    Args:
+        pre_processor: anomalib's pre-processor, or ``None``.
+        size: Height and width.
+    """
+    if isinstance(pre_processor, PreProcessor) and pre_processor.transform is not None:
+        pre_processor.transform = _resized(pre_processor.transform, size)
+        pre_processor.export_transform = exportable(pre_processor.transform)
+
+
+def _resized(transform: Transform, size: tuple[int, int]) -> Transform:
+    if isinstance(transform, Compose):
+        return Compose([_resized(part, size) for part in transform.transforms])
+    return resize_like(transform, size) if isinstance(transform, Resize) else transform
 
 
 def exportable(transform: Transform | None) -> nn.Module | None:

@@ -99,17 +99,20 @@ class PaperFusion(nn.Module):
         """
         return self._smooth(decoder_map if memory_map is None else fuse(decoder_map, memory_map))
 
-    def score(self, abnormal_probability: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
+    def score(
+        self, abnormal_probability: torch.Tensor, anomaly_map: torch.Tensor, inside: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Compute the image's score (14).
 
         Args:
             abnormal_probability: p_hat, shape ``(B,)``, values in [0, 1].
             anomaly_map: M_q, shape ``(B, h, w)``, values in [0, 1].
+            inside: The region that the share is of, shape ``(B, h, w)``, the map being 0 outside; ``None`` for all.
 
         Returns:
             Shape ``(B,)``, values in [0, 0.5].
         """
-        return fuse(abnormal_probability, top_mean(anomaly_map, self.top_share))
+        return fuse(abnormal_probability, top_mean(anomaly_map, self.top_share, inside))
 
     def _smooth(self, anomaly_map: torch.Tensor) -> torch.Tensor:
         if not self.map_sigma:
@@ -153,25 +156,35 @@ class WeightedFusion(PaperFusion):
         factor = decoder_map.clamp_min(_FLOOR) ** self.weights[1].to(decoder_map.dtype)
         return self._smooth(memory_map * factor)
 
-    def score(self, abnormal_probability: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
+    def score(
+        self, abnormal_probability: torch.Tensor, anomaly_map: torch.Tensor, inside: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Compute the image's score in [0, 1], see the base class."""
         factor = abnormal_probability.clamp_min(_FLOOR) ** self.weights[2].to(anomaly_map.dtype)
-        return top_mean(anomaly_map, self.top_share) * factor
+        return top_mean(anomaly_map, self.top_share, inside) * factor
 
 
-def top_mean(anomaly_map: torch.Tensor, share: float) -> torch.Tensor:
+def top_mean(anomaly_map: torch.Tensor, share: float, inside: torch.Tensor | None = None) -> torch.Tensor:
     """Average the largest values of a map.
 
     Args:
         anomaly_map: Shape ``(B, h, w)``.
         share: Share of the values, in [0, 1]; 0 for the largest alone.
+        inside: Where the values count, shape ``(B, h, w)``; those elsewhere are 0. ``None`` for all.
 
     Returns:
         Shape ``(B,)``.
     """
     values = anomaly_map.flatten(1)
     number = int(share * values.shape[1])
-    return values.amax(dim=1) if number <= 1 else values.topk(number, dim=1).values.mean(dim=1)
+    if number <= 1:
+        return values.amax(dim=1)
+    largest = values.topk(number, dim=1).values
+    if inside is None:
+        return largest.mean(dim=1)
+    numbers = (share * inside.flatten(1).sum(dim=1, keepdim=True)).floor().clamp_min(1)  # (B, 1)
+    counts = torch.arange(number, device=largest.device) < numbers
+    return (largest * counts).sum(dim=1) / numbers.squeeze(1)
 
 
 def fuse(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

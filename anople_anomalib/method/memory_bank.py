@@ -3,6 +3,7 @@
 
 """The visual memory bank R (sections 3.5 and 6.3 of the AnoPLe paper)."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -52,31 +53,42 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         """How many categories are kept apart: 1 where they are not."""
         return 1 if self.lengths is None else max(1, len(self.lengths))
 
-    def build(self, features: torch.Tensor, categories: Sequence[int] | None = None) -> None:
+    def build(
+        self,
+        features: torch.Tensor,
+        categories: Sequence[int] | None = None,
+        inside: torch.Tensor | None = None,
+    ) -> None:
         """Replace the bank.
 
         Args:
             features: Patch features of normal images, shape ``(..., width)``; normalized here.
             categories: Number of each image's category, from 0 on without gaps, for the first axis of the features;
                 ``None`` where all are of one.
+            inside: Which of the features belong in the bank, shape ``(...)``, dtype bool; ``None`` for all.
         """
-        groups = [features]
+        groups = [(features, inside)]
         if self.lengths is not None and categories is not None:
             owners = torch.tensor(categories, device=features.device)
-            groups = [features[owners == number] for number in range(max(categories) + 1)]
-        self._keep([self._rows(group) for group in groups])
+            inside = None if inside is None else inside.expand(features.shape[:-1])
+            groups = [
+                (features[owners == number], None if inside is None else inside[owners == number])
+                for number in range(max(categories) + 1)
+            ]
+        self._keep([self._rows(*group) for group in groups])
 
-    def extend(self, features: torch.Tensor, category: int = 0) -> None:
+    def extend(self, features: torch.Tensor, category: int = 0, inside: torch.Tensor | None = None) -> None:
         """Add patch features of further normal images.
 
         Args:
             features: As for :meth:`build`.
             category: Number of their category, where categories are kept apart.
+            inside: As for :meth:`build`.
         """
         groups = list(self.features.chunk(self.num_categories))
         if self.lengths is not None:
             groups = [group[:length] for group, length in zip(groups, self.lengths.tolist(), strict=True)]
-        groups[category] = torch.cat([groups[category], self._rows(features).to(self.features)])
+        groups[category] = torch.cat([groups[category], self._rows(features, inside).to(self.features)])
         self._keep(groups)
 
     def _keep(self, groups: Sequence[torch.Tensor]) -> None:
@@ -115,9 +127,10 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         similarities = [torch.stack([(part @ rows.T).amax(dim=-1) for rows in bank]).amax(dim=0) for part in queries]
         return (0.5 * (1 - torch.cat(similarities))).clamp(0, 1)
 
-    def _rows(self, features: torch.Tensor) -> torch.Tensor:
+    def _rows(self, features: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
         """Return what the bank keeps of features of shape ``(..., width)``: rows of shape ``(N, width)``."""
-        rows = self._prepare(features.detach().float()).flatten(end_dim=-2)
+        rows = self._prepare(features.detach().float())
+        rows = rows.flatten(end_dim=-2) if inside is None else rows[inside.expand(rows.shape[:-1])]
         return rows if self.coreset_sampling_ratio == 1 else self._coreset(rows)
 
     def _prepare(self, features: torch.Tensor) -> torch.Tensor:
@@ -206,16 +219,23 @@ class ScaledMemoryBank(MemoryBank):
         self.places: torch.Tensor
         self.variance: torch.Tensor
 
-    def build(self, features: torch.Tensor, categories: Sequence[int] | None = None) -> None:
+    def build(
+        self,
+        features: torch.Tensor,
+        categories: Sequence[int] | None = None,
+        inside: torch.Tensor | None = None,
+    ) -> None:
         """Replace the bank, and measure its spread, which :meth:`extend` leaves alone.
 
         Args:
             features: Patch features of normal images, shape ``(..., m * n, width)`` for n places.
             categories: As for :class:`MemoryBank`. The spread is that of all categories together.
+            inside: As for :meth:`MemoryBank.build`.
         """
-        flat = features.detach().float().flatten(end_dim=-2)
+        flat = features.detach().float()
+        flat = flat.flatten(end_dim=-2) if inside is None else flat[inside.expand(flat.shape[:-1])]
         self.variance = (flat - flat.mean(dim=0)).square().sum(dim=-1).mean().clamp_min(torch.finfo(flat.dtype).tiny)
-        super().build(features, categories)
+        super().build(features, categories, inside)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Compute the scaled squared distance E of every patch to its nearest normal patch.
@@ -237,6 +257,12 @@ class ScaledMemoryBank(MemoryBank):
         closeness = torch.cat([_closeness(part, bank, halves) for part in queries])  # <q, r> - |r|^2 / 2
         squares = torch.cat([part.square().sum(dim=-1) for part in queries])
         return ((squares - 2 * closeness) / (4 * self.variance)).clamp(0, 1)  # d^2 / 4v
+
+    def at_part(self, number: int, parts: int) -> "ScaledMemoryBank":
+        """Return the same bank for queries at one of equally many places, such as those of a tile."""
+        bank = copy.copy(self)
+        bank._buffers = {**self._buffers, "places": self.places.chunk(parts)[number]}  # noqa: SLF001  # of the copy
+        return bank
 
     def _prepare(self, features: torch.Tensor) -> torch.Tensor:
         """Append the places to features, as they are stored and compared."""

@@ -11,8 +11,8 @@ from torch import nn
 
 _Part = TypeVar("_Part")
 _FINGERPRINTS = ("backbone_fingerprint", "second_memory.fingerprint")
-_OF_ANY_LENGTH = ("memory_bank.features", "memory_bank.lengths")
-"""The buffers whose number of rows is that of the checkpoint."""
+_FREE_AXES = {"memory_bank.features": 1, "memory_bank.lengths": 1, "region.mask": 2}
+"""Buffers of which so many axes are as long as the checkpoint has them."""
 
 
 def check_weights(
@@ -103,8 +103,8 @@ def _misfit(name: str, own: torch.Tensor, given: Mapping[str, Any]) -> str | Non
     value = given[name]
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
         return "is not a plain tensor"
-    rows = 1 if name.endswith(_OF_ANY_LENGTH) else 0
-    if value.dim() != own.dim() or value.shape[rows:] != own.shape[rows:]:
+    free = next((axes for end, axes in _FREE_AXES.items() if name.endswith(end)), 0)
+    if value.dim() != own.dim() or value.shape[free:] != own.shape[free:]:
         return f"has shape {tuple(value.shape)} instead of {tuple(own.shape)}"
     same_kind = value.is_floating_point() if own.is_floating_point() else value.dtype == own.dtype
     if not same_kind or not value.is_contiguous():

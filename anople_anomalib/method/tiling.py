@@ -130,6 +130,27 @@ def check_tiles(tiles: object) -> None:
         raise ValueError(msg)
 
 
+def resolve_rotations(tiles: object, roi: object, rotations: bool | None) -> bool | None:
+    """Return whether the memory holds turned shots: not those of tiles or of a region, which stay where they are.
+
+    Args:
+        tiles: The argument ``tiles``.
+        roi: The argument ``roi``.
+        rotations: The argument ``memory_rotations``; ``None`` where the shots choose.
+
+    Raises:
+        ValueError: If turned shots are asked for besides tiles or a region.
+    """
+    whole = tiles is None or tiles == [1, 1]
+    if whole and roi is None:
+        return rotations
+    if rotations:
+        name = "roi" if whole else "tiles"
+        msg = f"memory_rotations turns whole shots, {name} has its place in the image: leave out one of them."
+        raise ValueError(msg)
+    return False
+
+
 def _stride(side: int) -> int:
     return side - side // _OVERLAP
 
@@ -139,7 +160,7 @@ def _length(side: int, count: int) -> int:
 
 
 def _fade(count: int, side: int) -> torch.Tensor:
-    """Return the weights of all tiles' pixels along an axis for every pixel of the canvas: ``(length, count * side)``."""
+    """Return the weights of all tiles' pixels for every pixel of the canvas, shape ``(length, count * side)``."""
     stride, overlap = _stride(side), side // _OVERLAP
     weights = torch.zeros(_length(side, count), count, side)
     ramp = (torch.arange(overlap) + 0.5) / overlap

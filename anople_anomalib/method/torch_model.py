@@ -4,12 +4,11 @@
 """PyTorch model of AnoPLe: composition of the parts, training and inference passes."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from anomalib.data import InferenceBatch
 from einops import einsum, rearrange, repeat
-from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib.utils.resizing import is_size, resize_exactly
@@ -18,17 +17,19 @@ from .anomaly_simulation import simulate_latent_anomalies
 from .clip import FrozenCLIP
 from .decoder import Decoder
 from .fusion import PaperFusion
+from .large_images import LargeImages
 from .memory_bank import MemoryBank
 from .outputs import TrainingOutput, VisualFeatures
 from .prompts import ConstantPrompts, PromptLearner
 from .second_memory import SecondMemory
 from .state_checks import check_weights, require_memory
+from .tiling import Tiling
 
 PIXEL_LOGITS = ("dot", "cosine")
 """The readings of ``<D(z), w>`` in equation (7)."""
 
 
-class AnoPLeModel(nn.Module):
+class AnoPLeModel(LargeImages):
     """AnoPLe: prompts around a frozen CLIP, a decoder, a memory bank, and their fusion.
 
     Text features and memory are buffers: :meth:`refresh_text_features` and :meth:`AnoPLeModel.memory_bank` fill them
@@ -116,6 +117,7 @@ class AnoPLeModel(nn.Module):
         self.pixel_logit_scale: torch.Tensor
         self.backbone_fingerprint: torch.Tensor
         self.register_load_state_dict_pre_hook(check_weights)
+        self.register_load_state_dict_pre_hook(_restore_tiling)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -123,14 +125,9 @@ class AnoPLeModel(nn.Module):
         return self.clip.visual.image_size
 
     @property
-    def input_size(self) -> tuple[int, int]:
-        """Height and width of the images that the model takes: those of the backbone that sees more."""
-        if self.second_memory is None:
-            return self.image_size
-        height, width = (
-            max(sizes) for sizes in zip(self.image_size, self.second_memory.backbone.image_size, strict=True)
-        )
-        return height, width
+    def patch_grid(self) -> tuple[int, int]:
+        """Height and width of CLIP's patch grid."""
+        return self.clip.visual.grid
 
     def for_inference(self) -> "AnoPLeModel":
         """Return a copy that can only detect: constant prompts, no text tower, no gradients."""
@@ -218,53 +215,6 @@ class AnoPLeModel(nn.Module):
         """Compute the text features once, with the present prompts."""
         self.text_features = self.encode_texts(self.prompt_learner().text).float()
 
-    @torch.no_grad()
-    def memory_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute the patch features F of normal images for the memory bank.
-
-        Args:
-            images: Normalized images, shape ``(B, 3, h, w)``.
-
-        Returns:
-            Shape ``(B, n, d_v)``.
-        """
-        return require_memory(self.encode_whole(images).memory_features)
-
-    def forward(self, images: torch.Tensor) -> InferenceBatch:
-        """Detect anomalies in whole images, in one pass.
-
-        Args:
-            images: Normalized images, shape ``(B, 3, H, W)``; resized to :attr:`image_size` if of another size.
-
-        Returns:
-            ``pred_score`` (14) of shape ``(B, 1)`` and ``anomaly_map`` M_q (12) of shape ``(B, 1, H, W)``, both in
-            [0, 0.5] (in [0, 1] without a memory).
-        """
-        return self.detect(self.encode_whole(images), images.shape[-2:])
-
-    def detect(
-        self, visual: VisualFeatures, size: torch.Size, banks: Sequence[MemoryBank] | None = None
-    ) -> InferenceBatch:
-        """Detect anomalies in images that are encoded.
-
-        Args:
-            visual: What :meth:`encode_whole` returned.
-            size: Height H and width W of the maps.
-            banks: Other memory banks than the model's own, in the same order: of CLIP, of the second backbone.
-
-        Returns:
-            As :meth:`forward`.
-        """
-        memory_map = None if self.memory_bank is None else self.memory_map(visual, banks)
-        anomaly_map = self.fusion.map(self.decoder_map(visual), memory_map)  # (12)
-        score = self.fusion.score(self.abnormal_probability(visual), anomaly_map)  # (14)
-        if not is_size(size, anomaly_map.shape[-2:]):
-            anomaly_map = F.interpolate(anomaly_map.unsqueeze(1), size=size, mode="bilinear").squeeze(1)
-        return InferenceBatch(
-            pred_score=score.unsqueeze(1),
-            anomaly_map=anomaly_map.unsqueeze(1),
-        )
-
     def abnormal_probability(self, visual: VisualFeatures) -> torch.Tensor:
         """Compute p_hat of equation (8), shape ``(B,)``, values in [0, 1]."""
         embeddings = F.normalize(visual.image_embedding, dim=-1)
@@ -279,7 +229,7 @@ class AnoPLeModel(nn.Module):
     def memory_map(self, visual: VisualFeatures, banks: Sequence[MemoryBank] | None = None) -> torch.Tensor:
         """Compute M_mem of equation (13), resized to the image: shape ``(B, h, w)``, values in [0, 1].
 
-        With a second memory, the fusion combines the maps of both; other banks are those of :meth:`detect`.
+        With a second memory, the fusion combines the maps of both; ``banks`` are others, as for :meth:`forward`.
         """
         first, second = (None, None) if banks is None else (banks[0], banks[-1])
         return self.fusion.memory(self.first_memory_map(visual, first), self.second_memory_map(visual, second))
@@ -341,3 +291,9 @@ class AnoPLeModel(nn.Module):
 def _scale(clip: FrozenCLIP, given: float | None) -> torch.Tensor:
     """Return a logit scale as a tensor: the given one, or CLIP's own."""
     return clip.logit_scale.detach().clone() if given is None else torch.tensor(float(given))
+
+
+def _restore_tiling(model: AnoPLeModel, state_dict: Mapping[str, Any], prefix: str, *_args: object) -> None:
+    """Load-state-dict pre-hook: judge images by the tiles that the memory is of."""
+    if isinstance(grid := state_dict.get(f"{prefix}tile_grid"), torch.Tensor):
+        model.set_tiling(Tiling(*grid.tolist()))

@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.state_checks import require_memory
@@ -27,7 +28,13 @@ VIEWS = 12
 """Views of all shots together, where a shot has no other to be compared with."""
 
 
-def without_shot(bank: MemoryBank | None, features: torch.Tensor, categories: Sequence[int], number: int) -> MemoryBank:
+def without_shot(
+    bank: MemoryBank | None,
+    features: torch.Tensor,
+    categories: Sequence[int],
+    number: int,
+    inside: torch.Tensor | None = None,
+) -> MemoryBank:
     """Return a bank without one shot, or with that shot where there is no other to compare it with.
 
     Args:
@@ -35,13 +42,32 @@ def without_shot(bank: MemoryBank | None, features: torch.Tensor, categories: Se
         features: What it was built from, one row per shot.
         categories: Number of each shot's category.
         number: Row of the shot.
+        inside: Which of the features the bank holds; ``None`` for all.
     """
     reduced = copy.deepcopy(require_memory(bank))
     kept = [index for index in range(len(features)) if index != number]
     compared = [index for index in kept if reduced.lengths is None or categories[index] == categories[number]]
     kept = kept if compared else [*range(len(features))]
-    reduced.build(features[kept], [categories[index] for index in kept])
+    if inside is not None:
+        inside = inside.expand(features.shape[:-1])[kept]
+    reduced.build(features[kept], [categories[index] for index in kept], inside)
     return reduced
+
+
+def moved_region(region: torch.Tensor, size: tuple[int, int], seed: int) -> torch.Tensor:
+    """Turn and shift a region as the :func:`normal_view` of the same seed turns and shifts its image.
+
+    Args:
+        region: Shape ``(1, 1, H, W)``, True inside.
+        size: Height h and width w of the view.
+        seed: Seed of the view's generator.
+
+    Returns:
+        Shape ``(1, 1, h, w)``, dtype bool.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shown = normal_view(region.float().expand(-1, 3, -1, -1), size, generator)
+    return shown[:, :1] > 1 / 2  # the changes of brightness stay far from that
 
 
 class HeldOutShots:
@@ -53,32 +79,39 @@ class HeldOutShots:
     Args:
         model: The trained model, with its memory.
         shots: The shots.
-        features: What each memory bank was built from, one row per shot; empty without a memory.
+        features: What each memory bank was built from, one row per shot, and which of it are in the region of interest;
+            empty without a memory.
         transform: What the pre-processor does to an image.
     """
 
     def __init__(
-        self, model: AnoPLeModel, shots: TrainingShots, features: Sequence[torch.Tensor], transform: nn.Module
+        self,
+        model: AnoPLeModel,
+        shots: TrainingShots,
+        features: Sequence[tuple[torch.Tensor, torch.Tensor | None]],
+        transform: nn.Module,
     ) -> None:
         self._model, self._shots = model, shots
         self._features, self._transform = features, transform
         self._numbers = {path: number for number, path in enumerate(shots.paths)}
 
     @torch.no_grad()
-    def predict(self, batch: ImageBatch) -> InferenceBatch:
+    def predict(self, batch: ImageBatch, regions: torch.Tensor | None = None) -> InferenceBatch:
         """Predict shots.
 
         Args:
             batch: Pre-processed shots with their paths.
+            regions: Regions of these shots, where each has its own.
 
         Returns:
             As :meth:`AnoPLeModel.forward`.
         """
         images = cast("torch.Tensor", batch.image).split(1)
         numbers = [self._numbers[path] for path in batch.image_path or []]
+        parts = [None] * len(images) if regions is None else regions.split(1)
         found = [
-            self._judge(image, number) if self._has_others(number) else self._judge_views(image, number)
-            for image, number in zip(images, numbers, strict=True)
+            (self._judge if self._has_others(number) else self._judge_views)(image, number, region)
+            for image, number, region in zip(images, numbers, parts, strict=True)
         ]
         return InferenceBatch(
             pred_score=torch.cat([score for score, _ in found]),
@@ -93,32 +126,46 @@ class HeldOutShots:
         apart = self._model.memory_bank.lengths is not None
         return (categories.count(categories[number]) if apart else len(categories)) > 1
 
-    def _judge(self, image: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _judge(
+        self, image: torch.Tensor, number: int, region: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return score and map of one shot by the memory of the others."""
         banks = [self._model.memory_bank]
         if self._model.second_memory is not None:
             banks.append(self._model.second_memory.memory_bank)
         reduced = [
-            without_shot(bank, rows, self._shots.categories, number)
-            for bank, rows in zip(banks, self._features, strict=True)
+            without_shot(bank, rows, self._shots.categories, number, inside)
+            for bank, (rows, inside) in zip(banks, self._features, strict=True)
         ]
-        return self._detect(image, image.shape[-2:], reduced)
+        return self._detect(image, image.shape[-2:], region, reduced)
 
-    def _judge_views(self, image: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _judge_views(
+        self, image: torch.Tensor, number: int, region: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the highest score of views of one shot, and the map with the highest peak."""
         whole, found = self._shots.image(number).to(image.device), []
+        size = self._model.input_size
+        region = self._model.region(size) if region is None else region
         for view in range(ceil(VIEWS / len(self._numbers))):
-            generator = torch.Generator().manual_seed(number * VIEWS + view)
-            shown = self._transform(normal_view(whole, self._model.input_size, generator))
-            found.append(self._detect(shown, image.shape[-2:]))
+            seed = number * VIEWS + view
+            shown = self._transform(normal_view(whole, size, torch.Generator().manual_seed(seed)))
+            moved = None if region is None else moved_region(region, size, seed)
+            found.append(self._detect(shown, image.shape[-2:], moved))
         return (
             torch.stack([score for score, _ in found]).amax(dim=0),
             max((anomaly_map for _, anomaly_map in found), key=lambda each: float(each.max())),
         )
 
     def _detect(
-        self, image: torch.Tensor, size: torch.Size, banks: Sequence[MemoryBank] | None = None
+        self,
+        image: torch.Tensor,
+        size: torch.Size,
+        region: torch.Tensor | None,
+        banks: Sequence[MemoryBank] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return score and map of a pre-processed image."""
-        found = self._model.detect(self._model.encode_whole(image), size, banks)
-        return cast("torch.Tensor", found.pred_score), cast("torch.Tensor", found.anomaly_map)
+        found = self._model(image, region, banks)
+        anomaly_map = cast("torch.Tensor", found.anomaly_map)
+        if anomaly_map.shape[-2:] != size:  # without a pre-processor, a shot has its own size
+            anomaly_map = F.interpolate(anomaly_map, size=size, mode="bilinear")
+        return cast("torch.Tensor", found.pred_score), anomaly_map

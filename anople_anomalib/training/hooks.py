@@ -6,7 +6,7 @@
 import logging
 import shlex
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -58,6 +58,16 @@ class FewShotTraining(Resuming, Finalization):
         return self.image_size
 
     @property
+    def training_size(self) -> tuple[int, int]:
+        """Height and width at half of which the images of a training run are seen, all tiles together."""
+        return self.image_size
+
+    def adapt_to(self, paths: Sequence[str]) -> bool:
+        """Adapt to the shots, and return whether the pre-processor makes images of another size now."""
+        del paths
+        return False
+
+    @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Arguments for the trainer: the default number of epochs, which gives way to the user's."""
         return {"max_epochs": DefaultEpochs(self.hparams["epochs"])}
@@ -97,6 +107,11 @@ class FewShotTraining(Resuming, Finalization):
         else:
             images = self.shots.images(self.trainer.global_rank, self.trainer.world_size)
         return (image.to(self.device) for image in images)
+
+    def normal_regions(self) -> Iterator[torch.Tensor | None]:
+        """Yield the region of every shot of :meth:`normal_images`, ``None`` where all have the same."""
+        while True:
+            yield None
 
     def gather_shots(self, features: torch.Tensor) -> torch.Tensor:
         """Gather what the processes of a training run have made of their :meth:`normal_images`.

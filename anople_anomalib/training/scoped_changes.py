@@ -56,16 +56,12 @@ class ScopedChanges(Callback):
     def _prepare_training(self, trainer: Trainer, pl_module: "FewShotTraining") -> None:
         """Replace the training set of the datamodule, if there is one, and let the trainer validate once."""
         require_one_transform(pl_module.pre_processor)
-        if (datamodule := getattr(trainer, "datamodule", None)) is not None:
-            shots = TrainingShots(
-                datamodule,
-                k_shot=pl_module.hparams["k_shot"],
-                seed=pl_module.hparams["seed"],
-                image_size=pl_module.image_size,
-                order_seed=pl_module.hparams["training_seed"],
-                input_size=pl_module.input_size,
-                transform=getattr(pl_module.pre_processor, "transform", None),
-            )
+        if (datamodule := getattr(trainer, "datamodule", None)) is None:
+            pl_module.adapt_to([])
+        else:
+            if pl_module.adapt_to(_shots_of(datamodule, pl_module).paths):
+                datamodule.setup(trainer.state.fn)  # which tells its subsets the model's new size
+            shots = _shots_of(datamodule, pl_module)
             self._changes.enter_context(shots)
             self._changes.enter_context(replaced(pl_module, "shots", shots))
             self._changes.enter_context(replaced(pl_module, "held_out", None))  # set once the memory is filled
@@ -82,3 +78,16 @@ class ScopedChanges(Callback):
         """Undo the changes."""
         del trainer, pl_module, exception
         self._changes.close()
+
+
+def _shots_of(datamodule: AnomalibDataModule, pl_module: "FewShotTraining") -> TrainingShots:
+    """Draw the shots of a training run, the same whenever it is asked."""
+    return TrainingShots(
+        datamodule,
+        k_shot=pl_module.hparams["k_shot"],
+        seed=pl_module.hparams["seed"],
+        image_size=pl_module.training_size,
+        order_seed=pl_module.hparams["training_seed"],
+        input_size=pl_module.input_size,
+        transform=getattr(pl_module.pre_processor, "transform", None),
+    )

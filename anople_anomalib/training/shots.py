@@ -124,12 +124,18 @@ class TrainingShots:
         Returns:
             Every ``processes``-th shot from number ``rank`` on, each of shape ``(1, 3, H, W)``, values in [0, 1].
         """
-        share = range(rank, processes * ceil(len(self) / processes), processes)
-        return (self.image(index % len(self)) for index in share)
+        return (self.image(index) for index in self._share(rank, processes))
 
     def image(self, number: int) -> torch.Tensor:
         """Return one shot without augmentations, shape ``(1, 3, H, W)``, values in [0, 1]."""
         return images_of(self._plain[number]).unsqueeze(0)
+
+    def paths_of(self, rank: int = 0, processes: int = 1) -> list[str]:
+        """Return the files of what :meth:`images` yields."""
+        return [self.paths[index] for index in self._share(rank, processes)]
+
+    def _share(self, rank: int, processes: int) -> list[int]:
+        return [index % len(self) for index in range(rank, processes * ceil(len(self) / processes), processes)]
 
     @property
     def paths(self) -> list[str]:

@@ -44,6 +44,8 @@ DEFAULTS: dict[Callable, dict[str, Any]] = {
         "epochs": 60,
         "prompt_lr": 1e-3,
         "decoder_lr": 2e-4,
+        "tiles": None,
+        "roi": None,
         "pre_processor": True,
         "post_processor": True,
         "evaluator": True,

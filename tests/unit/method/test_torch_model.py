@@ -254,7 +254,15 @@ def test_state_dict_holds_what_was_learned_and_nothing_of_clip(model: AnoPLeMode
     state = model.state_dict()
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     scales = {"image_logit_scale", "pixel_logit_scale"}
-    buffers = {"text_features", "is_fitted", "backbone_fingerprint", "memory_bank.features", *scales}
+    buffers = {
+        "text_features",
+        "is_fitted",
+        "backbone_fingerprint",
+        "memory_bank.features",
+        "tile_grid",
+        "region.mask",
+        *scales,
+    }
     assert set(state) == learned | buffers
     assert not any(name.startswith("clip") for name in state)
     assert bytes(state["backbone_fingerprint"].tolist()) == model.clip.fingerprint
