@@ -97,10 +97,11 @@ class LargeImageTraining(LightningModule):
 
     def normal_regions(self) -> Iterator[torch.Tensor | None]:
         """Yield the region of every shot of :meth:`.hooks.FewShotTraining.normal_images`, ``None`` if all have one."""
-        trainer, shots = self.trainer, self.shots
-        if self.roi_folder is None or shots is None:
+        shots = self.shots
+        if self.roi_folder is None or shots is None:  # a model outside of a trainer has no shots
             yield from repeat(None)
         else:
+            trainer = self.trainer
             for path in shots.paths_of(trainer.global_rank, trainer.world_size):
                 yield self.regions_of([path])
 
