@@ -127,7 +127,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         similarities = [torch.stack([(part @ rows.T).amax(dim=-1) for rows in bank]).amax(dim=0) for part in queries]
         return (0.5 * (1 - torch.cat(similarities))).clamp(0, 1)
 
-    def _rows(self, features: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
+    def _rows(self, features: torch.Tensor, inside: torch.Tensor | None = None) -> torch.Tensor:
         """Return what the bank keeps of features of shape ``(..., width)``: rows of shape ``(N, width)``."""
         rows = self._prepare(features.detach().float())
         rows = rows.flatten(end_dim=-2) if inside is None else rows[inside.expand(rows.shape[:-1])]
