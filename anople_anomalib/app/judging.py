@@ -84,7 +84,8 @@ def good_scores(model: AnoPLe, photos: Sequence[Photo]) -> list[tuple[float, flo
         features.append(torch.cat([network.memory_features(image) for image in images]))
     if network.second_memory is not None:
         features.append(torch.cat([network.second_memory.shot_features(image) for image in images]))
-    held_out = HeldOutShots(network, cast("TrainingShots", shots), features, transform)
+    rows = [(each, None) for each in features]
+    held_out = HeldOutShots(network, cast("TrainingShots", shots), rows, transform)
     found = held_out.predict(ImageBatch(image=torch.cat(images), image_path=shots.paths))
     scores, maps = cast("torch.Tensor", found.pred_score), cast("torch.Tensor", found.anomaly_map)
     return list(zip(scores.flatten().tolist(), maps.flatten(1).amax(dim=1).tolist(), strict=True))
