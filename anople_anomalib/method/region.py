@@ -56,4 +56,14 @@ def at_size(regions: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """
     if tuple(regions.shape[-2:]) == tuple(size):
         return regions
+    if torch.compiler.is_compiling():  # ONNX has no adaptive pooling
+        rows, columns = (_windows(*lengths) for lengths in zip(regions.shape[-2:], size, strict=True))
+        return rows.to(regions.device) @ regions.float() @ columns.T.to(regions.device) > 0
     return F.adaptive_max_pool2d(regions.float(), size) > 0
+
+
+def _windows(length: int, count: int) -> torch.Tensor:
+    """Return which pixels each window of an adaptive pooling holds, shape ``(count, length)``, 0 or 1."""
+    pixels, windows = torch.arange(length), torch.arange(count).unsqueeze(1)
+    starts, ends = windows * length // count, -(-(windows + 1) * length // count)
+    return ((pixels >= starts) & (pixels < ends)).float()

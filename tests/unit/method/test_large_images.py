@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from anople_anomalib.method import large_images
 from anople_anomalib.method.clip import FrozenCLIP
 from anople_anomalib.method.fusion import top_mean
+from anople_anomalib.method.region import at_size
 from anople_anomalib.method.tiling import Tiling
 from anople_anomalib.method.torch_model import AnoPLeModel
 from helpers.miniature import EMBED_DIM, IMAGE_SIZE, NUM_PATCHES
@@ -29,7 +30,7 @@ def model(clip: FrozenCLIP) -> AnoPLeModel:
 def remember(model: AnoPLeModel, image: torch.Tensor) -> None:
     features = model.shot_features(image)
     assert model.memory_bank is not None
-    model.memory_bank.build(features.first, features.first_inside)
+    model.memory_bank.build(features.first, inside=features.first_inside)
 
 
 @torch.no_grad()
@@ -135,3 +136,11 @@ def test_the_share_of_the_largest_is_of_the_region() -> None:
     inside = values >= 80
     assert_close(top_mean(values * inside, 0.5, inside), torch.arange(90.0, 100).mean()[None])
     assert_close(top_mean(values, 0.5, torch.ones_like(inside)), top_mean(values, 0.5))
+
+
+@pytest.mark.parametrize("size", [(4, 5), (7, 12), (13, 9), (20, 24)])
+def test_an_export_pools_a_region_alike(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    regions = torch.rand(2, 1, 13, 12) > 0.8
+    expected = at_size(regions, size)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(at_size(regions, size), expected)
