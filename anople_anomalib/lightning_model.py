@@ -375,14 +375,15 @@ class AnoPLe(
             )
         require_finite(losses, where=f"In epoch {self.current_epoch + 1} the losses are")
         loss = torch.stack(list(losses.values())).sum()
-        numbers = {"loss": loss, **losses, **measure_soundness(output)}
-        self.log_dict(
-            {f"train_{name}": value.detach() for name, value in numbers.items()},
-            on_step=False,
-            on_epoch=True,
-            sync_dist=True,
-            batch_size=len(images_of(batch)),
-        )
+        for numbers, shown in (({"loss": loss, **losses}, True), (measure_soundness(output), False)):
+            self.log_dict(
+                {f"train_{name}": value.detach() for name, value in numbers.items()},
+                on_step=False,
+                on_epoch=True,
+                prog_bar=shown,
+                sync_dist=True,
+                batch_size=len(images_of(batch)),
+            )
         return loss
 
     def _simulated_views(

@@ -10,10 +10,10 @@ from typing import Any
 import timm
 import torch
 from anomalib.models.components import TimmFeatureExtractor
-from timm.models import get_pretrained_cfg, is_model
 from torch import nn
 
-from anople_anomalib.method.lite0_weights import LITE0, LITE0_ARCHITECTURE, lite0_weights
+from anople_anomalib.method.lite0_weights import LITE0, lite0_weights
+from anople_anomalib.method.memory_backbones import NO_FEATURES, find_architecture
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,7 @@ class FeaturePyramid(nn.Module):
         pre_trained: bool = True,
     ) -> None:
         super().__init__()
-        architecture = LITE0_ARCHITECTURE if backbone == LITE0 else backbone
-        config = get_pretrained_cfg(architecture, allow_unregistered=False) if is_model(architecture) else None
+        architecture, config = find_architecture(backbone)
         if config is None:
             msg = f"backbone must be {LITE0!r} or a model name of timm such as 'wide_resnet50_2', got {backbone!r}."
             raise ValueError(msg)
@@ -73,7 +72,7 @@ def _stages(backbone: str, architecture: str, strides: Sequence[int], layers: Se
     try:
         with torch.device("meta"):
             info: Any = timm.create_model(architecture, pretrained=False, features_only=True).feature_info
-    except (RuntimeError, AttributeError, AssertionError, TypeError, NotImplementedError) as error:
+    except NO_FEATURES as error:
         msg = f"backbone {backbone} does not tell its intermediate features: take a convolutional one."
         raise ValueError(msg) from error
     names, reductions = info.module_name(), info.reduction()

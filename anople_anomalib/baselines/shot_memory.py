@@ -11,20 +11,15 @@ from typing import Any
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch
-from anomalib.metrics import Evaluator
-from anomalib.post_processing import PostProcessor
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
-from anople_anomalib.deployment.post_processing import ExactPostProcessor
+from anople_anomalib.deployment.components import ExactEvaluation
+from anople_anomalib.deployment.export import WholeOnnx
 from anople_anomalib.deployment.preprocessing import ExactPreProcessor
-from anople_anomalib.metrics.category_scores import ANOMALIB_METRICS
-from anople_anomalib.metrics.per_category import PerCategoryEvaluator
 from anople_anomalib.training.finalization import Finalization
 from anople_anomalib.utils.batches import images_of
-
-_OPSET = 18  # the exporter's own; it would have to convert to anomalib's 14, and fails
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -47,7 +42,7 @@ class ShotModel(nn.Module):
         """Fill the model from the features of all shots."""
 
 
-class ShotMemory(Finalization):
+class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
     """Lightning hooks for a model without gradients, mixed into it: one pass over the shots fills it.
 
     Another training run fills it anew. The shots are taken in the order of their file names, so that the order in
@@ -89,16 +84,6 @@ class ShotMemory(Finalization):
         size = list(image_size or (256, 256))
         resize = Resize(size, interpolation=InterpolationMode.BILINEAR, antialias=True)
         return ExactPreProcessor(Compose([resize, Normalize(mean=list(mean), std=list(std))]))
-
-    @staticmethod
-    def configure_post_processor() -> PostProcessor:
-        """Configure the default post-processor: thresholds midway between scores, normalized scores in their order."""
-        return ExactPostProcessor()
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Configure the default evaluator: anomalib's metrics, per category where there are several."""
-        return PerCategoryEvaluator(metrics=ANOMALIB_METRICS)
 
     @property
     def is_finalized(self) -> bool:
@@ -159,6 +144,4 @@ class ShotMemory(Finalization):
     ) -> Path:
         """Write one ONNX file, weights included; see ``ExportMixin.to_onnx``."""
         self.require_training()
-        kwargs = {"opset_version": _OPSET, "external_data": False, **kwargs}
-        write: Any = super().to_onnx
-        return write(export_root, model_file_name, input_size, **kwargs)
+        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)

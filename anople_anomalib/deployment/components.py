@@ -5,7 +5,6 @@
 
 from collections.abc import Sequence
 
-from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Compose, Normalize
 
@@ -19,8 +18,22 @@ from .post_processing import ExactPostProcessor
 from .preprocessing import ExactPreProcessor
 
 
-class DefaultComponents(AnomalibModule):
-    """Pre-processor, post-processor, evaluator and visualizer, by anomalib's names."""
+class ExactEvaluation:
+    """Post-processor and evaluator, by anomalib's names, of AnoPLe and its rivals alike."""
+
+    @staticmethod
+    def configure_post_processor() -> ExactPostProcessor:
+        """Configure the default post-processor: thresholds midway between scores, normalized scores in their order."""
+        return ExactPostProcessor()
+
+    @staticmethod
+    def configure_evaluator() -> PerCategoryEvaluator:
+        """Configure the default evaluator: anomalib's metrics, per category where there are several."""
+        return PerCategoryEvaluator(metrics=ANOMALIB_METRICS)
+
+
+class DefaultComponents(ExactEvaluation):
+    """Pre-processor and visualizer of AnoPLe, by anomalib's names, beside those of every model."""
 
     @staticmethod
     def configure_pre_processor(
@@ -45,16 +58,6 @@ class DefaultComponents(AnomalibModule):
             ]
         )
         return ExactPreProcessor(transform=transform)
-
-    @staticmethod
-    def configure_post_processor() -> ExactPostProcessor:
-        """Configure the default post-processor: thresholds midway between scores, normalized scores in their order."""
-        return ExactPostProcessor()
-
-    @staticmethod
-    def configure_evaluator() -> PerCategoryEvaluator:
-        """Configure the default evaluator: anomalib's metrics, per category where there are several."""
-        return PerCategoryEvaluator(metrics=ANOMALIB_METRICS)
 
     @staticmethod
     def configure_visualizer() -> HeatMaps:

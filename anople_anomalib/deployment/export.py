@@ -54,17 +54,44 @@ class Export(Finalizable):
             ValueError: If its pre-processor cannot be exported as it is.
         """
         self.require_training()
-        if (folder := getattr(self, "roi_folder", None)) is not None:
-            msg = (
-                f"This model has a region of interest per image (roi='{folder}'), which an exported model cannot look "
-                "up by an image's name: train it with one mask or polygon for all."
-            )
-            raise ValueError(msg)
+        require_one_region(self)
         require_one_transform(self.pre_processor)
         return Detector(self.pre_processor, self.model, self.post_processor)
 
 
-class Detector(ExportMixin, LightningModule):
+def require_one_region(model: object) -> None:
+    """Refuse images without names, as in an exported model, where each has a region of interest by its name.
+
+    Args:
+        model: The Lightning model.
+
+    Raises:
+        ValueError: If its regions come from a folder of masks.
+    """
+    if (folder := getattr(model, "roi_folder", None)) is not None:
+        msg = (
+            f"This model has a region of interest per image (roi='{folder}'), by its name, which images in memory, "
+            "exported models and new thresholds do not have: train it with one mask or polygon for all."
+        )
+        raise ValueError(msg)
+
+
+class WholeOnnx(ExportMixin):
+    """anomalib's exports, whose ONNX is one file in an operator set that the exporter need not convert to."""
+
+    def to_onnx(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,  # noqa: ANN401  # as in anomalib, for torch.onnx.export
+    ) -> Path:
+        """Write one ONNX file, weights included; see ``ExportMixin.to_onnx``."""
+        kwargs = {"opset_version": _OPSET, "external_data": False, **kwargs}
+        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+
+
+class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have to_onnx; anomalib's counts
     """Pre-processing, detection and post-processing of images, without text tower and training parts.
 
     Args:
@@ -92,17 +119,6 @@ class Detector(ExportMixin, LightningModule):
         images = images if self.pre_processor is None else self.pre_processor(images)
         predictions = self.model(images)
         return predictions if self.post_processor is None else self.post_processor(predictions)
-
-    def to_onnx(  # type: ignore[override]  # anomalib's arguments, not Lightning's
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        **kwargs: Any,  # noqa: ANN401  # as in anomalib, for torch.onnx.export
-    ) -> Path:
-        """Write one ONNX file, weights included; see ``ExportMixin.to_onnx``."""
-        kwargs = {"opset_version": _OPSET, "external_data": False, **kwargs}
-        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
 
     def _post_training_quantization_ov(  # type: ignore[override]  # static in anomalib, which calls it on the instance
         self, model: "openvino.Model", datamodule: AnomalibDataModule | None = None

@@ -18,6 +18,7 @@ from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.utils.finalizable import Finalizable
 
+from .export import require_one_region
 from .post_processing import ExactPostProcessor
 from .thresholds import FEW_IMAGES, assured_images, check_rules
 
@@ -65,7 +66,7 @@ class Maintenance(Finalizable):
             raise RuntimeError(msg)
         number = self._category_number(category)
         self.eval()
-        self._require_one_region()
+        require_one_region(self)
         shots = [self.model.shot_features(self._pre_process(image)) for image in each_image(images)]
         for shot in shots:
             self.model.memory_bank.extend(shot.first, number, shot.first_inside)
@@ -109,7 +110,7 @@ class Maintenance(Finalizable):
                 another shape or range.
         """
         self.require_training()
-        self._require_one_region()
+        require_one_region(self)
         processor = self.require_thresholds()
         check_rules(quantile, false_alarm_rate)
         self.eval()
@@ -179,15 +180,6 @@ class Maintenance(Finalizable):
         trainer.strategy.connect(self)
         guard_checkpoints(trainer)
         trainer.save_checkpoint(path, weights_only=True)
-
-    def _require_one_region(self) -> None:
-        """Refuse images without names where each has a region by its name."""
-        if (folder := getattr(self, "roi_folder", None)) is not None:
-            msg = (
-                f"This model has a region of interest per image (roi='{folder}'), by its name, which images in memory, "
-                "exported models and new thresholds do not have: train it with one mask or polygon for all."
-            )
-            raise ValueError(msg)
 
     def _pre_process(self, image: torch.Tensor) -> torch.Tensor:
         """Resize and normalize as at validation, on the model's device."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import get_pretrained_cfg, is_model
+from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -34,6 +34,9 @@ NO_BACKBONE = "none"
 
 RANDOM = "random"
 """The word that asks for random weights, for tests and speed measurements only."""
+
+NO_FEATURES = (RuntimeError, AttributeError, AssertionError, TypeError, NotImplementedError)
+"""What timm raises for a network that hands out no intermediate features."""
 
 _LITE0_SIZE = 256
 _STRIDES = (8, 16)  # of the stages that make the memory of a convolutional network, as in PatchCore
@@ -134,11 +137,7 @@ def load_memory_backbone(
         ValueError: If the name, the layers or the size do not fit, or the weights are not readable.
         FileNotFoundError: If the weights are neither here nor to be downloaded.
     """
-    architecture = LITE0_ARCHITECTURE if name == LITE0 else name
-    try:
-        config = get_pretrained_cfg(architecture, allow_unregistered=False) if is_model(architecture) else None
-    except RuntimeError:  # a known architecture with an unknown tag
-        config = None
+    architecture, config = find_architecture(name)
     if config is None:
         msg = (
             f"memory_backbone must be {LITE0!r}, a model name of timm such as "
@@ -159,6 +158,20 @@ def load_memory_backbone(
         raise ValueError(msg) from error
 
 
+def find_architecture(name: str) -> tuple[str, PretrainedCfg | None]:
+    """Return timm's name of a network and the settings of its weights; ``None`` for a name or tag that timm lacks.
+
+    Args:
+        name: A model name of timm, or ``"efficientnet-lite0"``.
+    """
+    architecture = LITE0_ARCHITECTURE if name == LITE0 else name
+    try:
+        config = get_pretrained_cfg(architecture, allow_unregistered=False) if is_model(architecture) else None
+    except RuntimeError:  # a known architecture with an unknown tag
+        config = None
+    return architecture, config
+
+
 def _hint(name: str) -> str:
     """Return the known name that a wrong one resembles, as a question."""
     stem = name.split(".", 1)[0]
@@ -174,7 +187,7 @@ def _resolve_layers(name: str, architecture: str, layers: Sequence[int] | None, 
         with torch.device("meta"):
             info: Any = _build(architecture, None, sizes, False).feature_info
             strides = info.reduction()
-    except (RuntimeError, AttributeError, AssertionError, TypeError, NotImplementedError) as error:
+    except NO_FEATURES as error:
         msg = f"memory_backbone {name} does not tell its intermediate features ({_first_line(error)}): take another."
         raise ValueError(msg) from error
     if layers is None:

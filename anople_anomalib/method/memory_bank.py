@@ -15,6 +15,25 @@ from torch.nn import functional as F  # noqa: N812
 _ROWS, _QUERIES = 4096, 1024  # of the bank, of the images: compared at once, which bounds the memory of a query
 
 
+def choose_coreset(features: torch.Tensor, ratio: float) -> torch.Tensor:
+    """Choose a share of features by k-center-greedy, the same in every process.
+
+    A third axis makes anomalib's sampler compare the features themselves, without a random projection.
+
+    Args:
+        features: Shape ``(N, width)``.
+        ratio: The share, in (0, 1]; at least one feature is chosen.
+
+    Returns:
+        The chosen rows.
+    """
+    ratio = max(ratio, 1.5 / len(features))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        chosen = KCenterGreedy(features.cpu().unsqueeze(1), sampling_ratio=ratio).select_coreset_idxs()
+    return features[chosen]
+
+
 class MemoryBank(DynamicBufferMixin, nn.Module):
     """Patch features of the normal shots, queried by the nearest cosine distance (13).
 
@@ -131,7 +150,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         """Return what the bank keeps of features of shape ``(..., width)``: rows of shape ``(N, width)``."""
         rows = self._prepare(features.detach().float())
         rows = rows.flatten(end_dim=-2) if inside is None else rows[inside.expand(rows.shape[:-1])]
-        return rows if self.coreset_sampling_ratio == 1 else self._coreset(rows)
+        return rows if self.coreset_sampling_ratio == 1 else choose_coreset(rows, self.coreset_sampling_ratio)
 
     def _prepare(self, features: torch.Tensor) -> torch.Tensor:
         """Return the features as they are stored and compared: of length 1."""
@@ -170,18 +189,6 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         groups = self.features.to(queries.dtype).chunk(self.num_categories)
         banks = [group.split(_ROWS) for group in groups]
         return [queries] if torch.compiler.is_compiling() else queries.split(_QUERIES), banks
-
-    def _coreset(self, features: torch.Tensor) -> torch.Tensor:
-        """Choose a share of normalized features of shape ``(N, width)``, the same in every process.
-
-        A third axis makes anomalib's sampler compare the features themselves, without a random projection.
-        """
-        ratio = max(self.coreset_sampling_ratio, 1.5 / len(features))  # at least one feature
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            sampler = KCenterGreedy(features.cpu().unsqueeze(1), sampling_ratio=ratio)
-            chosen = sampler.select_coreset_idxs()
-        return features[chosen]
 
 
 class ScaledMemoryBank(MemoryBank):

@@ -21,13 +21,14 @@ from typing import NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
-from anomalib.models.components import GaussianBlur2d, KCenterGreedy
+from anomalib.models.components import GaussianBlur2d
 from anomalib.models.components.base import DynamicBufferMixin
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib.baselines.feature_pyramid import FeaturePyramid
 from anople_anomalib.baselines.shot_memory import ShotModel
+from anople_anomalib.method.memory_bank import choose_coreset
 from anople_anomalib.method.state_checks import require_trained
 
 _RANK_TOLERANCE = 1e-5  # of a singular value beside the largest, below which a direction is rounding
@@ -99,17 +100,9 @@ class FastReconModel(DynamicBufferMixin, ShotModel):
         """
         (patches,) = features
         self.mean = patches.mean(dim=0)
-        self.coreset = self._choose(patches.flatten(0, 1))
+        self.coreset = choose_coreset(patches.flatten(0, 1), self.coreset_sampling_ratio)
         _, values, directions = torch.linalg.svd(self.coreset, full_matrices=False)
         self.basis = directions[values > _RANK_TOLERANCE * values[0]].contiguous()
-
-    def _choose(self, patches: torch.Tensor) -> torch.Tensor:
-        """Choose rows, the same in every run."""
-        ratio = max(self.coreset_sampling_ratio, 1.5 / len(patches))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            chosen = KCenterGreedy(patches.cpu().unsqueeze(1), sampling_ratio=ratio).select_coreset_idxs()
-        return patches[chosen]
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images and their pixels.

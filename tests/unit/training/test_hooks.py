@@ -195,13 +195,14 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(mvtec: Pat
     assert all(value.isfinite().all() for name, value in kept["state_dict"].items() if name.startswith("model."))
 
 
-def test_losses_are_logged(mvtec: Path, tmp_path: Path) -> None:
+def test_losses_are_in_the_logger_and_the_progress_bar(mvtec: Path, tmp_path: Path) -> None:
     engine = make_engine(tmp_path, limit_val_batches=0)
     engine.fit(make_model(), datamodule=make_datamodule(mvtec))
     names = {"train_loss", "train_image_loss", "train_pixel_loss", "train_align_loss"}
-    logged = engine.trainer.callback_metrics
-    assert names <= set(logged)
-    assert_close(logged["train_loss"], sum(logged[name] for name in sorted(names - {"train_loss"})))
+    assert names <= set(engine.trainer.logged_metrics)
+    assert names <= set(engine.trainer.progress_bar_metrics)
+    terms = [engine.trainer.logged_metrics[name] for name in sorted(names - {"train_loss"})]
+    assert_close(engine.trainer.logged_metrics["train_loss"], sum(terms))
 
 
 def test_training_lowers_the_loss_and_leaves_clip_alone(mvtec: Path, tmp_path: Path) -> None:
