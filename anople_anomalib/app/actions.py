@@ -40,6 +40,7 @@ class Actions:
         """Make a handler of a function of a session; what it raises becomes the page's one message."""
 
         def handle(request: gr.Request, *values: Any) -> View:  # noqa: ANN401
+            """Do the work in the session of the request."""
             try:
                 session = self.session(request)
                 with session.lock:
@@ -93,6 +94,7 @@ class Actions:
         """Make a handler that prepares a file to take away."""
 
         def handle(request: gr.Request) -> tuple[Any, Any]:
+            """Make the file in the session of the request."""
             try:
                 return "", str(make(self.session(request)))
             except Exception as error:  # noqa: BLE001  # one message, whatever it is

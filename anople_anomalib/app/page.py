@@ -59,6 +59,7 @@ class OwnOriginOnly:
         """Add the header to every response."""
 
         async def send_with_policy(message: _ASGI) -> None:
+            """Send a message, a response's start with more headers."""
             if message["type"] == "http.response.start":
                 extra = [
                     (b"content-security-policy", _POLICY.encode()),
@@ -190,6 +191,7 @@ def _bind_ask(actions: Actions, controls: dict[str, Any], outputs: list[Any]) ->
     place = outputs.index(controls["threshold"])  # the one control that the hand is on
 
     def moved(request: gr.Request, value: float) -> tuple[Any, ...]:
+        """Set the threshold, and show all but the control that is being moved."""
         shown = move(request, value)
         return (*shown[:place], *shown[place + 1 :])
 
@@ -207,6 +209,7 @@ def _bind_ask(actions: Actions, controls: dict[str, Any], outputs: list[Any]) ->
     controls["undo"].click(handler(lambda session: session.undo()), None, outputs, api_name="undo")
 
     def why(request: gr.Request, wanted: str) -> tuple[Any, Any]:
+        """Draw the reason of a verdict."""
         try:
             session = actions.session(request)
             return "", drawing.reason(session, chosen(session, wanted))

@@ -166,6 +166,7 @@ def in_background(work: Callable[[], object]) -> Callable[[], bool]:
     errors: list[BaseException] = []
 
     def run() -> None:
+        """Work, and keep what is raised."""
         try:
             work()
         except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
@@ -175,6 +176,7 @@ def in_background(work: Callable[[], object]) -> Callable[[], bool]:
     thread.start()
 
     def is_done(seconds: float = 0.3) -> bool:
+        """Wait a moment, and raise what was kept."""
         thread.join(seconds)
         if errors:
             raise errors[0]

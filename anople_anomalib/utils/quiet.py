@@ -56,6 +56,7 @@ def quieten(cli: ModuleType) -> None:
     usual: Callable[[], None] = cli.configure_logger
 
     def configure_logger() -> None:
+        """Set up logging as usual, but with one handler."""
         usual()
         _one_handler()
 

@@ -65,6 +65,7 @@ def _with_exit_code(main: Callable[[], object]) -> Callable[[], object]:
     """
 
     def run() -> object:
+        """Run the command, say the last words, return the exit code."""
         code = main() or max(_exit_codes, default=None)
         sys.stderr.write("".join(f"{text}\n" for text in _last_words))
         return code
@@ -87,6 +88,7 @@ def before_main(cli: ModuleType, do: Callable[[], None]) -> None:
     main: Callable[[], object] = cli.main
 
     def run() -> object:
+        """Do it, then run the command."""
         do()
         return main()
 
