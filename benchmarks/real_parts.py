@@ -14,19 +14,22 @@ features, and ``PatchCore`` anomalib's, over the same features.
 
 Usage:
     python benchmarks/real_parts.py                                       # SampleTextures
-    python benchmarks/real_parts.py --data-root DIR --category A B --cells mono poly
+    python benchmarks/real_parts.py --data-root DIR --category A B --cells mono poly --results FILE.csv
 """
 
 import argparse
+import csv
 import logging
 import random
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import timm
@@ -50,6 +53,17 @@ from anople_anomalib.method.memory_bank import ScaledMemoryBank
 SIDE = 120  # of the maps whose pixels are compared
 Rows = dict[str, tuple[Tensor, Tensor | None]]
 """Score of shape (1,) and map of shape (1, h, w) of an image, by row."""
+
+
+class Result(NamedTuple):
+    """AUROC of a row in percent, for one draw of the shots; without masks there is no pixel AUROC."""
+
+    part: str
+    shots: int
+    draw: int
+    row: str
+    image: float
+    pixel: float | None
 
 
 def write_cells(kind: str, folder: Path) -> None:
@@ -153,8 +167,8 @@ def test(model: AnoPLe, datamodule: AnomalibDataModule) -> Iterator[tuple[str, f
         yield row, auroc(torch.cat(values), torch.tensor(labels)), pixel
 
 
-def main() -> None:
-    """Measure and print a Markdown table."""
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, help="folder above categories in MVTec AD's layout")
     parser.add_argument("--category", nargs="*", default=[], help="folders below it")
@@ -162,33 +176,75 @@ def main() -> None:
     parser.add_argument("--cells", nargs="*", default=[], choices=["mono", "poly"])
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    arguments = parser.parse_args()
+    parser.add_argument("--results", type=Path, help="CSV file of what is measured; what it has is not run again")
+    return parser.parse_args()
+
+
+def measure(part: str, shots: int, draw: int, root: Path | None, cells: Path) -> list[Result]:
+    """Train one model and test it and its rivals."""
+    model = train(make_datamodule(part, root, cells), shots, draw, {"backbone": TINY}, "32-true")
+    weights = [round(weight, 2) for weight in model.model.fusion.weights.tolist()]
+    turns = model.model.second_memory.turns.int().tolist()
+    sys.stderr.write(f"{part}, {shots} shots, draw {draw}: weights {weights}, turns {turns}\n")
+    rows = test(model, make_datamodule(part, root, cells))
+    return [Result(part, shots, draw, row, image, pixel) for row, image, pixel in rows]
+
+
+def read_results(file: Path | None) -> list[Result]:
+    """Read what was measured before."""
+    if file is None or not file.exists():
+        return []
+    with file.open(newline="") as lines:
+        return [
+            Result(part, int(shots), int(draw), row, float(image), float(pixel) if pixel else None)
+            for part, shots, draw, row, image, pixel in csv.reader(lines)
+        ]
+
+
+def report(results: Sequence[Result]) -> Iterator[str]:
+    """Yield the lines of the table, means over the draws; the mean of the textures is a column of its own."""
+    columns: dict[str, set[str]] = {}
+    for result in results:
+        columns.setdefault(f"{result.part}, {result.shots}-shot", set()).add(result.part)
+        if result.part in CATEGORIES:
+            columns.setdefault(f"textures, {result.shots}-shot", set()).add(result.part)
+    yield f"| | {' | '.join(columns)} |"
+    yield f"|{' --- |' * (len(columns) + 1)}"
+    for row in dict.fromkeys(result.row for result in results):
+        cells = [
+            mean([each for each in results if each.row == row and each.part in parts and f"{each.shots}-" in column])
+            for column, parts in columns.items()
+        ]
+        yield f"| {row} | {' | '.join(cells)} |"
+
+
+def mean(draws: Sequence[Result]) -> str:
+    """Image and pixel AUROC, each the mean over the draws."""
+    image, pixel = np.mean([draw.image for draw in draws]), [draw.pixel for draw in draws if draw.pixel is not None]
+    return f"{image:.1f}/{np.mean(pixel):.1f}" if pixel else f"{image:.1f}"
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    arguments = parse_arguments()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     for name in ("anomalib", "anople_anomalib", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    table: dict[str, dict[str, list[tuple[float, float | None]]]] = {}
+    results = read_results(arguments.results)
+    done = {(result.part, result.shots, result.draw) for result in results}
+    parts = [*arguments.category, *arguments.textures, *arguments.cells]
     with tempfile.TemporaryDirectory() as cells:
-        for shots in arguments.shots:
-            for name in (*arguments.category, *arguments.textures, *arguments.cells):
-                root = arguments.data_root if name in arguments.category else None
-                for seed in arguments.seeds:
-                    datamodule = make_datamodule(name, root, Path(cells))
-                    model = train(datamodule, shots, seed, {"backbone": TINY}, "32-true")
-                    weights = [round(weight, 2) for weight in model.model.fusion.weights.tolist()]
-                    sys.stderr.write(f"{name}, {shots} shots, draw {seed}: weights {weights}\n")
-                    for row, image, pixel in test(model, make_datamodule(name, root, Path(cells))):
-                        table.setdefault(row, {}).setdefault(f"{name}, {shots}-shot", []).append((image, pixel))
-    columns = list(next(iter(table.values())))
-    sys.stdout.write(f"| | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}\n")
-    for row, cell in table.items():
-        sys.stdout.write(f"| {row} | {' | '.join(mean(cell[column]) for column in columns)} |\n")
-
-
-def mean(draws: list[tuple[float, float | None]]) -> str:
-    """Image and pixel AUROC, each the mean over the draws."""
-    image, pixel = (list(values) for values in zip(*draws, strict=True))
-    return f"{np.mean(image):.1f}" if None in pixel else f"{np.mean(image):.1f}/{np.mean(pixel):.1f}"
+        for shots, part, draw in product(arguments.shots, parts, arguments.seeds):
+            if (part, shots, draw) in done:
+                continue
+            root = arguments.data_root if part in arguments.category else None
+            new = measure(part, shots, draw, root, Path(cells))
+            results += new
+            if arguments.results is not None:
+                with arguments.results.open("a", newline="") as lines:
+                    csv.writer(lines).writerows(new)
+    sys.stdout.write("\n".join(report(results)) + "\n")
 
 
 if __name__ == "__main__":
