@@ -4,12 +4,14 @@
 """AnoPLe's whole detection over open_clip's plain ``encode_image``, beside WinCLIP and PatchCore, with random weights.
 
 Every model sees the same batch in turn, in one process; a ratio is the median of the ratios of neighbors in time. The
-weights are random, which changes no time. Multi-class is the memory of 15 categories with one shot each.
+weights are random, which changes no time. Multi-class is the memory of 15 categories with one shot each. With four
+turns the second memory holds every shot in four rotations and reflections, as many as solar cells choose.
 
 Usage:
     python benchmarks/inference.py                                      # the paper's architecture
     python benchmarks/inference.py --backbone anople-tiny --repeats 20 --batches 1
     python benchmarks/inference.py --without winclip patchcore          # quicker
+    python benchmarks/inference.py --backbone anople-tiny --beside ViT-B-16-plus-240 --without winclip patchcore bf16
 """
 
 import argparse
@@ -37,9 +39,9 @@ Times = dict[str, list[tuple[float, float]]]
 """Wall time and CPU time (of all threads) of every call, by name."""
 
 
-def anople(backbone: str, images: int, memory_backbone: str | None = None) -> AnoPLeModel:
-    """Build a model as after training, with random weights and a memory of so many images."""
-    second_weights = None if memory_backbone in (None, NO_BACKBONE) else "random"
+def anople(backbone: str, images: int, memory_backbone: str = NO_BACKBONE, turns: int = 1) -> AnoPLeModel:
+    """Build a model as after training, with random weights and memories of so many images in so many turns."""
+    second_weights = None if memory_backbone == NO_BACKBONE else "random"
     model = AnoPLe(
         backbone=backbone,
         pretrained="random",
@@ -52,8 +54,28 @@ def anople(backbone: str, images: int, memory_backbone: str | None = None) -> An
     model.memory_bank.build(torch.randn(images * height * width, model.clip.visual.width))
     if (second := model.second_memory) is not None:
         rows, columns = second.backbone.grid
-        second.memory_bank.build(torch.randn(images, rows * columns, second.backbone.width))
+        second.memory_bank.build(torch.randn(images, turns * rows * columns, second.backbone.width))
     return model.for_inference()
+
+
+def both_memories(backbone: str, memory_backbone: str) -> dict[str, torch.nn.Module]:
+    """Build models with both memories, and the second backbone alone; print what it adds to a checkpoint or export."""
+    models: dict[str, torch.nn.Module] = {
+        f"AnoPLe, {shots}-shot, second memory{', four turns' * (turns > 1)}": anople(
+            backbone, shots, memory_backbone, turns
+        )
+        for shots in (1, 4)
+        for turns in (1, 4)
+    }
+    second = next(iter(models.values())).second_memory
+    models["second backbone"] = second.backbone
+    count = sum(parameter.numel() for parameter in second.backbone.parameters())
+    bank = second.memory_bank.features
+    print(
+        f"{memory_backbone}: {count / 1e6:.2f} M parameters, {2 * count / 1e6:.1f} MB in half precision; "
+        f"{bank.nbytes / 2e6:.2f} MB of memory a shot and turn in half precision"
+    )
+    return models
 
 
 def winclip_model(size: tuple[int, int]) -> torch.nn.Module:
@@ -103,6 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="ViT-B-16-plus-240")
     parser.add_argument("--memory-backbone", default=LITE0, help=f"second backbone, or {NO_BACKBONE!r}")
+    parser.add_argument("--beside", help="another open_clip model whose encode_image is measured in the same rounds")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -114,18 +137,13 @@ def main() -> None:
     print(f"{arguments.backbone}, {versions}, {arguments.threads} threads, {arguments.repeats} repeats")
 
     models: dict[str, torch.nn.Module] = {
-        f"AnoPLe, {name}": anople(arguments.backbone, images, NO_BACKBONE) for name, images in MEMORIES.items()
+        f"AnoPLe, {name}": anople(arguments.backbone, images) for name, images in MEMORIES.items()
     }
     if arguments.memory_backbone != NO_BACKBONE:
-        both = anople(arguments.backbone, 1, arguments.memory_backbone)
-        models["AnoPLe, 1-shot, second memory"] = both
-        models["second backbone"] = both.second_memory.backbone
-        count = sum(parameter.numel() for parameter in both.second_memory.backbone.parameters())
-        print(
-            f"{arguments.memory_backbone}: {count / 1e6:.2f} M parameters, {2 * count / 1e6:.1f} MB in half precision"
-        )
+        models |= both_memories(arguments.backbone, arguments.memory_backbone)
     first = next(iter(models.values()))
     tower, size = first.clip.visual.visual, first.image_size
+    beside = None if arguments.beside is None else open_clip.create_model(arguments.beside).visual.eval()
     if "winclip" not in arguments.without:
         models["WinCLIP, 1-shot"] = winclip_model((240, 240))
     if "patchcore" not in arguments.without:
@@ -138,6 +156,9 @@ def main() -> None:
             inputs |= {name: torch.randn(batch, 3, 256, 256) for name in models if name.startswith("PatchCore")}
             images = torch.randn(batch, 3, *size)
             calls: dict[str, Callable[[], object]] = {"encode_image": lambda images=images: tower(images)}
+            if beside is not None:
+                others = torch.randn(batch, 3, *beside.image_size)
+                calls[f"encode_image of {arguments.beside}"] = lambda others=others: beside(others)
             calls |= {name: lambda m=m, name=name, inputs=inputs: m(inputs[name]) for name, m in models.items()}
             if "bf16" not in arguments.without:
                 calls["encode_image, bf16"] = lambda images=images: autocast(tower, images)

@@ -62,8 +62,7 @@ class SecondMemory(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.rotations = backbone, rotations
-        turns = torch.arange(_TURNS) < (_TURNS if rotations else 1)
-        self.register_buffer("turns", turns)  # those in the bank, saved: it may grow later
+        self.register_buffer("turns", self._asked_turns())  # those in the bank, saved: it may grow later
         self.turns: torch.Tensor
         self.memory_bank = ScaledMemoryBank(
             backbone.width, backbone.grid, coreset_sampling_ratio, position_weight, per_category
@@ -121,14 +120,17 @@ class SecondMemory(nn.Module):
             ratios.append(turned / moved.mean().clamp_min(torch.finfo(moved.dtype).eps))
         return torch.stack(ratios)
 
-    def choose_turns(self, ratios: torch.Tensor) -> None:
-        """Decide in which turns the shots are to be in the bank.
+    def choose_turns(self, ratios: torch.Tensor | None = None) -> None:
+        """Decide in which turns the shots are to be in the bank, whichever were before: a run may be resumed otherwise.
 
         Args:
-            ratios: Of all shots, see :meth:`compare_turns`.
+            ratios: Of all shots, see :meth:`compare_turns`; ``None`` for the turns that were asked for.
         """
-        self.turns.copy_(ratios.mean(dim=0) <= _LIKE)
+        self.turns.copy_(self._asked_turns() if ratios is None else ratios.mean(dim=0) <= _LIKE)
         self.turns[0] = True
+
+    def _asked_turns(self) -> torch.Tensor:
+        return torch.arange(_TURNS) < (_TURNS if self.rotations else 1)
 
 
 def _turned(images: torch.Tensor) -> list[torch.Tensor]:

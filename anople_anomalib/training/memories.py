@@ -46,9 +46,12 @@ def fill_memories(training: FewShotTraining, model: AnoPLeModel, transform: nn.M
         training.held_out = HeldOutShots(model, training.shots, rows, transform)
     if model.memory_bank is None:
         return
-    if (memory := model.second_memory) is not None and memory.rotations is None:
-        ratios = [memory.compare_turns(transform(image)) for image in training.normal_images()]
-        memory.choose_turns(training.gather_shots(torch.cat(ratios)))
+    if (memory := model.second_memory) is not None:
+        ratios: torch.Tensor | None = None
+        if memory.rotations is None:
+            compared = [memory.compare_turns(transform(image)) for image in training.normal_images()]
+            ratios = training.gather_shots(torch.cat(compared))
+        memory.choose_turns(ratios)
     shots = [
         model.shot_features(transform(image), regions)
         for image, regions in zip(training.normal_images(), training.normal_regions(), strict=False)

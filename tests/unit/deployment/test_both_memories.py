@@ -4,6 +4,7 @@
 """Whatever is done to the memory of the prompted CLIP is done to the second memory, too."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,10 @@ from helpers.training import make_datamodule, make_engine, make_model, train_mod
 SECOND = {"memory_backbone": LITE0, "memory_image_size": 96, "memory_rotations": False}
 PLACES = 12 * 12
 """Of the second backbone: stride 8."""
+
+
+TURNED = {**SECOND, "memory_rotations": True}
+"""All eight rotations and reflections of a shot are in its memory."""
 
 
 def distances(model: AnoPLe, image: torch.Tensor) -> list[float]:
@@ -52,6 +57,18 @@ def test_an_added_part_is_normal_to_both(model: AnoPLe, tmp_path: Path) -> None:
     assert torch.equal(restored(other).pred_score, model(other).pred_score)
 
 
+def test_an_added_part_is_normal_in_every_turn(root: Path, tmp_path: Path) -> None:
+    model = train_model(root, tmp_path, **TURNED).eval()
+    new = torch.rand(1, 3, 96, 96)
+    model.extend_memory_bank(new)
+    assert len(model.model.second_memory.memory_bank) == 2 * 8 * PLACES
+    for turned in (new, new.flip(-1), new.rot90(1, (-2, -1))):
+        assert distances(model, turned)[1] < 1e-4
+    model.save_checkpoint(tmp_path / "grown.ckpt")
+    restored = AnoPLe.load_from_checkpoint(tmp_path / "grown.ckpt", visualizer=False).eval()
+    assert torch.equal(restored(new).pred_score, model(new).pred_score)
+
+
 def test_thresholds_are_just_above_the_scores_of_both_together(model: AnoPLe) -> None:
     images = torch.rand(2, 3, 96, 96)
     scores = torch.cat([model.model(model.pre_processor.transform(image[None])).pred_score for image in images])
@@ -59,10 +76,13 @@ def test_thresholds_are_just_above_the_scores_of_both_together(model: AnoPLe) ->
     assert_close(model.post_processor.image_threshold, 1.001 * scores.max())
 
 
-def test_a_resumed_run_ends_with_both_memories(checkpoint: Path, root: Path, tmp_path: Path) -> None:
-    model = make_model(**SECOND)
+@pytest.mark.parametrize(("arguments", "turns"), [(SECOND, 1), (TURNED, 8)], ids=["upright", "turned"])
+def test_a_resumed_run_ends_with_both_memories(
+    checkpoint: Path, root: Path, tmp_path: Path, arguments: dict[str, Any], turns: int
+) -> None:
+    model = make_model(**arguments)
     make_engine(tmp_path, max_epochs=2).fit(model, datamodule=make_datamodule(root), ckpt_path=checkpoint)
-    assert len(model.model.second_memory.memory_bank) == PLACES
+    assert len(model.model.second_memory.memory_bank) == turns * PLACES
     datamodule = make_datamodule(root)
     datamodule.setup()
     [name] = model.drawn_samples["bottle"]
@@ -70,8 +90,8 @@ def test_a_resumed_run_ends_with_both_memories(checkpoint: Path, root: Path, tmp
     assert max(distances(model.eval(), shot[None])) < 1e-3
 
 
-def test_a_coreset_keeps_its_share_of_both(root: Path, tmp_path: Path) -> None:
-    model = train_model(root, tmp_path, coreset_sampling_ratio=0.25, **SECOND)
+def test_a_coreset_keeps_its_share_of_both_and_of_all_turns(root: Path, tmp_path: Path) -> None:
+    model = train_model(root, tmp_path, coreset_sampling_ratio=0.25, **TURNED)
     assert len(model.model.memory_bank) == NUM_PATCHES // 4
-    assert len(model.model.second_memory.memory_bank) == PLACES // 4
+    assert len(model.model.second_memory.memory_bank) == 8 * PLACES // 4
     assert model(torch.rand(1, 3, 96, 96)).pred_score.isfinite().all()
