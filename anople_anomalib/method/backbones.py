@@ -13,6 +13,7 @@ import json
 import logging
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from anople_anomalib.utils.downloads import impatient_downloads
 from anople_anomalib.utils.files import READ_ERRORS
 
 from .clip import FrozenCLIP
@@ -175,14 +177,17 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
         _require_file(name, path)
     try:
         if (name, weights) in _TRUE_URLS:
-            file = open_clip.pretrained.download_pretrained_from_url(_TRUE_URLS[name, weights])
+            with impatient_downloads():
+                file = open_clip.pretrained.download_pretrained_from_url(_TRUE_URLS[name, weights])
             logger.info("Weights of %s: %s, its hash checked.", name, file)
             return open_clip.create_model(name, pretrained=file)
         if not config and path.suffix == ".safetensors":  # which open_clip 2.24 takes for a pickle
             model = open_clip.create_model(name)
             model.load_state_dict(load_file(path))
         else:
-            model = open_clip.create_model(name, pretrained=weights, force_quick_gelu=bool(config.get("quick_gelu")))
+            with impatient_downloads() if config else nullcontext():
+                gelu = bool(config.get("quick_gelu"))
+                model = open_clip.create_model(name, pretrained=weights, force_quick_gelu=gelu)
     except _WEIGHT_ERRORS as error:
         if not config:
             raise _unreadable(name, weights, error) from error

@@ -11,6 +11,7 @@ package of PyPI), batch normalization folded into the convolutions, and one sent
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anople_anomalib.utils.downloads import impatient_downloads
 from anople_anomalib.utils.resizing import is_size, resize_exactly
 
 from .batch_norm import fold_batch_norm
@@ -242,7 +244,8 @@ def _create(
     elif name == LITE0:
         overlay = {"state_dict": lite0_weights()}
     try:
-        return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
+        with impatient_downloads() if overlay is None else nullcontext():
+            return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
     except Exception as error:  # hubs and timm raise whatever they like
         if weights is not None:
             msg = f"{weights!r} does not hold readable weights of {name} ({_first_line(error)})."

@@ -31,6 +31,8 @@ from anomalib.models.components.base.export_mixin import ExportMixin
 from anomalib.pipelines.components.runners import ParallelRunner
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
+from huggingface_hub import constants
+from huggingface_hub.utils import get_session
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.core import saving
 from lightning.pytorch.strategies import Strategy
@@ -190,3 +192,9 @@ def test_lightning_calls_callbacks_in_the_order_of_a_list_that_can_be_replaced(
 
 def test_anomalib_has_buffers_that_take_the_shape_of_a_checkpoint() -> None:
     assert "_load_from_state_dict" in vars(DynamicBufferMixin)
+
+
+def test_the_hubs_client_asks_nobody_once_it_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(Exception, match="offline mode is enabled"):
+        get_session().head(constants.ENDPOINT)
