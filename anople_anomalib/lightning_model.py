@@ -32,14 +32,13 @@ from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.visualization import Visualizer
-from einops import rearrange
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 
 from .checkpoints.hooks import CheckpointHooks
 from .data.errors import ClearDataErrors
-from .data.regions import check_roi
+from .data.regions import plain_roi
 from .data.wrapping import class_names_of
 from .deployment.components import DefaultComponents
 from .deployment.export import Export
@@ -52,34 +51,33 @@ from .method.backbones import TINY, get_tokenizer, load_backbone
 from .method.fusion import make_fusion
 from .method.layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
 from .method.loss import AnoPLeLoss
-from .method.memory_backbones import load_memory_backbone
-from .method.prompt_templates import clean_class_names, prompt_texts, state_templates, words_of_categories
-from .method.second_memory import SecondMemory, resolve_memory_backbone
+from .method.memory_backbones import check_image_size, load_memory_backbone
+from .method.prompt_templates import check_texts, clean_class_names, prompt_texts, words_of_categories
+from .method.second_memory import SecondMemory, larger_size, resolve_memory_backbone
 from .method.soundness import measure_soundness
 from .method.state_checks import require_finite
-from .method.tiling import Tiling, check_tiles, resolve_rotations
+from .method.tiling import Tiling, plain_tiles, resolve_rotations
 from .method.torch_model import AnoPLeModel
-from .method.views import cut_masks, cut_views, num_views
+from .method.views import num_views
 from .metrics.raw_scores import RawScoreKeeper
 from .training.hooks import FewShotTraining
 from .training.large_images import LargeImageTraining
 from .training.memories import fill_memories
+from .training.optimization import sgd_with_warmup
 from .training.pre_processing import EvaluationPreProcessing
 from .training.regions import within_region
 from .training.scoped_changes import ScopedChanges
+from .training.simulated_views import simulated_views
 from .training.soundness import CollapseWarning
-from .utils.arguments import as_list, check_integer, check_k_shot, check_rates, check_scales
+from .utils.arguments import as_list, as_text, check_integer, check_k_shot, check_rates, check_scales
 from .utils.batches import images_of
 from .utils.seeding import seeded
-from .utils.transforms import pointwise
 
 logger = logging.getLogger(__name__)
 
 IMAGE_LOGIT_SCALE = 1 / 0.07
 """The scale at which CLIP starts its own training. At the 100 at which it ends, the image loss of a normal view and of
 its damaged copy is a hundred times their difference, and the texts answer by becoming the same."""
-
-_WARMUP_FRACTION = 0.1  # of all steps: linear, from 0
 
 
 class AnoPLe(
@@ -136,8 +134,7 @@ class AnoPLe(
         fusion: ``"paper"`` for equations (12) and (14), or ``"weighted"``, by weights that the parts earn on anomalies
             simulated on the shots; ``None`` is ``"weighted"`` with a second backbone and ``"paper"`` without.
         map_sigma: Standard deviation of a Gaussian smoothing of the map, in pixels of the model's image; 0 for none.
-        score_share: Share of the largest values of the map whose mean stands for the image; 0 for the maximum;
-            ``None`` is 0.
+        score_share: Share of the largest values of the map whose mean stands for the image; 0 for the maximum.
         use_decoder: Whether there is a decoder; without it the loss is the image-level term alone.
         residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens instead of starting
             from random local features; ``None`` does so for ``"anople-tiny"`` only.
@@ -201,7 +198,7 @@ class AnoPLe(
         memory_rotations: bool | None = None,
         fusion: str | None = None,
         map_sigma: float = 0.0,
-        score_share: float | None = None,
+        score_share: float = 0.0,
         use_decoder: bool = True,
         residual_decoder: bool | None = None,
         epochs: int = 60,
@@ -221,30 +218,20 @@ class AnoPLe(
     ) -> None:
         # plain data for the checkpoint's hyper-parameters
         class_names, state_word = as_list(class_names), as_list(state_word)
-        memory_layers, pretrained = as_list(memory_layers), pretrained and str(pretrained)
-        memory_backbone_layers, memory_pretrained = (
-            as_list(memory_backbone_layers),
-            memory_pretrained and str(memory_pretrained),
-        )
-        anomaly_source_path = str(anomaly_source_path)
-        check_tiles(tiles)
-        check_roi(roi)
-        tiles, roi = as_list(tiles), str(roi) if isinstance(roi, str | Path) else as_list(roi)
-        roi = [as_list(corner) for corner in roi] if isinstance(roi, list) else roi
-        turns = resolve_rotations(tiles, roi, memory_rotations)
+        memory_layers, memory_backbone_layers = as_list(memory_layers), as_list(memory_backbone_layers)
+        pretrained, memory_pretrained = as_text(pretrained), as_text(memory_pretrained)
+        anomaly_source_path, tiles, roi = as_text(anomaly_source_path), plain_tiles(tiles), plain_roi(roi)
         # cheap checks first: a backbone may have to be downloaded
         check_k_shot(k_shot)
         check_integer(1, epochs=epochs)
         check_integer(0, seed=seed, training_seed=training_seed)
         check_integer(0, text_context_length=text_context_length, visual_context_length=visual_context_length)
         check_rates(prompt_lr=prompt_lr, decoder_lr=decoder_lr)
-        check_scales(image_logit_scale=image_logit_scale, pixel_logit_scale=pixel_logit_scale)
-        if class_names is not None:
-            clean_class_names(class_names)
-        state_templates(state_word)
         check_rates(memory_position_weight=memory_position_weight, map_sigma=map_sigma)
-        if memory_image_size is not None:
-            check_integer(32, memory_image_size=memory_image_size)
+        check_scales(image_logit_scale=image_logit_scale, pixel_logit_scale=pixel_logit_scale)
+        check_texts(class_names, state_word)
+        check_image_size(memory_image_size)
+        turns = resolve_rotations(tiles, roi, memory_rotations)
         second_name = resolve_memory_backbone(memory_backbone, tiny=backbone == TINY, memory=use_memory)
         fusion_name = fusion or ("paper" if second_name is None else "weighted")
         fuser = make_fusion(fusion_name, map_sigma, score_share, memory=use_memory)
@@ -257,9 +244,8 @@ class AnoPLe(
             )
             second = SecondMemory(features, coreset_sampling_ratio, memory_position_weight, turns, memory_per_category)
         if pre_processor is True:
-            sizes = [loaded.clip.visual.image_size, *([second.backbone.image_size] if second else [])]
-            height, width = (max(sides) for sides in zip(*sizes, strict=True))
-            pre_processor = self.configure_pre_processor((height, width), loaded.mean, loaded.std)
+            size = larger_size(loaded.clip.visual.image_size, second)
+            pre_processor = self.configure_pre_processor(size, loaded.mean, loaded.std)
         if type(post_processor) is PostProcessor:  # its thresholds lie on scores, where rounding decides
             post_processor = ExactPostProcessor.like(post_processor)
         super().__init__(
@@ -291,7 +277,7 @@ class AnoPLe(
                 pixel_logits=pixel_logits,
             )
             self.simulator = (
-                PixelAnomalySimulator(anomaly_source_path, probability=1.0 if paired_anomalies else 0.5)
+                PixelAnomalySimulator(anomaly_source_path, 1.0 if paired_anomalies else 0.5, paired_anomalies)
                 if pixel_anomalies
                 else None
             )
@@ -337,12 +323,7 @@ class AnoPLe(
         groups = [{"params": self.model.prompt_learner.parameters(), "lr": self.hparams["prompt_lr"]}]
         if self.model.decoder is not None:
             groups.append({"params": self.model.decoder.parameters(), "lr": self.hparams["decoder_lr"]})
-        optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=1e-5)
-        steps = self.trainer.estimated_stepping_batches
-        warmup = max(1, int(_WARMUP_FRACTION * steps)) if steps != float("inf") else 1
-        # step i of the warm-up has i / warmup of the rate, i from 1: no step is wasted at 0
-        scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return sgd_with_warmup(groups, self.trainer.estimated_stepping_batches)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Mark memory and text features as out of date, which they are from this step on."""
@@ -389,24 +370,9 @@ class AnoPLe(
     def _simulated_views(
         self, images: torch.Tensor, regions: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return normalized views of shape ``(B, V, 3, h, w)`` and masks of shape ``(B * V, h, w)``."""
-        size, multi_view = self.model.image_size, self.hparams["multi_view"]
-        images, inside = self.model.training_images(images, regions)
-        if self.simulator is None:
-            masks = images.new_zeros(len(images), 1, *images.shape[-2:])
-        else:
-            damaged, masks = self.simulator(images)
-            if self.hparams["paired_anomalies"]:  # z+ and z- of one image
-                damaged, masks = torch.cat([images, damaged]), torch.cat([torch.zeros_like(masks), masks])
-            images = damaged
-        views = cut_views(images, size, multi_view)
-        for part in pointwise(getattr(self.pre_processor, "transform", None)):
-            views = part(views)
-        masks = cut_masks(masks, size, multi_view)
-        if inside is not None:
-            seen = cut_masks(inside, size, multi_view).repeat(len(views) // len(inside), 1, 1, 1)
-            views, masks = views * seen.unsqueeze(2), masks * seen
-        return views, rearrange(masks, "b v h w -> (b v) h w")
+        """Return views and masks of damaged images, see :func:`.simulated_views`."""
+        transform = getattr(self.pre_processor, "transform", None)
+        return simulated_views(self.model, self.simulator, transform, images, regions)
 
     @torch.no_grad()
     def finalize(self) -> None:

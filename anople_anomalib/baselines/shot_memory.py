@@ -17,9 +17,11 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Res
 
 from anople_anomalib.deployment.components import ExactEvaluation
 from anople_anomalib.deployment.export import WholeOnnx
-from anople_anomalib.deployment.preprocessing import ExactPreProcessor
+from anople_anomalib.deployment.preprocessing import ExactPreProcessor, exact_pre_processor
 from anople_anomalib.training.finalization import Finalization
 from anople_anomalib.utils.batches import images_of
+
+from .feature_pyramid import FeaturePyramid
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -84,6 +86,20 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
         size = list(image_size or (256, 256))
         resize = Resize(size, interpolation=InterpolationMode.BILINEAR, antialias=True)
         return ExactPreProcessor(Compose([resize, Normalize(mean=list(mean), std=list(std))]))
+
+    @classmethod
+    def pre_processor_of(cls, pyramid: FeaturePyramid, given: nn.Module | bool) -> nn.Module | bool:
+        """Return the pre-processor for the features of a network.
+
+        Args:
+            pyramid: The network, which knows the normalization that it was trained with.
+            given: A user's pre-processor, or a flag.
+
+        Returns:
+            The default for ``True``; else the same, checked and made exact.
+        """
+        default = cls.configure_pre_processor(mean=pyramid.mean, std=pyramid.std)
+        return exact_pre_processor(default if given is True else given)
 
     @property
     def is_finalized(self) -> bool:

@@ -225,6 +225,8 @@ def _add_missing_arguments(arguments: dict[str, Any]) -> None:
     """Add the arguments that a checkpoint of version 0.1 does not have."""
     for name, value in _ARGUMENTS_BEFORE.items():
         arguments.setdefault(name, value)
+    if arguments.get("score_share", ...) is None:
+        arguments["score_share"] = 0.0
     if arguments.get("anomaly_source_path", ...) is None:
         arguments["anomaly_source_path"] = NOISE
 

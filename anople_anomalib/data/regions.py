@@ -20,17 +20,20 @@ _KINDS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 _MIN_CORNERS = 3
 
 
-def check_roi(roi: object) -> None:
-    """Check the argument ``roi`` as far as no file is needed.
+def plain_roi(roi: object) -> str | list[list[float]] | None:
+    """Check the argument ``roi`` as far as no file is needed, and turn it into plain data.
 
     Args:
         roi: ``None``, a path, or a polygon.
+
+    Returns:
+        ``None``, the path as text, or the polygon as lists.
 
     Raises:
         ValueError: If it is something else, or a corner is outside of the image.
     """
     if roi is None or isinstance(roi, str | Path):
-        return
+        return None if roi is None else str(roi)
     corners = [list(c) if isinstance(c, Iterable) and not isinstance(c, str) else [] for c in _items(roi)]
     plain = all(len(corner) == 2 and all(isinstance(share, Real) for share in corner) for corner in corners)
     if len(corners) < _MIN_CORNERS or not plain:
@@ -39,6 +42,7 @@ def check_roi(roi: object) -> None:
     if not all(0 <= share <= 1 for corner in corners for share in corner):
         msg = f"The corners of roi are shares of the image's width and height, between 0 and 1, got {roi!r}."
         raise ValueError(msg)
+    return corners
 
 
 def polygon_mask(polygon: Polygon, size: tuple[int, int]) -> torch.Tensor:

@@ -113,14 +113,16 @@ class PixelAnomalySimulator(nn.Module):
     Args:
         anomaly_source_path: What fills the masks, see :func:`texture_files`.
         probability: Probability that an image gets an anomaly, in [0, 1].
+        paired: Whether the images are handed out as well, before those made of them, as equation (9) has z+ and z-.
 
     Raises:
         FileNotFoundError: If the folder does not exist or has no image.
         ValueError: At work, if a texture cannot be read.
     """
 
-    def __init__(self, anomaly_source_path: Path | str = NOISE, probability: float = 0.5) -> None:
+    def __init__(self, anomaly_source_path: Path | str = NOISE, probability: float = 0.5, paired: bool = False) -> None:
         super().__init__()
+        self.paired = paired
         self.generator = _Generator(texture_files(anomaly_source_path), probability=probability)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,10 +133,13 @@ class PixelAnomalySimulator(nn.Module):
 
         Returns:
             The images I- (or I+ where nothing was done) in [0, 1], and their masks of shape ``(B, 1, H, W)``, 1
-            where anomalous.
+            where anomalous; in pairs ``2 B`` of both, the images I+ first.
         """
         damaged, masks = self.generator(images)
-        return damaged.clamp(0, 1), masks
+        damaged = damaged.clamp(0, 1)
+        if not self.paired:
+            return damaged, masks
+        return torch.cat([images, damaged]), torch.cat([torch.zeros_like(masks), masks])
 
 
 def simulate_latent_anomalies(embeddings: torch.Tensor, sigma: float = LATENT_SIGMA) -> torch.Tensor:

@@ -15,13 +15,13 @@ FUSIONS = ("paper", "weighted")
 _FLOOR = 1e-3  # of the decoder's map under a power: a single 0 does not erase what the memory sees
 
 
-def make_fusion(name: str, map_sigma: float, top_share: float | None, *, memory: bool) -> "PaperFusion":
+def make_fusion(name: str, map_sigma: float, top_share: float, *, memory: bool) -> "PaperFusion":
     """Build a fusion from arguments.
 
     Args:
         name: One of :data:`FUSIONS`.
         map_sigma: As for :class:`PaperFusion`.
-        top_share: As for :class:`PaperFusion`; ``None`` for the maximum.
+        top_share: As for :class:`PaperFusion`.
         memory: Whether there is a memory.
 
     Returns:
@@ -39,8 +39,6 @@ def make_fusion(name: str, map_sigma: float, top_share: float | None, *, memory:
     if not map_sigma >= 0:
         msg = f"map_sigma must be 0 or more, got {map_sigma!r}."
         raise ValueError(msg)
-    if top_share is None:
-        top_share = 0.0
     if not 0 <= top_share <= 1:
         msg = f"score_share must be between 0 and 1, got {top_share!r}."
         raise ValueError(msg)

@@ -46,14 +46,13 @@ def choose_weights(trial: Trial, fusion: WeightedFusion) -> Weights:
     """Choose the weights with the best mean of image and pixel AUROC; each part has to earn its place.
 
     Args:
-        trial: What the parts have made of simulated anomalies, and of as many normal images.
+        trial: What the parts have made of simulated anomalies, and of as many normal images; see :meth:`Trial.small`.
         fusion: The fusion whose weights are sought; left as it was.
 
     Returns:
         The weights.
     """
     before = fusion.weights.clone()
-    trial = trial.small()
     shares = _CLIP_SHARES if trial.second_map is not None else (1.0,)
     best, weights = float("-inf"), Weights(0.0, 0.0, 0.0)
     for share, power in product(shares, _DECODER_POWERS):

@@ -18,7 +18,7 @@ from .fusion import PaperFusion
 from .memory_bank import MemoryBank
 from .outputs import VisualFeatures
 from .region import Region, at_size
-from .second_memory import SecondMemory
+from .second_memory import SecondMemory, larger_size
 from .state_checks import require_memory
 from .tiling import Tiling
 from .views import double
@@ -92,12 +92,7 @@ class LargeImages(nn.Module):
     @property
     def tile_size(self) -> tuple[int, int]:
         """Height and width of a tile: those of the backbone that sees more."""
-        if self.second_memory is None:
-            return self.image_size
-        height, width = (
-            max(sizes) for sizes in zip(self.image_size, self.second_memory.backbone.image_size, strict=True)
-        )
-        return height, width
+        return larger_size(self.image_size, self.second_memory)
 
     @property
     def input_size(self) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anople_anomalib.utils.arguments import check_integer
 from anople_anomalib.utils.downloads import impatient_downloads
 from anople_anomalib.utils.resizing import is_size, resize_exactly
 
@@ -40,7 +41,7 @@ RANDOM = "random"
 NO_FEATURES = (RuntimeError, AttributeError, AssertionError, TypeError, NotImplementedError)
 """What timm raises for a network that hands out no intermediate features."""
 
-_LITE0_SIZE = 256
+_LITE0_SIZE, _SMALLEST = 256, 32
 _STRIDES = (8, 16)  # of the stages that make the memory of a convolutional network, as in PatchCore
 _VALUES = 64  # of every tensor in a fingerprint
 
@@ -158,6 +159,19 @@ def load_memory_backbone(
     except (RuntimeError, AssertionError) as error:
         msg = f"memory_image_size {image_size} does not fit {name}: {_first_line(error)}."
         raise ValueError(msg) from error
+
+
+def check_image_size(image_size: int | None) -> None:
+    """Check the argument ``memory_image_size``.
+
+    Args:
+        image_size: Side of the images; ``None`` for the backbone's own.
+
+    Raises:
+        ValueError: If it is too small for any backbone, or no integer.
+    """
+    if image_size is not None:
+        check_integer(_SMALLEST, memory_image_size=image_size)
 
 
 def find_architecture(name: str) -> tuple[str, PretrainedCfg | None]:

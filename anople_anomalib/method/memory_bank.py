@@ -11,6 +11,7 @@ from anomalib.models.components import KCenterGreedy
 from anomalib.models.components.base.dynamic_buffer import DynamicBufferMixin
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from typing_extensions import Self
 
 _ROWS, _QUERIES = 4096, 1024  # of the bank, of the images: compared at once, which bounds the memory of a query
 
@@ -109,6 +110,12 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
             groups = [group[:length] for group, length in zip(groups, self.lengths.tolist(), strict=True)]
         groups[category] = torch.cat([groups[category], self._rows(features, inside).to(self.features)])
         self._keep(groups)
+
+    def twin(self) -> Self:
+        """Return a bank of the same settings and content, which can be built anew without a change of this one."""
+        bank = copy.copy(self)
+        bank._buffers = dict(self._buffers)  # noqa: SLF001  # of the copy
+        return bank
 
     def _keep(self, groups: Sequence[torch.Tensor]) -> None:
         """Set the bank to what the categories hold, rows of shape ``(N_c, width)`` each."""
@@ -267,8 +274,8 @@ class ScaledMemoryBank(MemoryBank):
 
     def at_part(self, number: int, parts: int) -> "ScaledMemoryBank":
         """Return the same bank for queries at one of equally many places, such as those of a tile."""
-        bank = copy.copy(self)
-        bank._buffers = {**self._buffers, "places": self.places.chunk(parts)[number]}  # noqa: SLF001  # of the copy
+        bank = self.twin()
+        bank.places = self.places.chunk(parts)[number]
         return bank
 
     def _prepare(self, features: torch.Tensor) -> torch.Tensor:

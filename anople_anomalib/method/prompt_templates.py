@@ -111,6 +111,21 @@ def state_templates(state_word: str | Sequence[str]) -> tuple[tuple[str, ...], t
     return ("{}",), tuple(f"{word.strip()} {{}}" for word in words)
 
 
+def check_texts(class_names: str | Sequence[str] | None, state_word: str | Sequence[str]) -> None:
+    """Check what the texts of the prompts are to be made of.
+
+    Args:
+        class_names: See :func:`clean_class_names`; ``None`` where they are not known yet.
+        state_word: See :func:`state_templates`.
+
+    Raises:
+        ValueError: If there is no name or no word, or one is empty.
+    """
+    if class_names is not None:
+        clean_class_names(class_names)
+    state_templates(state_word)
+
+
 def prompt_texts(class_names: Sequence[str], state_word: str | Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the words of the normal prompts e+ = [class] and the abnormal prompts e- = [abnormal][class] (1).
 

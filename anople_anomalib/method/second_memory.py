@@ -39,6 +39,19 @@ def resolve_memory_backbone(name: str | None, *, tiny: bool, memory: bool) -> st
     return name
 
 
+def larger_size(image_size: tuple[int, int], second: "SecondMemory | None") -> tuple[int, int]:
+    """Return height and width of images from which either backbone can be served: those of the one that sees more.
+
+    Args:
+        image_size: Height and width of the images that CLIP sees.
+        second: The second memory, if there is one.
+    """
+    if second is None:
+        return image_size
+    height, width = map(max, zip(image_size, second.backbone.image_size, strict=True))
+    return height, width
+
+
 class SecondMemory(nn.Module):
     """A frozen backbone of its own and the bank of its patch features, beside the memory of the prompted CLIP.
 

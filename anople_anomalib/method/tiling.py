@@ -114,20 +114,25 @@ def automatic_tiling(image_sizes: Iterable[tuple[int, int]], size: tuple[int, in
     return Tiling(*counts)
 
 
-def check_tiles(tiles: object) -> None:
-    """Check the argument ``tiles``.
+def plain_tiles(tiles: object) -> str | list[int] | None:
+    """Check the argument ``tiles``, and turn it into plain data.
 
     Args:
         tiles: ``None``, ``"auto"`` or the numbers of rows and columns.
+
+    Returns:
+        The same, the numbers as a list.
 
     Raises:
         ValueError: If it is something else.
     """
     numbers = list(tiles) if isinstance(tiles, Iterable) and not isinstance(tiles, str) else []
-    plain = len(numbers) == 2 and all(type(number) is int and number >= 1 for number in numbers)
-    if tiles is not None and tiles != "auto" and not plain:
+    if len(numbers) == 2 and all(type(number) is int and number >= 1 for number in numbers):
+        return numbers
+    if tiles is not None and tiles != "auto":
         msg = f"tiles must be 'auto', the numbers of rows and columns such as [3, 4], or None for none, got {tiles!r}."
         raise ValueError(msg)
+    return None if tiles is None else "auto"
 
 
 def resolve_rotations(tiles: object, roi: object, rotations: bool | None) -> bool | None:

@@ -7,7 +7,6 @@ A shot is at distance 0 of the memory that holds it, so that a threshold just ab
 part defective, or, after any distortion strong enough to move it away, none.
 """
 
-import copy
 from collections.abc import Sequence
 from math import ceil
 from typing import cast
@@ -44,7 +43,7 @@ def without_shot(
         number: Row of the shot.
         inside: Which of the features the bank holds; ``None`` for all.
     """
-    reduced = copy.deepcopy(require_memory(bank))
+    reduced = require_memory(bank).twin()
     kept = [index for index in range(len(features)) if index != number]
     compared = [index for index in kept if reduced.lengths is None or categories[index] == categories[number]]
     kept = kept if compared else [*range(len(features))]

@@ -14,6 +14,11 @@ def as_list(value: Any) -> Any:  # noqa: ANN401
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
 
 
+def as_text(value: Any) -> Any:  # noqa: ANN401
+    """Turn a path into text, plain data for a checkpoint's hyper-parameters; leave ``None`` alone."""
+    return None if value is None else str(value)
+
+
 def check_integer(minimum: int, **values: object) -> None:
     """Check arguments that count something.
 
@@ -31,7 +36,7 @@ def check_integer(minimum: int, **values: object) -> None:
 
 
 def check_rates(**values: object) -> None:
-    """Check learning rates.
+    """Check arguments that scale something, such as learning rates.
 
     Args:
         **values: Values by the name of their argument.

@@ -27,7 +27,6 @@ from torch import nn
 
 from anople_anomalib.baselines.feature_pyramid import FeaturePyramid
 from anople_anomalib.baselines.shot_memory import ShotMemory
-from anople_anomalib.deployment.preprocessing import exact_pre_processor
 from anople_anomalib.utils.arguments import as_list, check_integer, check_rates
 
 from .torch_model import SPADEModel
@@ -76,10 +75,8 @@ class SPADE(ShotMemory, AnomalibModule):
         check_integer(1, num_images=num_images, num_pixels=num_pixels)
         check_rates(sigma=sigma)
         pyramid = FeaturePyramid(backbone, _STRIDES, layers, pre_trained)
-        if pre_processor is True:
-            pre_processor = self.configure_pre_processor(mean=pyramid.mean, std=pyramid.std)
         super().__init__(
-            pre_processor=exact_pre_processor(pre_processor),
+            pre_processor=self.pre_processor_of(pyramid, pre_processor),
             post_processor=post_processor,
             evaluator=evaluator,
             visualizer=visualizer,

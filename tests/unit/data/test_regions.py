@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anople_anomalib.data.regions import check_roi, polygon_mask, read_region, region_file
+from anople_anomalib.data.regions import plain_roi, polygon_mask, read_region, region_file
 
 
 def write(path: Path, mask: np.ndarray) -> Path:
@@ -27,12 +27,12 @@ def test_a_polygon_is_drawn_in_shares_of_the_image() -> None:
 @pytest.mark.parametrize("roi", [3, [[0, 0], [1, 1]], [[0, 0, 0]] * 3, ["ab", "cd", "ef"], {}])
 def test_something_else_is_refused(roi: object) -> None:
     with pytest.raises(ValueError, match="roi must be the path of a mask, a folder of masks, or three or more corners"):
-        check_roi(roi)
+        plain_roi(roi)
 
 
 def test_pixels_are_no_shares() -> None:
     with pytest.raises(ValueError, match="shares of the image's width and height, between 0 and 1"):
-        check_roi([[0, 0], [640, 0], [640, 480]])
+        plain_roi([[0, 0], [640, 0], [640, 480]])
 
 
 def test_nothing_inside_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from anople_anomalib.method.memory_bank import ScaledMemoryBank
-from anople_anomalib.method.tiling import MAX_AUTO, Tiling, automatic_tiling, check_tiles
+from anople_anomalib.method.tiling import MAX_AUTO, Tiling, automatic_tiling, plain_tiles
 
 SIZE = (16, 20)
 
@@ -72,4 +72,4 @@ def test_places_are_those_in_the_whole_image() -> None:
 @pytest.mark.parametrize("tiles", ["all", 3, [1], [0, 2], [1.5, 2], [True, 2], [1, 2, 3]])
 def test_wrong_tiles_are_refused(tiles: object) -> None:
     with pytest.raises(ValueError, match="tiles must be 'auto', the numbers of rows and columns"):
-        check_tiles(tiles)
+        plain_tiles(tiles)

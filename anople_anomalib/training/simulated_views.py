@@ -1,0 +1,48 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a training step looks at: views of normal and of damaged images."""
+
+import torch
+from einops import rearrange
+from torch import nn
+from torchvision.transforms.v2 import Transform
+
+from anople_anomalib.method.torch_model import AnoPLeModel
+from anople_anomalib.method.views import cut_masks, cut_views
+from anople_anomalib.utils.transforms import pointwise
+
+
+def simulated_views(
+    model: AnoPLeModel,
+    simulator: nn.Module | None,
+    transform: Transform | None,
+    images: torch.Tensor,
+    regions: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Damage images, cut them into views and normalize those, in this order.
+
+    Args:
+        model: The model, which knows sizes, tiles, region and the number of views.
+        simulator: Damages images before they are normalized; ``None`` to leave them as they are.
+        transform: What the pre-processor does to an image; without its resizing it is done to the views.
+        images: Normal images of shape ``(B, 3, H, W)``, values in [0, 1].
+        regions: Regions of these images, where each has its own.
+
+    Returns:
+        Views of shape ``(B', V, 3, h, w)``, B' being 2 B for pairs of whole and damaged images, and their masks of
+        shape ``(B' * V, h, w)``, dtype long, 1 where anomalous. Both are 0 outside of the region.
+    """
+    size, multi_view = model.image_size, model.num_views > 1
+    images, inside = model.training_images(images, regions)
+    if simulator is None:
+        masks = images.new_zeros(len(images), 1, *images.shape[-2:])
+    else:
+        images, masks = simulator(images)
+    views, cut = cut_views(images, size, multi_view), cut_masks(masks, size, multi_view)
+    for part in pointwise(transform):
+        views = part(views)
+    if inside is not None:
+        seen = cut_masks(inside, size, multi_view).repeat(len(views) // len(inside), 1, 1, 1)  # (B', V, h, w)
+        views, cut = views * seen.unsqueeze(2), cut * seen
+    return views, rearrange(cut, "b v h w -> (b v) h w")
