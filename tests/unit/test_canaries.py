@@ -10,6 +10,7 @@ for a public way first, then for the new private one.
 import inspect
 import site
 import sys
+from importlib import import_module, metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms.v2 import Resize
 
 from anople_anomalib.training.epochs import DefaultEpochs
+from anople_anomalib.utils import quiet
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,35 @@ def test_anomalib_looks_classes_up_in_its_modules() -> None:
 def test_anomalibs_command_makes_its_parser_by_a_name_of_its_module() -> None:
     assert "ArgumentParser(" in inspect.getsource(cli.AnomalibCLI.init_parser)
     assert takes(cli.ArgumentParser.error, "self", "message", "ex")
+
+
+def test_anomalibs_command_is_a_function_of_a_module_and_sets_up_logging_by_a_name_of_it() -> None:
+    assert metadata.entry_points(group="console_scripts")["anomalib"].value == f"{cli.__name__}:main"
+    assert "configure_logger" in cli.main.__code__.co_names
+    assert takes(cli.configure_logger, "level")
+
+
+def test_anomalibs_command_leaves_uncaught_errors_to_the_hook_of_python() -> None:
+    assert "except" not in inspect.getsource(cli.main)
+    assert "traceback.install()" in inspect.getsource(cli)
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("anomalib.data.utils.split", "Zero subset length encountered"),
+        ("anomalib.engine.engine", "ckpt_path is not provided"),
+        ("lightning.pytorch.loops.fit_loop", "in eval mode"),
+        ("lightning.pytorch.loops.fit_loop", "is smaller than the logging interval"),
+        ("lightning.pytorch.trainer.connectors.callback_connector", "existing callbacks"),
+        ("lightning.pytorch.trainer.connectors.data_connector", "does not have many workers"),
+        ("lightning.pytorch.utilities.data", "across ranks is zero"),
+        ("lightning.pytorch.utilities.data", "Trying to infer the `batch_size`"),
+    ],
+)
+def test_the_noise_that_is_left_out_is_still_made(module: str, text: str) -> None:
+    assert text in inspect.getsource(import_module(module))
+    assert text in inspect.getsource(quiet)
 
 
 def test_anomalibs_prediction_set_lists_its_files_in_an_attribute(tmp_path: Path) -> None:
