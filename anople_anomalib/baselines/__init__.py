@@ -4,7 +4,8 @@
 """Rivals of AnoPLe that are trained from k normal shots alone, each written from its paper as a model of anomalib.
 
 They see the same shots, are measured by the same metrics and share AnoPLe's parts where the papers share them:
-:class:`SPADE` (images of the k nearest neighbors), :class:`FastRecon` (reconstruction from a coreset).
+:class:`SPADE` (images of the k nearest neighbors), :class:`FastRecon` (reconstruction from a coreset),
+:class:`PromptAD` (prompts around a frozen CLIP).
 
 Importing the package is light: a model, and anomalib with it, is loaded when it is first asked for.
 """
@@ -15,8 +16,11 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from .fastrecon import FastRecon
+    from .promptad import PromptAD
     from .spade import SPADE
 
-__all__ = ["SPADE", "FastRecon"]
+__all__ = ["SPADE", "FastRecon", "PromptAD"]
 
-__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"fastrecon": ["FastRecon"], "spade": ["SPADE"]})
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__, submod_attrs={"fastrecon": ["FastRecon"], "promptad": ["PromptAD"], "spade": ["SPADE"]}
+)

@@ -108,7 +108,7 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
 
     def on_train_epoch_start(self) -> None:
         """Forget the features of an earlier pass."""
-        self._shots: dict[str, tuple[torch.Tensor, ...]] = {}
+        self.forget_shots()
         self.model.is_fitted.fill_(value=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
@@ -122,11 +122,24 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
             A loss of 0, as Lightning wants one.
         """
         with torch.no_grad():
-            shots = list(zip(*self.model.features(images_of(batch)), strict=True))
-        paths = getattr(batch, "image_path", None) or [""] * len(shots)
-        for row, (path, shot) in enumerate(zip(paths, shots, strict=True)):
-            self._shots[f"{path} {batch_idx:09d} {row:09d}"] = shot
+            self.keep_shots(batch, batch_idx, self.model.features(images_of(batch)))
         return torch.zeros((), requires_grad=True, device=self.device)
+
+    def forget_shots(self) -> None:
+        """Forget what was kept of the shots."""
+        self._shots: dict[str, tuple[torch.Tensor, ...]] = {}
+
+    def keep_shots(self, batch: Batch, batch_idx: int, features: Sequence[torch.Tensor]) -> None:
+        """Keep what the model wants of the batch's images until :meth:`finalize`, once per file.
+
+        Args:
+            batch: The batch.
+            batch_idx: Index of the batch.
+            features: Features of its images, one row per image; none for a model without a memory.
+        """
+        rows = list(zip(*features, strict=True))
+        paths = getattr(batch, "image_path", None) or [f"{batch_idx:09d} {row:09d}" for row in range(len(rows))]
+        self._shots.update(zip(map(str, paths), rows, strict=False))
 
     @torch.no_grad()
     def finalize(self) -> None:

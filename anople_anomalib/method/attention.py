@@ -29,6 +29,40 @@ def attend(attention: nn.MultiheadAttention, x: torch.Tensor, mask: torch.Tensor
     return attention.out_proj(rearrange(heads, "b h l d -> b l (h d)"))
 
 
+def attend_values(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
+    """Compute V-V attention: the values attend to themselves, in place of queries to keys.
+
+    Args:
+        attention: The module whose weights are used.
+        x: Sequences of shape ``(B, L, D)``.
+
+    Returns:
+        Shape ``(B, L, D)``.
+    """
+    values = _heads(attention, x)[2]
+    heads = F.scaled_dot_product_attention(values, values, values)
+    return attention.out_proj(rearrange(heads, "b h l d -> b l (h d)"))
+
+
+def require_multihead(block: nn.Module) -> nn.MultiheadAttention:
+    """Return the attention of a transformer's block.
+
+    Args:
+        block: A block of a transformer.
+
+    Raises:
+        ValueError: If it is of another kind than torch's, and does not tell its weights.
+    """
+    attention = getattr(block, "attn", None)
+    if not isinstance(attention, nn.MultiheadAttention):
+        msg = (
+            f"The attention of this backbone is a {type(attention).__name__}, which does not tell its weights: "
+            "choose a backbone with torch's MultiheadAttention, such as ViT-B-16-plus-240 or anople-tiny."
+        )
+        raise ValueError(msg)
+    return attention
+
+
 def attention_weights(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
     """Compute how the tokens attend to each other, without a mask.
 

@@ -8,9 +8,7 @@ and works batch-first; blocks of old versions (before 2.26) are sequence-first. 
 ``x[..., a:b, :]``, since ``x[:, a:b]`` fixes the batch of an export made with torch 2.6.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -19,9 +17,9 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import attend, attention_weights
+from .attention import attend, attend_values, require_multihead
 from .frozen import FrozenModule
-from .outputs import VisualFeatures
+from .outputs import ValueFeatures, VisualFeatures
 
 
 class PromptedVisualTower(nn.Module):
@@ -94,6 +92,37 @@ class PromptedVisualTower(nn.Module):
             image_embedding=x[..., 0, :] @ self.visual.proj,
             patch_tokens=x[..., patches, :],
             memory_features=torch.stack(memory).mean(dim=0) if memory else None,
+        )
+
+    def encode_by_values(self, images: torch.Tensor, memory_layers: Sequence[int] = ()) -> ValueFeatures:
+        """Encode images without prompts, and gather local features by V-V attention on the way.
+
+        A second path starts at the embedded tokens and adds in every layer the attention of the values to themselves,
+        ``softmax(V V^T / sqrt(d)) V``, of the tokens of the first path, which is CLIP's own; it has no MLP. A patch
+        attends to those that look like it, and keeps its place.
+
+        Args:
+            images: Normalized images, shape ``(B, 3, *image_size)``.
+            memory_layers: 1-based numbers of the layers whose patch features are wanted.
+
+        Returns:
+            Image embedding, local features, and patch features of the layers.
+
+        Raises:
+            ValueError: If a layer has an attention of its own kind, which keeps its values to itself.
+        """
+        x = self._embed(images)  # (B, 1 + n, d_v)
+        local, memory = x, []
+        for layer, block in enumerate(self.visual.transformer.resblocks):
+            attention = require_multihead(block)
+            local = local + block.ls_1(attend_values(attention, block.ln_1(x)))
+            x = _run(self.visual.transformer, block, x)
+            if layer + 1 in memory_layers:
+                memory.append(x[..., 1:, :])
+        return ValueFeatures(
+            image_embedding=self.visual.ln_post(x[..., 0, :]) @ self.visual.proj,
+            local_features=self.visual.ln_post(local[..., 1:, :]) @ self.visual.proj,
+            memory_features=tuple(memory),
         )
 
     def project(self, patch_tokens: torch.Tensor) -> torch.Tensor:
@@ -169,14 +198,18 @@ class PromptedTextTower(nn.Module):
             raise ValueError(msg)
         return num_tokens + num_prompts
 
-    def forward(self, tokens: torch.Tensor, prompts: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, prompts: Sequence[torch.Tensor] = (), suffixes: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Encode texts with prompts, equation (5).
 
         Runs only up to the longest text: what follows cannot reach an end token through the causal mask.
 
         Args:
             tokens: Token numbers [SOS, words, EOT, padding], shape ``(P, L)``.
-            prompts: Prompts of the first J layers, each of shape ``(C, d_t)``.
+            prompts: Prompts of the first J layers, each of shape ``(C, d_t)``, or ``(P, C, d_t)`` for texts of their
+                own.
+            suffixes: Learnable tokens between the words and EOT, which propagate, shape ``(P, E, d_t)``.
 
         Returns:
             Text embeddings, shape ``(P, embed_dim)``; not normalized.
@@ -184,10 +217,13 @@ class PromptedTextTower(nn.Module):
         Raises:
             ValueError: If a text and the prompts together exceed the context length.
         """
-        num_prompts = prompts[0].shape[0] if len(prompts) else 0
-        length = self.length(tokens, num_prompts)
+        num_prompts = prompts[0].shape[-2] if len(prompts) else 0
+        num_suffixes = 0 if suffixes is None else suffixes.shape[1]
+        length = self.length(tokens, num_prompts + num_suffixes)
         ends = tokens.argmax(dim=1)  # EOT has the highest number
-        x = self.token_embedding(tokens[:, : length - num_prompts])  # (P, L', d_t)
+        x = self.token_embedding(tokens[:, : length - num_prompts - num_suffixes])  # (P, L', d_t)
+        if suffixes is not None:
+            x, ends = _insert(x, suffixes, ends), ends + num_suffixes
         rest = slice(1 + num_prompts, None)
         if num_prompts:
             x = torch.cat([x[:, :1], _expand(prompts[0], x), x[:, 1:]], dim=1)
@@ -238,39 +274,20 @@ class FrozenCLIP(FrozenModule):
             transformer.grad_checkpointing = enable  # open_clip's own flag
 
 
-@contextmanager
-def recorded_attention(tower: PromptedVisualTower) -> Iterator[list[torch.Tensor]]:
-    """Record how the tokens of the visual tower attend to each other while a pass runs.
-
-    The order of the tokens is the tower's: [CLS, patches, view signal, prompts].
-
-    Args:
-        tower: The visual tower.
-
-    Yields:
-        A list to which a pass appends the weights of every layer: shape ``(B, L, L)``, query by key, the mean over
-        the heads; a row sums to 1.
-
-    Raises:
-        ValueError: If a layer has an attention of its own kind, which keeps its weights to itself.
-    """
-    recorded: list[torch.Tensor] = []
-    with ExitStack() as hooks:  # removes them whatever happens
-        for block in tower.visual.transformer.resblocks:
-            attention = getattr(block, "attn", None)
-            if not isinstance(attention, nn.MultiheadAttention):
-                msg = (
-                    f"The attention of this backbone is a {type(attention).__name__}, which does not tell its weights: "
-                    "choose a backbone with torch's MultiheadAttention, such as ViT-B-16-plus-240 or anople-tiny."
-                )
-                raise ValueError(msg)
-            hooks.callback(block.ln_1.register_forward_hook(partial(_record, recorded, attention)).remove)
-        yield recorded
-
-
 def _expand(token: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Repeat tokens of shape ``(C, D)`` for every sequence in ``like``."""
     return token.to(like.dtype).expand(like.shape[0], -1, -1)
+
+
+def _insert(x: torch.Tensor, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Insert tokens, ``(P, E, D)``, into sequences, ``(P, L, D)``, before one place of each, ``(P,)``."""
+    length, number = x.shape[1], tokens.shape[1]
+    position = torch.arange(length + number, device=x.device)
+    behind = position >= places.unsqueeze(1)  # (P, L + E)
+    inserted = behind & (position < places.unsqueeze(1) + number)
+    source = torch.where(behind, position - number, position)
+    source = torch.where(inserted, length + position - places.unsqueeze(1), source)
+    return torch.cat([x, tokens.to(x.dtype)], dim=1).gather(1, source.unsqueeze(2).expand(-1, -1, x.shape[2]))
 
 
 def _run(transformer: nn.Module, block: nn.Module, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -288,10 +305,3 @@ def _run_block(transformer: nn.Module, block: nn.Module, x: torch.Tensor, mask: 
     if getattr(transformer, "batch_first", False):
         return block(x, attn_mask=mask)
     return block(x.transpose(0, 1), attn_mask=mask).transpose(0, 1)
-
-
-def _record(
-    recorded: list[torch.Tensor], attention: nn.MultiheadAttention, _norm: nn.Module, _args: tuple, x: torch.Tensor
-) -> None:
-    """Record the weights that the attention will have (forward hook of the norm before it)."""
-    recorded.append(attention_weights(attention, x).detach())

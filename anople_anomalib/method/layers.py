@@ -42,12 +42,15 @@ def resolve_prompt_depth(prompt_depth: int, visual_depth: int, text_depth: int) 
     return prompt_depth
 
 
-def resolve_memory_layers(memory_layers: Sequence[int], visual_depth: int) -> tuple[int, ...]:
+def resolve_memory_layers(
+    memory_layers: Sequence[int], visual_depth: int, of_paper: Sequence[int] = PAPER_MEMORY_LAYERS
+) -> tuple[int, ...]:
     """Return the layers whose patch features make the memory.
 
     Args:
         memory_layers: 1-based numbers that the user asked for; the paper's are scaled for another depth.
         visual_depth: Number of layers of the visual tower.
+        of_paper: The numbers that are scaled.
 
     Returns:
         Ascending 1-based layer numbers.
@@ -57,7 +60,7 @@ def resolve_memory_layers(memory_layers: Sequence[int], visual_depth: int) -> tu
     """
     given = memory_layers if isinstance(memory_layers, Sequence) else [memory_layers]
     layers = tuple(sorted(set(given))) if all(isinstance(layer, int) for layer in given) else ()
-    if layers == PAPER_MEMORY_LAYERS and visual_depth != PAPER_DEPTH:
+    if layers == tuple(of_paper) and visual_depth != PAPER_DEPTH:
         scaled = tuple(sorted({ceil(layer * visual_depth / PAPER_DEPTH) for layer in layers}))
         logger.info("memory_layers %s of 12 layers become %s of %d layers.", layers, scaled, visual_depth)
         return scaled

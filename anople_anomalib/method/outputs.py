@@ -25,6 +25,20 @@ class VisualFeatures(NamedTuple):
     second_features: torch.Tensor | None = None
 
 
+class ValueFeatures(NamedTuple):
+    """What one pass through the visual tower yields whose local features come from V-V attention.
+
+    Attributes:
+        image_embedding: CLS token in the joint embedding, shape ``(B, embed_dim)``; not normalized.
+        local_features: Patches in the joint embedding, shape ``(B, n, embed_dim)``; not normalized.
+        memory_features: Patch features of every layer that was asked for, shape ``(B, n, d_v)`` each.
+    """
+
+    image_embedding: torch.Tensor
+    local_features: torch.Tensor
+    memory_features: tuple[torch.Tensor, ...]
+
+
 class TrainingOutput(NamedTuple):
     """What the losses need of a training step; V views.
 

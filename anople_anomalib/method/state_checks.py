@@ -3,6 +3,7 @@
 
 """Checks of weights, losses and parts, before they overwrite a model, spoil one, or are missed in one."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -11,8 +12,11 @@ from torch import nn
 
 _Part = TypeVar("_Part")
 _FINGERPRINTS = ("backbone_fingerprint", "second_memory.fingerprint")
-_FREE_AXES = {"memory_bank.features": 1, "memory_bank.lengths": 1, "region.mask": 2}
-"""Buffers of which so many axes are as long as the checkpoint has them."""
+_FREE_AXES = {
+    r"memory_bank(s\.\d+)?\.(features|lengths)$": 1,
+    r"region\.mask$": 2,
+}
+"""Buffers, as patterns, of which so many axes are as long as the checkpoint has them."""
 
 
 def check_weights(
@@ -45,7 +49,7 @@ def check_weights(
     own = module.state_dict()
     for name, value in own.items():
         if wrong := _misfit(name, value, state_dict):
-            raise _refusal(name, wrong)
+            raise _refusal(module, name, wrong)
     if strict:
         check_names(module, state_dict)
 
@@ -65,7 +69,7 @@ def check_names(module: nn.Module, state_dict: Mapping[str, Any], prefix: str = 
     odd = own ^ {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)}
     if odd:
         name = min(odd)
-        raise _refusal(name, "is missing" if name in own else "is not part of it")
+        raise _refusal(module, name, "is missing" if name in own else "is not part of it")
 
 
 def _check_backbone(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
@@ -85,9 +89,10 @@ def _check_backbone(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
             raise ValueError(msg)
 
 
-def _refusal(name: str, problem: str) -> ValueError:
+def _refusal(module: nn.Module, name: str, problem: str) -> ValueError:
+    kind = type(module).__name__.removesuffix("Model")
     return ValueError(
-        f"The weights do not fit this AnoPLe ({name} {problem}): build the model with the arguments that it was "
+        f"The weights do not fit this {kind} ({name} {problem}): build the model with the arguments that it was "
         "trained with, or take another checkpoint."
     )
 
@@ -103,7 +108,7 @@ def _misfit(name: str, own: torch.Tensor, given: Mapping[str, Any]) -> str | Non
     value = given[name]
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
         return "is not a plain tensor"
-    free = next((axes for end, axes in _FREE_AXES.items() if name.endswith(end)), 0)
+    free = next((axes for pattern, axes in _FREE_AXES.items() if re.search(pattern, name)), 0)
     if value.dim() != own.dim() or value.shape[free:] != own.shape[free:]:
         return f"has shape {tuple(value.shape)} instead of {tuple(own.shape)}"
     same_kind = value.is_floating_point() if own.is_floating_point() else value.dtype == own.dtype

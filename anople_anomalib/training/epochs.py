@@ -6,8 +6,9 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from anople_anomalib.utils.scoped import replaced
 
@@ -65,6 +66,36 @@ def validated_once(trainer: Trainer) -> Iterator[None]:
                 # Lightning saves after no epoch if validation is not after every one.
                 stack.enter_context(replaced(callback, "_save_on_train_epoch_end", True))
         yield
+
+
+class OneValidation(Callback):
+    """Callback of a model that validates once, after its last step, and has a default number of epochs."""
+
+    def __init__(self) -> None:
+        self._changes = ExitStack()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Change the trainer for a training run.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The model.
+            stage: Stage of the trainer.
+        """
+        del pl_module
+        if stage == TrainerFn.FITTING:
+            resolve_epochs(trainer)
+            self._changes.enter_context(validated_once(trainer))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Undo the changes."""
+        del trainer, pl_module, stage
+        self._changes.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Undo the changes."""
+        del trainer, pl_module, exception
+        self._changes.close()
 
 
 def validate_now(trainer: Trainer) -> None:

@@ -10,7 +10,7 @@ from anomalib.data import ImageBatch
 from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib.lightning_model import AnoPLe
-from anople_anomalib.method.clip import recorded_attention
+from anople_anomalib.method.recorded_attention import recorded_attention
 from anople_anomalib.utils.batches import images_of
 
 
