@@ -15,11 +15,18 @@ COMMAND = "import sys; from anomalib.cli.cli import main; sys.argv = ['anomalib'
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["SPADE", "FastRecon"])
-def test_the_command_trains_and_tests(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [
+        ("SPADE", ["--model.backbone", "efficientnet-lite0"]),
+        ("FastRecon", ["--model.backbone", "efficientnet-lite0"]),
+        ("PromptAD", ["--model.backbone", "anople-tiny", "--trainer.max_epochs", "2"]),
+    ],
+)
+def test_the_command_trains_and_tests(model: str, arguments: list[str], tmp_path: Path) -> None:
     root = write_category(tmp_path / "data")
     data = ["--data", "MVTecAD", "--data.root", root, "--data.category", "bottle", "--data.num_workers", "0"]
-    rival = ["--model", model, "--model.backbone", "efficientnet-lite0", "--model.visualizer", "false"]
+    rival = ["--model", model, *arguments, "--model.visualizer", "false"]
     quiet = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
     results = ["--default_root_dir", tmp_path / "results"]
     command = [sys.executable, "-c", COMMAND, "train", *rival, *data, *quiet, *results]

@@ -88,7 +88,7 @@ class PromptAD(ShotMemory, AnomalibModule):
         sigma: Standard deviation of the Gaussian smoothing of the map, in pixels of the model's image; ``None`` for a
             hundredth of its height (the authors' program: 4 of 400).
         epochs: Number of epochs, unless the trainer is given one.
-        lr: Learning rate of SGD, from which a cosine leads to 1e-5.
+        prompt_lr: Learning rate of SGD, from which a cosine leads to 1e-5.
         training_seed: Seed of the initial prompts.
         pre_processor: Pre-processor instance or flag to use the default.
         post_processor: Post-processor instance or flag to use the default.
@@ -121,7 +121,7 @@ class PromptAD(ShotMemory, AnomalibModule):
         alignment_weight: float = 0.001,
         sigma: float | None = None,
         epochs: int = 100,
-        lr: float = 0.002,
+        prompt_lr: float = 0.002,
         training_seed: int = 0,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
@@ -134,7 +134,7 @@ class PromptAD(ShotMemory, AnomalibModule):
         check_integer(1, image_prompts=image_prompts, pixel_prompts=pixel_prompts, num_suffixes=num_suffixes)
         check_integer(1, context_length=context_length, suffix_length=suffix_length, epochs=epochs)
         check_integer(0, training_seed=training_seed)
-        check_rates(margin=margin, alignment_weight=alignment_weight, sigma=0.0 if sigma is None else sigma, lr=lr)
+        check_rates(margin=margin, alignment_weight=alignment_weight, sigma=sigma or 0.0, prompt_lr=prompt_lr)
         check_scales(logit_scale=logit_scale)
         if class_names is not None:
             clean_class_names(class_names)
@@ -217,7 +217,7 @@ class PromptAD(ShotMemory, AnomalibModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:  # type: ignore[override]  # the base has none
         """Configure SGD, its rate on a cosine to its end."""
         heads = [*self.model.image_head.parameters(), *self.model.pixel_head.parameters()]
-        optimizer = torch.optim.SGD(heads, lr=self.hparams["lr"], momentum=0.9, weight_decay=5e-4)
+        optimizer = torch.optim.SGD(heads, lr=self.hparams["prompt_lr"], momentum=0.9, weight_decay=5e-4)
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             return optimizer

@@ -49,7 +49,7 @@ def changed(name: str, value: object) -> Callable[[State], State]:
 )
 def test_weights_that_do_not_fit_are_refused(change: Callable[[State], State], problem: str) -> None:
     module = Small()
-    with pytest.raises(ValueError, match=rf"^The weights do not fit this AnoPLe \({problem}.*\): build the model with"):
+    with pytest.raises(ValueError, match=rf"^The weights do not fit this Small \({problem}.*\): build the model with"):
         check_weights(module, change(module.state_dict()))
 
 
