@@ -96,7 +96,9 @@ class Actions:
         def handle(request: gr.Request) -> tuple[Any, Any]:
             """Make the file in the session of the request."""
             try:
-                return "", str(make(self.session(request)))
+                session = self.session(request)
+                with session.lock:
+                    return "", str(make(session))
             except Exception as error:  # noqa: BLE001  # one message, whatever it is
                 return alert(message_of(error)), gr.skip()
 
@@ -105,14 +107,16 @@ class Actions:
 
 def add_samples(session: Session, category: str) -> None:
     """Take a sample part's good images instead of those there are."""
+    files = samples.good_files(category)
     session.clear_good()
-    session.add_good(samples.good_files(category))
+    session.add_good(files, [samples.name_of(path) for path in files])
 
 
 def ask_samples(session: Session, category: str) -> None:
     """Judge images of a sample part."""
     _ = session.model
-    session.ask(samples.files_to_ask(category))
+    files = samples.files_to_ask(category)
+    session.ask(files, [samples.name_of(path) for path in files])
 
 
 def allow(session: Session, rate: str) -> str:

@@ -55,7 +55,8 @@ def thumbnails(session: Session) -> str:
     images = "".join(
         f'<img src="{_uri_of_file(photo.path, 120)}" alt="good image {escape(photo.name)}">' for photo in session.taught
     )
-    return f'<p role="status">{len(session.taught)} good images.</p><div class="anople-thumbnails">{images}</div>'
+    number = f"{len(session.taught)} good image{'s' if len(session.taught) > 1 else ''}"
+    return f'<p role="status">{number}.</p><div class="anople-thumbnails">{images}</div>'
 
 
 def bar(text: str, done: int, steps: int) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+from anople_anomalib.utils.palette import BLUE
+
 from . import drawing, taking
 from .actions import FULL, RATES, SHORT, Actions, add_samples, allow, ask_samples, chosen, correct
 from .messages import message_of
@@ -18,7 +20,7 @@ from .uploads import MAX_GOOD
 TITLE = "AnoPLe: show it good parts, then ask"
 CSS = """
 .anople-cards {list-style: none; padding: 0; display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 14rem), 1fr))}
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr))}
 .anople-card {border: 1px solid var(--border-color-primary); border-left: .5rem solid #0072B2; padding: .5rem;
   border-radius: .5rem; color: var(--body-text-color)}
 .anople-card.anople-bad {border-left-color: #D55E00}
@@ -34,7 +36,11 @@ CSS = """
 .anople-message {padding: .5rem .8rem; border-left: .3rem solid #0072B2; color: var(--body-text-color)}
 .anople-error {border-left-color: #D55E00; font-weight: 600}
 .anople-why {width: 100%; min-width: 40rem} .anople-scroll {overflow-x: auto}
-progress {width: 100%; height: 1.2rem; accent-color: #0072B2}
+progress {width: 100%; height: 1.2rem; appearance: none; background: var(--border-color-primary); border: 0}
+progress::-webkit-progress-bar {background: var(--border-color-primary)}
+progress::-webkit-progress-value {background: #0072B2} progress::-moz-progress-bar {background: #0072B2}
+.anople-row {align-items: end}
+.or, .min_value, .max_value {color: var(--body-text-color) !important}
 :focus-visible {outline: 3px solid #E69F00 !important; outline-offset: 2px}
 """
 _HEAT_JS = "(v) => { document.documentElement.style.setProperty('--anople-heat', v); return v; }"
@@ -75,7 +81,9 @@ class OwnOriginOnly:
 def theme() -> gr.themes.Base:
     """Return a theme whose fonts are those of the machine: nothing is fetched."""
     fonts = ["system-ui", "sans-serif"]
-    return gr.themes.Base(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"])
+    base = gr.themes.Base(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"])
+    blue = {f"button_primary_background_fill{end}": BLUE for end in ("", "_hover", "_dark", "_hover_dark")}
+    return base.set(**blue)
 
 
 def build_page(actions: Actions) -> gr.Blocks:
@@ -89,12 +97,12 @@ def build_page(actions: Actions) -> gr.Blocks:
     """
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown("# Show it good parts, then ask")
-        message = gr.HTML()
+        message = gr.HTML(padding=False)
         outputs = [message]
         with gr.Tabs():
             with gr.Tab("1 Teach"):
                 teach = _teach_controls()
-            with gr.Tab("2 Ask and correct"):
+            with gr.Tab("2 Ask"):
                 ask = _ask_controls()
             with gr.Tab("3 Take away"):
                 taken = _take_controls()
@@ -120,7 +128,7 @@ def _teach_controls() -> dict[str, Any]:
             with gr.Accordion("Camera", open=False):
                 controls["camera"] = gr.Image(label="Camera picture", sources=["webcam"], type="filepath")
                 controls["shoot"] = gr.Button("Add this picture")
-            with gr.Row():
+            with gr.Row(elem_classes="anople-row"):
                 controls["sample"] = gr.Dropdown(list(SAMPLES), value=SAMPLES[0], label="Sample part", min_width=120)
                 controls["use"] = gr.Button("Use sample parts")
             controls["good"] = gr.HTML()
@@ -142,7 +150,9 @@ def _bind_teach(actions: Actions, controls: dict[str, Any], outputs: list[Any]) 
     files.upload(handler(actions.add_good), files, outputs, api_name="add_good").then(
         lambda: None, None, files, api_name=False
     )
-    controls["shoot"].click(handler(actions.add_good), camera, outputs, api_name=False)
+    controls["shoot"].click(handler(actions.add_good), camera, outputs, api_name=False).then(
+        lambda: None, None, camera, api_name=False
+    )
     controls["use"].click(handler(add_samples), controls["sample"], outputs, api_name="use_samples").then(
         lambda part: part, controls["sample"], controls["part"], api_name=False
     )
@@ -158,8 +168,8 @@ def _ask_controls() -> dict[str, Any]:
     """Lay out what asking and correcting take."""
     controls: dict[str, Any] = {}
     with gr.Row():
-        controls["files"] = gr.File(label="Images to judge", file_count="multiple", file_types=["image"], height=140)
-        controls["folder"] = gr.File(label="A folder of images to judge", file_count="directory", height=140)
+        controls["files"] = gr.File(label="Images to judge", file_count="multiple", file_types=["image"], height=197)
+        controls["folder"] = gr.File(label="A folder of images to judge", file_count="directory", height=197)
         with gr.Column(min_width=160):
             controls["sample"] = gr.Dropdown(list(SAMPLES), value=SAMPLES[0], label="Sample part to judge")
             controls["use"] = gr.Button("Judge sample parts")
@@ -168,13 +178,13 @@ def _ask_controls() -> dict[str, Any]:
         controls["threshold"] = gr.Slider(0, 1, value=0.5, step=1e-5, label="Threshold", interactive=True)
         controls["rate"] = gr.Dropdown(list(RATES), value=next(iter(RATES)), label="Threshold by allowed false alarms")
         controls["heat"] = gr.Slider(0, 1, value=0.4, step=0.05, label="Opacity of the heat map")
-    with gr.Row():
+    with gr.Row(elem_classes="anople-row"):
         controls["choice"] = gr.Dropdown([], label="Image, worst first")
         controls["good"] = gr.Button("This is good")
         controls["undo"] = gr.Button("Undo")
         controls["why"] = gr.Button("Why?")
-    controls["reason"] = gr.HTML(elem_classes="anople-scroll")
-    controls["answers"] = gr.HTML()
+    controls["reason"] = gr.HTML(elem_classes="anople-scroll", padding=False)
+    controls["answers"] = gr.HTML(padding=False)
     return controls
 
 
@@ -228,5 +238,7 @@ def _take_controls() -> dict[str, Any]:
             "table": gr.Button("Table of verdicts (CSV)"),
         }
     controls["file"] = gr.File(label="File to download", interactive=False)
-    controls["commands"] = gr.Code(label="The command lines that do the same", language="shell", interactive=False)
+    controls["commands"] = gr.Code(
+        label="The command lines that do the same", language=None, interactive=False, wrap_lines=True
+    )
     return controls

@@ -35,6 +35,11 @@ def files_to_ask(category: str) -> list[Path]:
     return [*_files(category, Split.TEST, good=True)[:_ASKED_GOOD], *sorted(kinds.values())]
 
 
+def name_of(path: Path) -> str:
+    """Return a telling name of a file: its kind (``good`` or the defect) and its number."""
+    return f"{path.parent.name}_{path.name}"
+
+
 def _files(category: str, split: Split, good: bool) -> list[Path]:
     datamodule = SampleTextures(category=category)
     datamodule.prepare_data()

@@ -105,13 +105,17 @@ class Session:
 
     # -------------------------------------------------------------------------------------------------- teach
 
-    def add_good(self, files: Sequence[str | Path]) -> None:
+    def add_good(self, files: Sequence[str | Path], names: Sequence[str] = ()) -> None:
         """Add good images to teach from.
+
+        Args:
+            files: The files.
+            names: Names to show instead of the files' own.
 
         Raises:
             AppError: If they are refused; none is added then.
         """
-        self.taught += take_in(files, self.folder / "good", MAX_GOOD, len(self.taught))
+        self.taught += take_in(files, self.folder / "good", MAX_GOOD, self.taught, names)
 
     def clear_good(self) -> None:
         """Forget the good images; a trained model stays."""
@@ -159,14 +163,19 @@ class Session:
 
     # -------------------------------------------------------------------------------------------------- ask
 
-    def ask(self, files: Sequence[str | Path]) -> None:
+    def ask(self, files: Sequence[str | Path], names: Sequence[str] = ()) -> None:
         """Judge images.
+
+        Args:
+            files: The files.
+            names: Names to show instead of the files' own.
 
         Raises:
             AppError: If there is no model, or an image is refused; none is judged then.
         """
         model = self.model
-        photos = take_in(files, self.folder / "asked" / str(self._asked), MAX_ASKED, len(self.answers))
+        taken = [answer.photo for answer in self.answers]
+        photos = take_in(files, self.folder / "asked" / str(self._asked), MAX_ASKED, taken, names)
         self._asked += 1
         self.answers += [judge(model, photo) for photo in photos]
 

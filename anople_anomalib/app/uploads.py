@@ -3,8 +3,9 @@
 
 """What people upload: checked, and kept as plain PNG files in the folder of their session."""
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,17 +41,20 @@ class Photo(NamedTuple):
     path: Path
 
 
-def take_in(files: Sequence[str | Path], folder: Path, most: int, taken: int = 0) -> list[Photo]:
+def take_in(
+    files: Sequence[str | Path], folder: Path, most: int, taken: Sequence[Photo] = (), names: Sequence[str] = ()
+) -> list[Photo]:
     """Check uploaded files and keep them as plain PNG files; if one is refused, none is kept.
 
     Args:
         files: The uploaded files; of a folder, files that are no images by their suffix are left out.
         folder: Where to keep them.
         most: Number of images, at most.
-        taken: How many there are already.
+        taken: The images that there are already.
+        names: Names to show instead of the files' own.
 
     Returns:
-        The images, in their order.
+        The images, in their order, no two with the same name.
 
     Raises:
         AppError: If there is none, there are too many, or one is too large or no image.
@@ -59,14 +63,16 @@ def take_in(files: Sequence[str | Path], folder: Path, most: int, taken: int = 0
     if not paths:
         msg = f"There is no image among the {len(files)} files: give {', '.join(SUFFIXES)}."
         raise AppError(msg)
-    if taken + len(paths) > most:
-        msg = f"{taken + len(paths)} images are too many: at most {most}."
+    if len(taken) + len(paths) > most:
+        msg = f"{len(taken) + len(paths)} images are too many: at most {most}."
         raise AppError(msg)
     folder.mkdir(parents=True, exist_ok=True)
-    images = [(safe_name(path.name), _read(path)) for path in paths]
-    kept = []
-    for number, (name, image) in enumerate(images, start=taken):
-        file = folder / f"{number:03}_{Path(name).stem}.png"
+    images = [_read(path) for path in paths]
+    kept = list[Photo]()
+    for wanted, image in zip(names or [path.name for path in paths], images, strict=True):
+        photos = [*taken, *kept]
+        name = _other_name(safe_name(wanted), {photo.name for photo in photos})
+        file = folder / f"{len(photos):03}_{Path(name).stem}.png"
         image.save(file)
         kept.append(Photo(name, file))
     return kept
@@ -76,6 +82,13 @@ def safe_name(name: str) -> str:
     """Return a name of letters, digits, dots, hyphens and underscores that no program takes for anything else."""
     plain = re.sub(r"[^\w.-]+", "_", Path(name).name).strip("._-")[-80:]
     return plain or "image.png"
+
+
+def _other_name(name: str, others: Collection[str]) -> str:
+    """Return a name that is none of the others: ``000.png``, ``000_2.png``, and so on."""
+    path = Path(name)
+    numbered = (f"{path.stem}_{number}{path.suffix}" for number in itertools.count(2))
+    return next(each for each in itertools.chain([name], numbered) if each not in others)
 
 
 def _read(path: Path) -> Image.Image:

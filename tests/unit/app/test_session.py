@@ -220,6 +220,16 @@ def test_names_are_harmless() -> None:
     assert safe_name("...") == "image.png"
 
 
+def test_no_two_images_have_the_same_name(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    kept = take_in([tmp_path / "a.png"] * 2, tmp_path / "kept", MAX_GOOD)
+    kept += take_in([tmp_path / "a.png"], tmp_path / "kept", MAX_GOOD, kept)
+    assert [photo.name for photo in kept] == ["a.png", "a_2.png", "a_3.png"]
+    assert len({photo.path for photo in kept}) == 3
+    named = take_in([tmp_path / "a.png"], tmp_path / "kept", MAX_GOOD, kept, ["crack_000.png"])
+    assert named[0].name == "crack_000.png"
+
+
 def test_messages_have_no_paths() -> None:
     assert without_paths("'/home/me/secret/a.png' is bad, see C:\\Users\\me\\b.png") == "'a.png' is bad, see b.png"
     assert without_paths("1/2 of it and a/b") == "1/2 of it and a/b"
