@@ -47,16 +47,17 @@ class TestSequence:
 
     @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
-        """Results of a training run by name, with default batch sizes and one epoch."""
+        """Results of a training run by name, with default batch sizes and workers, and one epoch."""
         folder = tmp_path_factory.mktemp("sequence")
-        model, datamodule, engine = self.objects(folder, images)
+        model, _, engine = self.objects(folder, images)
+        datamodule = MVTecAD(root=images, category="bottle", train_batch_size=2)
         engine.fit(model=model, datamodule=datamodule)
         return folder
 
     @staticmethod
     def objects(folder: Path, images: Path) -> tuple[AnomalibModule, MVTecAD, Engine]:
         model = get_model("ano_p_le", backbone="anople-tiny")
-        datamodule = MVTecAD(root=images, category="bottle", train_batch_size=2)
+        datamodule = MVTecAD(root=images, category="bottle", train_batch_size=2, num_workers=0)
         engine = Engine(logger=False, default_root_dir=folder, max_epochs=1, devices=1, accelerator="cpu")
         return model, datamodule, engine
 

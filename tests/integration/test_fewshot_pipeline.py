@@ -106,11 +106,12 @@ def test_mixed_models_give_one_row_each(data: dict[str, Any], capsys: pytest.Cap
 
 
 def test_the_shipped_comparison_runs_without_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``configs/benchmark/sample_textures.yaml``, with one of its seeds, numbers of shots and categories."""
+    """``configs/benchmark/sample_textures.yaml``, with one of its seeds, numbers of shots and categories, one epoch."""
     config = yaml.safe_load((CONFIGS / "benchmark" / "sample_textures.yaml").read_text(encoding="utf-8"))
     section = config["fewshot"]
     section["seed"] = section["seed"]["grid"][0]
     section["data"]["init_args"] |= {"k_shot": 1, "categories": "brick"}
+    section["model"]["grid"][0]["init_args"]["epochs"] = 1
     section["model"]["grid"] = [model for model in section["model"]["grid"] if model["class_path"] != "Padim"]
     monkeypatch.setenv("ANOPLE_CACHE", str(Path("cache").absolute()))
     rows = {row["model"]: row for row in run(section)}

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="copies the process for each run of the command"),
 ]
 
-EPOCHS = 4
+EPOCHS = 3
 SIGNALS = ("SIGTERM", "SIGKILL")
 KILLS = {  # after the step of every epoch (counted from 0) that has a checkpoint before it, and in the last validation
     **{f"{name}_{epoch}": {"name": name, "epoch": epoch} for name in SIGNALS for epoch in range(1, EPOCHS)},
