@@ -4,8 +4,8 @@
 """Peak memory of ``anomalib test`` over more and more images, in one process and in two.
 
 Trains ``anople-tiny`` for one epoch on brick of ``SampleTextures`` and tests it, by the command, on folders of as many
-images as asked for: the same photographs again and again. What is measured is the resident memory of every process, looked at
-twenty times a second.
+images as asked for: the same photographs again and again. What is measured is the resident memory of every process,
+looked at twenty times a second.
 
 Usage:
     python benchmarks/test_memory.py
