@@ -3,6 +3,7 @@
 
 """What training runs through anomalib's own engine do with the data."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from anomalib.data import ImageBatch
 from lightning.pytorch import Callback
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, RandomHorizontalFlip, Resize, Transform
@@ -224,3 +225,36 @@ def test_one_memory_takes_no_category(mvtec: Path, tmp_path: Path) -> None:
     make_engine(tmp_path, limit_val_batches=0).fit(model, datamodule=make_datamodule(mvtec))
     with pytest.raises(ValueError, match="Give no category: the memory is one for all"):
         model.extend_memory_bank(torch.rand(1, 3, *IMAGE_SIZE), category="bottle")
+
+
+@pytest.fixture
+def spawning() -> Iterator[None]:
+    """Processes are started anew and inherit nothing, as on Windows and macOS."""
+    before = torch.multiprocessing.get_start_method()
+    torch.multiprocessing.set_start_method("spawn", force=True)
+    yield
+    torch.multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("spawning")
+def test_spawned_workers_see_the_same_images_and_masks(mvtec: Path, tmp_path: Path) -> None:
+    """The masks that were made binary, and images of all kinds, one of which cannot be read."""
+    with Image.open(mvtec / "bottle" / "ground_truth" / "hole" / "000_mask.png") as mask:
+        mask.filter(ImageFilter.GaussianBlur(4)).save(mask.filename)
+    for folder, mode in (("good", "LA"), ("hole", "P")):
+        path = mvtec / "bottle" / "test" / folder / "000.png"
+        with Image.open(path) as image:
+            image.convert(mode).save(path)
+    model, engine = make_model(epochs=1), make_engine(tmp_path)
+    engine.fit(model, datamodule=make_datamodule(mvtec))
+    (mvtec / "bottle" / "test" / "good" / "001.png").write_text("no image")
+    outcomes = []
+    for workers in (0, 1):
+        batches = engine.predict(model, datamodule=make_datamodule(mvtec, num_workers=workers))
+        names = ("image", "gt_mask", "anomaly_map")
+        outcomes.append([torch.cat([getattr(batch, name) for batch in batches]) for name in names])
+    assert len(outcomes[0][0]) == 3
+    assert outcomes[0][1].any()
+    for alone, spawned in zip(*outcomes, strict=True):
+        assert torch.equal(alone, spawned)
