@@ -14,7 +14,9 @@ from anomalib.engine import Engine
 from PIL import Image, ImageChops
 
 from anople_anomalib import AnoPLe
+from anople_anomalib.data.image_inputs import each_image
 from helpers.folders import write_category
+from helpers.miniature import NUM_PATCHES
 from helpers.training import make_datamodule
 
 SHOTS = 3
@@ -62,3 +64,47 @@ def test_two_processes_train_one_model(
         printed = re.search(rf"{name}\W+([0-9.]+)", result.stdout)
         assert printed is not None, result.stdout
         assert float(printed[1]) == pytest.approx(value, abs=1e-3), name
+
+
+PER_CATEGORY = """
+import sys
+from pathlib import Path
+
+from anople_anomalib.data import FewShot
+from helpers.training import make_datamodule, make_engine, make_model
+
+root, results = map(Path, sys.argv[1:])
+second = {"memory_backbone": "efficientnet-lite0", "memory_image_size": 96, "memory_rotations": False}
+model = make_model(memory_per_category=True, epochs=1, **second)
+datamodule = FewShot(make_datamodule(root), categories=["screw", "cable", "bottle"], k_shot=1)
+make_engine(results, strategy="ddp", devices=2, logger=False).fit(model, datamodule=datamodule)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_keep_categories_apart(
+    tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]], repository: Path
+) -> None:
+    """Each shot is the nearest to itself, and in the memory of its own category; three do not divide by two."""
+    for name in ("screw", "cable", "bottle"):
+        write_category(tmp_path / "data", name, train_names=[f"{name} {number}" for number in range(2)])
+    script = tmp_path / "train.py"
+    script.write_text(PER_CATEGORY)
+    result = run_python(script, tmp_path / "data", tmp_path, path=repository / "tests")
+    assert result.returncode == 0, result.stderr[-2000:]
+
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    model = AnoPLe.load_from_checkpoint(checkpoint, visualizer=False).eval()
+    banks = {
+        "first": (model.model.memory_bank, NUM_PATCHES),
+        "second": (model.model.second_memory.memory_bank, 12 * 12),
+    }
+    for number, category in enumerate(model.drawn_samples):
+        (name,) = model.drawn_samples[category]
+        (image,) = each_image(tmp_path / "data" / category / "train" / "good" / name)
+        features = model.model.shot_features(model.pre_processor.transform(image))
+        for part, (bank, patches) in banks.items():
+            assert bank.lengths.tolist() == 3 * [patches]
+            rows = bank.features[number * patches : (number + 1) * patches]
+            expected = bank._prepare(getattr(features, part)).flatten(end_dim=-2)  # as they are kept
+            torch.testing.assert_close(rows, expected, atol=1e-4, rtol=1e-4)

@@ -182,10 +182,16 @@ def test_int8_without_data_says_what_is_missing(model: AnoPLe) -> None:
 
 @pytest.mark.export
 @pytest.mark.slow
+@pytest.mark.parametrize(("compression", "tolerance"), [(None, 1e-4), (CompressionType.INT8_PTQ, 0.05)])
 def test_an_openvino_model_chooses_the_memory_of_the_same_category(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compression: CompressionType | None,
+    tolerance: float,
 ) -> None:
     pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
     pytest.importorskip("onnxscript")
     monkeypatch.chdir(tmp_path)  # anomalib's inferencer keeps a cache where it runs
     model = make_model(memory_per_category=True, post_processor=False).eval()
@@ -194,7 +200,8 @@ def test_an_openvino_model_chooses_the_memory_of_the_same_category(
     shots = torch.rand(3, 3, *IMAGE_SIZE)
     model.model.memory_bank.build(model.model.memory_features(model.pre_processor.transform(shots)), [0, 1, 0])
     model.model.is_fitted.fill_(value=True)
-    path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path)
+    settings = {"compression_type": compression, "datamodule": make_datamodule(root) if compression else None}
+    path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path, **settings)
     images = torch.cat([shots + 0.1 * torch.rand_like(shots), torch.rand(2, 3, *IMAGE_SIZE)])
     actual = OpenVINOInferencer(path, "CPU", PRECISE).predict(images)
-    assert_close(torch.from_numpy(actual.anomaly_map), model(images).anomaly_map, atol=1e-4, rtol=0)
+    assert_close(torch.from_numpy(actual.anomaly_map), model(images).anomaly_map, atol=tolerance, rtol=0)
