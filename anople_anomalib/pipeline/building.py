@@ -3,7 +3,8 @@
 
 """The data and the model of a job, built so that all models of a comparison see the same shots."""
 
-from inspect import signature
+from importlib import import_module
+from inspect import isclass, signature
 from typing import Any
 
 import anomalib.models
@@ -15,6 +16,7 @@ from anople_anomalib.data.wrapping import build_datamodule
 from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.metrics.per_category import PerCategoryEvaluator
 
+from .examples import categories_of
 from .settings import JobSettings, class_name, join_categories
 
 ONE_CLASS, MULTI_CLASS = "one-class", "multi-class"
@@ -54,8 +56,11 @@ def build_model(settings: JobSettings, datamodule: AnomalibDataModule) -> Anomal
     Raises:
         TypeError: If an argument is unknown.
         UnknownModelError: If anomalib has no such model.
+        ValueError: If another package has no such model.
     """
-    cls = getattr(anomalib.models, class_name(settings.model), None)
+    path = settings.model["class_path"]
+    others = None if "." not in path or path.startswith("anomalib.") else _model_of_another_package(path)
+    cls = others or getattr(anomalib.models, class_name(settings.model), None)
     accepted = signature(cls).parameters if cls is not None else {}
     arguments: dict[str, Any] = {name: settings.seed for name in OWN_SEEDS if name in accepted}
     arguments |= {"visualizer": False, "evaluator": PerCategoryEvaluator(), **settings.model["init_args"]}
@@ -63,7 +68,7 @@ def build_model(settings: JobSettings, datamodule: AnomalibDataModule) -> Anomal
         arguments.setdefault("post_processor", False)  # anomalib's keeps every pixel, for labels that nobody asks for
     if isinstance(datamodule, FewShot) and "k_shot" in accepted and cls is not AnoPLe:  # which asks FewShot itself
         arguments["k_shot"] = _number_of_shots(datamodule)
-    return get_model({"class_path": settings.model["class_path"]}, **arguments)
+    return others(**arguments) if others else get_model({"class_path": path}, **arguments)
 
 
 def describe(model: AnomalibModule, datamodule: AnomalibDataModule) -> dict[str, Any]:
@@ -76,13 +81,27 @@ def describe(model: AnomalibModule, datamodule: AnomalibDataModule) -> dict[str,
     Returns:
         ``setting``, ``categories`` and ``k_shot``; ``"all"`` where every training image is used.
     """
-    categories = getattr(datamodule, "categories", None) or [datamodule.category or datamodule.name]
+    categories = categories_of(datamodule)
     k_shot = datamodule.k_shot if isinstance(datamodule, FewShot) else model.hparams.get("k_shot")
     return {
         "setting": MULTI_CLASS if len(categories) > 1 else ONE_CLASS,
         "categories": join_categories(categories),
         "k_shot": "all" if k_shot is None else k_shot,
     }
+
+
+def _model_of_another_package(class_path: str) -> type[AnomalibModule]:
+    """Import a model by its full name, as ``anomalib train`` does; ``get_model`` would not."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        msg = f"There is no model '{class_path}': {error}."
+        raise ValueError(msg) from error
+    if not (isclass(found) and issubclass(found, AnomalibModule)):
+        msg = f"'{class_path}' is no model of anomalib: it must be a subclass of AnomalibModule."
+        raise ValueError(msg)
+    return found
 
 
 def _number_of_shots(datamodule: FewShot) -> int:

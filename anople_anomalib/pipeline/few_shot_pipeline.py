@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from anomalib.pipelines.components.base import Pipeline, Runner
@@ -39,10 +39,12 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from .console import show
 from .generator import FewShotJobGenerator
 from .job import FewShotJob
+from .ray_runner import RayOptions, RayRunner, import_ray
 from .results import FAILED, ResultsTable, write_plan
 from .settings import SECTION_KEYS, check_keys, expand_jobs
 
 TOP_LEVEL_KEYS = ("accelerator", "processes", FewShotJob.name)
+LOCAL, RAY = "local", "ray"
 
 
 class FewShotPipeline(Pipeline):
@@ -60,18 +62,25 @@ class FewShotPipeline(Pipeline):
       default.
     - ``accelerator``: one or a list of Lightning's; ``auto`` by default.
     - ``processes``: number of jobs that run side by side; the number of GPUs by default.
+
+    ``--engine ray`` runs the jobs on a Ray cluster instead.
     """
 
     def __init__(self) -> None:
         self.folder = Path()
         self.plan_name = "config"
         self.published_tables: list[str] = []
+        self.ray: RayOptions | None = None
 
     @staticmethod
     def get_parser(parser: ArgumentParser | None = None) -> ArgumentParser:
-        """Return the parser of the command line, with ``--config`` and ``--folder``."""
+        """Return the parser of the command line, with ``--config``, ``--folder`` and where the jobs run."""
         parser = Pipeline.get_parser(parser)
         parser.add_argument("--folder", type=str | None, default=None, help="Folder of the results, to resume a run.")
+        parser.add_argument("--engine", type=Literal["local", "ray"], default=LOCAL, help="What runs the jobs.")
+        parser.add_argument("--ray_address", type=str | None, default=None, help="Address of a running Ray cluster.")
+        parser.add_argument("--cpus_per_job", type=int, default=1, help="With Ray: CPU cores of a job.")
+        parser.add_argument("--gpus_per_job", type=float | None, default=None, help="With Ray: GPUs of a job.")
         return parser
 
     def run(self, args: Namespace | None = None) -> None:
@@ -100,9 +109,13 @@ class FewShotPipeline(Pipeline):
             The configuration with the keys ``accelerator``, ``processes`` and ``fewshot``.
 
         Raises:
+            ImportError: If the jobs are to run on Ray, which is not installed.
             ValueError: If a key is missing or not known.
         """
         args = args or self.get_parser().parse_args()
+        if args.get("engine", LOCAL) == RAY:
+            import_ray()  # missing, it is an error now
+            self.ray = RayOptions(args.get("ray_address"), args.get("cpus_per_job", 1), args.get("gpus_per_job"))
         config = super()._get_args(args)
         section = config.get(FewShotJob.name) if isinstance(config, Mapping) else None
         if not isinstance(section, Mapping):
@@ -124,7 +137,7 @@ class FewShotPipeline(Pipeline):
             args: The configuration as :meth:`_get_args` returns it.
 
         Returns:
-            Serial runners, or parallel ones for more than one process.
+            Serial runners, parallel ones for more than one process, or Ray's.
 
         Raises:
             ValueError: If the accelerator, the number of processes or the section is not valid.
@@ -138,11 +151,13 @@ class FewShotPipeline(Pipeline):
         return runners
 
     def _runner(self, accelerator: str, processes: int | None) -> Runner:
-        """Return anomalib's serial or parallel runner for the jobs on one accelerator."""
+        """Return anomalib's serial or parallel runner, or that of Ray, for the jobs on one accelerator."""
         known = ("auto", "gpu", *AcceleratorRegistry.available_accelerators())
         if accelerator not in known:
             msg = f"Unknown accelerator {accelerator!r}: known are {', '.join(sorted(set(known)))}."
             raise ValueError(msg)
+        if self.ray is not None:
+            return RayRunner(FewShotJobGenerator(accelerator, self.folder), self.ray)
         gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
         processes = max(1, gpus) if processes is None else processes
         if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:

@@ -23,6 +23,7 @@ from anople_anomalib.data.sampling import write_sample_list
 
 from .building import build_data, build_model, describe
 from .console import announce
+from .examples import FOLDER, ExampleMaps, categories_of
 from .measures import InferenceSpeed, PeakMemory, checkpoint_megabytes, trained_parameters
 from .results import FAILED, OK, ResultsTable
 from .settings import JobSettings
@@ -94,9 +95,11 @@ class FewShotJob(Job):
         datamodule = build_data(self.settings)
         model = build_model(self.settings, datamodule)
         trainer = {"accelerator": accelerator, "devices": 1 if gpu is None else [gpu], **self.settings.trainer}
+        examples = ExampleMaps(categories_of(datamodule))
         with TemporaryDirectory() as root, PeakMemory(gpu) as memory:
-            results = _fit_and_test(model, datamodule, trainer, Path(root))
+            results = _fit_and_test(model, datamodule, trainer, examples, Path(root))
         self._save_samples(model, datamodule)
+        examples.save(self.folder / FOLDER / self.settings.job_id)
         return {**describe(model, datamodule), **results, "peak_memory_mb": memory.megabytes}
 
     def _save_samples(self, model: AnomalibModule, datamodule: AnomalibDataModule) -> None:
@@ -110,6 +113,7 @@ def _fit_and_test(
     model: AnomalibModule,
     datamodule: AnomalibDataModule,
     trainer_arguments: dict[str, Any],
+    examples: ExampleMaps,
     root: Path,
 ) -> dict[str, Any]:
     """Train and test with anomalib's engine.
@@ -118,6 +122,7 @@ def _fit_and_test(
         model: The model.
         datamodule: The data.
         trainer_arguments: Arguments of the trainer.
+        examples: Keeps an anomaly map per category.
         root: Empty folder for what the engine writes.
 
     Returns:
@@ -127,7 +132,7 @@ def _fit_and_test(
 
     speed = InferenceSpeed()
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    engine = Engine(callbacks=[speed], default_root_dir=root, **{**quiet, **trainer_arguments})
+    engine = Engine(callbacks=[speed, examples], default_root_dir=root, **{**quiet, **trainer_arguments})
     start = time.perf_counter()
     engine.fit(model, datamodule=datamodule)
     fit_seconds = time.perf_counter() - start

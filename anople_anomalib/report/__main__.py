@@ -4,6 +4,7 @@
 """The command ``anople-report``, or ``python -m anople_anomalib.report``."""
 
 import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="folders that `anomalib fewshot` wrote")
     parser.add_argument("--output", type=Path, help="folder of the report (default: 'report' in the first folder)")
     parser.add_argument("--metrics", nargs="+", default=list(DEFAULT_METRICS), help="metrics to report, or 'all'")
+    parser.add_argument("--open", type=bool, default=False, help="whether to open the page in a browser")
     options = parser.parse_args(arguments)
     try:
         results = load_results(options.folders)
@@ -36,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"Wrote {report}")
+    print(f"Wrote {report}, and beside it report.md, values.csv (every number) and cells.csv (the tables' cells).")
+    if options.open:
+        webbrowser.open(report.resolve().as_uri())
     return 0
 
 

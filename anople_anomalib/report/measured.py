@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ MEASURED = "measured"
 PERCENT = 100
 VARIED = ("k_shot", "seed", "training_seed", "categories", "category", "datamodule", "root", "name")
 """Arguments that do not make another method: the tables show them otherwise."""
-VALUE_COLUMNS = ("method", "dataset", "setting", "shots", "category", "seed", "metric", "value")
+VALUE_COLUMNS = ("method", "dataset", "setting", "shots", "category", "seed", "metric", "value", "job_id")
 
 
 @dataclass
@@ -31,12 +31,14 @@ class Results:
         values: One row per measured value with ``VALUE_COLUMNS``; ``value`` in percent.
         missing: One row per planned job that did not run to its end, failed ones not included.
         published_tables: The paper's tables that the configurations name.
+        folders: Folder that each job was read from, by its identity.
     """
 
     jobs: pd.DataFrame
     values: pd.DataFrame
     missing: pd.DataFrame
     published_tables: list[str]
+    folders: dict[str, Path] = field(default_factory=dict)
 
     @property
     def done(self) -> pd.DataFrame:
@@ -62,6 +64,7 @@ def load_results(folders: Sequence[str | Path]) -> Results:
         FileNotFoundError: If a folder has no results.
     """
     rows: dict[str, dict[str, str]] = {}
+    came_from: dict[str, Path] = {}
     plans: list[dict[str, Any]] = []
     for folder in folders:
         table = ResultsTable(folder)
@@ -72,6 +75,7 @@ def load_results(folders: Sequence[str | Path]) -> Results:
             # a job that succeeded in one folder stays, whatever became of it in another
             if rows.get(row["job_id"], {}).get("status") != OK:
                 rows[row["job_id"]] = row
+                came_from[row["job_id"]] = Path(folder)
         plans += read_plans(folder)
     jobs = list(rows.values())
     planned = {job["job_id"]: job for plan in plans for job in plan["jobs"]}
@@ -83,13 +87,14 @@ def load_results(folders: Sequence[str | Path]) -> Results:
         values=pd.DataFrame(values, columns=list(VALUE_COLUMNS)),
         missing=pd.DataFrame(missing).assign(method=methods[len(jobs) :]),
         published_tables=list(dict.fromkeys(table for plan in plans for table in plan["published_tables"])),
+        folders=came_from,
     )
 
 
 def _values(job: dict[str, str], method: str) -> Iterable[dict[str, Any]]:
     """Return the job's metrics, one row per category; the mean over categories is left to the report."""
     known = {"method": method, "dataset": job["dataset"], "setting": job["setting"]}
-    known |= {"shots": job["k_shot"], "seed": _seed(job)}
+    known |= {"shots": job["k_shot"], "seed": _seed(job), "job_id": job["job_id"]}
     categories = split_categories(job["categories"])
     for name in metric_names(job):
         category, metric = split_metric_name(name)

@@ -3,10 +3,14 @@
 
 """Plots of a comparison: shots against AUROC, and speed against AUROC."""
 
+import io
+import re
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
@@ -25,36 +29,58 @@ TOP = 101  # percent; no AUROC is above 100
 SPEED_METRIC = "image_AUROC"
 
 
-def draw_plots(measured: pd.DataFrame, published: pd.DataFrame, results: Results, folder: Path) -> list[Path]:
+def draw_plots(measured: pd.DataFrame, published: pd.DataFrame, results: Results) -> dict[str, Figure]:
     """Draw all plots that the results allow.
 
     Args:
         measured: Cells as :func:`measured_cells` returns them.
         published: Cells as :func:`published_cells` returns them.
         results: The results, for the speed.
-        folder: Where the plots go.
 
     Returns:
-        Paths of the plots: AUROC against shots where there is more than one number of shots, AUROC against speed
+        The plots by name: AUROC against shots where there is more than one number of shots, AUROC against speed
         where the speed was measured.
     """
     means = measured[measured["category"] == MEAN].dropna(subset=["mean"])
     means = means[means["metric"].str.endswith("AUROC")]
     # a method looks the same in all plots
     styles = {method: number for number, method in enumerate(means["method"].unique())}
-    paths = []
+    plots = {}
     for (dataset, setting, metric), cells in groups(means, "dataset", "setting", "metric"):
         name = f"{dataset}_{setting}_{metric}"
         if cells["shots"].nunique() > 1:
             beside = published[(published["dataset"] == dataset) & (published["metric"] == metric)]
             beside = beside[(beside["category"] == MEAN) & beside["key"].isin(cells["key"])]
-            paths.append(_draw_shots(cells, beside, styles, folder / f"shots_{name}.png"))
+            plots[f"shots_{name}"] = _draw_shots(cells, beside, styles)
         if metric == SPEED_METRIC:
-            paths.append(_draw_speed(cells, results.done, styles, folder / f"speed_{name}.png"))
-    return paths
+            plots[f"speed_{name}"] = _draw_speed(cells, results.done, styles)
+    return plots
 
 
-def _draw_shots(cells: pd.DataFrame, published: pd.DataFrame, styles: dict[str, int], path: Path) -> Path:
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write a plot as an image file."""
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path
+
+
+def as_svg(figure: Figure, name: str) -> str:
+    """Return a plot as an SVG element that may stand beside others in one page.
+
+    Args:
+        figure: The plot.
+        name: What it shows, for those who hear the page; its identifiers begin with it, too.
+    """
+    stream = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    _, _, svg = stream.getvalue().partition("<svg ")
+    prefix = re.sub(r"\W", "_", name)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
+    return f'<svg role="img" aria-label="{escape(name.replace("_", " "))}" {svg}'
+
+
+def _draw_shots(cells: pd.DataFrame, published: pd.DataFrame, styles: dict[str, int]) -> Figure:
     """Draw AUROC against shots: ours with error bars over seeds, the paper's figures hollow and dashed."""
     figure, axes = _new_figure(cells)
     places = {shots: number for number, shots in enumerate(sorted_shots(cells["shots"].unique()))}
@@ -77,10 +103,10 @@ def _draw_shots(cells: pd.DataFrame, published: pd.DataFrame, styles: dict[str, 
             )
     axes.set_xticks(list(places.values()), list(places))
     axes.set_xlabel("normal images per category (k)")
-    return _save(figure, axes, path)
+    return _finished(figure, axes)
 
 
-def _draw_speed(cells: pd.DataFrame, jobs: pd.DataFrame, styles: dict[str, int], path: Path) -> Path:
+def _draw_speed(cells: pd.DataFrame, jobs: pd.DataFrame, styles: dict[str, int]) -> Figure:
     """Draw AUROC against images per second, both measured, one point per method and number of shots."""
     figure, axes = _new_figure(cells)
     for (method,), own in groups(cells, "method"):
@@ -99,7 +125,7 @@ def _draw_speed(cells: pd.DataFrame, jobs: pd.DataFrame, styles: dict[str, int],
     for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         which(ScalarFormatter())
     axes.set_xlabel("images per second (median; batches as tested)")
-    return _save(figure, axes, path)
+    return _finished(figure, axes)
 
 
 def _by_setting(published: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -119,13 +145,11 @@ def _new_figure(cells: pd.DataFrame) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _save(figure: Figure, axes: Axes, path: Path) -> Path:
-    """Add the legend and write the figure."""
+def _finished(figure: Figure, axes: Axes) -> Figure:
+    """Add the legend."""
     axes.set_ylim(top=min(axes.get_ylim()[1], TOP))
     axes.legend(fontsize="small")
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.removeprefix("."))
-    return path
+    return figure
 
 
 def _style(number: int) -> tuple[str, str]:

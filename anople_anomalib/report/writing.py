@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The files of a report: ``report.md``, its tables as CSV files, all cells as ``cells.csv``, and plots."""
+"""The files of a report: ``report.html``, ``report.md``, tables and plots, ``cells.csv`` and ``values.csv``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +12,10 @@ from anople_anomalib.utils.files import written_whole
 
 from .cells import CELL_COLUMNS, measured_cells, published_cells
 from .gaps import gaps
+from .long_form import long_form
 from .measured import Results
-from .plots import draw_plots
+from .page import render
+from .plots import draw_plots, save_png
 from .tables import TextTable, category_tables, cost_table, summary_tables
 
 DEFAULT_METRICS = ("image_AUROC", "pixel_AUROC")
@@ -36,7 +38,8 @@ def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAUL
         metrics: Names of the metrics to report; ``"all"`` among them reports all there are.
 
     Returns:
-        Path of ``report.md``.
+        Path of ``report.html``. Beside it are ``report.md``, ``values.csv`` with every measured number in a row of its
+        own, and ``cells.csv`` with the cells of the tables.
 
     Raises:
         ValueError: If no job has one of the metrics.
@@ -50,10 +53,12 @@ def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAUL
         table.write_csv(folder / "tables")
     shown = pd.concat([measured, published[published["metric"].isin(measured["metric"])]], ignore_index=True)
     shown = shown[[column for column in CELL_COLUMNS if column != "key"]]
-    with written_whole(folder / "cells.csv") as temporary:
-        shown.to_csv(temporary, index=False, lineterminator="\n", float_format="%.4f")
-    plots = draw_plots(measured, published, results, folder)
-    return _write_text(folder / "report.md", _markdown(tables, gaps(results), plots, results))
+    _write_csv(folder / "cells.csv", shown)
+    _write_csv(folder / "values.csv", long_form(results))
+    plots, missing = draw_plots(measured, published, results), gaps(results)
+    paths = [save_png(figure, folder / f"{name}.png") for name, figure in plots.items()]
+    _write_text(folder / "report.md", _markdown(tables, missing, paths, results))
+    return _write_text(folder / "report.html", render(tables, missing, plots, results))
 
 
 def _chosen(values: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -76,6 +81,12 @@ def _markdown(tables: Sequence[TextTable], missing: Sequence[str], plots: Sequen
     lines += [table.markdown() for table in tables]
     lines += ["## Plots", "", *(f"![{path.stem}]({path.name})\n" for path in plots)]
     return "\n".join(lines)
+
+
+def _write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table in one go."""
+    with written_whole(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
 
 
 def _write_text(path: Path, text: str) -> Path:

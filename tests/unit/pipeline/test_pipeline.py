@@ -6,6 +6,7 @@
 import csv
 import json
 import os
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from inspect import signature
@@ -21,6 +22,7 @@ import yaml
 from anomalib.pipelines.components.runners import ParallelRunner, SerialRunner
 from jsonargparse import Namespace
 
+from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.metrics.per_category import PerCategoryEvaluator
 from anople_anomalib.pipeline import FewShotPipeline
 from anople_anomalib.pipeline.building import build_data, build_model, describe
@@ -239,6 +241,18 @@ class TestBuilding:
         built = build_model(job, datamodule)
         assert describe(built, datamodule) == {"setting": "one-class", "categories": "bottle", "k_shot": 1}
 
+    def test_a_model_of_another_package_is_named_in_full(self, root: Path) -> None:
+        job = settings({"class_path": "anople_anomalib.AnoPLe", "init_args": {"backbone": "anople-tiny"}})
+        assert isinstance(build_model(job, build_data(settings(data=self.few_shot(root)))), AnoPLe)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [("elsewhere.Model", "no model 'elsewhere.Model'"), ("pathlib.Path", "subclass of AnomalibModule")],
+    )
+    def test_what_is_no_model_is_named(self, root: Path, name: str, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            build_model(settings(name), build_data(settings(data=self.few_shot(root))))
+
     def test_every_model_is_evaluated_by_category_and_draws_nothing(self, root: Path) -> None:
         job = settings("Recorder", self.few_shot(root))
         built = build_model(job, build_data(job))
@@ -343,6 +357,24 @@ class TestConfiguration:
         (runner,) = pipeline._setup_runners({**args, "processes": None})
         assert isinstance(runner, SerialRunner)
         assert [job["model"] for job in read_plans(tmp_path)[0]["jobs"]] == ["Padim"]
+
+    def test_numbers_of_a_job_on_ray_are_checked(self, tmp_path: Path) -> None:
+        pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+        for name, value in {"cpus_per_job": 0, "gpus_per_job": -1.0}.items():
+            with pytest.raises(ValueError, match=f"{name} must be .* got {value}"):
+                self.run(tmp_path, {"fewshot": SECTION}, engine="ray", **{name: value})
+
+    def test_without_ray_the_message_says_what_to_install(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "ray", None)
+        with pytest.raises(ImportError, match=r'pip install "anople-anomalib\[ray\]"'):
+            self.run(tmp_path, {"fewshot": SECTION}, engine="ray")
+
+    def test_the_command_line_has_the_arguments_of_ray(self) -> None:
+        options = ["--engine", "ray", "--ray_address", "a:1", "--cpus_per_job", "2", "--gpus_per_job", "0.5"]
+        parsed = FewShotPipeline.get_parser().parse_args(["--config", "c.yaml", *options])
+        assert (parsed.engine, parsed.ray_address, parsed.cpus_per_job, parsed.gpus_per_job) == ("ray", "a:1", 2, 0.5)
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
