@@ -3,9 +3,7 @@
 
 """The report: published figures, cells, tables, gaps, and the files it writes."""
 
-import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +13,10 @@ from anople_anomalib.pipeline.results import ResultsTable, write_plan
 from anople_anomalib.report.__main__ import main
 from anople_anomalib.report.cells import CELL_COLUMNS, cell_text, measured_cells, published_cells, ranks
 from anople_anomalib.report.gaps import gaps
-from anople_anomalib.report.measured import Results, load_results
+from anople_anomalib.report.measured import Results
 from anople_anomalib.report.published import MEAN, PUBLISHED_PATH, load_published, method_key
 from anople_anomalib.report.tables import TextTable, category_tables, cost_table, summary_tables
+from helpers.result_rows import job, results
 
 ROUNDING = 0.1  # of a mean of printed figures against a printed mean
 DEVIATING_MEANS = {  # the comments in published.csv name them
@@ -26,46 +25,6 @@ DEVIATING_MEANS = {  # the comments in published.csv name them
     ("6", "PromptAD", "1"),
     ("7", "AnoPLe", "1"),
 }
-
-
-def job(
-    model: str = "Patchcore",
-    category: str = "bottle",
-    seed: int = 0,
-    k_shot: int | str = 1,
-    **others: object,
-) -> dict[str, object]:
-    """A result row of one category, or of several where ``category`` names several."""
-    config = {
-        "accelerator": "cpu",
-        "seed": seed,
-        "model": {"class_path": model, "init_args": others.pop("init_args", {})},
-        "data": {"class_path": "FewShot", "init_args": {"datamodule": "MVTecAD", "k_shot": k_shot}},
-        "trainer": {},
-    }
-    row = {
-        "status": "ok",
-        "model": model,
-        "setting": "multi-class" if ";" in category else "one-class",
-        "dataset": "MVTecAD",
-        "categories": category,
-        "k_shot": k_shot,
-        "seed": seed,
-        "images_per_second": 10.0,
-        "fit_seconds": 1.5,
-        "trainable_parameters": 0,
-        "accelerator": "cpu",
-        "error": "",
-        "job_id": f"{model}-{category}-{k_shot}-{seed}",
-        "config": json.dumps(config),
-    }
-    return row | others
-
-
-def results(folder: Path, rows: Iterable[dict[str, object]]) -> Results:
-    for row in rows:
-        ResultsTable(folder).add(row)
-    return load_results([folder])
 
 
 def cell(cells: pd.DataFrame, **where: object) -> dict[str, object]:
