@@ -44,6 +44,11 @@ def readable_mask(path: str | Path) -> Path:
     return _readable_mask(path.absolute(), state.st_mtime_ns, state.st_size)
 
 
+def is_copy(path: str | Path) -> bool:
+    """Return whether a file is a copy that :func:`readable_mask` has made, whose name says nothing about its image."""
+    return Path(path).is_relative_to(_temporary_folder().name)
+
+
 @functools.cache
 def _readable_mask(path: Path, modified: int, size: int) -> Path:
     anomalous = binary_mask(path)

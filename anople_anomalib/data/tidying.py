@@ -17,7 +17,7 @@ from anople_anomalib.utils.hidden_files import common_folder, is_hidden
 
 from .errors import data_root
 from .image_reading import require_plain_images
-from .masks import readable_mask
+from .masks import is_copy, readable_mask
 from .pairing import PAIRED_BY_ORDER, folders_of, pair_masks
 
 logger = logging.getLogger(__name__)
@@ -87,11 +87,15 @@ def _hidden(path: str | Path, roots: list[Path]) -> bool:
 
 
 def _right_masks(subsets: Mapping[str, AnomalibDataset], roots: list[Path]) -> dict[str, str]:
-    """Find the mask of every anomalous image of data sets that anomalib pairs by order."""
+    """Find the mask of every anomalous image of data sets that anomalib pairs by order.
+
+    A data set that has been tidied before keeps the copies of masks that it was given then.
+    """
     paired = [subset for subset in subsets.values() if isinstance(subset, PAIRED_BY_ORDER)]
     if not paired:
         return {}
     rows = pd.concat([_with_mask(subset.samples) for subset in paired])
+    rows = rows[~rows.mask_path.map(is_copy).astype(bool)]  # of no type without rows
     images = [Path(path) for path in dict.fromkeys(rows.image_path) if not _hidden(path, roots)]
     masks = [Path(path) for path in dict.fromkeys(rows.mask_path) if not _hidden(path, roots)]
     return {str(image): str(mask) for image, mask in pair_masks(images, masks, folders_of(paired[0])).items()}

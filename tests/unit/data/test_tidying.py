@@ -125,6 +125,9 @@ def test_nothing_to_tidy_changes_nothing(root: Path) -> None:
     datamodule = folder(root, abnormal_dir="a", mask_dir="m_z")
     datamodule.setup()
     assert tidy_subsets(datamodule) == {}
+    alone = folder(root, abnormal_dir=None, mask_dir=None, val_split_mode="none")
+    alone.setup()
+    assert tidy_subsets(alone) == {}
 
 
 def test_soft_masks_are_measured_at_half_their_height(root: Path, tmp_path: Path) -> None:
@@ -139,6 +142,17 @@ def test_soft_masks_are_measured_at_half_their_height(root: Path, tmp_path: Path
         data.test_data.augmentations = None
         areas = [item.gt_mask.sum().item() for item in data.test_data if item.gt_label]
         assert areas == pytest.approx([600, 600], rel=0.06)
+
+
+def test_data_that_are_tidy_stay_as_they_are(root: Path) -> None:
+    """A test after the training finds masks in place of the soft ones, in another folder and of other names."""
+    for mask in ("m_z", "m_b"):
+        Image.open(root / mask / "0.png").filter(ImageFilter.GaussianBlur(3)).convert("L").save(root / mask / "0.png")
+    datamodule = folder(root)
+    datamodule.setup()
+    assert tidy_subsets(datamodule).keys() == {"val_data", "test_data"}
+    vars(datamodule).update(tidy_subsets(datamodule))
+    assert tidy_subsets(datamodule) == {}
 
 
 @pytest.mark.parametrize("name", ["10.png", "other.png"])  # the first one is fine with anomalib
