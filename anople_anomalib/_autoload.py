@@ -14,6 +14,7 @@ The plugin is built on anomalib, so importing one of its modules first imports a
 there. A registration then waits, too, until the plugin's module is complete.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -122,6 +123,10 @@ def install() -> None:
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _Finder())
+    if os.path.basename(sys.argv[0]).startswith("anomalib"):  # noqa: PTH119  # pathlib costs more, everywhere else too
+        from .utils.quiet import quieten_imports
+
+        quieten_imports()
     _pending.update(_REGISTRATIONS.keys() & sys.modules.keys())
     _register_pending()
 

@@ -26,8 +26,11 @@ def with_arguments_of_checkpoint(
         defaults: Default values of its arguments.
 
     Returns:
-        All arguments. The same ones for other subcommands and models, with a configuration file, and where the
-        checkpoint cannot be read, which the command will say itself.
+        All arguments. The same ones for other subcommands and models, and with a configuration file.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If it cannot be read. The command itself would first miss the weights of the default backbone.
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("--model", "--model.class_path", "--ckpt_path", "--config"):
@@ -36,12 +39,12 @@ def with_arguments_of_checkpoint(
     model = given.model or vars(given)["model.class_path"]
     if not arguments or arguments[0] not in _SUBCOMMANDS or given.config or model not in names:
         return list(arguments)
-    if not given.ckpt_path or not Path(given.ckpt_path).is_file():
+    if not given.ckpt_path:
         return list(arguments)
-    try:
-        built_with = arguments_of(read_checkpoint(given.ckpt_path))
-    except (OSError, ValueError):
-        return list(arguments)
+    if not Path(given.ckpt_path).is_file():
+        msg = f"There is no checkpoint '{given.ckpt_path}': check the path given as --ckpt_path."
+        raise FileNotFoundError(msg)
+    built_with = arguments_of(read_checkpoint(given.ckpt_path))
     typed = {text.partition("=")[0] for text in rest}
     added = [
         f"--model.{name}={value if isinstance(value, str) else json.dumps(value)}"

@@ -16,6 +16,7 @@ from anomalib.data.utils import ValSplitMode
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anople_anomalib.utils.hidden_files import is_hidden
+from anople_anomalib.utils.terminal import did_you_mean
 
 from .image_reading import open_image
 from .pairing import masks_on_disk, pair_masks
@@ -67,7 +68,7 @@ def clear_error(error: BaseException, datamodule: AnomalibDataModule) -> BaseExc
         folder = data_root(datamodule) / datamodule.category
         return FileNotFoundError(
             f"{name} finds no data in '{folder}' and cannot download them ({error.reason}): check root and "
-            f"category; {_categories_in(folder.parent)}."
+            f"category; {_categories_in(folder)}."
         )
     if isinstance(error, ValueError) and _has_too_few_images(datamodule):
         return ValueError(
@@ -114,12 +115,14 @@ def _wrong_file(datamodule: AnomalibDataModule) -> str | None:
     return f"the mask '{min(spare)}' belongs to no image." if spare else None
 
 
-def _categories_in(root: Path) -> str:
-    """Return the part of an error message that names the folders there are."""
+def _categories_in(missing: Path) -> str:
+    """Return the part of an error message that names the folders beside one that is not there."""
+    root = missing.parent
     if not root.is_dir():
         return f"there is no folder '{root}'"
     folders = sorted(path.name for path in root.iterdir() if path.is_dir())
-    return f"the folders in '{root}' are {', '.join(folders)}" if folders else f"'{root}' has no folders"
+    meant = did_you_mean(missing.name, folders)
+    return f"the folders in '{root}' are {', '.join(folders)}{meant}" if folders else f"'{root}' has no folders"
 
 
 def _raised_by(datamodule: AnomalibDataModule, trace: TracebackType | None) -> bool:

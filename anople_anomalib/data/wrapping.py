@@ -12,6 +12,8 @@ from typing import Any
 
 from anomalib.data import AnomalibDataModule
 
+from anople_anomalib.utils.terminal import did_you_mean
+
 from .errors import data_root
 
 ALL = "all"
@@ -101,7 +103,8 @@ def choose_categories(datamodule: AnomalibDataModule, categories: Sequence[str] 
             msg = f"Category '{category}' is named {categories.count(category)} times; name every category once."
             raise ValueError(msg)
         if category not in known and not (data_root(datamodule) / category).is_dir():
-            msg = f"{datamodule.name} has no category '{category}'; choose from {', '.join(known)}."
+            meant = did_you_mean(category, known)
+            msg = f"{datamodule.name} has no category '{category}'{meant}; choose from {', '.join(known)}."
             raise ValueError(msg)
     return categories
 

@@ -27,6 +27,7 @@ from torch import nn
 
 from anople_anomalib.utils.downloads import impatient_downloads
 from anople_anomalib.utils.files import READ_ERRORS
+from anople_anomalib.utils.terminal import did_you_mean
 
 from .clip import FrozenCLIP
 
@@ -234,7 +235,8 @@ def _check_architecture(name: str) -> None:
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     if config is None:
         fitting = [known for known in open_clip.list_models() if not _misfit(open_clip.get_model_config(known))]
-        msg = f"backbone must be {TINY!r} or a CLIP of open_clip ({', '.join(fitting)}), got {name!r}."
+        meant = did_you_mean(name, [TINY, *fitting])
+        msg = f"backbone must be {TINY!r} or a CLIP of open_clip ({', '.join(fitting)}), got {name!r}{meant}."
         raise ValueError(msg)
     if reason := _misfit(config):
         raise _unfit(name, reason)

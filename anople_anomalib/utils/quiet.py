@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from .terminal import runs_from_command_line, wants_everything
+
 _NAMES = ("AnoPLe", "anople_anomalib")
 _LIGHTNING = ("lightning", "lightning.fabric", "lightning.pytorch", "lightning_fabric", "pytorch_lightning")
 _WARNINGS_ONLY = ("timm", "anomalib", "httpx", *_LIGHTNING)
@@ -32,7 +34,14 @@ _KNOWN_WARNINGS = (
     r"Total length of `\w+` across ranks is zero",
     r"The number of training batches \(\d+\) is smaller than the logging interval",
     r"Trying to infer the `batch_size`",
+    r"No (negative|positive) samples ",  # of metrics that are not defined, which one line of ours says
+    r"The dirpath has changed from ",  # results of a prediction lie elsewhere than those of the training
 )
+_IMPORT_WARNINGS = (
+    "Importing from timm.models.layers is deprecated",
+    "The anomalib.models.components.dinov2 package is deprecated",
+)
+"""What anomalib's own imports say, before anything else is known of the command."""
 
 
 def is_about_this_package(arguments: Sequence[str]) -> bool:
@@ -45,6 +54,13 @@ def is_about_this_package(arguments: Sequence[str]) -> bool:
     files = [Path(argument.removeprefix("--config=")) for argument in arguments if argument.endswith((".yaml", ".yml"))]
     texts += [file.read_text(encoding="utf-8", errors="ignore") for file in files if file.is_file()]
     return any("AnoPLe" in text for text in texts)
+
+
+def quieten_imports() -> None:
+    """Stop the noise of anomalib's imports, in the command with this package's model; to be called before them."""
+    if runs_from_command_line() and is_about_this_package(sys.argv[1:]) and not wants_everything():
+        for message in _IMPORT_WARNINGS:
+            warnings.filterwarnings("ignore", message=message, category=FutureWarning)
 
 
 def quieten(cli: ModuleType) -> None:
@@ -61,6 +77,18 @@ def quieten(cli: ModuleType) -> None:
         _one_handler()
 
     cli.configure_logger = configure_logger  # type: ignore[attr-defined]
+    _ignore_known_warnings()
+
+
+def without_noise() -> None:
+    """Show a program's messages at once, plain and without the noise, as :func:`quieten` does for the command."""
+    _ignore_known_warnings()
+    _one_handler()
+    logging.getLogger("anople_anomalib").setLevel(logging.INFO)
+
+
+def _ignore_known_warnings() -> None:
+    """Ignore warnings that nobody can mend or use."""
     for message in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
 

@@ -46,8 +46,13 @@ _exit_codes: set[int] = set()
 
 
 def end_with(code: int) -> None:
-    """Let the ``anomalib`` command end with an exit code other than 0, if nothing else ends it."""
+    """Let the command end with an exit code other than 0, if nothing else ends it."""
     _exit_codes.add(code)
+
+
+def exit_code() -> int | None:
+    """Return the exit code of :func:`end_with`, ``None`` if it was not called."""
+    return max(_exit_codes, default=None)
 
 
 _last_words: list[str] = []
@@ -66,7 +71,7 @@ def _with_exit_code(main: Callable[[], object]) -> Callable[[], object]:
 
     def run() -> object:
         """Run the command, say the last words, return the exit code."""
-        code = main() or max(_exit_codes, default=None)
+        code = main() or exit_code()
         sys.stderr.write("".join(f"{text}\n" for text in _last_words))
         return code
 

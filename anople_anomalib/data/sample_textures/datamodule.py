@@ -33,6 +33,7 @@ from PIL import Image
 from torchvision.transforms.v2 import Transform
 
 from anople_anomalib.utils.files import folder_written_whole
+from anople_anomalib.utils.terminal import did_you_mean
 
 from . import defects
 from .defects import Defect
@@ -133,7 +134,8 @@ class SampleTextures(AnomalibDataModule):
         seed: int | None = None,
     ) -> None:
         if category not in CATEGORIES:
-            msg = f"SampleTextures has no category '{category}'; choose one of {', '.join(CATEGORIES)}."
+            meant = did_you_mean(category, CATEGORIES)
+            msg = f"SampleTextures has no category '{category}'{meant}; choose one of {', '.join(CATEGORIES)}."
             raise ValueError(msg)
         super().__init__(
             train_batch_size=train_batch_size,
