@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from anople_anomalib.deployment.predictions import NOT_OK, OK, TableWriter, regions_of
+from anople_anomalib.deployment.table import NOT_OK, OK, TableWriter, regions_of
 from anople_anomalib.lightning_model import AnoPLe
 
 from .judging import Answer

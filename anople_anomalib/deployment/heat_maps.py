@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from anople_anomalib.data.sampling import relative_names
+from anople_anomalib.data.watching import WatchedFolder, watched_folder
 
 _CAPTION_HEIGHT, _FONT_SIZE = 28, 18
 _GOOD, _BAD, _UNKNOWN = "#1b7837", "#b2182b", "#444444"
@@ -33,6 +34,7 @@ class HeatMaps(ImageVisualizer):
     def __init__(self, output_dir: str | Path | None = None) -> None:
         super().__init__(output_dir=output_dir, text_config={"enable": False})  # the caption stands below instead
         self._names: dict[str, str] = {}
+        self._watched: WatchedFolder | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the images of a test."""
@@ -43,6 +45,7 @@ class HeatMaps(ImageVisualizer):
         """Name the images of a prediction."""
         del pl_module
         self._names = _names_in(trainer.predict_dataloaders)
+        self._watched = watched_folder(trainer.predict_dataloaders)
 
     def on_test_batch_end(
         self,
@@ -67,6 +70,8 @@ class HeatMaps(ImageVisualizer):
     def _file_of(self, trainer: Trainer, item: ImageItem) -> Path:
         """Return where the image of an item goes."""
         name = self._names.get(item.image_path or "")
+        if name is None and self._watched is not None:  # whose images come later
+            name = str(self._watched.name_of(item.image_path or ""))
         if name is not None:
             return Path(self.output_dir or "") / name
         datamodule = getattr(trainer, "datamodule", None)

@@ -20,7 +20,7 @@ from anople_anomalib.utils.finalizable import Finalizable
 
 from .export import require_one_region
 from .post_processing import ExactPostProcessor
-from .thresholds import FEW_IMAGES, assured_images, check_rules
+from .thresholds import check_rules, warn_of_few
 
 logger = logging.getLogger(__name__)
 
@@ -127,17 +127,7 @@ class Maintenance(Finalizable):
             processor.fit_ranges()
         finally:
             processor.forget()
-        if false_alarm_rate is not None and number < (needed := assured_images(false_alarm_rate)):
-            logger.warning(
-                "A false-alarm rate of %g takes %d normal images, there are %d: the thresholds are just above the "
-                "largest score, and about one normal image in %d will be above.",
-                false_alarm_rate,
-                needed,
-                number,
-                number + 1,
-            )
-        elif number < FEW_IMAGES:
-            logger.warning("The thresholds rest on %d normal images only; %d are better.", number, FEW_IMAGES)
+        warn_of_few(number, false_alarm_rate)
         return number
 
     def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
@@ -152,7 +142,10 @@ class Maintenance(Finalizable):
             ValueError: If a threshold is not a positive number.
         """
         self.require_training()
-        self.require_thresholds().set_thresholds(image, pixel)
+        processor = self.require_thresholds()
+        processor.set_thresholds(image, pixel)
+        if image is not None:
+            processor.normal_only = False  # it comes from no image
 
     def require_thresholds(self) -> ExactPostProcessor:
         """Return the post-processor.

@@ -20,7 +20,7 @@ from torch import Tensor
 from anople_anomalib.metrics.category_scores import IMAGE, PIXEL
 from anople_anomalib.metrics.score_histogram import ScoreHistogram, of_all_processes
 
-from .thresholds import best_threshold, check_rules, threshold_for
+from .thresholds import best_threshold, check_rules, check_threshold, doubt_about, threshold_for
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class ExactPostProcessor(PostProcessor):
         for name in ("_image_threshold_metric", "_pixel_threshold_metric"):
             delattr(self, name)  # they would keep every pixel
         self.quantile, self.false_alarm_rate = quantile, false_alarm_rate
-        self.normal_images = 0
+        self.normal_images, self.normal_only = 0, False
         self._rule_followed = False
         self._explicit = {
             name: value
@@ -135,9 +135,7 @@ class ExactPostProcessor(PostProcessor):
         for buffer, value in ((self._image_threshold, image), (self._pixel_threshold, pixel)):
             if value is None:
                 continue
-            if not 0 < value < float("inf"):
-                msg = f"A threshold must be a positive number, got {value}."
-                raise ValueError(msg)
+            check_threshold(value)
             buffer.fill_(value)
 
     def forget(self) -> None:
@@ -190,24 +188,30 @@ class ExactPostProcessor(PostProcessor):
         """
         images, pixels, maxima = self._histograms.values()
         self.forget()
-        self.normal_images = images.normal_count
+        self.normal_images, self.normal_only = images.normal_count, False
         if not self.enable_thresholding:
             return
         fitted: tuple[float | None, float | None]
         rule = {"quantile": quantile, "false_alarm_rate": false_alarm_rate}
         if any(value is not None for value in rule.values()) and images.has_normal:
             fitted = threshold_for(images, **rule), threshold_for(maxima, **rule)
-            self._rule_followed = True
+            self._rule_followed = self.normal_only = True
         else:
             image, pixel = (best_threshold(each) if len(each) else None for each in (images, pixels))
             fitted = image, pixel
             if len(images) and not images.has_anomalous:
+                self.normal_only = True
                 logger.warning(
                     "No validation image is anomalous: the threshold is just above the largest of %d normal scores.",
                     self.normal_images,
                 )
         given = self._explicit.get
         self.set_thresholds(given("image_threshold", fitted[0]), given("pixel_threshold", fitted[1]))
+
+    def doubt(self) -> str:
+        """Say what is to be thought of the image threshold, see :func:`doubt_about`."""
+        rests_on_them = self.normal_only and "image_threshold" not in self._explicit
+        return doubt_about(self.normal_images) if rests_on_them else ""
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a rule that was given and has not been followed."""
@@ -295,7 +299,7 @@ class ExactPostProcessor(PostProcessor):
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "normal_images")
+        return (*super()._checkpoint_config_keys, "normal_images", "normal_only")
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the settings of a checkpoint, except for those that were given to this instance.

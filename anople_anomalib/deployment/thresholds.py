@@ -3,12 +3,15 @@
 
 """Thresholds of counted scores: each lies midway between two neighbouring scores, or just above the largest."""
 
+import logging
 from math import ceil
 
 import torch
 
 from anople_anomalib.metrics.curves import best_f1
 from anople_anomalib.metrics.score_histogram import ScoreHistogram
+
+logger = logging.getLogger(__name__)
 
 MARGIN = 1e-3
 """How far a threshold lies above the largest score, as a share of it: further than rounding in an export goes."""
@@ -36,6 +39,60 @@ def check_rules(quantile: float | None, false_alarm_rate: float | None) -> None:
     if quantile is not None and false_alarm_rate is not None:
         msg = f"Give quantile or false_alarm_rate, not both, got {quantile} and {false_alarm_rate}."
         raise ValueError(msg)
+
+
+def check_threshold(value: float) -> None:
+    """Check a raw threshold.
+
+    Args:
+        value: The threshold.
+
+    Raises:
+        ValueError: If it is not a positive number.
+    """
+    if not 0 < value < float("inf"):
+        msg = f"A threshold must be a positive number, got {value}."
+        raise ValueError(msg)
+
+
+def warn_of_few(number: int, false_alarm_rate: float | None = None) -> None:
+    """Log a warning where too few normal images are behind a threshold.
+
+    Args:
+        number: How many there are.
+        false_alarm_rate: The rate that was asked for, if one was.
+    """
+    if false_alarm_rate is not None and number < (needed := assured_images(false_alarm_rate)):
+        logger.warning(
+            "A false-alarm rate of %g takes %d normal images, there are %d: the thresholds are just above the "
+            "largest score, and about one normal image in %d will be above.",
+            false_alarm_rate,
+            needed,
+            number,
+            number + 1,
+        )
+    elif number < FEW_IMAGES:
+        logger.warning("The thresholds rest on %d normal images only; %d are better.", number, FEW_IMAGES)
+
+
+def doubt_about(number: int) -> str:
+    """Say what is to be thought of a threshold that normal images alone are behind.
+
+    Args:
+        number: How many there are.
+
+    Returns:
+        A sentence, or nothing where they are enough.
+    """
+    if number >= FEW_IMAGES:
+        return ""
+    behind = f"The threshold rests on {number} good images, and about one good part in {number + 1} is above it"
+    if number == 1:
+        behind = (
+            "The threshold rests on one good image (moved copies of it if it is the only shot), which cannot show how "
+            "good parts differ, so that most of them may be above"
+        )
+    return f"{behind}: set it from {FEW_IMAGES} or more that are no shots (anople-thresholds --images)."
 
 
 def best_threshold(scores: ScoreHistogram) -> float:

@@ -58,6 +58,19 @@ def test_without_anomalous_images_the_threshold_is_just_above_the_largest_score(
     assert processor.normal_images == 2
 
 
+def test_few_normal_images_are_told_with_every_verdict() -> None:
+    processor = fit(ExactPostProcessor(), batch([0.1, 0.2], [False, False]))
+    restored = ExactPostProcessor()
+    restored.load_checkpoint_config(processor.checkpoint_config())
+    for each in (processor, restored):
+        assert each.doubt().startswith("The threshold rests on 2 good images, and about one good part in 3 is above it")
+    assert "cannot show how good parts differ" in fit(ExactPostProcessor(), batch([0.1], [False])).doubt()
+    assert fit(ExactPostProcessor(), batch([0.1] * 20, [False] * 20)).doubt() == ""
+    assert fit(ExactPostProcessor(), batch([0.1, 0.4], [False, True])).doubt() == ""  # by the largest F1 score
+    assert fit(ExactPostProcessor(image_threshold=0.2), batch([0.1], [False])).doubt() == ""
+    assert ExactPostProcessor().doubt() == ""
+
+
 def test_without_normal_images_everything_is_flagged() -> None:
     assert labels_of(fit(ExactPostProcessor(), batch([0.1, 0.2], [True, True])), [0.1, 0.2]) == [True, True]
 

@@ -1,0 +1,133 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""``anople-watch`` in a process of its own, with files as cameras and networks write them."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from helpers.training import train_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to a process")]
+
+PROGRAM = "import helpers.miniature; from anople_anomalib.watch import main; main()"  # which knows the miniature
+TIMEOUT = 120.0
+
+
+@pytest.fixture(scope="module")
+def checkpoint(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a miniature."""
+    path = tmp_path_factory.mktemp("training") / "model.ckpt"
+    train_model(images, path.parent, visualizer=True).save_checkpoint(path)
+    return path
+
+
+@contextmanager
+def watching(checkpoint: Path, folder: Path, output: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the command; it is killed if a test fails."""
+    tests = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
+    given = ["--ckpt_path", checkpoint, "--folder", folder, "--output", output, "--accelerator", "cpu", *more]
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *map(str, given)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def rows_of(output: Path) -> list[dict]:
+    """Rows that both files have."""
+    path = output / "predictions.jsonl"
+    if not path.is_file():
+        return []
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    with path.with_suffix(".csv").open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)][: len(rows)] == [row["path"] for row in rows]
+    return rows
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def names_of(output: Path) -> list[str]:
+    return [Path(row["path"]).name for row in rows_of(output)]
+
+
+def test_images_are_judged_as_they_come(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    good, folder, output = images / "bottle" / "test" / "good", tmp_path / "incoming", tmp_path / "verdicts"
+    there, other, *_ = sorted(good.iterdir())
+    folder.mkdir()
+    (folder / "0.png").write_bytes(there.read_bytes())
+    with watching(checkpoint, folder, output) as process:
+        wait_until(lambda: names_of(output) == ["0.png"])
+        content = other.read_bytes()
+        with (folder / "1.png").open("wb") as file:  # over a slow line: it stops for longer than a file settles
+            for part in (content[: len(content) // 2], content[len(content) // 2 :]):
+                file.write(part)
+                file.flush()
+                time.sleep(1.5)
+        wait_until(lambda: names_of(output) == ["0.png", "1.png"])
+        (folder / "lot").mkdir()
+        (folder / "lot" / "0.png").write_bytes(content)  # of the same name as another one
+        (folder / "broken.png").write_bytes(content[:40])
+        Image.new("I;16", (40, 30), 9000).save(folder / "deep.png")
+        (folder / ".hidden.png").write_bytes(content)
+        wait_until(lambda: len(rows_of(output)) == 5)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 3, said  # an image could not be judged
+    rows = {str(Path(row["path"]).relative_to(folder)): row for row in rows_of(output)}
+    assert rows.keys() == {"0.png", "1.png", "lot/0.png", "broken.png", "deep.png"}
+    assert rows["broken.png"]["verdict"] == rows["deep.png"]["verdict"] == "ERROR"
+    assert "cannot be read" in rows["broken.png"]["error"]
+    assert "more than 8 bits" in rows["deep.png"]["error"]
+    assert rows["1.png"]["score"] == rows["lot/0.png"]["score"]
+    assert sorted(path.relative_to(output / "images").as_posix() for path in (output / "images").rglob("*.png")) == [
+        "0.png", "1.png", "lot/0.png",
+    ]  # fmt: skip
+    lines = said.splitlines()
+    assert any(line.startswith("5 images: ") and line.endswith("2 could not be judged.") for line in lines), said
+    assert sum(str(folder / "1.png") in line for line in lines) >= 1  # as it is judged
+    assert "Traceback" not in said
+
+    (folder / "2.png").write_bytes(content)  # came while nothing watched
+    with watching(checkpoint, folder, output, "--polling", "true") as process:
+        wait_until(lambda: len(rows_of(output)) == 6)
+        (folder / "3.png").write_bytes(content)
+        wait_until(lambda: len(rows_of(output)) == 7)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, said
+    assert names_of(output)[5:] == ["2.png", "3.png"]
+
+
+def test_results_in_the_watched_folder_are_refused(
+    tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    for folder, output, message in (
+        (tmp_path, tmp_path / "verdicts", "lies in the watched folder"),
+        (tmp_path / "none", tmp_path / "verdicts", "There is no folder"),
+    ):
+        process = run_python(
+            "-m", "anople_anomalib.watch", "--ckpt_path", "x.ckpt", "--folder", folder, "--output", output
+        )
+        assert process.returncode not in {0, 3}
+        assert message in process.stderr.splitlines()[-1]

@@ -1,0 +1,128 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Exported models get other thresholds, in their own format."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.deploy import CompressionType
+
+from anople_anomalib.data.image_inputs import each_image
+from anople_anomalib.deployment.exported_thresholds import read_exported
+from anople_anomalib.deployment.post_processing import ExactPostProcessor
+from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.thresholds import main
+from helpers.folders import write_category
+from helpers.training import make_model, train_model
+
+pytestmark = pytest.mark.export
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a tiny data set."""
+    return write_category(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
+    """A trained model of a sensitivity at which verdicts are not those of the threshold itself."""
+    processor = ExactPostProcessor(image_sensitivity=0.4)
+    return train_model(root, tmp_path_factory.mktemp("training"), post_processor=processor)
+
+
+def export(model: AnoPLe, kind: str, folder: Path) -> Path:
+    half = CompressionType.FP16
+    exports: dict[str, Any] = {
+        "torch": lambda: model.to_torch(folder),
+        "onnx": lambda: model.to_onnx(folder),
+        "openvino": lambda: model.to_openvino(folder),
+        "openvino_fp16": lambda: model.to_openvino(folder, compression_type=half),
+    }
+    return exports[kind]()
+
+
+def judged(path: Path, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Run an exported model as its users do."""
+    if path.suffix == ".pt":
+        with torch.no_grad():
+            return torch.load(path, weights_only=False)["model"].eval()(image)._asdict()
+    import openvino
+
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = compiled(image.numpy())
+    return {next(iter(output.get_names())): torch.from_numpy(found[output].copy()) for output in compiled.outputs}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["torch", "onnx", "openvino", "openvino_fp16"])
+def test_every_format_takes_thresholds_by_value_and_by_rule(
+    model: AnoPLe, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if kind != "torch":
+        pytest.importorskip("openvino")
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    path = export(model, kind, tmp_path)
+    folder, exported = root / "bottle" / "test" / "good", read_exported(path)
+    rough = 0.01 if kind == "openvino_fp16" else 1e-4
+    processor = model.post_processor
+    assert exported.thresholds()["image"] == pytest.approx(float(processor.image_threshold), rel=rough)
+    assert exported.thresholds()["pixel"] == pytest.approx(float(processor.pixel_threshold), rel=rough)
+
+    images = list(each_image(folder))
+    with torch.no_grad():
+        raw = [model.model(model.pre_processor.transform(image)) for image in images]
+    scores = [found.pred_score.item() for found in raw]
+    assert [exported.raw_scores(image)[0] for image in images] == pytest.approx(scores, rel=rough)
+
+    at, image = scores[0], images[0]  # the score itself is the threshold: a normalized score of one half
+    arguments = ["--exported", str(path), "--output", str(path)]
+    main([*arguments, "--image_threshold", str(at), "--pixel_threshold", str(2 * float(processor.pixel_threshold))])
+    found = judged(path, image)
+    assert found["pred_score"].item() == pytest.approx(0.5, abs=rough)
+    assert not found["pred_label"].item()  # which takes 0.6
+    highest = raw[0].anomaly_map.max().item()
+    assert found["anomaly_map"].max().item() == pytest.approx(
+        highest / (highest + 2 * float(processor.pixel_threshold)), abs=rough
+    )
+    main([*arguments, "--image_threshold", str(at / 2)])
+    found = judged(path, image)
+    assert found["pred_score"].item() == pytest.approx(2 / 3, abs=rough)
+    assert found["pred_label"].item()
+
+    main([*arguments, "--images", str(folder), "--quantile", "1"])
+    assert read_exported(path).thresholds()["image"] == pytest.approx(1.001 * max(scores), rel=rough)
+    assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
+
+
+def test_what_cannot_be_changed_says_what_to_do(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TRUST_REMOTE_CODE", raising=False)
+    model = make_model(post_processor=False)
+    model.prepare_texts("object")
+    model.model.refresh_text_features()
+    model.model.memory_bank.build(torch.randn(40, model.model.clip.visual.width))
+    model.model.is_fitted.fill_(value=True)
+    path = model.to_torch(tmp_path)
+    with pytest.raises(ValueError, match="set TRUST_REMOTE_CODE=1 if you trust its source"):
+        read_exported(path)
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    with pytest.raises(ValueError, match=r"change those of its checkpoint \(--ckpt_path\), export again"):
+        read_exported(path)
+    (tmp_path / "text.pt").write_text("no model")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_exported(tmp_path / "text.pt")
+    with pytest.raises(FileNotFoundError, match="There is no exported model"):
+        read_exported(tmp_path / "none.onnx")
+    with pytest.raises(ValueError, match=r"is a file \.pt, \.onnx or \.xml"):
+        read_exported(next((root / "bottle" / "test" / "good").iterdir()))
+    with pytest.raises(SystemExit, match="There is no exported model"):
+        main(["--exported", str(tmp_path / "none.xml"), "--output", str(tmp_path / "x.xml"), "--image_threshold", "1"])
+    for wrong in (["--image_threshold", "1"], ["--exported", str(path), "--quantile", "1"]):
+        with pytest.raises(SystemExit):
+            main([*wrong, "--output", str(path)])
+    assert "give --ckpt_path or --exported" in capsys.readouterr().err
