@@ -9,6 +9,7 @@ Usage:
 """
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ckpt_path = parsed.model.ckpt_path
     if ckpt_path is not None and not ckpt_path.is_file():
         sys.exit(f"error: there is no checkpoint '{ckpt_path}'.")
+    signal.signal(signal.SIGTERM, _end)
     with tempfile.TemporaryDirectory(prefix="anople-app-") as folder:
         try:
             page, sessions = start(Path(folder), ckpt_path, parsed.host, parsed.port, parsed.open_browser)
@@ -97,6 +99,11 @@ def start(
         css=CSS,
     )
     return page, sessions
+
+
+def _end(*_: object) -> None:
+    """End as by Ctrl-C what is asked to end: nothing that was uploaded stays behind."""
+    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,11 @@
 
 import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +20,6 @@ from PIL import Image
 
 from anople_anomalib.app import session
 from anople_anomalib.app.__main__ import main, start
-from anople_anomalib.lightning_model import AnoPLe
 from helpers.miniature import MINIATURE
 
 gradio_client = pytest.importorskip("gradio_client", reason="Gradio is not installed: pip install '.[app]'")
@@ -59,8 +62,58 @@ def test_client_teaches_and_asks_and_two_do_not_mix(address: str, tmp_path: Path
     assert "anomalib train --model AnoPLe" in final[-1]
     with zipfile.ZipFile(one.predict(api_name="/openvino")[1]) as export:
         assert {Path(name).suffix for name in export.namelist()} >= {".xml", ".bin"}
-    assert AnoPLe.load_from_checkpoint(one.predict(api_name="/checkpoint")[1]).class_names == ["brick"]
+    starts_from(Path(one.predict(api_name="/checkpoint")[1]), tmp_path)
     assert str(Path(sys.prefix)) not in gallery + final[-1]
+
+
+def starts_from(ckpt_path: Path, folder: Path) -> None:
+    """A page that starts from a checkpoint judges at once, by the checkpoint's threshold, which was moved."""
+    page, sessions = start(folder, ckpt_path)
+    client = gradio_client.Client(page.local_url, verbose=False, download_files=folder)
+    shown = client.predict("brick", api_name="/ask_samples")
+    assert "10 images: 10 not OK, 0 OK" in shown[2]
+    assert shown[3]["value"] == pytest.approx(1e-6)
+    assert "A checkpoint holds no images" in client.predict(shown[4]["value"], api_name="/why")[0]
+    sessions.close_all()
+    page.close(verbose=False)
+
+
+def test_two_who_train_at_once_wait_for_each_other(address: str, tmp_path: Path) -> None:
+    clients = [gradio_client.Client(address, verbose=False, download_files=tmp_path) for _ in range(2)]
+    for client in clients:
+        client.predict("grass", api_name="/use_samples")
+    runs = [client.submit("grass", "offline", "Short: 60 steps", api_name="/teach") for client in clients]
+    assert all("Done: " in run.result(timeout=SECONDS)[0] for run in runs)
+    shown = ["".join(output[0] for output in run.outputs()) for run in runs]
+    assert sum("Waiting: 1 training run of others first." in each for each in shown) == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTERM") or os.name == "nt", reason="Windows has no such signal")
+def test_the_command_opens_the_page_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "anople_anomalib.app", "--port", str(port)]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, start_new_session=True) as process:
+        try:
+            client = wait_for_page(port, process, tmp_path)
+            assert "4 good images" in client.predict("brick", api_name="/use_samples")[1]
+            assert list(tmp_path.glob("anople-app-*/session-*/good/*.png"))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+    assert not list(tmp_path.glob("anople-app-*"))
+
+
+def wait_for_page(port: int, process: subprocess.Popen[bytes], folder: Path) -> Any:  # noqa: ANN401
+    """Return a client of a page that a process opens."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as knock:
+            if knock.connect_ex(("127.0.0.1", port)) == 0:
+                return gradio_client.Client(f"http://127.0.0.1:{port}", verbose=False, download_files=folder)
+        time.sleep(0.1)
+    pytest.fail("the command has not opened its page")
 
 
 @pytest.fixture(scope="module")
