@@ -33,6 +33,7 @@ import yaml
 from anomalib.data import AnomalibDataModule, ImageBatch, MVTecAD
 from anomalib.engine import Engine
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib import AnoPLe
 from anople_anomalib.data import SampleTextures
@@ -87,7 +88,8 @@ class Scores:
         """Add the predictions of a batch."""
         scores, maps = prediction
         self.counted.update_images(scores, None, batch.gt_label)
-        if maps is not None:
+        if maps is not None:  # each of what its backbone sees, masks of what the model takes
+            maps = F.interpolate(maps.unsqueeze(1), size=batch.gt_mask.shape[-2:], mode="bilinear").squeeze(1)
             self.counted.update_pixels(maps, None, batch.gt_mask)
 
     def compute(self) -> tuple[float, float, float]:
