@@ -65,6 +65,7 @@ def start(
         ImportError: If Gradio is not installed.
         ValueError: If the checkpoint is refused.
     """
+    folder = folder.resolve()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported: nothing is sent anywhere
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     try:
@@ -75,7 +76,8 @@ def start(
     from starlette.middleware import Middleware
 
     from .actions import Actions
-    from .page import CSS, OwnOriginOnly, build_page, theme
+    from .page import CSS, build_page, theme
+    from .privacy import HiddenFolder, OwnOriginOnly
     from .sessions import Sessions
     from .uploads import MAX_BYTES
 
@@ -94,7 +96,7 @@ def start(
         ssr_mode=False,
         footer_links=[],
         max_file_size=MAX_BYTES,
-        app_kwargs={"middleware": [Middleware(OwnOriginOnly)]},
+        app_kwargs={"middleware": [Middleware(OwnOriginOnly), Middleware(HiddenFolder, folder=folder)]},
         theme=theme(),
         css=CSS,
     )

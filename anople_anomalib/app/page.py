@@ -3,7 +3,6 @@
 
 """The page: Gradio's controls, each bound to an action."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import gradio as gr
@@ -44,38 +43,6 @@ progress::-webkit-progress-value {background: #0072B2} progress::-moz-progress-b
 :focus-visible {outline: 3px solid #E69F00 !important; outline-offset: 2px}
 """
 _HEAT_JS = "(v) => { document.documentElement.style.setProperty('--anople-heat', v); return v; }"
-_POLICY = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
-)
-_ASGI = MutableMapping[str, Any]
-
-
-class OwnOriginOnly:
-    """Middleware whose header keeps the browser from fetching anything from anywhere else.
-
-    Args:
-        app: The application.
-    """
-
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
-        self._app = app
-
-    async def __call__(self, scope: _ASGI, receive: Callable[..., Any], send: Callable[..., Awaitable[None]]) -> None:
-        """Add the header to every response."""
-
-        async def send_with_policy(message: _ASGI) -> None:
-            """Send a message, a response's start with more headers."""
-            if message["type"] == "http.response.start":
-                extra = [
-                    (b"content-security-policy", _POLICY.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"referrer-policy", b"no-referrer"),
-                ]
-                message["headers"] = [*message.get("headers", []), *extra]
-            await send(message)
-
-        await self._app(scope, receive, send_with_policy)
 
 
 def theme() -> gr.themes.Base:

@@ -18,16 +18,18 @@ JOB = ["method", "dataset", "categories", "k_shot"]
 GROUP = ["dataset", "setting", "shots"]
 
 
-def gaps(results: Results) -> list[str]:
+def gaps(results: Results, with_failed: bool = True) -> list[str]:
     """Name what is missing.
 
     Args:
         results: The results.
+        with_failed: Whether to name the jobs that failed, too.
 
     Returns:
         One line per gap, in Markdown; none if nothing is missing.
     """
-    return [*_failed(results.failed), *_not_run(results.missing), *_seeds(results.values), *_categories(results)]
+    others = [*_not_run(results.missing), *_seeds(results.values), *_categories(results)]
+    return [*_failed(results.failed), *others] if with_failed else others
 
 
 def _failed(jobs: pd.DataFrame) -> Iterator[str]:

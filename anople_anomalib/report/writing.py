@@ -55,10 +55,10 @@ def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAUL
     shown = shown[[column for column in CELL_COLUMNS if column != "key"]]
     _write_csv(folder / "cells.csv", shown)
     _write_csv(folder / "values.csv", long_form(results))
-    plots, missing = draw_plots(measured, published, results), gaps(results)
+    plots = draw_plots(measured, published, results)
     paths = [save_png(figure, folder / f"{name}.png") for name, figure in plots.items()]
-    _write_text(folder / "report.md", _markdown(tables, missing, paths, results))
-    return _write_text(folder / "report.html", render(tables, missing, plots, results))
+    _write_text(folder / "report.md", _markdown(tables, gaps(results), paths, results))
+    return _write_text(folder / "report.html", render(tables, gaps(results, with_failed=False), plots, results))
 
 
 def _chosen(values: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:

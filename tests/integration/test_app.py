@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 
 from anople_anomalib.app import session
 from anople_anomalib.app.__main__ import main, start
+from anople_anomalib.app.privacy import ALIAS
 from helpers.miniature import MINIATURE
 
 gradio_client = pytest.importorskip("gradio_client", reason="Gradio is not installed: pip install '.[app]'")
@@ -76,6 +78,16 @@ def starts_from(ckpt_path: Path, folder: Path) -> None:
     assert "A checkpoint holds no images" in client.predict(shown[4]["value"], api_name="/why")[0]
     sessions.close_all()
     page.close(verbose=False)
+
+
+def test_nobody_hears_where_files_are(address: str, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        (path,) = httpx.post(f"{address}/gradio_api/upload", files={"files": file}).json()
+    assert path.startswith(f"{ALIAS}/uploads/")
+    assert httpx.get(f"{address}/gradio_api/file={path}").content == (tmp_path / "a.png").read_bytes()
+    client = gradio_client.Client(address, verbose=False, download_files=False)
+    assert "1 good image" in client.predict([gradio_client.handle_file(tmp_path / "a.png")], api_name="/add_good")[1]
 
 
 def test_two_who_train_at_once_wait_for_each_other(address: str, tmp_path: Path) -> None:
@@ -222,7 +234,7 @@ def test_camera_files_folder_and_stop(page: Any, tmp_path: Path) -> None:  # noq
     page.get_by_role("button", name="Click to Access Webcam").click()
     page.wait_for_function("document.querySelector('video')?.videoWidth > 0")
     page.get_by_role("button", name="capture photo").click()
-    page.get_by_role("button", name="Remove Image").wait_for()
+    page.locator(f"img[src*='{ALIAS}']").wait_for()  # it is uploaded
     page.get_by_role("button", name="Add this picture").click()
     page.get_by_text("1 good image.").wait_for()
     drop = page.get_by_role("tabpanel").locator("input[type=file][multiple]")
