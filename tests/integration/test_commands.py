@@ -14,6 +14,7 @@ from anomalib.deploy import ExportType, TorchInferencer
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model
 from lightning_utilities.core.imports import module_available
+from PIL import Image
 
 from helpers.command_line import MODEL, anomalib, data_arguments
 from helpers.folders import write_category
@@ -216,3 +217,26 @@ def test_one_model_of_several_categories_from_the_command_line(
     for metric in ("image_AUROC", "pixel_AUROC"):
         for name in (f"bottle/{metric}", f"cable/{metric}", metric):
             assert name in printed
+
+
+@pytest.mark.slow
+def test_tiles_and_a_region_by_the_command(images: Path, tmp_path: Path) -> None:
+    large = ("--model.tiles", "[1, 2]", "--model.roi", "[[0, 0], [0.6, 0], [0.6, 1], [0, 1]]")
+    one = ("--model.epochs", "1", "--model.visualizer", "false")
+    anomalib("train", *MODEL, *large, *one, *data_arguments(images), results=tmp_path)
+    checkpoint = next(tmp_path.rglob("model.ckpt"))
+    (tmp_path / "new").mkdir()
+    for file in (images / "bottle" / "test" / "good").iterdir():
+        (tmp_path / "new" / file.name).write_bytes(file.read_bytes())
+    given = ("--data", str(tmp_path / "new"), "--ckpt_path", str(checkpoint))
+    anomalib("predict", *MODEL, *large, *one, *given, results=tmp_path / "judged")
+    rows = [
+        json.loads(line) for line in next((tmp_path / "judged").rglob("predictions.jsonl")).read_text().splitlines()
+    ]
+    assert len(rows) == len(list((tmp_path / "new").iterdir()))
+    for row in rows:
+        with Image.open(row["path"]) as image:
+            assert all(region["box"][0] < 0.62 * image.width for region in row["regions"])
+    other = ("--model.tiles", "[2, 2]", *one)
+    with pytest.raises(ValueError, match=r"trained with tiles \[1, 2\], this model has \[2, 2\]"):
+        anomalib("predict", *MODEL, *other, *given, results=tmp_path / "other")
