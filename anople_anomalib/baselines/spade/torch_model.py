@@ -27,6 +27,8 @@ from anople_anomalib.baselines.feature_pyramid import FeaturePyramid
 from anople_anomalib.baselines.shot_memory import ShotModel
 from anople_anomalib.method.state_checks import require_trained
 
+_QUERIES = 256  # pixels that are compared with all pixels of a shot at once
+
 
 class Features(NamedTuple):
     """What SPADE looks at of an image.
@@ -138,14 +140,36 @@ class SPADEModel(DynamicBufferMixin, ShotModel):
         Returns:
             d(y, p), shape ``(B, P)``.
         """
-        closest = []
-        for column in nearest.unbind(dim=1):
-            squares = squared_distances(query, self.pixel_features[column])  # (B, P, P)
-            number = min(self.num_pixels, squares.shape[-1])
-            closest.append(squares.topk(number, dim=-1, largest=False).values)
+        closest = [
+            self._closest(query, self.pixel_features[column])  # (B, P, kappa), squared distances
+            for column in nearest.unbind(dim=1)
+        ]
         everything = torch.cat(closest, dim=-1)  # (B, P, K * kappa)
-        number = min(self.num_pixels, everything.shape[-1])
-        return everything.topk(number, dim=-1, largest=False).values.mean(dim=-1)
+        return _smallest(everything, self.num_pixels).mean(dim=-1)
+
+    def _closest(self, query: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+        """Find the kappa nearest pixels of one shot per image, a block of the queries at a time.
+
+        Args:
+            query: F of the images, shape ``(B, P, C)``.
+            gallery: F of a shot for each of them, shape ``(B, P, C)``.
+
+        Returns:
+            Squared distances, shape ``(B, P, kappa)``, 0 or more.
+        """
+        squares = gallery.square().sum(dim=-1).unsqueeze(-2)  # (B, 1, P)
+        scaled = -2 * gallery.transpose(-1, -2)
+        # |g|^2 - 2 <q, g> is smallest where the distance is; a block fits into a processor's cache
+        blocks = [query] if torch.compiler.is_compiling() else query.split(_QUERIES, dim=1)
+        smallest = torch.cat([_smallest(squares + block @ scaled, self.num_pixels) for block in blocks], dim=1)
+        return (smallest + query.square().sum(dim=-1, keepdim=True)).clamp_min(0)
+
+
+def _smallest(values: torch.Tensor, number: int) -> torch.Tensor:
+    """Return the smallest values of the last axis, as many as there are, shape ``(..., number)``."""
+    if number == 1:  # several times as fast as topk
+        return values.amin(dim=-1, keepdim=True)
+    return values.topk(min(number, values.shape[-1]), dim=-1, largest=False).values
 
 
 def squared_distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -99,6 +99,23 @@ def test_a_training_run_keeps_the_shots_and_a_checkpoint_restores_them(tmp_path:
     assert len(model.model.image_features) == 3
 
 
+@pytest.mark.export
+def test_an_exported_model_says_the_same(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    model = SPADE(**SMALL, num_images=2, pre_processor=False)
+    with torch.no_grad():
+        model.model.fit(model.model.features(torch.randn(3, 3, 64, 64)))
+    model.model.is_fitted.fill_(value=True)
+    file = model.to_onnx(tmp_path, input_size=(64, 64))
+    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.eval()(images)
+    outputs = {output.any_name: torch.from_numpy(value) for output, value in compiled(images.numpy()).items()}
+    assert_close(outputs["pred_score"].flatten(), expected.pred_score.flatten(), rtol=1e-3, atol=1e-3)
+    assert_close(outputs["anomaly_map"].reshape(-1), expected.anomaly_map.reshape(-1), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
