@@ -21,8 +21,11 @@ PIPELINE_NAME = "fewshot"
 
 
 def register_model() -> None:
-    """Add AnoPLe and its rivals to ``anomalib.models`` and ``anomalib.models.image``."""
+    """Add AnoPLe and its rivals to ``anomalib.models`` and ``anomalib.models.image``, and their weights to timm."""
     from . import AnoPLe, baselines
+    from .method.timm_names import register_names
+
+    register_names()
 
     models: list[type] = [AnoPLe, *(getattr(baselines, name) for name in baselines.__all__)]
     for host in ("anomalib.models", "anomalib.models.image"):

@@ -5,7 +5,7 @@
 
 They see the same shots, are measured by the same metrics and share AnoPLe's parts where the papers share them:
 :class:`SPADE` (images of the k nearest neighbors), :class:`FastRecon` (reconstruction from a coreset),
-:class:`PromptAD` (prompts around a frozen CLIP).
+:class:`PromptAD` (prompts around a frozen CLIP). :class:`TinyWinClip` is anomalib's WinCLIP over the bundled CLIP.
 
 Importing the package is light: a model, and anomalib with it, is loaded when it is first asked for.
 """
@@ -18,9 +18,16 @@ if TYPE_CHECKING:
     from .fastrecon import FastRecon
     from .promptad import PromptAD
     from .spade import SPADE
+    from .tiny_winclip import TinyWinClip
 
-__all__ = ["SPADE", "FastRecon", "PromptAD"]
+__all__ = ["SPADE", "FastRecon", "PromptAD", "TinyWinClip"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
-    __name__, submod_attrs={"fastrecon": ["FastRecon"], "promptad": ["PromptAD"], "spade": ["SPADE"]}
+    __name__,
+    submod_attrs={
+        "fastrecon": ["FastRecon"],
+        "promptad": ["PromptAD"],
+        "spade": ["SPADE"],
+        "tiny_winclip": ["TinyWinClip"],
+    },
 )

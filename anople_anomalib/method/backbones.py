@@ -97,6 +97,26 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
         ValueError: If the name or tag is unknown, the method does not fit the towers, or a file holds other weights.
         FileNotFoundError: If the weights are neither here nor to be downloaded.
     """
+    model = load_clip(name, pretrained)
+    return Backbone(
+        name=name,
+        weights=pretrained or default_weights(name),
+        clip=FrozenCLIP(model, _fingerprint(model)),
+        mean=tuple(getattr(model.visual, "image_mean", None) or CLIP_MEAN),
+        std=tuple(getattr(model.visual, "image_std", None) or CLIP_STD),
+    )
+
+
+def load_clip(name: str, pretrained: str | None = None) -> nn.Module:
+    """Load the model of open_clip behind a backbone; see :func:`load_backbone`.
+
+    Args:
+        name: An open_clip model name, or ``"anople-tiny"``.
+        pretrained: As for :func:`load_backbone`.
+
+    Returns:
+        A CLIP with plain transformers as towers.
+    """
     if name != TINY:
         _check_architecture(name)
     weights = pretrained or default_weights(name)
@@ -108,13 +128,7 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
     else:
         model = _load_open_clip(name, weights)
     _check_towers(name, model)
-    return Backbone(
-        name=name,
-        weights=weights,
-        clip=FrozenCLIP(model, _fingerprint(model)),
-        mean=tuple(getattr(model.visual, "image_mean", None) or CLIP_MEAN),
-        std=tuple(getattr(model.visual, "image_std", None) or CLIP_STD),
-    )
+    return model
 
 
 def default_weights(name: str) -> str:

@@ -3,6 +3,7 @@
 
 """The data and the model of a job, built so that all models of a comparison see the same shots."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from inspect import isclass, signature
 from typing import Any
@@ -63,12 +64,30 @@ def build_model(settings: JobSettings, datamodule: AnomalibDataModule) -> Anomal
     cls = others or getattr(anomalib.models, class_name(settings.model), None)
     accepted = signature(cls).parameters if cls is not None else {}
     arguments: dict[str, Any] = {name: settings.seed for name in OWN_SEEDS if name in accepted}
-    arguments |= {"visualizer": False, "evaluator": PerCategoryEvaluator(), **settings.model["init_args"]}
+    given = {name: instantiated(value) for name, value in settings.model["init_args"].items()}
+    arguments |= {"visualizer": False, "evaluator": PerCategoryEvaluator(), **given}
     if "post_processor" in accepted and "evaluator" not in settings.model["init_args"]:
         arguments.setdefault("post_processor", False)  # anomalib's keeps every pixel, for labels that nobody asks for
     if isinstance(datamodule, FewShot) and "k_shot" in accepted and cls is not AnoPLe:  # which asks FewShot itself
         arguments["k_shot"] = _number_of_shots(datamodule)
     return others(**arguments) if others else get_model({"class_path": path}, **arguments)
+
+
+def instantiated(value: Any) -> Any:  # noqa: ANN401
+    """Build the objects that settings describe, such as a pre-processor and its transform.
+
+    Args:
+        value: Plain data; a mapping with ``class_path``, and ``init_args`` if there are any, stands for an object.
+
+    Returns:
+        The same with objects, also those within the arguments of others.
+    """
+    if isinstance(value, Mapping) and "class_path" in value:
+        module, _, name = value["class_path"].rpartition(".")
+        return getattr(import_module(module), name)(**instantiated(value.get("init_args") or {}))
+    if isinstance(value, Mapping):
+        return {key: instantiated(each) for key, each in value.items()}
+    return [instantiated(each) for each in value] if isinstance(value, list) else value
 
 
 def describe(model: AnomalibModule, datamodule: AnomalibDataModule) -> dict[str, Any]:
