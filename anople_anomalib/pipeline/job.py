@@ -6,7 +6,6 @@
 import gc
 import io
 import logging
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -24,11 +23,21 @@ from anople_anomalib.data.sampling import write_sample_list
 from .building import build_data, build_model, describe
 from .console import announce
 from .examples import FOLDER, ExampleMaps, categories_of
-from .measures import InferenceSpeed, PeakMemory, checkpoint_megabytes, trained_parameters
+from .measures import (
+    InferenceSpeed,
+    PeakMemory,
+    Stopwatch,
+    TrainingTime,
+    checkpoint_megabytes,
+    trained_parameters,
+    warm_up,
+)
 from .results import FAILED, OK, ResultsTable
 from .settings import JobSettings
 
 logger = logging.getLogger(__name__)
+
+_THREADS = torch.get_num_threads()  # before a job changed it
 
 
 class FewShotJob(Job):
@@ -86,21 +95,28 @@ class FewShotJob(Job):
 
     def _measure(self, task_id: int | None) -> dict[str, Any]:
         """Build, train and test; return the columns that are only known then."""
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.threads or _THREADS)
         accelerator = self.settings.accelerator
         gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
         gpu = (task_id or 0) % gpus if gpus else None
+        warm_up(accelerator, gpu)
         seed_everything(self.settings.seed, workers=True)
         datamodule = build_data(self.settings)
-        model = build_model(self.settings, datamodule)
+        datamodule.prepare_data()
         trainer = {"accelerator": accelerator, "devices": 1 if gpu is None else [gpu], **self.settings.trainer}
         examples = ExampleMaps(categories_of(datamodule))
         with TemporaryDirectory() as root, PeakMemory(gpu) as memory:
+            model = build_model(self.settings, datamodule)
             results = _fit_and_test(model, datamodule, trainer, examples, Path(root))
         self._save_samples(model, datamodule)
         examples.save(self.folder / FOLDER / self.settings.job_id)
-        return {**describe(model, datamodule), **results, "peak_memory_mb": memory.megabytes}
+        costs = {
+            "peak_memory_mb": memory.megabytes,
+            "threads": torch.get_num_threads(),
+            "batch_size": getattr(datamodule, "eval_batch_size", None),
+        }
+        return {**describe(model, datamodule), **results, **costs}
+
 
     def _save_samples(self, model: AnomalibModule, datamodule: AnomalibDataModule) -> None:
         """Write the list of the drawn shots beside the results, as a file that ``FewShot`` reads."""
@@ -130,21 +146,23 @@ def _fit_and_test(
     """
     from anomalib.engine import Engine  # not at the top: the plugin is registered while the engine is imported
 
-    speed = InferenceSpeed()
+    speed, training = InferenceSpeed(), TrainingTime()
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    engine = Engine(callbacks=[speed, examples], default_root_dir=root, **{**quiet, **trainer_arguments})
-    start = time.perf_counter()
+    engine = Engine(callbacks=[speed, training, examples], default_root_dir=root, **{**quiet, **trainer_arguments})
+    watch = Stopwatch()
     engine.fit(model, datamodule=datamodule)
-    fit_seconds = time.perf_counter() - start
+    fit, fit_processor = (whole - part for whole, part in zip(watch.read(), training.validation, strict=True))
     costs: dict[str, float | None] = {
-        "fit_seconds": fit_seconds,
+        "fit_seconds": fit,
+        "fit_cpu_seconds": fit_processor,
         "trainable_parameters": trained_parameters(engine.trainer),
         "checkpoint_mb": checkpoint_megabytes(engine.trainer, root),
     }
-    start = time.perf_counter()
+    watch = Stopwatch()
     results = engine.test(model, datamodule=datamodule)
-    costs["test_seconds"] = time.perf_counter() - start
+    costs["test_seconds"], costs["test_cpu_seconds"] = watch.read()
     costs["images_per_second"] = speed.images_per_second
+    costs["images_per_cpu_second"] = speed.images_per_cpu_second
     return {**{name: value for result in results for name, value in result.items()}, **costs}
 
 

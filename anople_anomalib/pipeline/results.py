@@ -21,8 +21,13 @@ OK, FAILED = "ok", "failed"
 LEADING_COLUMNS = ("status", "model", "setting", "dataset", "categories", "k_shot", "seed")
 TRAILING_COLUMNS = (
     "fit_seconds",
+    "fit_cpu_seconds",
     "test_seconds",
+    "test_cpu_seconds",
     "images_per_second",
+    "images_per_cpu_second",
+    "threads",
+    "batch_size",
     "peak_memory_mb",
     "trainable_parameters",
     "checkpoint_mb",

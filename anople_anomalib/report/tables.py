@@ -17,8 +17,10 @@ from .published import MEAN, PUBLISHED
 
 COSTS = {
     "fit_seconds": "Fit (s)",
+    "fit_cpu_seconds": "Fit, CPU (s)",
     "test_seconds": "Test (s)",
     "images_per_second": "Images/s",
+    "images_per_cpu_second": "Images/s of CPU",
     "peak_memory_mb": "Peak memory (MB)",
     "trainable_parameters": "Trained parameters",
     "checkpoint_mb": "Checkpoint (MB)",
@@ -136,6 +138,7 @@ def cost_table(results: Results) -> TextTable:
     """Return what the methods cost: the median over all jobs of a method that succeeded, all of it measured."""
     rows: list[list[tuple[str, int | None]]] = []
     for (method, dataset, setting), jobs in groups(results.done, "method", "dataset", "setting"):
+        jobs = jobs.reindex(columns=list(dict.fromkeys([*jobs.columns, *COSTS])))  # older rows have fewer
         cells = [_short_number(pd.to_numeric(jobs[cost]).median()) for cost in COSTS]
         accelerators = ", ".join(jobs["accelerator"].unique())
         rows.append([(text, None) for text in (method, dataset, setting, accelerators, str(len(jobs)), *cells)])

@@ -175,16 +175,25 @@ class PromptAD(ShotMemory, AnomalibModule):
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Arguments for the trainer: the default number of epochs, which gives way to the user's, on one device."""
-        return {**super().trainer_arguments, "max_epochs": DefaultEpochs(self.hparams["epochs"])}
+        """Arguments for the trainer: the default number of epochs, which gives way to the user's.
+
+        Alone, as anomalib's engine replaces all of what the user typed once one argument differs.
+        """
+        return {"max_epochs": DefaultEpochs(self.hparams["epochs"])}
 
     def setup(self, stage: str) -> None:
         """Write the texts before a training run.
 
         Args:
             stage: Stage of the trainer.
+
+        Raises:
+            ValueError: If several processes train, which would each remember a part of the shots.
         """
         if stage == "fit":
+            if self.trainer.world_size > 1:
+                msg = f"PromptAD trains in one process, got {self.trainer.world_size}: give --trainer.devices 1."
+                raise ValueError(msg)
             datamodule = getattr(self.trainer, "datamodule", None)
             self.prepare_texts(self.hparams["class_names"] or class_names_of(datamodule))
         super().setup(stage)

@@ -159,6 +159,12 @@ def test_a_run_trains_prompts_alone_and_validates_once(mvtec: Path, tmp_path: Pa
     assert recorder.losses[1] < recorder.losses[0]
 
 
+def test_the_users_number_of_epochs_counts(mvtec: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    make_engine(tmp_path, [recorder], max_epochs=1).fit(PromptAD(**SMALL), datamodule=make_datamodule(mvtec))
+    assert len(recorder.losses) == 1
+
+
 def test_a_checkpoint_is_small_restores_the_model_and_refuses_another_backbone(mvtec: Path, tmp_path: Path) -> None:
     model, engine = PromptAD(**SMALL), make_engine(tmp_path)
     with pytest.raises(RuntimeError, match="This PromptAD is not trained"):

@@ -5,6 +5,7 @@
 
 import csv
 import json
+import logging
 import os
 import sys
 import time
@@ -29,7 +30,7 @@ from anople_anomalib.pipeline.building import build_data, build_model, describe
 from anople_anomalib.pipeline.console import show
 from anople_anomalib.pipeline.generator import FewShotJobGenerator
 from anople_anomalib.pipeline.job import FewShotJob
-from anople_anomalib.pipeline.measures import InferenceSpeed, PeakMemory, trained_parameters
+from anople_anomalib.pipeline.measures import InferenceSpeed, PeakMemory, TrainingTime, trained_parameters, warm_up
 from anople_anomalib.pipeline.results import ResultsTable, read_plans, write_plan
 from anople_anomalib.pipeline.settings import JobSettings, expand_jobs
 from anople_anomalib.report.published import load_published
@@ -271,6 +272,31 @@ class TestMeasures:
             speed.on_test_batch_start(None, model, batch, 0)
             speed.on_test_batch_end(None, model, None, batch, 0)
         assert speed.images_per_second == pytest.approx((6 + 3) / (2 + 1))
+
+    def test_validation_is_no_part_of_training(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = iter([0.0, 5.0, 10.0, 12.0])
+        monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+        training, model = TrainingTime(), SimpleNamespace(device=torch.device("cpu"))
+        for _ in range(2):
+            training.on_validation_epoch_start(None, model)
+            training.on_validation_epoch_end(None, model)
+        assert training.validation[0] == pytest.approx(5 + 2)
+
+    def test_a_process_warms_up_once_and_leaves_no_trace(self) -> None:
+        state = torch.get_rng_state()
+        warm_up("cpu", None)
+        warm_up("cpu", None)
+        assert warm_up.cache_info().misses == 1
+        assert logging.getLogger("lightning.pytorch").level != logging.ERROR
+        torch.set_rng_state(state)
+
+    @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
+    def test_peak_memory_does_not_count_what_was_there_before(self) -> None:
+        kept = torch.ones(300_000_000, dtype=torch.uint8)
+        with PeakMemory(None) as memory:
+            torch.ones(1_000_000, dtype=torch.uint8)
+        assert kept.sum() > 0
+        assert memory.megabytes < 150
 
     @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
     def test_peak_memory_is_that_of_the_block(self) -> None:
