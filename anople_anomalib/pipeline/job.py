@@ -117,7 +117,6 @@ class FewShotJob(Job):
         }
         return {**describe(model, datamodule), **results, **costs}
 
-
     def _save_samples(self, model: AnomalibModule, datamodule: AnomalibDataModule) -> None:
         """Write the list of the drawn shots beside the results, as a file that ``FewShot`` reads."""
         samples = getattr(datamodule, "drawn_samples", None) or getattr(model, "drawn_samples", None)

@@ -19,6 +19,7 @@ import anomalib.data
 import anomalib.models
 import PIL.Image
 import pytest
+import timm
 import torch
 from anomalib.callbacks import ModelCheckpoint
 from anomalib.cli import cli
@@ -29,6 +30,7 @@ from anomalib.engine.engine import _TrainerArgumentsCache
 from anomalib.metrics.pro import connected_components_cpu
 from anomalib.models.components.base.dynamic_buffer import DynamicBufferMixin
 from anomalib.models.components.base.export_mixin import ExportMixin
+from anomalib.models.image.winclip import torch_model as winclip_model
 from anomalib.pipelines.components.runners import ParallelRunner
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
@@ -229,3 +231,12 @@ def test_the_hubs_client_asks_nobody_once_it_is_offline(monkeypatch: pytest.Monk
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(Exception, match="offline mode is enabled"):
         get_session().head(constants.ENDPOINT)
+
+
+def test_timm_has_a_registry_of_models() -> None:
+    assert takes(timm.models.register_model, "fn")
+    assert takes(timm.create_model, "model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
+
+
+def test_winclip_builds_its_clip_by_open_clip() -> None:
+    assert "open_clip.create_model_and_transforms(" in inspect.getsource(winclip_model.WinClipModel.__init__)

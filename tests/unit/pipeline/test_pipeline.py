@@ -26,7 +26,7 @@ from jsonargparse import Namespace
 from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.metrics.per_category import PerCategoryEvaluator
 from anople_anomalib.pipeline import FewShotPipeline
-from anople_anomalib.pipeline.building import build_data, build_model, describe
+from anople_anomalib.pipeline.building import build_data, build_model, describe, instantiated
 from anople_anomalib.pipeline.console import show
 from anople_anomalib.pipeline.generator import FewShotJobGenerator
 from anople_anomalib.pipeline.job import FewShotJob
@@ -253,6 +253,14 @@ class TestBuilding:
     def test_what_is_no_model_is_named(self, root: Path, name: str, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             build_model(settings(name), build_data(settings(data=self.few_shot(root))))
+
+    def test_a_grid_may_hold_objects(self) -> None:
+        resize = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [32, 48]}}
+        compose = {"class_path": "torchvision.transforms.v2.Compose", "init_args": {"transforms": [resize]}}
+        built = instantiated({"transform": compose, "layers": ["a", 1], "other": None})
+        assert [part.size for part in built["transform"].transforms] == [[32, 48]]
+        assert built["layers"] == ["a", 1]
+        assert built["other"] is None
 
     def test_every_model_is_evaluated_by_category_and_draws_nothing(self, root: Path) -> None:
         job = settings("Recorder", self.few_shot(root))
