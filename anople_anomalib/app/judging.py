@@ -114,7 +114,7 @@ def note_on(rate: float, number: int) -> str:
         number: Number of good images.
 
     Returns:
-        A sentence, or nothing where the rate can be kept to.
+        A message, or nothing where the rate can be kept to.
     """
     needed = assured_images(rate)
     if number >= needed:

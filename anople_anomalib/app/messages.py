@@ -37,7 +37,7 @@ def message_of(error: BaseException) -> str:
         error: What was raised.
 
     Returns:
-        One sentence or a few, without a path of this machine.
+        A short message, without a path of this machine.
     """
     if isinstance(error, AppError):
         return without_paths(str(error))

