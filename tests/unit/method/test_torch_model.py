@@ -355,17 +355,6 @@ def test_an_untrained_memory_is_refused(clip: FrozenCLIP) -> None:
         make(clip)(torch.randn(1, 3, *IMAGE_SIZE))
 
 
-def test_can_be_the_first_import(run_python: Callable, repository: Any) -> None:  # noqa: ANN401
-    """Registration with anomalib must not meet a half imported model."""
-    code = (
-        "import warnings; warnings.filterwarnings('error', 'anople_anomalib', RuntimeWarning)\n"
-        "from anople_anomalib import AnoPLeModel\n"
-        "import anomalib.models; assert anomalib.models.AnoPLe"
-    )
-    result = run_python("-c", code, path=repository)
-    assert result.returncode == 0, result.stderr
-
-
 def test_a_residual_decoder_starts_from_the_projection_of_clip_and_learns(clip: FrozenCLIP) -> None:
     images = torch.randn(1, 1, 3, *IMAGE_SIZE)
     projection = make(clip, use_decoder=False, num_views=1)
