@@ -8,6 +8,7 @@ row.
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from .settings import JobSettings
 
 RETRIES = 1
 """How often a job runs again whose worker has died; a job that fails by itself is a row with its error at once."""
+_SECONDS = 10
 _LEFT_BEHIND = ("samples", "examples")  # folders of what a job writes beside its row
 
 
@@ -45,7 +47,7 @@ class RayOptions:
             accelerator is not ``cpu``.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or nobody listens at the address.
     """
 
     address: str | None = None
@@ -53,13 +55,20 @@ class RayOptions:
     gpus_per_job: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the numbers, and whether somebody listens at the address: Ray itself would try for minutes."""
         if self.cpus_per_job < 1:
             msg = f"cpus_per_job must be 1 or more, got {self.cpus_per_job}."
             raise ValueError(msg)
         if self.gpus_per_job is not None and self.gpus_per_job < 0:
             msg = f"gpus_per_job must be 0 or more, got {self.gpus_per_job}."
             raise ValueError(msg)
+        host, _, port = (self.address or "").removeprefix("ray://").rpartition(":")
+        if host and port.isdigit():
+            try:
+                socket.create_connection((host, int(port)), _SECONDS).close()
+            except OSError as error:
+                msg = f"There is no Ray cluster at '{self.address}' ({error}): `ray start --head` tells its address."
+                raise ValueError(msg) from error
 
 
 class RayRunner(Runner):
@@ -144,15 +153,21 @@ def _take(ray: ModuleType, task: Any, job: FewShotJob) -> dict[str, Any]:  # noq
     try:
         row, files = ray.get(task)
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        text = f"{type(error).__name__}: its worker was lost, {1 + RETRIES} times at most. {reason}"
-        row, files = {**job.settings.describe(), "status": FAILED, "error": text}, {}
+        row, files = {**job.settings.describe(), "status": FAILED, "error": _reason(ray, error)}, {}
     for name, content in files.items():
         with written_whole(job.folder / name) as temporary:
             temporary.write_bytes(content)
     ResultsTable(job.folder).add(row)
     announce(row, job.position)
     return row
+
+
+def _reason(ray: ModuleType, error: Exception) -> str:
+    """Say why nothing came back: what a worker could not do, or that it was lost."""
+    if isinstance(error, ray.exceptions.RayTaskError):  # such as a machine without this package
+        return f"{type(error.cause).__name__}: {error.cause}"
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: the job lost its worker, and that of its retry. {first}"
 
 
 def _run_with_gpu(settings: JobSettings, position: str, folder: str) -> tuple[dict[str, Any], dict[str, bytes]]:

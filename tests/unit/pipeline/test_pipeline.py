@@ -7,6 +7,7 @@ import csv
 import json
 import logging
 import os
+import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -397,6 +398,14 @@ class TestConfiguration:
         for name, value in {"cpus_per_job": 0, "gpus_per_job": -1.0}.items():
             with pytest.raises(ValueError, match=f"{name} must be .* got {value}"):
                 self.run(tmp_path, {"fewshot": SECTION}, engine="ray", **{name: value})
+
+    def test_an_address_where_nobody_listens_is_an_error_at_once(self, tmp_path: Path) -> None:
+        pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))  # taken, and nobody listens
+            address = f"127.0.0.1:{closed.getsockname()[1]}"
+            with pytest.raises(ValueError, match=f"no Ray cluster at '{address}'"):
+                self.run(tmp_path, {"fewshot": SECTION}, engine="ray", ray_address=address)
 
     def test_without_ray_the_message_says_what_to_install(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
