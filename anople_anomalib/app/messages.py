@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 USER_ERRORS = (ValueError, TypeError, RuntimeError, OSError, ImportError)
 """What the package raises with a message for its user."""
-_PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][^\\/'\"\s,;:()]+){2,}[\\/]?")
+_PATH = re.compile(r"(?P<address>https?://\S+)|(?:[A-Za-z]:)?(?:[\\/][^\\/'\"\s,;:()]+){2,}[\\/]?")
 
 
 class AppError(ValueError):
@@ -19,7 +19,7 @@ class AppError(ValueError):
 
 
 def without_paths(text: str) -> str:
-    """Leave only the last name of every absolute path in a text.
+    """Leave only the last name of every absolute path in a text; addresses of the web stay.
 
     Args:
         text: A message.
@@ -27,7 +27,7 @@ def without_paths(text: str) -> str:
     Returns:
         ``"The image '/tmp/x/a.png' ..."`` becomes ``"The image 'a.png' ..."``.
     """
-    return _PATH.sub(lambda found: Path(found[0].replace("\\", "/")).name, text)
+    return _PATH.sub(lambda found: found["address"] or Path(found[0].replace("\\", "/")).name, text)
 
 
 def message_of(error: BaseException) -> str:

@@ -16,6 +16,8 @@ from .presets import LABELS, OFFLINE
 from .samples import SAMPLES
 from .uploads import MAX_GOOD
 
+LOWEST = 1e-5
+"""Where the threshold's slider ends; a threshold must be positive."""
 TITLE = "AnoPLe: show it good parts, then ask"
 CSS = """
 .anople-cards {list-style: none; padding: 0; display: grid; gap: 1rem;
@@ -142,7 +144,7 @@ def _ask_controls() -> dict[str, Any]:
             controls["use"] = gr.Button("Judge sample parts")
             controls["clear"] = gr.Button("Remove the judged images")
     with gr.Row():
-        controls["threshold"] = gr.Slider(0, 1, value=0.5, step=1e-5, label="Threshold", interactive=True)
+        controls["threshold"] = gr.Slider(0, 1, value=0.5, step=LOWEST, label="Threshold", interactive=True)
         controls["rate"] = gr.Dropdown(list(RATES), value=next(iter(RATES)), label="Threshold by allowed false alarms")
         controls["heat"] = gr.Slider(0, 1, value=0.4, step=0.05, label="Opacity of the heat map")
     with gr.Row(elem_classes="anople-row"):
@@ -164,7 +166,7 @@ def _bind_ask(actions: Actions, controls: dict[str, Any], outputs: list[Any]) ->
         files.upload(handler(actions.ask), files, outputs, api_name=api).then(lambda: None, None, files, api_name=False)
     controls["use"].click(handler(ask_samples), controls["sample"], outputs, api_name="ask_samples")
     controls["clear"].click(handler(lambda session: session.clear_answers()), None, outputs, api_name="clear_answers")
-    move = handler(lambda session, value: session.set_threshold(value))
+    move = handler(lambda session, value: session.set_threshold(max(value, LOWEST)))
     place = outputs.index(controls["threshold"])  # the one control that the hand is on
 
     def moved(request: gr.Request, value: float) -> tuple[Any, ...]:

@@ -31,20 +31,25 @@ SECONDS = 300  # for a training run, at most; machines that test are busy
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the sessions and of what they take in."""
+    return tmp_path_factory.mktemp("app")
+
+
+@pytest.fixture(scope="module")
+def address(uploads: Path) -> Iterator[str]:
     """A page whose offline preset is the miniature CLIP and 20 steps, for screenshots the real one."""
-    folder = tmp_path_factory.mktemp("app")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", "")  # set by start(), and restored here
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         if "ANOPLE_SCREENSHOTS" not in os.environ:
             patch.setattr(session, "arguments_of", lambda _: {"backbone": MINIATURE, "pretrained": "random"})
             patch.setattr(session, "SHORT_STEPS", 20)
-        page, sessions = start(folder)
+        page, sessions = start(uploads)
         yield page.local_url.rstrip("/")
         sessions.close_all()
         page.close(verbose=False)
-    assert not list(folder.glob("session-*")), "uploads are removed at the end"
+    assert not list(uploads.glob("session-*")), "uploads are removed at the end"
 
 
 def test_client_teaches_and_asks_and_two_do_not_mix(address: str, tmp_path: Path) -> None:
@@ -192,9 +197,7 @@ def test_browser_teaches_asks_and_downloads(page: Any, tmp_path: Path) -> None: 
     keep(page, "app_ask.jpg", tmp_path)
     page.get_by_label("number input for Opacity of the heat map").fill("0.9")
     assert page.wait_for_function("getComputedStyle(document.querySelector('.anople-heat')).opacity == '0.9'")
-    box = page.get_by_label("number input for Threshold")
-    box.fill("0.00001")
-    box.press("Enter")
+    page.get_by_label("range slider for Threshold").press("Home")
     page.get_by_text("10 images: 10 not OK, 0 OK.").wait_for()
     page.get_by_role("button", name="Why?").click()
     page.locator(".anople-why").wait_for()
@@ -214,6 +217,19 @@ def test_browser_teaches_asks_and_downloads(page: Any, tmp_path: Path) -> None: 
     assert len({row.split(",")[0] for row in rows}) == 11, "every image has a name of its own"
     accessible(page)
     assert page.locator("img:not([alt])").count() == 0
+
+
+def test_a_page_that_is_closed_takes_its_images_with_it(address: str, browser: Any, uploads: Path) -> None:  # noqa: ANN401
+    page = browser.new_page()
+    page.goto(address)
+    page.get_by_role("button", name="Use sample parts").click()
+    page.get_by_text("4 good images.").wait_for()
+    before = {path.parent for path in uploads.glob("session-*/good")}
+    page.close()
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline and all(folder.exists() for folder in before):
+        time.sleep(0.2)
+    assert not all(folder.exists() for folder in before)
 
 
 def test_phone_in_dark_mode(page: Any, tmp_path: Path) -> None:  # noqa: ANN401

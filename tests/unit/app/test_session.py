@@ -233,6 +233,7 @@ def test_no_two_images_have_the_same_name(tmp_path: Path) -> None:
 def test_messages_have_no_paths() -> None:
     assert without_paths("'/home/me/secret/a.png' is bad, see C:\\Users\\me\\b.png") == "'a.png' is bad, see b.png"
     assert without_paths("1/2 of it and a/b") == "1/2 of it and a/b"
+    assert without_paths("(https://a.org/b/c.pt) is not in /home/me/x") == "(https://a.org/b/c.pt) is not in x"
     assert "KeyError" in message_of(KeyError("x"))
 
 
