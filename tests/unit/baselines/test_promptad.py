@@ -127,6 +127,21 @@ def test_alignment_loss() -> None:
     assert alignment_loss(prompts._replace(learned=prompts.manual)) < 1e-6
 
 
+def test_both_heads_lose_by_the_sum_of_their_terms() -> None:
+    model = PromptAD(**SMALL, alignment_weight=0.5, margin=0.2)
+    model.prepare_texts(["screw"])
+    visual = model.model.encode(torch.randn(2, 3, 64, 64))
+    losses = model.model.losses(visual)
+    heads = {"image": visual.image_embedding, "pixel": visual.local_features}
+    for name, features in heads.items():  # equation (7)
+        head = getattr(model.model, f"{name}_head")
+        prompts = head(model.model.clip.text, model.model.names, model.model.anomalies)
+        assert_close(losses[f"{name}_contrast"], contrastive_loss(features, prompts, model.model.logit_scale))
+        assert_close(losses[f"{name}_margin"], margin_loss(features, prompts.prototypes, 0.2))
+        assert_close(losses[f"{name}_alignment"], 0.5 * alignment_loss(prompts))
+    assert len(losses) == 6
+
+
 def test_score_and_map_are_fused_from_prompts_and_memory(mvtec: Path, tmp_path: Path) -> None:
     module = trained(mvtec, tmp_path, sigma=0.0)
     model, images = module.model, torch.randn(2, 3, 64, 64)

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from anople_anomalib.method.clip import FrozenCLIP
 from anople_anomalib.method.recorded_attention import recorded_attention
 from helpers.miniature import DEPTH, EMBED_DIM, NUM_PATCHES, TEXT_WIDTH, VISUAL_WIDTH, build
-from helpers.towers import plain_text, plain_visual
+from helpers.towers import plain_text, plain_visual, run_block
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -229,3 +229,38 @@ def test_attention_that_keeps_its_weights_to_itself_is_refused(clip: FrozenCLIP)
     with pytest.raises(ValueError, match=message), recorded_attention(clip.visual):
         pass
     assert hooks_of(clip) == 0
+
+
+def test_value_attention_beside_clips_own_path(open_clip_model: open_clip.CLIP, clip: FrozenCLIP) -> None:
+    images = images_of(open_clip_model)
+    features = clip.visual.encode_by_values(images, memory_layers=(1, 3))
+    visual = open_clip_model.visual
+    assert_close(features.image_embedding, open_clip_model.encode_image(images), atol=1e-5, rtol=1e-4)
+    for index, image in enumerate(images):
+        _, _, layers = plain_visual(open_clip_model, image)
+        for found, layer in zip(features.memory_features, (0, 2), strict=True):
+            assert_close(found[index], layers[layer], atol=1e-5, rtol=1e-4)
+        local = plain_value_path(visual, image)
+        assert_close(features.local_features[index], local, atol=1e-5, rtol=1e-4)
+
+
+def plain_value_path(visual: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """Patches of the V-V path of PromptAD for one image, head by head, in the joint embedding."""
+    grid = visual.conv1(image.unsqueeze(0))[0].flatten(1).T
+    x = visual.ln_pre(torch.cat([visual.class_embedding.unsqueeze(0), grid]) + visual.positional_embedding)
+    path = x
+    for layer, block in enumerate(visual.transformer.resblocks):
+        width, heads = x.shape[1], block.attn.num_heads
+        weight, bias = block.attn.in_proj_weight[2 * width :], block.attn.in_proj_bias[2 * width :]
+        values = block.ln_1(x) @ weight.T + bias
+        by_head = values.split(width // heads, dim=1)
+        attended = [(v @ v.T / v.shape[1] ** 0.5).softmax(dim=-1) @ v for v in by_head]
+        path = path + block.attn.out_proj(torch.cat(attended, dim=1))
+        x = run_block(visual.transformer, layer, x.unsqueeze(0), None)[0]
+    return visual.ln_post(path[1:]) @ visual.proj
+
+
+def test_value_attention_needs_the_values(clip: FrozenCLIP) -> None:
+    clip.visual.visual.transformer.resblocks[1].attn = nn.Identity()
+    with pytest.raises(ValueError, match="Identity, which does not tell its weights"):
+        clip.visual.encode_by_values(torch.randn(1, 3, *clip.visual.image_size))

@@ -47,6 +47,12 @@ def test_memory_layers(asked: tuple[int, ...], depth: int, expected: tuple[int, 
     assert resolve_memory_layers(list(asked), depth) == expected
 
 
+def test_memory_layers_of_another_paper() -> None:
+    assert resolve_memory_layers([3, 8], 12, (3, 8)) == (3, 8)
+    assert resolve_memory_layers([3, 8], 6, (3, 8)) == (2, 4)
+    assert resolve_memory_layers([3, 5], 6, (3, 8)) == (3, 5)
+
+
 @pytest.mark.parametrize("layers", [(), (0, 1), (7, 13), (-1,)])
 def test_memory_layers_that_do_not_exist_are_refused(layers: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="memory_layers must be numbers between 1 and 12"):
