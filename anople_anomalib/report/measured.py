@@ -46,6 +46,12 @@ class Results:
         return self.jobs[self.jobs["status"] == OK]
 
     @property
+    def without_memory(self) -> set[str]:
+        """Methods that were given no memory of the shots, as those of the paper's Table 2."""
+        given = [json.loads(config)["model"]["init_args"].get("use_memory", True) for config in self.jobs["config"]]
+        return {method for method, memory in zip(self.jobs["method"], given, strict=True) if not memory}
+
+    @property
     def failed(self) -> pd.DataFrame:
         """The jobs that failed."""
         return self.jobs[self.jobs["status"] == FAILED]

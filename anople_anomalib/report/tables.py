@@ -3,6 +3,7 @@
 
 """The paper's tables: by category as its Tables 6 to 9, and over all categories as its Table 1."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,25 +97,35 @@ def _category_table(key: dict[str, str], measured: pd.DataFrame, published: pd.D
     return TextTable(title, ["Category", *(name for name, _ in columns)], rows)
 
 
-def summary_tables(measured: pd.DataFrame, published: pd.DataFrame) -> list[TextTable]:
+def summary_tables(
+    measured: pd.DataFrame, published: pd.DataFrame, without_memory: Collection[str] = ()
+) -> list[TextTable]:
     """Return one table per data set and setting: a row per method, ours and the paper's, with its means.
 
     Args:
         measured: Cells as :func:`measured_cells` returns them.
         published: Cells as :func:`published_cells` returns them; one-class and multi-class figures are not mixed.
+        without_memory: Methods that were given none: beside others, they have a table of their own, as the paper's
+            Table 2.
 
     Returns:
         The tables, in the order of the cells.
     """
     cells = pd.concat([measured, published], ignore_index=True)
     means = cells[cells["category"] == MEAN]
-    return [
-        _summary_table(dataset, setting, means[(means["dataset"] == dataset) & (means["setting"] == setting)])
-        for (dataset, setting), _ in groups(measured, "dataset", "setting")
-    ]
+    tables = []
+    for (dataset, setting), _ in groups(measured, "dataset", "setting"):
+        own = means[(means["dataset"] == dataset) & (means["setting"] == setting)]
+        prompts = own["method"].isin(without_memory) & (own["source"] == MEASURED)
+        mixed = prompts.any() and not prompts[own["source"] == MEASURED].all()
+        title = f"{dataset}, {setting}, means over categories"
+        tables.append(_summary_table(title, own[~prompts] if mixed else own))
+        if mixed:
+            tables.append(_summary_table(f"{title}, prompts without a memory", own[prompts]))
+    return tables
 
 
-def _summary_table(dataset: str, setting: str, means: pd.DataFrame) -> TextTable:
+def _summary_table(title: str, means: pd.DataFrame) -> TextTable:
     """Return the table of one data set and setting; a measured mean says over how many categories it is."""
     ours = means[means["source"] == MEASURED]
     columns = [(metric, shots) for metric in ours["metric"].unique() for shots in sorted_shots(ours["shots"].unique())]
@@ -131,7 +142,7 @@ def _summary_table(dataset: str, setting: str, means: pd.DataFrame) -> TextTable
     order = sorted(rows, key=lambda row: row[1] == PUBLISHED)  # ours first
     lines = [[(method, None), *rows[method, source]] for method, source in order]
     header = ["Method", *(f"{metric}, {shots_text(shots)}" for metric, shots in columns)]
-    return TextTable(f"{dataset}, {setting}, means over categories", header, lines)
+    return TextTable(title, header, lines)
 
 
 def cost_table(results: Results) -> TextTable:

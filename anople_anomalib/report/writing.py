@@ -21,11 +21,13 @@ from .tables import TextTable, category_tables, cost_table, summary_tables
 DEFAULT_METRICS = ("image_AUROC", "pixel_AUROC")
 ALL_METRICS = "all"
 LEGEND = """\
-Figures are percent. A cell says where it comes from: *measured* in this comparison, with n, its number of seeds, or
-*published* in the AnoPLe paper. ± is the standard deviation over the seeds (n - 1 in the denominator); one seed has
-none. In a row of means it is, for measured figures, the deviation of the seeds' means; the paper prints the mean of
-the categories' deviations there, which is never smaller. The best measured figure of a line (in a table of means: of
-a column) is **bold**, the second best <u>underlined</u>; published figures are ranked among themselves.
+Means over categories are as in the paper's Table 1 and, for prompts without a memory, Table 2; tables by category are
+as its Tables 6 to 9. Figures are percent. A cell says where it comes from: *measured* in this comparison, with n, its
+number of seeds, or *published* in the AnoPLe paper. ± is the standard deviation over the seeds (n - 1 in the
+denominator); one seed has none. In a row of means it is, for measured figures, the deviation of the seeds' means; the
+paper prints the mean of the categories' deviations there, which is never smaller. The best measured figure of a line
+(in a table of means: of a column) is **bold**, the second best <u>underlined</u>; published figures are ranked among
+themselves.
 """
 
 
@@ -46,7 +48,8 @@ def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAUL
     """
     measured = measured_cells(_chosen(results.values, metrics))
     published = published_cells(results)
-    tables = [*summary_tables(measured, published), cost_table(results), *category_tables(measured, published)]
+    summaries = summary_tables(measured, published, results.without_memory)
+    tables = [*summaries, cost_table(results), *category_tables(measured, published)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tables").mkdir(exist_ok=True)
     for table in tables:

@@ -174,6 +174,16 @@ class TestTables:
         assert "AnomalyGPT" not in methods  # multi-class
         assert table.rows[0][1][0] == "95.0±0.0 measured, n=2, 2 categories"
 
+    def test_prompts_without_a_memory_have_a_table_of_their_own_beside_others(self, tmp_path: Path) -> None:
+        alone = job("PromptAD", image_AUROC=0.7, init_args={"use_memory": False})
+        found = results(tmp_path / "mixed", [job(image_AUROC=0.9), alone])
+        first, second = summary_tables(measured_cells(found.values), published_cells(found), found.without_memory)
+        assert [row[0][0] for row in first.rows if "measured" in row[1][0]] == ["Patchcore"]
+        assert second.title.endswith("prompts without a memory")
+        assert [row[0][0] for row in second.rows] == ["PromptAD"]
+        found = results(tmp_path / "alone", [alone])
+        assert len(summary_tables(measured_cells(found.values), published_cells(found), found.without_memory)) == 1
+
     def test_costs_are_medians(self, tmp_path: Path) -> None:
         rows = [job(seed=seed, image_AUROC=0.5, fit_seconds=float(seconds)) for seed, seconds in enumerate((1, 2, 600))]
         table = cost_table(results(tmp_path, rows))
