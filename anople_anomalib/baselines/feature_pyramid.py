@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 class FeaturePyramid(nn.Module):
     """A frozen convolutional network that hands out the maps of some of its stages.
 
+    The rivals' papers start from these maps as they are, each with its own pooling and resizing, while
+    :class:`anople_anomalib.method.memory_backbones.MemoryBackbone` hands out patch features that are pooled and on one
+    grid, of transformers as well.
+
     Args:
         backbone: A model name of timm, or ``"efficientnet-lite0"``, whose weights need no download.
         strides: Strides of the stages that the method of the paper takes, in ascending order.
