@@ -148,18 +148,18 @@ def brief(message: str) -> str:
     return kept[-1] if kept else message
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Return the part of an error message with the known name that is most like a word, or nothing.
 
     Args:
-        word: What was given.
+        word: What was given, whatever it is.
         known: The names there are.
 
     Returns:
         For example ``" (did you mean 'brick'?)"``, or ``""``.
     """
     names = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), names, n=1)
+    close = difflib.get_close_matches(str(word).lower(), names, n=1)
     return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 

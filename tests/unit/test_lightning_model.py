@@ -235,7 +235,7 @@ def rows_labeled(label: str) -> list[dict[str, Any]]:
     path = Path(__file__).parents[2] / "configs" / "ablation" / "table_2_prompt_guided.yaml"
     runs = yaml.safe_load(path.read_text(encoding="utf-8"))["fewshot"]["runs"]
     models = [model for run in runs for model in run["model"].get("grid", [run["model"]])]
-    return [model["init_args"] for model in models if model["label"] == label]
+    return [model["init_args"] for model in models if model.get("label") == label]
 
 
 def test_the_row_of_maple_has_no_visual_prompts_of_its_own_and_trains() -> None:

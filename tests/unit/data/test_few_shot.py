@@ -214,7 +214,10 @@ def test_nested_names_can_be_fed_back(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"categories": ["bottel"]}, "MVTecAD has no category 'bottel'; choose from bottle, cable"),
+        (
+            {"categories": ["bottel"]},
+            r"MVTecAD has no category 'bottel' \(did you mean 'bottle'\?\); choose from bottle",
+        ),
         ({"categories": ["bottle", "bottle"]}, "'bottle' is named 2 times"),
         ({"categories": []}, "categories must be 'all' or a list of names"),
         ({"categories": [1]}, "categories must be 'all' or a list of names"),
