@@ -16,6 +16,7 @@ from anople_anomalib.data.sampling import relative_names
 from anople_anomalib.data.watching import WatchedFolder, watched_folder
 
 _CAPTION_HEIGHT, _FONT_SIZE = 28, 18
+_COMPRESSION = 3  # of PNG: a tenth larger than by Pillow's 6, in less than half the time
 _GOOD, _BAD, _UNKNOWN = "#1b7837", "#b2182b", "#444444"
 _TITLES = {"image": "image", "gt_mask": "ground truth"}
 
@@ -65,7 +66,7 @@ class HeatMaps(ImageVisualizer):
             if isinstance(drawn, Image.Image):
                 file = self._file_of(trainer, item)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                self._with_caption(drawn, item).save(file)
+                self._with_caption(drawn, item).save(file, compress_level=_COMPRESSION)
 
     def _file_of(self, trainer: Trainer, item: ImageItem) -> Path:
         """Return where the image of an item goes."""

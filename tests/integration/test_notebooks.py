@@ -16,7 +16,7 @@ NOTEBOOKS = ("01_quick_start", "02_compare", "03_explore", "04_your_own_folder")
 EXPORT = ("onnx", "onnxscript", "openvino")
 CELL_SECONDS = 600  # a slow machine is no error
 QUICK = "epochs=1, memory_rotations=False"  # for the arguments of a notebook's models: the turns take most of the time
-LARGEST = 100_000  # bytes
+LARGEST = 400_000  # bytes, which a code host still shows
 
 
 def read(repository: Path, name: str) -> nbformat.NotebookNode:
@@ -45,10 +45,12 @@ def test_every_notebook_is_tested(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_is_stored_small_and_without_outputs(repository: Path, name: str) -> None:
+def test_a_notebook_is_stored_small_with_all_of_its_outputs_or_none(repository: Path, name: str) -> None:
     notebook = read(repository, name)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in cells)
+    counts = [cell.execution_count for cell in cells]
+    assert counts == list(range(1, len(cells) + 1)) or not any(cell.outputs or cell.execution_count for cell in cells)
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
     assert (repository / "notebooks" / f"{name}.ipynb").stat().st_size < LARGEST
     assert "SPDX-License-Identifier: Apache-2.0" in notebook.cells[0].source
     words = " ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
