@@ -120,12 +120,13 @@ class RayRunner(Runner):
 
 
 def import_ray() -> ModuleType:
-    """Import Ray, which then tells nobody that it is used.
+    """Import Ray, which then tells nobody that it is used, and gives up a job that takes too much memory.
 
     Raises:
         ImportError: If it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # of a worker that was ended to save memory: for ever
     try:
         import ray
         import ray.exceptions

@@ -52,7 +52,10 @@ def address(uploads: Path) -> Iterator[str]:
     assert not list(uploads.glob("session-*")), "uploads are removed at the end"
 
 
-def test_client_teaches_and_asks_and_two_do_not_mix(address: str, tmp_path: Path) -> None:
+def test_client_teaches_and_asks_and_two_do_not_mix(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ["GRADIO_TEMP_DIR"])  # the second page below has another
     one, two = (gradio_client.Client(address, verbose=False, download_files=tmp_path) for _ in range(2))
     assert 'role="alert"' in two.predict(api_name="/undo")[0]
     assert "4 good images" in one.predict("brick", api_name="/use_samples")[1]
@@ -64,7 +67,7 @@ def test_client_teaches_and_asks_and_two_do_not_mix(address: str, tmp_path: Path
     assert "10 images:" in gallery
     assert "No good image" in two.predict(api_name="/clear_good")[1]
     assert "teach it good parts first" in two.predict("brick", api_name="/ask_samples")[0]
-    low = one.predict(1e-6, api_name="/set_threshold")[2]
+    low = one.predict(1e-5, api_name="/set_threshold")[2]
     assert "10 images: 10 not OK, 0 OK" in low
     assert "anomalib train --model AnoPLe" in final[-1]
     with zipfile.ZipFile(one.predict(api_name="/openvino")[1]) as export:
@@ -79,7 +82,7 @@ def starts_from(ckpt_path: Path, folder: Path) -> None:
     client = gradio_client.Client(page.local_url, verbose=False, download_files=folder)
     shown = client.predict("brick", api_name="/ask_samples")
     assert "10 images: 10 not OK, 0 OK" in shown[2]
-    assert shown[3]["value"] == pytest.approx(1e-6)
+    assert shown[3]["value"] == pytest.approx(1e-5)
     assert "A checkpoint holds no images" in client.predict(shown[4]["value"], api_name="/why")[0]
     sessions.close_all()
     page.close(verbose=False)

@@ -35,6 +35,7 @@ def cluster() -> Iterator[Any]:
     """A cluster on this machine; its workers find the tests' helpers, and compute with one thread."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # what else runs here must not end a worker
         patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
         from ray.cluster_utils import Cluster
 
