@@ -12,8 +12,11 @@ LONG_COLUMNS = ("method", "data", "setting", "category", "k", "seed", "metric", 
 PERCENT_UNIT = "percent"
 UNITS = {
     "fit_seconds": "s",
+    "fit_cpu_seconds": "s",
     "test_seconds": "s",
+    "test_cpu_seconds": "s",
     "images_per_second": "1/s",
+    "images_per_cpu_second": "1/s",
     "peak_memory_mb": "MB",
     "trainable_parameters": "1",
     "checkpoint_mb": "MB",
