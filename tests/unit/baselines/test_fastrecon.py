@@ -90,6 +90,7 @@ def test_training_does_not_depend_on_the_order_of_the_shots(tmp_path: Path, mvte
 
 
 @pytest.mark.export
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="torch 2.6 exports no batch normalization to ONNX")
 def test_an_exported_model_says_the_same(tmp_path: Path, mvtec: Path) -> None:
     openvino = pytest.importorskip("openvino")
     model = FastRecon(backbone="resnet10t", pre_trained=False, visualizer=False)  # a network that is soon exported

@@ -100,6 +100,7 @@ def test_a_training_run_keeps_the_shots_and_a_checkpoint_restores_them(tmp_path:
 
 
 @pytest.mark.export
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="torch 2.6 exports no batch normalization to ONNX")
 def test_an_exported_model_says_the_same(tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     model = SPADE(**SMALL, num_images=2, pre_processor=False)
