@@ -12,6 +12,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from anople_anomalib.utils.scoped import replaced
 
+from .undone_changes import UndoneChanges
+
 NEVER = 2**31
 """A ``check_val_every_n_epoch`` that no training run reaches."""
 
@@ -68,11 +70,8 @@ def validated_once(trainer: Trainer) -> Iterator[None]:
         yield
 
 
-class OneValidation(Callback):
+class OneValidation(UndoneChanges):
     """Callback of a model that validates once, after its last step, and has a default number of epochs."""
-
-    def __init__(self) -> None:
-        self._changes = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Change the trainer for a training run.
@@ -85,17 +84,7 @@ class OneValidation(Callback):
         del pl_module
         if stage == TrainerFn.FITTING:
             resolve_epochs(trainer)
-            self._changes.enter_context(validated_once(trainer))
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Undo the changes."""
-        del trainer, pl_module, stage
-        self._changes.close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Undo the changes."""
-        del trainer, pl_module, exception
-        self._changes.close()
+            self.changes.enter_context(validated_once(trainer))
 
 
 def validate_now(trainer: Trainer) -> None:

@@ -3,11 +3,10 @@
 
 """What a run of the trainer changes of objects that are not the model's, undone whatever ends the run."""
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
 from anomalib.data import AnomalibDataModule
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anople_anomalib.checkpoints.files import guard_checkpoints
@@ -19,21 +18,18 @@ from .epochs import resolve_epochs, validated_once
 from .shots import TrainingShots
 from .tidy_data import tidy_data
 from .transforms import require_plain_evaluation, require_whole_images
+from .undone_changes import UndoneChanges
 
 if TYPE_CHECKING:
     from .hooks import FewShotTraining
 
 
-class ScopedChanges(Callback):
+class ScopedChanges(UndoneChanges):
     """Callback for checkpoints and data during a run, and for training set and validation during a training run.
 
     The changes belong to this callback and not to the model, which may be copied while it is trained. Lightning makes
-    a new callback for every run (``configure_callbacks``), sets it up after the datamodule and before the model, and
-    tears nothing down after a failure: hence ``on_exception``.
+    a new callback for every run (``configure_callbacks``), and sets it up after the datamodule and before the model.
     """
-
-    def __init__(self) -> None:
-        self._changes = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Change what the run needs.
@@ -48,8 +44,8 @@ class ScopedChanges(Callback):
             if stage == TrainerFn.FITTING:
                 require_whole_images(datamodule)
             require_plain_evaluation(datamodule, getattr(pl_module.pre_processor, "transform", None))
-        self._changes.enter_context(tidy_data(trainer))
-        self._changes.enter_context(evaluated_once(trainer))
+        self.changes.enter_context(tidy_data(trainer))
+        self.changes.enter_context(evaluated_once(trainer))
         if stage == TrainerFn.FITTING:
             self._prepare_training(trainer, cast("FewShotTraining", pl_module))  # which has made this callback
 
@@ -62,22 +58,12 @@ class ScopedChanges(Callback):
             if pl_module.adapt_to(_shots_of(datamodule, pl_module).paths):
                 datamodule.setup(trainer.state.fn)  # which tells its subsets the model's new size
             shots = _shots_of(datamodule, pl_module)
-            self._changes.enter_context(shots)
-            self._changes.enter_context(replaced(pl_module, "shots", shots))
-            self._changes.enter_context(replaced(pl_module, "held_out", None))  # set once the memory is filled
+            self.changes.enter_context(shots)
+            self.changes.enter_context(replaced(pl_module, "shots", shots))
+            self.changes.enter_context(replaced(pl_module, "held_out", None))  # set once the memory is filled
             pl_module.drawn_samples = shots.names
         resolve_epochs(trainer)
-        self._changes.enter_context(validated_once(trainer))
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Undo the changes."""
-        del trainer, pl_module, stage
-        self._changes.close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Undo the changes."""
-        del trainer, pl_module, exception
-        self._changes.close()
+        self.changes.enter_context(validated_once(trainer))
 
 
 def _shots_of(datamodule: AnomalibDataModule, pl_module: "FewShotTraining") -> TrainingShots:
