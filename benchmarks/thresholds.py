@@ -1,11 +1,12 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How many images are called rightly where all good images are shots: thresholds from the shots alone.
+"""How many images are called rightly by thresholds that good images alone are behind, and by which rule.
 
-AnoPLe over anople-tiny learns from k shots that are all there is, as from a folder of good parts. Shown is the share of
-the test set's good images below the threshold, and of its defective ones above, in percent. The factors show what a
-threshold that is larger or smaller by so much would do.
+AnoPLe over anople-tiny learns from k shots. The thresholds come from the shots, each judged by the memory of the
+others, or from the other good training images, by two rules: just above the largest score, and the fence that is the
+default. Shown is the share of the test set's good images below the threshold, and of its defective ones above, in
+percent: means over the draws of the shots. Scores can be kept in a file; what it holds is not measured again.
 
 Usage:
     python benchmarks/thresholds.py                                       # SampleTextures
@@ -13,13 +14,16 @@ Usage:
 """
 
 import argparse
+import json
 import logging
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import Folder
@@ -30,52 +34,106 @@ from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.image_inputs import each_image
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
 from anople_anomalib.data.sampling import draw_shots
+from anople_anomalib.deployment.post_processing import ExactPostProcessor
+from anople_anomalib.deployment.thresholds import threshold_for
+from anople_anomalib.metrics.score_histogram import ScoreHistogram
+
+RULES: dict[str, dict[str, float]] = {"largest": {"quantile": 1.0}, "fence": {}}
+SOURCES = ("shots", "others")
 
 
-def train_on(files: list[str], epochs: int) -> AnoPLe:
-    """Train on a folder of good images and nothing else, and return the model with its thresholds."""
+class Scores(NamedTuple):
+    """Raw scores of one training run.
+
+    Attributes:
+        category: The category.
+        shots: Number k of shots.
+        seed: Seed of their draw.
+        held_out: Of the shots, each by the memory of the others.
+        others: Of the other good training images.
+        good: Of the good test images.
+        bad: Of the defective ones.
+    """
+
+    category: str
+    shots: int
+    seed: int
+    held_out: list[float]
+    others: list[float]
+    good: list[float]
+    bad: list[float]
+
+
+class Recorder(ExactPostProcessor):
+    """Keeps the scores that the thresholds are fitted to."""
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Keep the scores of a batch."""
+        self.seen = [*getattr(self, "seen", []), *outputs.pred_score.flatten().tolist()]
+        super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
+
+
+def train_on(files: Sequence[Path], epochs: int) -> tuple[AnoPLe, list[float]]:
+    """Train on a folder of good images and nothing else; return the model and the scores of the shots."""
     with tempfile.TemporaryDirectory() as folder:
         good = Path(folder) / "good"
         good.mkdir()
         for file in files:
             shutil.copy(file, good)
-        model = AnoPLe(backbone="anople-tiny", k_shot=len(files), epochs=epochs, visualizer=False)
+        recorder = Recorder()
+        model = AnoPLe(
+            backbone="anople-tiny", k_shot=len(files), epochs=epochs, visualizer=False, post_processor=recorder
+        )
         datamodule = Folder(
             name="part", root=folder, normal_dir="good", val_split_mode="none", test_split_mode="none", num_workers=0
         )
         quiet = {"enable_progress_bar": False, "enable_model_summary": False}
         Engine(default_root_dir=folder, logger=False, accelerator="cpu", **quiet).fit(model, datamodule=datamodule)
-        return model.eval()
+        return model.eval(), recorder.seen
 
 
 @torch.no_grad()
-def scores_of(model: AnoPLe, folder: Path) -> torch.Tensor:
-    """Return the raw scores of all images of a folder, shape ``(N,)``."""
+def scores_of(model: AnoPLe, files: Sequence[Path]) -> list[float]:
+    """Return the raw scores of images."""
     transform = model.pre_processor.transform
-    return torch.cat([model.model(transform(image)).pred_score.flatten() for image in each_image(folder)])
+    return [float(model.model(transform(image)).pred_score) for file in files for image in each_image(file)]
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[str]:
-    """Yield a line of the table for every category, number of shots and factor."""
-    root = arguments.data_root
-    if root is None:
-        for category in arguments.category:
-            SampleTextures(category=category).prepare_data()
-        root = SampleTextures(category=arguments.category[0]).root
-    for category in arguments.category:
-        test = root / category / "test"
-        files = sorted(str(path) for path in (root / category / "train" / "good").iterdir())
-        for shots in arguments.shots:
-            model = train_on(
-                [files[index] for index in draw_shots(files, shots, arguments.seed, category)], arguments.epochs
-            )
-            threshold = float(model.post_processor.image_threshold)
-            good = scores_of(model, test / "good")
-            bad = torch.cat([scores_of(model, folder) for folder in sorted(test.iterdir()) if folder.name != "good"])
-            for factor in arguments.factors:
-                passed = 100 * (good <= factor * threshold).float().mean()
-                found = 100 * (bad > factor * threshold).float().mean()
-                yield f"| {category} | {shots} | {factor:g} | {threshold:.3f} | {passed:.0f} / {found:.0f} |"
+def measure(root: Path, category: str, shots: int, seed: int, epochs: int) -> Scores:
+    """Train once and judge everything."""
+    files = sorted((root / category / "train" / "good").iterdir())
+    drawn = [files[index] for index in draw_shots([str(file) for file in files], shots, seed, category)]
+    others = [file for file in files if file not in drawn]
+    model, held_out = train_on(drawn, epochs)
+    tests = sorted((root / category / "test").glob("*/*"))
+    good = scores_of(model, [file for file in tests if file.parent.name == "good"])
+    bad = scores_of(model, [file for file in tests if file.parent.name != "good"])
+    return Scores(category, shots, seed, held_out, scores_of(model, others), good, bad)
+
+
+def judged_rightly(scores: Scores, source: str, rule: str) -> tuple[float, float]:
+    """Return the shares of good images below and of defective ones above a threshold, in percent."""
+    normal = torch.tensor(scores.held_out if source == "shots" else scores.others)
+    histogram = ScoreHistogram()
+    histogram.update(normal, torch.zeros(len(normal)))
+    threshold = threshold_for(histogram, **RULES[rule])
+    good, bad = torch.tensor(scores.good), torch.tensor(scores.bad)
+    return 100 * float((good <= threshold).float().mean()), 100 * float((bad > threshold).float().mean())
+
+
+def table(measured: Sequence[Scores]) -> Iterator[str]:
+    """Yield the lines of the table."""
+    yield f"| category | shots | thresholds from | {' | '.join(RULES)} |"
+    yield f"| --- | ---: | --- | {' | '.join('---:' for _ in RULES)} |"
+    groups = dict.fromkeys((each.category, each.shots) for each in measured)
+    for (category, shots), source in product(groups, SOURCES):
+        draws = [each for each in measured if (each.category, each.shots) == (category, shots)]
+        number = shots if source == "shots" else len(draws[0].others)
+        cells = []
+        for rule in RULES:
+            passed, found = torch.tensor([judged_rightly(each, source, rule) for each in draws]).mean(dim=0).tolist()
+            cells.append(f"{passed:.0f} / {found:.0f}")
+        yield f"| {category} | {shots} | {number} {source} | {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -84,17 +142,28 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, help="folder of categories in MVTec AD's layout")
     parser.add_argument("--category", nargs="+", default=list(CATEGORIES))
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--factors", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="of the draws of the shots")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of the shots")
+    parser.add_argument("--scores", type=Path, help="file of JSON lines that keeps the scores")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    logging.getLogger().setLevel(logging.ERROR)
-    sys.stdout.write(f"{' '.join(sys.argv)}\n| category | shots | factor | threshold | good OK / defective NOT OK |\n")
-    sys.stdout.write("| --- | ---: | ---: | ---: | ---: |\n")
-    for line in measure(arguments):
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+    logging.disable(logging.WARNING)
+    kept = arguments.scores.read_text().splitlines() if arguments.scores and arguments.scores.is_file() else []
+    known = {each[:3]: each for each in (Scores(**json.loads(line)) for line in kept)}
+    measured = []
+    for category, shots, seed in product(arguments.category, arguments.shots, arguments.seeds):
+        if (scores := known.get((category, shots, seed))) is None:
+            root = arguments.data_root
+            if root is None:
+                samples = SampleTextures(category=category)
+                samples.prepare_data()
+                root = Path(samples.root)
+            scores = measure(root, category, shots, seed, arguments.epochs)
+            if arguments.scores:
+                with arguments.scores.open("a") as file:
+                    file.write(f"{json.dumps(scores._asdict())}\n")
+        measured.append(scores)
+    sys.stdout.write(f"{' '.join(sys.argv)}\n{chr(10).join(table(measured))}\n")
 
 
 if __name__ == "__main__":

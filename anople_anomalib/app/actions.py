@@ -17,7 +17,7 @@ from .session import Session
 from .sessions import Sessions
 from .training import in_background
 
-RATES = {"just above every good image": None, "1 %": 0.01, "5 %": 0.05, "10 %": 0.1, "20 %": 0.2, "30 %": 0.3}
+RATES = {"by the good images": None, "1 %": 0.01, "5 %": 0.05, "10 %": 0.1, "20 %": 0.2, "30 %": 0.3}
 """Choices of allowed false alarms."""
 SHORT, FULL = "Short: 60 steps", "Full: 60 epochs"
 

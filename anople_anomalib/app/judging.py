@@ -96,7 +96,7 @@ def allowed(good: Sequence[tuple[float, float]], rate: float | None) -> Threshol
 
     Args:
         good: Scores of good images as :func:`good_scores` returns them, at least one.
-        rate: Wanted share of new good images above the thresholds; ``None`` for just above all of these.
+        rate: Wanted share of new good images above the thresholds; ``None`` for the fence of these.
     """
     found = []
     for values in zip(*good, strict=True):

@@ -217,7 +217,7 @@ class Session:
         """Move the threshold to what a share of false alarms allows. Nothing is computed anew.
 
         Args:
-            rate: Share of new good parts above the threshold, in (0, 1); ``None`` for just above all known ones.
+            rate: Share of new good parts above the threshold, in (0, 1); ``None`` for the fence of those known.
 
         Raises:
             AppError: If there are no scores of good images, or the rate is out of range.

@@ -75,7 +75,7 @@ class ExportedModel(ABC):
 
         Args:
             images: Good images, none of them a shot.
-            quantile: Share of them below the thresholds; all of them if neither is given.
+            quantile: Share of them below the thresholds; the fence of their scores if neither is given.
             false_alarm_rate: Wanted share of new good images above the thresholds.
 
         Returns:

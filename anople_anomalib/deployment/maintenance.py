@@ -93,7 +93,7 @@ class Maintenance(Finalizable):
     ) -> int:
         """Compute the thresholds anew, from normal images alone.
 
-        By default a threshold is just above the largest score among them.
+        By default a threshold is the fence of their scores, see :mod:`.thresholds`.
 
         Args:
             images: At least two normal images that are not in the memory, as for :meth:`extend_memory_bank`.

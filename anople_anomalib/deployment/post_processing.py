@@ -20,7 +20,7 @@ from torch import Tensor
 from anople_anomalib.metrics.category_scores import IMAGE, PIXEL
 from anople_anomalib.metrics.score_histogram import ScoreHistogram, of_all_processes
 
-from .thresholds import best_threshold, check_rules, check_threshold, doubt_about, threshold_for
+from .thresholds import check_rules, check_threshold, doubt_about, fit_threshold
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class ExactPostProcessor(PostProcessor):
     normalization alike. Scores are taken to be at least 0, as AnoPLe's are.
 
     The threshold of a training run is the one with the largest F1 score on the validation set; where that has no
-    anomalous image, it is just above the largest normal score. ``quantile`` and ``false_alarm_rate`` take it from the
-    normal images alone instead, for pixels from their maps' maxima.
+    anomalous image, it is the fence of the normal ones, see :mod:`.thresholds`. ``quantile`` and ``false_alarm_rate``
+    take it from the normal images alone as well; for pixels, their maps' maxima count.
 
     Args:
         enable_normalization: Whether scores are normalized.
@@ -191,22 +191,19 @@ class ExactPostProcessor(PostProcessor):
         self.normal_images, self.normal_only = images.normal_count, False
         if not self.enable_thresholding:
             return
-        fitted: tuple[float | None, float | None]
-        rule = {"quantile": quantile, "false_alarm_rate": false_alarm_rate}
-        if any(value is not None for value in rule.values()) and images.has_normal:
-            fitted = threshold_for(images, **rule), threshold_for(maxima, **rule)
-            self._rule_followed = self.normal_only = True
-        else:
-            image, pixel = (best_threshold(each) if len(each) else None for each in (images, pixels))
-            fitted = image, pixel
-            if len(images) and not images.has_anomalous:
-                self.normal_only = True
-                logger.warning(
-                    "No validation image is anomalous: the threshold is just above the largest of %d normal scores.",
-                    self.normal_images,
-                )
-        given = self._explicit.get
-        self.set_thresholds(given("image_threshold", fitted[0]), given("pixel_threshold", fitted[1]))
+        follows = images.has_normal and (quantile is not None or false_alarm_rate is not None)
+        self._rule_followed = self._rule_followed or follows
+        self.normal_only = images.has_normal and (follows or not images.has_anomalous)
+        if self.normal_only and not follows:
+            logger.warning(
+                "No validation image is anomalous: the thresholds rest on the scores of %d good images.",
+                self.normal_images,
+            )
+        given, rule = self._explicit.get, (quantile, false_alarm_rate)
+        self.set_thresholds(
+            given("image_threshold", fit_threshold(images, images, *rule)),
+            given("pixel_threshold", fit_threshold(pixels, maxima, *rule)),
+        )
 
     def doubt(self) -> str:
         """Say what is to be thought of the image threshold, see :func:`doubt_about`."""

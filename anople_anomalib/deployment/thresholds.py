@@ -1,10 +1,16 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Thresholds of counted scores: each lies midway between two neighbouring scores, or just above the largest."""
+"""Thresholds of counted scores.
+
+Where there are anomalous scores, a threshold lies midway between two neighbouring ones. Normal scores alone have an
+upper fence, by Tukey's rule (Exploratory Data Analysis, 1977): 1.5 times the distance of their quartiles above the
+upper one. Their maximum would be as odd as the oddest image, and too low where a few images happen to be alike.
+"""
 
 import logging
 from math import ceil
+from typing import NamedTuple
 
 import torch
 
@@ -16,7 +22,10 @@ logger = logging.getLogger(__name__)
 MARGIN = 1e-3
 """How far a threshold lies above the largest score, as a share of it: further than rounding in an export goes."""
 FEW_IMAGES = 20
-"""Normal images below which a threshold comes with a warning: one in 21 new ones is then above the largest."""
+"""Normal images below which a threshold comes with a warning."""
+FENCED = 4
+"""Normal images from which on quartiles say something of the spread; fewer are just below the threshold."""
+_REACH = 1.5  # Tukey's: of the quartiles' distance
 _SMALLEST = float(torch.finfo(torch.float32).tiny)
 
 
@@ -86,7 +95,9 @@ def doubt_about(number: int) -> str:
     """
     if number >= FEW_IMAGES:
         return ""
-    behind = f"The threshold rests on {number} good images, and about one good part in {number + 1} is above it"
+    behind = f"The threshold rests on {number} good images alone"
+    if number < FENCED:
+        behind = f"The threshold rests on {number} good images, and about one good part in {number + 1} is above it"
     if number == 1:
         behind = (
             "The threshold rests on one good image (moved copies of it if it is the only shot), which cannot show how "
@@ -95,19 +106,40 @@ def doubt_about(number: int) -> str:
     return f"{behind}: set it from {FEW_IMAGES} or more that are no shots (anople-thresholds --images)."
 
 
+def fit_threshold(
+    judged: ScoreHistogram,
+    images: ScoreHistogram,
+    quantile: float | None = None,
+    false_alarm_rate: float | None = None,
+) -> float | None:
+    """Fit the threshold of images or of pixels.
+
+    Args:
+        judged: Counted raw scores of what is judged, images or pixels.
+        images: One score of each image: its own, or the largest of its map.
+        quantile: As for :func:`threshold_for`.
+        false_alarm_rate: Likewise.
+
+    Returns:
+        By a rule, or where nothing is anomalous, that of the normal images; else the one with the largest F1 score;
+        ``None`` where there is nothing to fit it to.
+    """
+    follows = images.has_normal and (quantile is not None or false_alarm_rate is not None)
+    if judged.has_anomalous and not follows:
+        return best_threshold(judged)
+    return threshold_for(images, quantile, false_alarm_rate) if images.has_normal else None
+
+
 def best_threshold(scores: ScoreHistogram) -> float:
     """Return the threshold with the largest F1 score.
 
     Args:
-        scores: Counted raw scores, at least one.
+        scores: Counted raw scores, at least one of them anomalous.
 
     Returns:
-        A positive number: without anomalous scores just above the largest normal one, without normal scores below the
-        smallest anomalous one.
+        A positive number: midway between two neighbouring scores, or below the smallest if none is normal.
     """
     counts = scores.read()
-    if not scores.has_anomalous:
-        return between(counts.highest[0].item(), None)
     _, lowest = best_f1(counts.normal, counts.anomalous)
     below = counts.highest[lowest + 1].item() if lowest + 1 < len(counts) else 0.0
     return between(below, counts.lowest[lowest].item())
@@ -116,7 +148,7 @@ def best_threshold(scores: ScoreHistogram) -> float:
 def threshold_for(
     scores: ScoreHistogram, quantile: float | None = None, false_alarm_rate: float | None = None
 ) -> float:
-    """Return a threshold that normal scores stay below.
+    """Return a threshold from normal scores alone: the fence of all of them, or one that follows a rule.
 
     Args:
         scores: Counted raw scores, at least one of them normal; anomalous ones are left out.
@@ -128,19 +160,38 @@ def threshold_for(
         A positive number.
     """
     counts = scores.read()
-    normal = counts.normal > 0
-    numbers, lowest, highest = (
-        counts.normal[normal].flip(0),
-        counts.lowest[normal].flip(0),
-        counts.highest[normal].flip(0),
-    )
-    total = int(numbers.sum())
+    numbers = counts.normal.flip(0).long()
+    normal = _Sorted(*(bins.flip(0).repeat_interleave(numbers) for bins in (counts.lowest, counts.highest)))
+    total = len(normal.highest)
     if false_alarm_rate is not None:
-        below = min(total, ceil((1 - false_alarm_rate) * (total + 1) - 1e-9))
-    else:
-        below = max(1, ceil((1.0 if quantile is None else quantile) * total - 1e-9))
-    last = int(torch.searchsorted(numbers.cumsum(0), below))  # the bin of the score number k, counted from the smallest
-    return between(highest[last].item(), lowest[last + 1].item() if last + 1 < len(lowest) else None)
+        return between(*normal.around(min(total, ceil((1 - false_alarm_rate) * (total + 1) - 1e-9))))
+    if quantile is not None:
+        return between(*normal.around(max(1, ceil(quantile * total - 1e-9))))
+    return _fence(normal)
+
+
+class _Sorted(NamedTuple):
+    """Scores in ascending order, shape ``(n,)``: the ends of the bins that they were counted in."""
+
+    lowest: torch.Tensor
+    highest: torch.Tensor
+
+    def around(self, number: int) -> tuple[float, float | None]:
+        """Return the score of this number, counted from 1, and the next larger one if there is one."""
+        below = self.highest[number - 1]
+        above = self.lowest[self.lowest > below]
+        return below.item(), above[0].item() if len(above) else None
+
+
+def _fence(scores: _Sorted) -> float:
+    """Return the upper fence of scores, kept off the scores themselves; of too few, just above the largest."""
+    if len(scores.highest) < FENCED:
+        return between(scores.highest[-1].item(), None)
+    lower, upper = scores.highest.quantile(torch.tensor([0.25, 0.75], dtype=scores.highest.dtype)).tolist()
+    fence = upper + _REACH * (upper - lower)
+    below, above = scores.around(int((scores.highest <= fence).sum()))
+    threshold = max(fence, between(below, None))
+    return threshold if above is None else min(threshold, between(below, above))
 
 
 def assured_images(false_alarm_rate: float) -> int:

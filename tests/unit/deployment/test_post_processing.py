@@ -3,6 +3,7 @@
 
 """Thresholds and normalized scores."""
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
@@ -10,7 +11,7 @@ from anomalib.post_processing import PostProcessor
 from torch import Tensor
 
 from anople_anomalib.deployment.post_processing import ExactPostProcessor
-from anople_anomalib.deployment.thresholds import assured_images, between, threshold_for
+from anople_anomalib.deployment.thresholds import MARGIN, assured_images, between, threshold_for
 from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.metrics.score_histogram import ScoreHistogram
 from helpers.training import make_model
@@ -51,11 +52,32 @@ def test_threshold_lies_midway_between_two_scores() -> None:
     assert labels_of(processor, noisy) == [False, True]
 
 
-def test_without_anomalous_images_the_threshold_is_just_above_the_largest_score() -> None:
+def test_of_few_normal_images_the_threshold_is_just_above_the_largest_score() -> None:
     processor = fit(ExactPostProcessor(), batch([0.1, 0.2], [False, False]))
     assert processor.image_threshold.item() == pytest.approx(0.2, rel=2e-3)
     assert labels_of(processor, [0.2 * (1 + 1e-5), 0.21]) == [False, True]
     assert processor.normal_images == 2
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+def test_normal_scores_alone_have_a_fence_that_an_odd_one_does_not_move(factor: float) -> None:
+    scores = [factor * score for score in (0.1, 0.11, 0.12, 0.13, 0.14)]
+    expected = factor * (0.13 + 1.5 * (0.13 - 0.11))
+    assert fit(ExactPostProcessor(), batch(scores, [False] * 5)).image_threshold.item() == pytest.approx(expected)
+    odd = [*scores, 20 * factor]
+    lower, upper = np.quantile(odd, [0.25, 0.75])
+    processor = fit(ExactPostProcessor(), batch(odd, [False] * 6))
+    assert processor.image_threshold.item() == pytest.approx(upper + 1.5 * (upper - lower))
+    assert processor.pixel_threshold.item() == pytest.approx(processor.image_threshold.item())  # of the maps' maxima
+    assert labels_of(processor, odd) == [False] * 5 + [True]
+
+
+def test_a_fence_is_kept_off_the_scores() -> None:
+    alike = fit(ExactPostProcessor(), batch([0.2] * 6 + [0.5], [False] * 7)).image_threshold.item()
+    assert alike == pytest.approx(0.2 * (1 + MARGIN))
+    beside = 2.5 * (1 + 1e-6)  # of an image beyond the fence, which is at 2.5
+    processor = fit(ExactPostProcessor(), batch([1.0, 1.0, 1.0, 1.6, 1.6, 1.6, 1.6, 2.5, beside], [False] * 9))
+    assert processor.image_threshold.item() == pytest.approx((2.5 + beside) / 2, rel=1e-7)
 
 
 def test_few_normal_images_are_told_with_every_verdict() -> None:
@@ -64,6 +86,7 @@ def test_few_normal_images_are_told_with_every_verdict() -> None:
     restored.load_checkpoint_config(processor.checkpoint_config())
     for each in (processor, restored):
         assert each.doubt().startswith("The threshold rests on 2 good images, and about one good part in 3 is above it")
+    assert "rests on 4 good images alone:" in fit(ExactPostProcessor(), batch([0.1] * 4, [False] * 4)).doubt()
     assert "cannot show how good parts differ" in fit(ExactPostProcessor(), batch([0.1], [False])).doubt()
     assert fit(ExactPostProcessor(), batch([0.1] * 20, [False] * 20)).doubt() == ""
     assert fit(ExactPostProcessor(), batch([0.1, 0.4], [False, True])).doubt() == ""  # by the largest F1 score

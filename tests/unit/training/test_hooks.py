@@ -230,9 +230,7 @@ def test_an_untrained_model_is_not_exported(tmp_path: Path, export: str) -> None
     assert not list(tmp_path.rglob("*.*"))
 
 
-def test_without_validation_images_the_thresholds_are_the_largest_scores_of_normal_ones(
-    mvtec: Path, tmp_path: Path
-) -> None:
+def test_without_validation_images_the_thresholds_come_from_normal_ones(mvtec: Path, tmp_path: Path) -> None:
     """Of the training images that are no shots; for the shots themselves see test_held_out."""
     model = make_model(k_shot=1)
     datamodule = make_datamodule(mvtec, val_split_mode="none")
