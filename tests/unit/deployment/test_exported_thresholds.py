@@ -3,6 +3,7 @@
 
 """Exported models get other thresholds, in their own format."""
 
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 from anomalib.deploy import CompressionType
 
 from anople_anomalib.data.image_inputs import each_image
-from anople_anomalib.deployment.exported_thresholds import read_exported
+from anople_anomalib.deployment.exported_thresholds import ExportedModel, read_exported
 from anople_anomalib.deployment.post_processing import ExactPostProcessor
+from anople_anomalib.deployment.thresholds import threshold_for
 from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.metrics.score_histogram import ScoreHistogram
 from anople_anomalib.thresholds import main
-from helpers.folders import write_category
-from helpers.training import make_model, train_model
+from helpers.folders import SIZE, write_category
+from helpers.training import make_datamodule, make_model, train_model
 
 pytestmark = pytest.mark.export
 
@@ -24,7 +27,7 @@ pytestmark = pytest.mark.export
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of a tiny data set."""
-    return write_category(tmp_path_factory.mktemp("data"))
+    return write_category(tmp_path_factory.mktemp("data"), num_test=5)
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +37,19 @@ def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
     return train_model(root, tmp_path_factory.mktemp("training"), post_processor=processor)
 
 
-def export(model: AnoPLe, kind: str, folder: Path) -> Path:
-    half = CompressionType.FP16
+def export(model: AnoPLe, kind: str, folder: Path, root: Path) -> Path:
+    half, weights, all_int8 = CompressionType.FP16, CompressionType.INT8, CompressionType.INT8_PTQ
+    data = make_datamodule(root)
+    data.setup()
     exports: dict[str, Any] = {
         "torch": lambda: model.to_torch(folder),
         "onnx": lambda: model.to_onnx(folder),
         "openvino": lambda: model.to_openvino(folder),
         "openvino_fp16": lambda: model.to_openvino(folder, compression_type=half),
+        "openvino_int8": lambda: model.to_openvino(folder, compression_type=weights),
+        "openvino_int8_ptq": lambda: model.to_openvino(
+            folder, input_size=SIZE, compression_type=all_int8, datamodule=data
+        ),
     }
     return exports[kind]()
 
@@ -65,7 +74,7 @@ def test_every_format_takes_thresholds_by_value_and_by_rule(
     if kind != "torch":
         pytest.importorskip("openvino")
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
-    path = export(model, kind, tmp_path)
+    path = export(model, kind, tmp_path, root)
     folder, exported = root / "bottle" / "test" / "good", read_exported(path)
     rough = 0.01 if kind == "openvino_fp16" else 1e-4
     processor = model.post_processor
@@ -95,7 +104,44 @@ def test_every_format_takes_thresholds_by_value_and_by_rule(
 
     main([*arguments, "--images", str(folder), "--quantile", "1"])
     assert read_exported(path).thresholds()["image"] == pytest.approx(1.001 * max(scores), rel=rough)
+    main([*arguments, "--images", str(folder), "--false_alarm_rate", "0.5"])
+    assert_follows_rate(read_exported(path), scores)
     assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["openvino_int8", "openvino_int8_ptq"])
+def test_int8_takes_thresholds_of_its_own_scores(
+    model: AnoPLe, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """The scores of INT8 are not those of the model, the threshold of a rule is."""
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    path = export(model, kind, tmp_path, root)
+    folder, exported = root / "bottle" / "test" / "good", read_exported(path)
+    assert exported.thresholds()["image"] == pytest.approx(float(model.post_processor.image_threshold), rel=1e-3)
+    images = list(each_image(folder))
+    scores = [exported.raw_scores(image)[0] for image in images]
+    arguments = ["--exported", str(path), "--output", str(path)]
+    for factor, bad in ((1.0, False), (0.5, True)):  # a normalized score of one half, of two thirds; 0.6 is NOT OK
+        main([*arguments, "--image_threshold", str(factor * scores[0])])
+        found = judged(path, images[0])
+        assert found["pred_score"].item() == pytest.approx(1 / (1 + factor), abs=1e-3)
+        assert bool(found["pred_label"].item()) == bad
+    main([*arguments, "--images", str(folder), "--false_alarm_rate", "0.5"])
+    assert_follows_rate(read_exported(path), scores)
+    main([*arguments, "--images", str(folder), "--false_alarm_rate", "0.01"])
+    assert "from 5 good images" in capsys.readouterr().out
+    assert read_exported(path).thresholds()["image"] == pytest.approx(1.001 * max(scores), rel=1e-3)
+
+
+def assert_follows_rate(exported: ExportedModel, scores: list[float]) -> None:
+    """Assert that a threshold is the one by which half of new images are flagged."""
+    histogram = ScoreHistogram()
+    histogram.update(torch.tensor(scores), torch.zeros(len(scores)))
+    threshold = exported.thresholds()["image"]
+    assert threshold == pytest.approx(threshold_for(histogram, false_alarm_rate=0.5), rel=0.01)
+    assert sum(score < threshold for score in scores) == ceil(0.5 * (len(scores) + 1))
 
 
 def test_what_cannot_be_changed_says_what_to_do(
