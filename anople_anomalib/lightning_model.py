@@ -56,7 +56,8 @@ from .method.prompt_templates import check_texts, clean_class_names, prompt_text
 from .method.second_memory import SecondMemory, larger_size, resolve_memory_backbone
 from .method.soundness import measure_soundness
 from .method.state_checks import require_finite
-from .method.tiling import Tiling, plain_tiles, resolve_rotations
+from .method.subspace import resolve_subspace
+from .method.tiling import Tiling, check_brightness, plain_tiles, resolve_rotations
 from .method.torch_model import AnoPLeModel
 from .method.views import num_views
 from .metrics.raw_scores import RawScoreKeeper
@@ -131,6 +132,10 @@ class AnoPLe(
             features alone.
         memory_rotations: Whether its memory holds the shots in all rotations by right angles, mirrored and not;
             ``None`` keeps those turned copies that are hardly farther from their shot than slightly moved ones.
+        memory_subspace: Share of the variance of its features that is taken for the difference between normal patches:
+            a patch counts as the farther, the more it leaves the subspace that explains this share. 0 for none;
+            ``None`` is 0.95 for ``"efficientnet-lite0"`` and 0 for every other.
+        memory_brightness: By which share of it the shots are in its memory darker and brighter, too.
         fusion: ``"paper"`` for equations (12) and (14), or ``"weighted"``, by weights that the parts earn on anomalies
             simulated on the shots; ``None`` is ``"weighted"`` with a second backbone and ``"paper"`` without.
         map_sigma: Standard deviation of a Gaussian smoothing of the map, in pixels of the model's image; 0 for none.
@@ -196,6 +201,8 @@ class AnoPLe(
         memory_image_size: int | None = None,
         memory_position_weight: float = 1.0,
         memory_rotations: bool | None = None,
+        memory_subspace: float | None = None,
+        memory_brightness: float = 0.0,
         fusion: str | None = None,
         map_sigma: float = 0.0,
         score_share: float = 0.0,
@@ -232,7 +239,9 @@ class AnoPLe(
         check_texts(class_names, state_word)
         check_image_size(memory_image_size)
         turns = resolve_rotations(tiles, roi, memory_rotations)
+        check_brightness(tiles, roi, memory_brightness)
         second_name = resolve_memory_backbone(memory_backbone, tiny=backbone == TINY, memory=use_memory)
+        subspace = resolve_subspace(memory_subspace, second_name)
         fusion_name = fusion or ("paper" if second_name is None else "weighted")
         fuser = make_fusion(fusion_name, map_sigma, score_share, memory=use_memory)
         loss = AnoPLeLoss(alignment, detach_local_features=detach_alignment)
@@ -242,7 +251,15 @@ class AnoPLe(
             features = load_memory_backbone(
                 second_name, loaded.mean, loaded.std, memory_backbone_layers, memory_image_size, memory_pretrained
             )
-            second = SecondMemory(features, coreset_sampling_ratio, memory_position_weight, turns, memory_per_category)
+            second = SecondMemory(
+                features,
+                coreset_sampling_ratio,
+                memory_position_weight,
+                turns,
+                memory_per_category,
+                subspace,
+                memory_brightness,
+            )
         if pre_processor is True:
             size = larger_size(loaded.clip.visual.image_size, second)
             pre_processor = self.configure_pre_processor(size, loaded.mean, loaded.std)

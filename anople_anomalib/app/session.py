@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.visualization.explanation import Shot
@@ -32,7 +30,7 @@ FULL_EPOCHS = 60
 class Memory(NamedTuple):
     """What a correction changes, kept for undo."""
 
-    features: list[tuple[torch.Tensor, torch.Tensor | None]]
+    banks: list[MemoryBank]
     corrected: list[Photo]
     good: list[tuple[float, float]]
     answers: list[Answer]
@@ -242,10 +240,8 @@ class Session:
             msg = f"'{answer.photo.name}' is in the memory already."
             raise AppError(msg)
         model = self.model
-        features = [
-            (bank.features, bank.lengths) for bank in self._banks()
-        ]  # a memory that grows gets another tensor: these stay
-        before = Memory(features, self.corrected, self.good, self.answers, self.thresholds)
+        banks = [bank.twin() for bank in self._banks()]  # a memory that grows gets other tensors: these stay
+        before = Memory(banks, self.corrected, self.good, self.answers, self.thresholds)
         model.extend_memory_bank(answer.photo.path)
         self._undo.append(before)
         self.corrected = [*self.corrected, answer.photo]
@@ -267,8 +263,8 @@ class Session:
             msg = "There is no correction to undo."
             raise AppError(msg)
         before = self._undo.pop()
-        for bank, features in zip(self._banks(), before.features, strict=True):
-            bank.features, bank.lengths = features
+        for bank, twin in zip(self._banks(), before.banks, strict=True):
+            bank.restore(twin)
         _, self.corrected, self.good, self.answers, self.thresholds = before
 
     @property

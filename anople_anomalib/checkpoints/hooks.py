@@ -33,6 +33,8 @@ from .files import check_metadata, read_checkpoint
 _BEFORE = {
     "memory_backbone": None,
     "memory_position_weight": 0.0,
+    "memory_subspace": 0.0,
+    "memory_brightness": 0.0,
     "fusion": "paper",
     "map_sigma": 0.0,
     "score_share": 0.0,
@@ -248,6 +250,8 @@ def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:
         **({} if model.decoder is None else {"pixel_logits": model.pixel_logits}),
         "memory_backbone": None if second is None else second.backbone.name,
         "memory_position_weight": 0.0 if second is None else float(second.memory_bank.position_weight),
+        "memory_subspace": 0.0 if second is None else float(second.subspace),
+        "memory_brightness": 0.0 if second is None else float(second.brightness),
         "fusion": model.fusion.name,
         "map_sigma": float(model.fusion.map_sigma),
         "score_share": float(model.fusion.top_share),

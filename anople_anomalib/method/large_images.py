@@ -168,7 +168,7 @@ class LargeImages(nn.Module):
         first = torch.cat([require_memory(visual.memory_features) for visual in encoded])
         second, second_inside = None, None
         if self.second_memory is not None:
-            if self.second_memory.turns[1:].any():  # never where there are tiles or a region
+            if self.second_memory.copies > 1:  # never where there are tiles or a region
                 second = self.second_memory.shot_features(images)
             else:
                 second = torch.cat([require_memory(visual.second_features) for visual in encoded])

@@ -59,6 +59,7 @@ class MemoryBackbone(FrozenModule):
         layers: 1-based numbers of the layers that it hands out.
         scale: Factor that leads from CLIP's normalization of the images to the model's, per channel.
         shift: What is added after that.
+        limits: Black and white in CLIP's normalization, shape ``(2, 3)``.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class MemoryBackbone(FrozenModule):
         layers: Sequence[int],
         scale: torch.Tensor,
         shift: torch.Tensor,
+        limits: torch.Tensor,
     ) -> None:
         super().__init__()
         self.name, self.image_size, self.layers = name, (image_size, image_size), tuple(layers)
@@ -77,6 +79,8 @@ class MemoryBackbone(FrozenModule):
         self.features = model.eval()
         self.register_buffer("scale", scale.reshape(3, 1, 1), persistent=False)
         self.register_buffer("shift", shift.reshape(3, 1, 1), persistent=False)
+        self.register_buffer("limits", limits.reshape(2, 3, 1, 1), persistent=False)
+        self.limits: torch.Tensor
         self.scale: torch.Tensor
         self.shift: torch.Tensor
         with torch.no_grad():
@@ -151,11 +155,12 @@ def load_memory_backbone(
     sizes = {"img_size": image_size} if config.fixed_input_size else {}  # a transformer's positions
     indices = _resolve_layers(name, architecture, layers, sizes)
     model = _create(name, architecture, weights, sizes, indices)
-    own_mean, own_std = torch.tensor(config.mean), torch.tensor(config.std)
-    scale = torch.tensor(list(std)) / own_std
-    shift = (torch.tensor(list(mean)) - own_mean) / own_std
+    means, stds = torch.tensor(list(mean)), torch.tensor(list(std))
+    own_means, own_stds = torch.tensor(config.mean), torch.tensor(config.std)
+    scale, shift = stds / own_stds, (means - own_means) / own_stds
+    limits = torch.stack([-means / stds, (1 - means) / stds])
     try:
-        return MemoryBackbone(model, name, image_size, [index + 1 for index in indices], scale, shift)
+        return MemoryBackbone(model, name, image_size, [index + 1 for index in indices], scale, shift, limits)
     except (RuntimeError, AssertionError) as error:
         msg = f"memory_image_size {image_size} does not fit {name}: {_first_line(error)}."
         raise ValueError(msg) from error

@@ -117,6 +117,10 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         bank._buffers = dict(self._buffers)  # noqa: SLF001  # of the copy
         return bank
 
+    def restore(self, twin: Self) -> None:
+        """Take over the content of a :meth:`twin` that was made before a change."""
+        self._buffers = dict(twin._buffers)  # of its own kind
+
     def _keep(self, groups: Sequence[torch.Tensor]) -> None:
         """Set the bank to what the categories hold, rows of shape ``(N_c, width)`` each."""
         longest = max(len(group) for group in groups)

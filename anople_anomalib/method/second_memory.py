@@ -12,6 +12,7 @@ from anople_anomalib.utils.resizing import resize
 from .lite0_weights import LITE0
 from .memory_backbones import NO_BACKBONE, MemoryBackbone
 from .memory_bank import ScaledMemoryBank
+from .subspace import SubspaceMemoryBank
 
 _TURNS = 8  # rotations by right angles, of an image and of its mirror image
 _MOVES = ((5, 1.05, (4, -3)), (-5, 1.08, (-4, 3)), (3, 1.03, (2, 4)), (-8, 1.1, (-3, -4)))  # angle, scale, shift
@@ -63,6 +64,9 @@ class SecondMemory(nn.Module):
             an upright position. The bank and the time of a query grow eightfold. ``None`` takes those turns that the
             shots themselves choose, see :meth:`compare_turns`.
         per_category: Whether the bank keeps categories apart.
+        subspace: Share of the variance of its rows that the subspace of the normal patches explains, see
+            :class:`.subspace.SubspaceMemoryBank`; 0 for none.
+        brightness: By which share of it the shots are in the bank darker and brighter, too; 0 for as they are.
     """
 
     def __init__(
@@ -72,14 +76,15 @@ class SecondMemory(nn.Module):
         position_weight: float = 0.0,
         rotations: bool | None = False,
         per_category: bool = False,
+        subspace: float = 0.0,
+        brightness: float = 0.0,
     ) -> None:
         super().__init__()
-        self.backbone, self.rotations = backbone, rotations
+        self.backbone, self.rotations, self.subspace, self.brightness = backbone, rotations, subspace, brightness
         self.register_buffer("turns", self._asked_turns())  # those in the bank, saved: it may grow later
         self.turns: torch.Tensor
-        self.memory_bank = ScaledMemoryBank(
-            backbone.width, backbone.grid, coreset_sampling_ratio, position_weight, per_category
-        )
+        bank = (backbone.width, backbone.grid, coreset_sampling_ratio, position_weight, per_category)
+        self.memory_bank = SubspaceMemoryBank(*bank, share=subspace) if subspace else ScaledMemoryBank(*bank)
         self.register_buffer("fingerprint", torch.tensor(list(backbone.fingerprint), dtype=torch.uint8))
         self.fingerprint: torch.Tensor
 
@@ -101,13 +106,31 @@ class SecondMemory(nn.Module):
             images: As for :meth:`features`.
 
         Returns:
-            Patch features of shape ``(B, n, width)``, or ``(B, t n, width)`` with t :attr:`turns`.
+            Patch features of shape ``(B, n, width)``, or ``(B, t n, width)`` where shots are in the bank in t
+            :attr:`copies`.
         """
-        if not self.turns[1:].any():
+        if self.copies == 1:
             return self.features(images)
-        copies = _turned(resize(images, self.backbone.image_size))
-        kept = [copy for copy, is_kept in zip(copies, self.turns.tolist(), strict=True) if is_kept]
-        return torch.cat([self.features(copy) for copy in kept], dim=1)
+        turned = _turned(resize(images, self.backbone.image_size))
+        kept = [copy for copy, is_kept in zip(turned, self.turns.tolist(), strict=True) if is_kept]
+        return torch.cat([self.features(self._lit(copy, light)) for light in self._lights for copy in kept], dim=1)
+
+    @property
+    def copies(self) -> int:
+        """How often a shot is in the bank: turned, darker and brighter."""
+        return int(self.turns.sum()) * len(self._lights)
+
+    @property
+    def _lights(self) -> tuple[float, ...]:
+        """The brightness of the copies in the bank, 1 being that of the shot."""
+        return (1.0, 1 - self.brightness, 1 + self.brightness) if self.brightness else (1.0,)
+
+    def _lit(self, images: torch.Tensor, light: float) -> torch.Tensor:
+        """Return images in another light; what is brighter than white is white."""
+        if light == 1:
+            return images
+        black, white = self.backbone.limits
+        return torch.minimum(black + light * (images - black), white)
 
     def compare_turns(self, images: torch.Tensor) -> torch.Tensor:
         """Measure how much farther the turned copies of a shot are from it than slightly moved ones.

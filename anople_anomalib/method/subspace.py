@@ -1,0 +1,104 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A memory that knows in which directions normal patches differ (PCA of its rows), besides the rows themselves."""
+
+from collections.abc import Sequence
+
+import torch
+
+from .lite0_weights import LITE0
+from .memory_bank import ScaledMemoryBank
+
+_SHARE = 0.95
+"""Default over EfficientNet-Lite0, the one backbone that it was measured with."""
+
+
+def resolve_subspace(share: float | None, memory_backbone: str | None) -> float:
+    """Check the argument ``memory_subspace`` and return the share of the variance that the subspace explains.
+
+    Args:
+        share: What the user asked for; 0 for no subspace, ``None`` for the default.
+        memory_backbone: Name of the second backbone, if there is one.
+
+    Raises:
+        ValueError: If the share is not in [0, 1).
+    """
+    if share is None:
+        return _SHARE if memory_backbone == LITE0 else 0.0
+    if isinstance(share, bool) or not isinstance(share, float | int) or not 0 <= share < 1:
+        msg = f"memory_subspace must be 0 for none or a share of the variance below 1, got {share!r}."
+        raise ValueError(msg)
+    return float(share)
+
+
+class SubspaceMemoryBank(ScaledMemoryBank):
+    """Patch features, queried by the distance to the nearest row and by that to the subspace of all rows.
+
+    The principal directions of the rows that explain most of their variance are those in which normal patches differ
+    from each other: how far a patch goes there says less than how far it goes elsewhere. So one factor of the squared
+    distance d to the nearest row is replaced by the distance r to the subspace through the rows' mean:
+    ``E = min(1, d r / 4v)``, where :class:`.ScaledMemoryBank` has ``d^2 / 4v``. What is in the bank stays at 0.
+
+    Args:
+        width: Width of the patch features.
+        grid: Height and width of their grid.
+        coreset_sampling_ratio: As for :class:`.MemoryBank`; the subspace is that of the rows that are kept.
+        position_weight: As for :class:`.ScaledMemoryBank`; the places do not count for the subspace.
+        per_category: As for :class:`.MemoryBank`; the subspace is that of all categories together.
+        share: Share of the variance of the rows that the subspace explains, in (0, 1).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        grid: tuple[int, int],
+        coreset_sampling_ratio: float = 1.0,
+        position_weight: float = 0.0,
+        per_category: bool = False,
+        share: float = _SHARE,
+    ) -> None:
+        super().__init__(width, grid, coreset_sampling_ratio, position_weight, per_category)
+        self.share = share
+        self.register_buffer("center", torch.zeros(width))  # mean of the rows
+        self.register_buffer("outside", torch.empty(0, width))  # orthonormal directions off the subspace, (m, width)
+        self.center: torch.Tensor
+        self.outside: torch.Tensor
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Compute the scaled distance E of every patch.
+
+        Args:
+            features: Patch features of query images, shape ``(B, n, width)``.
+
+        Returns:
+            Shape ``(B, n)``, values in [0, 1].
+
+        Raises:
+            RuntimeError: If the bank is empty.
+        """
+        near = super().forward(features.float())  # d^2 / 4v
+        return (near * self.away(features.float())).sqrt().clamp(max=1).to(features.dtype)
+
+    def away(self, features: torch.Tensor) -> torch.Tensor:
+        """Compute the squared distance of every patch to the subspace, scaled as the other: ``r^2 / 4v``.
+
+        Args:
+            features: Patch features, shape ``(..., width)``.
+
+        Returns:
+            Shape ``(...)``, at least 0.
+        """
+        residual = (features - self.center.to(features)) @ self.outside.to(features).T  # (..., m)
+        return residual.square().sum(dim=-1) / (4 * self.variance.to(features))
+
+    def _keep(self, groups: Sequence[torch.Tensor]) -> None:
+        """Set the bank to what the categories hold, and find the subspace of it."""
+        super()._keep(groups)
+        rows = torch.cat(list(groups))[:, : len(self.center)]  # without their places
+        self.center = rows.mean(dim=0)
+        covariance = torch.cov(rows.T, correction=0).reshape(rows.shape[1], rows.shape[1])
+        values, directions = torch.linalg.eigh(covariance.double().cpu())  # from the smallest on
+        explained = values.clamp_min(0).cumsum(dim=0)
+        is_outside = explained <= (1 - self.share) * explained[-1]
+        self.outside = directions.T[is_outside].to(rows)

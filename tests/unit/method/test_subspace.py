@@ -1,0 +1,140 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The memory that knows in which directions normal patches differ."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch.testing import assert_close
+
+from anople_anomalib.method.backbones import CLIP_MEAN, CLIP_STD
+from anople_anomalib.method.lite0_weights import LITE0
+from anople_anomalib.method.memory_backbones import load_memory_backbone
+from anople_anomalib.method.memory_bank import ScaledMemoryBank
+from anople_anomalib.method.second_memory import SecondMemory
+from anople_anomalib.method.state_checks import check_weights
+from anople_anomalib.method.subspace import SubspaceMemoryBank, resolve_subspace
+
+GRID, WIDTH = (2, 3), 5
+
+
+def shots(number: int) -> torch.Tensor:
+    """Patches that differ much in two directions and little in the other three."""
+    return torch.randn(number, 6, WIDTH) * torch.tensor([3.0, 0.1, 2.0, 0.2, 0.1]) + 1
+
+
+def built(number: int = 8, share: float = 0.9, **settings: float | bool) -> SubspaceMemoryBank:
+    bank = SubspaceMemoryBank(WIDTH, GRID, share=share, **settings)
+    bank.build(shots(number))
+    return bank
+
+
+def test_the_distance_is_that_of_its_definition() -> None:
+    features, queries = shots(8), torch.randn(2, 6, WIDTH)
+    bank = SubspaceMemoryBank(WIDTH, GRID, position_weight=2.0, share=0.9)
+    plain = ScaledMemoryBank(WIDTH, GRID, position_weight=2.0)
+    for each in (bank, plain):
+        each.build(features)
+    rows = features.flatten(0, 1).double().numpy()
+    pca = PCA(0.9).fit(rows)  # as many components as explain nine tenths of the variance
+    assert pca.n_components_ == 2
+    patches = queries.flatten(0, 1).double().numpy()
+    residual = patches - pca.inverse_transform(pca.transform(patches))
+    v = rows.var(axis=0).sum()
+    expected = np.sqrt(plain(queries).flatten().numpy() * (residual**2).sum(axis=1) / (4 * v))
+    assert_close(bank(queries).flatten().double(), torch.from_numpy(expected).clamp(max=1), rtol=1e-4, atol=1e-6)
+
+
+def test_what_normal_patches_do_counts_less() -> None:
+    bank = built(share=0.9)
+    center = bank.center.repeat(2, 6, 1)
+    center[0, :, 0] += 12.0  # farther than any row, along the direction in which they differ
+    center[1, :, 1] += 12.0  # as far, off it
+    along, off = bank(center).amax(dim=1)
+    assert 20 * along < off
+    assert off <= 1
+
+
+def test_what_is_in_the_bank_is_normal() -> None:
+    bank, own = SubspaceMemoryBank(WIDTH, GRID, share=0.5), shots(2)
+    bank.build(own)
+    assert bank(own).max() < 1e-3
+    bank.extend(new := 3 + torch.randn(1, 6, WIDTH))
+    assert bank(new).max() < 1e-3
+
+
+def test_an_extended_bank_has_the_subspace_of_all_rows() -> None:
+    first, second, queries = shots(3), torch.randn(2, 6, WIDTH), torch.randn(2, 6, WIDTH)
+    grown, whole = (SubspaceMemoryBank(WIDTH, GRID, share=0.9) for _ in range(2))
+    grown.build(first)
+    grown.extend(second)
+    whole.build(torch.cat([first, second]))
+    assert_close(grown.away(queries) * grown.variance, whole.away(queries) * whole.variance, rtol=1e-4, atol=1e-6)
+
+
+def test_a_twin_is_built_anew_without_a_change_of_the_bank() -> None:
+    bank, queries = built(), torch.randn(1, 6, WIDTH)
+    before, twin = bank(queries), bank.twin()
+    twin.build(torch.randn(1, 6, WIDTH))
+    assert torch.equal(bank(queries), before)
+    earlier = bank.twin()
+    bank.extend(torch.randn(1, 6, WIDTH))
+    assert not torch.equal(bank(queries), before)
+    bank.restore(earlier)
+    assert torch.equal(bank(queries), before)
+
+
+def test_saved_weights_restore_it_into_an_empty_bank() -> None:
+    bank, other, queries = built(), SubspaceMemoryBank(WIDTH, GRID), torch.randn(1, 6, WIDTH)
+    holder, empty = torch.nn.ModuleDict({"memory_bank": bank}), torch.nn.ModuleDict({"memory_bank": other})
+    check_weights(empty, holder.state_dict())
+    empty.load_state_dict(holder.state_dict())
+    assert torch.equal(other(queries), bank(queries))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_fewer_rows_than_directions(number: int) -> None:
+    bank = SubspaceMemoryBank(64, GRID, share=0.9)
+    bank.build(torch.randn(number, 6, 64))
+    assert len(bank.outside) > 64 - 6 * number
+    assert bank(torch.randn(1, 6, 64)).isfinite().all()
+
+
+def test_equal_patches_and_half_precision() -> None:
+    bank = SubspaceMemoryBank(WIDTH, GRID)
+    bank.build(torch.ones(1, 6, WIDTH))
+    assert bank(torch.ones(1, 6, WIDTH).half()).dtype == torch.float16
+    assert bank(torch.ones(1, 6, WIDTH)).max() == 0
+    assert bank(torch.zeros(1, 6, WIDTH)).min() == 1
+
+
+def test_categories_are_kept_apart() -> None:
+    features = torch.cat([shots(2), shots(1) - 6])
+    bank = SubspaceMemoryBank(WIDTH, GRID, per_category=True, share=0.9)
+    bank.build(features, [0, 0, 1])
+    assert bank(features).max() < 1e-3
+    mixed = features.clone()
+    mixed[2, 3] = features[0, 3]  # normal, but of the other category
+    assert bank(mixed)[2].argmax() == 3
+
+
+DEFAULTS = [(None, LITE0, 0.95), (None, "resnet18", 0.0), (None, None, 0.0), (0, LITE0, 0.0), (0.8, "resnet18", 0.8)]
+
+
+@pytest.mark.parametrize(("asked", "backbone", "share"), DEFAULTS)
+def test_the_default_is_what_was_measured(asked: float | None, backbone: str | None, share: float) -> None:
+    assert resolve_subspace(asked, backbone) == share
+
+
+@pytest.mark.parametrize("share", [1, -0.1, True, "0.9", float("nan")])
+def test_no_share_of_the_variance(share: object) -> None:
+    with pytest.raises(ValueError, match="memory_subspace must be"):
+        resolve_subspace(share, LITE0)
+
+
+def test_the_second_memory_has_it_where_it_is_asked_for() -> None:
+    backbone = load_memory_backbone(LITE0, CLIP_MEAN, CLIP_STD, image_size=96)
+    assert isinstance(SecondMemory(backbone, subspace=0.9).memory_bank, SubspaceMemoryBank)
+    assert type(SecondMemory(backbone).memory_bank) is ScaledMemoryBank
