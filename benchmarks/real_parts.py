@@ -10,7 +10,8 @@ first 100 good and the first 100 defective ones of a kind are tested, and the sh
 
 Rows: ``AnoPLe, weighted`` is the default over anople-tiny; ``AnoPLe, paper`` is equations (12) and (14) over its CLIP
 alone; then the parts, each by its largest value; ``bank`` is a plain nearest-neighbor bank of EfficientNet-Lite0's
-features, and ``PatchCore`` anomalib's, over the same features.
+features, and ``PatchCore`` anomalib's, over the same features. With ``--memories-only`` one step is trained, and those
+rows alone are measured that do not depend on the training: the second memory, ``bank``, ``PatchCore``, ``darkness``.
 
 Usage:
     python benchmarks/real_parts.py                                       # SampleTextures
@@ -49,6 +50,7 @@ from anople_anomalib.method.backbones import TINY
 from anople_anomalib.method.fusion import PaperFusion
 from anople_anomalib.method.lite0_weights import lite0_file
 from anople_anomalib.method.memory_bank import ScaledMemoryBank
+from anople_anomalib.method.outputs import VisualFeatures
 
 SIDE = 120  # of the maps whose pixels are compared
 Rows = dict[str, tuple[Tensor, Tensor | None]]
@@ -108,26 +110,34 @@ def patchcore(shots: list[Tensor]) -> PatchcoreModel:
     return model.eval()
 
 
-def rows_of(model: AnoPLe, bank: ScaledMemoryBank, rival: PatchcoreModel, image: Tensor) -> Rows:
+def rows_of(model: AnoPLe, bank: ScaledMemoryBank, rival: PatchcoreModel, image: Tensor, *, trained: bool) -> Rows:
     """Return the prediction of every row for an image of shape (1, 3, H, W) in [0, 1]."""
-    parts, paper = model.model, PaperFusion()
-    images = model.pre_processor.transform(image)
-    visual, whole, other = parts.encode_whole(images), parts(images), rival(as_lite0_sees(image))
-    probability, decoder_map = parts.abnormal_probability(visual), parts.decoder_map(visual)
-    first, second = parts.first_memory_map(visual), parts.second_memory_map(visual)
-    fused = paper.map(decoder_map, first)
-    height, width = parts.second_memory.backbone.grid
-    plain = bank(visual.second_features).reshape(1, height, width)
-    rows: Rows = {
-        "AnoPLe, weighted": (whole.pred_score.flatten(), whole.anomaly_map.squeeze(1)),
-        "AnoPLe, paper": (paper.score(probability, fused), fused),
-        "prompts": (probability, None),
+    parts, images = model.model, model.pre_processor.transform(image)
+    visual, other = parts.encode_whole(images), rival(as_lite0_sees(image))
+    rows = trained_rows(model, images, visual) if trained else {}
+    second = parts.second_memory_map(visual)
+    plain = bank(visual.second_features).reshape(1, *parts.second_memory.backbone.grid)
+    return rows | {
+        "second memory": (second.flatten(1).amax(dim=1), second),
+        "bank": (plain.flatten(1).amax(dim=1), plain),
         "PatchCore": (other.pred_score.flatten(), other.anomaly_map.squeeze(1)),
         "darkness": (1 - image.mean().reshape(1), None),
     }
-    for name, part in (("decoder", decoder_map), ("CLIP's memory", first), ("second memory", second), ("bank", plain)):
-        rows[name] = (part.flatten(1).amax(dim=1), part)
-    return rows
+
+
+def trained_rows(model: AnoPLe, images: Tensor, visual: VisualFeatures) -> Rows:
+    """Return the prediction of every row that depends on the training."""
+    parts, paper, whole = model.model, PaperFusion(), model.model(images)
+    probability, decoder_map = parts.abnormal_probability(visual), parts.decoder_map(visual)
+    first = parts.first_memory_map(visual)
+    fused = paper.map(decoder_map, first)
+    return {
+        "AnoPLe, weighted": (whole.pred_score.flatten(), whole.anomaly_map.squeeze(1)),
+        "AnoPLe, paper": (paper.score(probability, fused), fused),
+        "prompts": (probability, None),
+        "decoder": (decoder_map.flatten(1).amax(dim=1), decoder_map),
+        "CLIP's memory": (first.flatten(1).amax(dim=1), first),
+    }
 
 
 def as_lite0_sees(image: Tensor) -> Tensor:
@@ -141,7 +151,7 @@ def auroc(scores: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def test(model: AnoPLe, datamodule: AnomalibDataModule) -> Iterator[tuple[str, float, float | None]]:
+def test(model: AnoPLe, datamodule: AnomalibDataModule, *, trained: bool) -> Iterator[tuple[str, float, float | None]]:
     """Yield image and pixel AUROC of every row."""
     datamodule.setup()
     names = next(iter(model.drawn_samples.values()))
@@ -158,7 +168,7 @@ def test(model: AnoPLe, datamodule: AnomalibDataModule) -> Iterator[tuple[str, f
         labels.append(int(item.gt_label))
         if item.gt_mask is not None:
             masks.append(F.interpolate(item.gt_mask[None, None].float(), size=(SIDE, SIDE))[0] > 0.5)
-        for row, (score, anomaly_map) in rows_of(model, bank, rival, item.image[None]).items():
+        for row, (score, anomaly_map) in rows_of(model, bank, rival, item.image[None], trained=trained).items():
             scores.setdefault(row, []).append(score)
             if anomaly_map is not None:
                 maps.setdefault(row, []).append(F.interpolate(anomaly_map[:, None], size=(SIDE, SIDE))[:, 0])
@@ -176,17 +186,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cells", nargs="*", default=[], choices=["mono", "poly"])
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--memories-only", action="store_true", help="rows that do not depend on the training")
     parser.add_argument("--results", type=Path, help="CSV file of what is measured; what it has is not run again")
     return parser.parse_args()
 
 
-def measure(part: str, shots: int, draw: int, root: Path | None, cells: Path) -> list[Result]:
+def measure(part: str, shots: int, draw: int, root: Path | None, cells: Path, *, trained: bool) -> list[Result]:
     """Train one model and test it and its rivals."""
-    model = train(make_datamodule(part, root, cells), shots, draw, {"backbone": TINY}, "32-true")
+    arguments = {"backbone": TINY} if trained else {"backbone": TINY, "epochs": 1}
+    model = train(make_datamodule(part, root, cells), shots, draw, arguments, "32-true")
     weights = [round(weight, 2) for weight in model.model.fusion.weights.tolist()]
     turns = model.model.second_memory.turns.int().tolist()
     sys.stderr.write(f"{part}, {shots} shots, draw {draw}: weights {weights}, turns {turns}\n")
-    rows = test(model, make_datamodule(part, root, cells))
+    rows = test(model, make_datamodule(part, root, cells), trained=trained)
     return [Result(part, shots, draw, row, image, pixel) for row, image, pixel in rows]
 
 
@@ -239,7 +251,7 @@ def main() -> None:
             if (part, shots, draw) in done:
                 continue
             root = arguments.data_root if part in arguments.category else None
-            new = measure(part, shots, draw, root, Path(cells))
+            new = measure(part, shots, draw, root, Path(cells), trained=not arguments.memories_only)
             results += new
             if arguments.results is not None:
                 with arguments.results.open("a", newline="") as lines:
