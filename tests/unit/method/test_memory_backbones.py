@@ -94,6 +94,7 @@ def test_folding_is_undone_where_it_would_change_something() -> None:
         ("vit_small_patch14_reg4_dinov2.lvd142", {}, ValueError, r"did you mean .*lvd142m'\?"),
         (LITE0, {"layers": [9]}, ValueError, r"numbers between 1 and 5 .* got \[9\]"),
         (LITE0, {"weights": "nowhere.pth"}, FileNotFoundError, r"'nowhere.pth' .* does not exist"),
+        ("hardcorenas_a", {}, ValueError, r"hardcorenas_a does not tell its intermediate features .* take another"),
         ("resnet18.a1_in1k", {}, FileNotFoundError, r"not in the cache .*memory_backbone efficientnet-lite0"),
     ],
 )
