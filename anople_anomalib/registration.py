@@ -61,8 +61,16 @@ def register_terminal() -> None:
     shorten_errors(cli)
     if runs_from_command_line() and is_about_this_package(sys.argv[1:]):
         before_main(cli, _add_arguments_of_checkpoint)
+        before_main(cli, _give_up_in_time)
         if not wants_everything():
             quieten(cli)
+
+
+def _give_up_in_time() -> None:
+    """Let the command give up servers that do not answer: anomalib's downloads of data wait for ever."""
+    from .utils.downloads import give_up_in_time
+
+    give_up_in_time()
 
 
 def _add_arguments_of_checkpoint() -> None:

@@ -63,11 +63,11 @@ def clear_error(error: BaseException, datamodule: AnomalibDataModule) -> BaseExc
         nothing to do with the data.
     """
     name = type(datamodule).__name__
-    if isinstance(error, URLError):
+    if isinstance(error, URLError | TimeoutError):
         # anomalib downloads what it does not find, so the folder is not there
-        folder = data_root(datamodule) / datamodule.category
+        folder, reason = data_root(datamodule) / datamodule.category, getattr(error, "reason", error)
         return FileNotFoundError(
-            f"{name} finds no data in '{folder}' and cannot download them ({error.reason}): check root and "
+            f"{name} finds no data in '{folder}' and cannot download them ({reason}): check root and "
             f"category; {_categories_in(folder)}."
         )
     if isinstance(error, ValueError) and _has_too_few_images(datamodule):

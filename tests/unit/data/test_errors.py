@@ -12,7 +12,7 @@ import pytest
 from anomalib.data import AnomalibDataModule, Folder, MVTecAD
 
 from anople_anomalib.data import FewShot
-from anople_anomalib.data.errors import ClearDataErrors
+from anople_anomalib.data.errors import ClearDataErrors, clear_error
 from helpers.folders import write_category
 
 pytestmark = pytest.mark.usefixtures("_no_download")
@@ -41,6 +41,13 @@ def test_a_category_that_is_neither_there_nor_to_be_downloaded(mvtec: Path) -> N
         f"MVTecAD finds no data in '{mvtec / 'cable'}' and cannot download them (no network): check root and "
         f"category; the folders in '{mvtec}' are bottle."
     )
+
+
+def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
+    datamodule = MVTecAD(tmp_path)
+    error = clear_error(TimeoutError("timed out"), datamodule)
+    assert isinstance(error, FileNotFoundError)
+    assert "cannot download them (timed out)" in str(error)
 
 
 @pytest.mark.parametrize(("make", "said"), [(False, "there is no folder '{}'"), (True, "'{}' has no folders")])
