@@ -127,8 +127,10 @@ class PredictionTable(Callback):
         self.on_test_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Close the files: what is finished stays."""
-        del trainer, pl_module, exception
+        """Close the files: what is finished stays, and somebody who interrupts is told where it is."""
+        del pl_module
+        if self._table is not None and isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+            logger.info("Interrupted. %s", summary(self._table))
         self._close()
 
     def _write_unreadable(self, trainer: Trainer) -> None:

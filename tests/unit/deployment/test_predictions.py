@@ -92,13 +92,34 @@ def test_the_end_sums_up(model: AnoPLe, root: Path, tmp_path: Path, caplog: pyte
 
 
 class _Interrupt(Callback):
-    """Stops a prediction after two batches."""
+    """Stops a prediction after two batches.
+
+    Args:
+        error: What it raises.
+    """
+
+    def __init__(self, error: type[BaseException] = RuntimeError) -> None:
+        self.error = error
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
         """Raise in the third batch."""
         del trainer, pl_module
         if args[2] == 2:
-            raise RuntimeError
+            raise self.error
+
+
+def test_who_interrupts_is_told_where_the_rows_are(
+    model: AnoPLe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(5):
+        Image.new("RGB", (40, 30), (number, 90, 90)).save(tmp_path / f"{number}.png")
+    caplog.set_level(logging.INFO)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        make_engine(tmp_path, [_Interrupt(KeyboardInterrupt)]).predict(model, dataset=PredictDataset(tmp_path))
+    rows = rows_in(tmp_path)
+    said = next(record.message for record in caplog.records if record.message.startswith("Interrupted. "))
+    assert said.startswith(f"Interrupted. {len(rows)} images:")
+    assert str(next(tmp_path.rglob("predictions.csv"))) in said
 
 
 def test_what_is_finished_stays(model: AnoPLe, tmp_path: Path) -> None:
