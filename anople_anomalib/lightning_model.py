@@ -143,6 +143,9 @@ class AnoPLe(
         use_decoder: Whether there is a decoder; without it the loss is the image-level term alone.
         residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens instead of starting
             from random local features; ``None`` does so for ``"anople-tiny"`` only.
+        decoder_small_start: Whether the decoder's random local features start at a tenth and are learned ten times as
+            fast as ``decoder_lr`` says, and its map is smoothed by half a patch; ``None`` does so for ``"anople-tiny"``
+            only, whose decoder is narrower than the paper's. Of no effect on a residual decoder.
         epochs: Number of epochs where the trainer is given none.
         prompt_lr: Learning rate of the prompts.
         decoder_lr: Learning rate of the decoder.
@@ -208,6 +211,7 @@ class AnoPLe(
         score_share: float = 0.0,
         use_decoder: bool = True,
         residual_decoder: bool | None = None,
+        decoder_small_start: bool | None = None,
         epochs: int = 60,
         prompt_lr: float = 1e-3,
         decoder_lr: float = 2e-4,
@@ -285,6 +289,7 @@ class AnoPLe(
                 use_decoder=use_decoder,
                 memory_layers=resolve_memory_layers(memory_layers, visual.depth) if use_memory else (),
                 residual_decoder=backbone == TINY if residual_decoder is None else residual_decoder,
+                decoder_small_start=backbone == TINY if decoder_small_start is None else decoder_small_start,
                 coreset_sampling_ratio=coreset_sampling_ratio,
                 memory_per_category=memory_per_category,
                 second_memory=second,

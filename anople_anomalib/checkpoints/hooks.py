@@ -39,6 +39,7 @@ _BEFORE = {
     "map_sigma": 0.0,
     "score_share": 0.0,
     "pixel_logits": "cosine",
+    "decoder_small_start": False,
 }
 """Settings of checkpoints that were written before there were such settings."""
 
@@ -207,6 +208,7 @@ _ARGUMENTS_BEFORE = {
     "image_logit_scale": None,
     "pixel_logit_scale": None,
     "pixel_logits": "cosine",
+    "decoder_small_start": False,
 }
 """What version 0.1 did, whose checkpoints do not name these arguments."""
 
@@ -247,6 +249,7 @@ def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:
     return {
         "memory_layers": list(model.memory_layers),
         "residual_decoder": model.residual_decoder,
+        "decoder_small_start": model.decoder_small_start,
         **({} if model.decoder is None else {"pixel_logits": model.pixel_logits}),
         "memory_backbone": None if second is None else second.backbone.name,
         "memory_position_weight": 0.0 if second is None else float(second.memory_bank.position_weight),

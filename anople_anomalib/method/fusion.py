@@ -59,6 +59,22 @@ class Weights(NamedTuple):
     prompt_power: float
 
 
+def smooth(anomaly_map: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Smooth maps by a Gaussian.
+
+    Args:
+        anomaly_map: Shape ``(B, h, w)``.
+        sigma: Standard deviation in pixels; 0 for none.
+
+    Returns:
+        The same shape and range.
+    """
+    if not sigma:
+        return anomaly_map
+    size = 2 * int(3 * sigma + 0.5) + 1  # three standard deviations on either side
+    return gaussian_blur2d(anomaly_map.unsqueeze(1), size, (sigma, sigma), border_type="replicate").squeeze(1)
+
+
 class PaperFusion(nn.Module):
     """Equations (12) and (14); with a second memory, M_mem is the mean of both.
 
@@ -95,7 +111,7 @@ class PaperFusion(nn.Module):
         Returns:
             M_q (12), of the same shape, values in [0, 0.5] (in [0, 1] without a memory).
         """
-        return self._smooth(decoder_map if memory_map is None else fuse(decoder_map, memory_map))
+        return smooth(decoder_map if memory_map is None else fuse(decoder_map, memory_map), self.map_sigma)
 
     def score(
         self, abnormal_probability: torch.Tensor, anomaly_map: torch.Tensor, inside: torch.Tensor | None = None
@@ -111,13 +127,6 @@ class PaperFusion(nn.Module):
             Shape ``(B,)``, values in [0, 0.5].
         """
         return fuse(abnormal_probability, top_mean(anomaly_map, self.top_share, inside))
-
-    def _smooth(self, anomaly_map: torch.Tensor) -> torch.Tensor:
-        if not self.map_sigma:
-            return anomaly_map
-        size = 2 * int(3 * self.map_sigma + 0.5) + 1  # three standard deviations on either side
-        sigma = (self.map_sigma, self.map_sigma)
-        return gaussian_blur2d(anomaly_map.unsqueeze(1), size, sigma, border_type="replicate").squeeze(1)
 
 
 class WeightedFusion(PaperFusion):
@@ -150,9 +159,9 @@ class WeightedFusion(PaperFusion):
     def map(self, decoder_map: torch.Tensor, memory_map: torch.Tensor | None) -> torch.Tensor:
         """Fuse the maps to M_q in [0, 1], see the base class."""
         if memory_map is None:
-            return self._smooth(decoder_map)
+            return smooth(decoder_map, self.map_sigma)
         factor = decoder_map.clamp_min(_FLOOR) ** self.weights[1].to(decoder_map.dtype)
-        return self._smooth(memory_map * factor)
+        return smooth(memory_map * factor, self.map_sigma)
 
     def score(
         self, abnormal_probability: torch.Tensor, anomaly_map: torch.Tensor, inside: torch.Tensor | None = None

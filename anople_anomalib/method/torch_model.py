@@ -15,8 +15,8 @@ from anople_anomalib.utils.resizing import is_size, resize_exactly
 
 from .anomaly_simulation import simulate_latent_anomalies
 from .clip import FrozenCLIP
-from .decoder import Decoder
-from .fusion import PaperFusion
+from .decoder import SMALL_START, SMALL_START_GAIN, SMALL_START_SMOOTHING, Decoder
+from .fusion import PaperFusion, smooth
 from .large_images import LargeImages
 from .memory_bank import MemoryBank
 from .outputs import TrainingOutput, VisualFeatures
@@ -46,6 +46,8 @@ class AnoPLeModel(LargeImages):
         use_decoder: Whether there is a decoder D; without it CLIP's own projection maps the patch tokens.
         memory_layers: 1-based numbers of the layers whose patch features make the memory; empty for no memory.
         residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens.
+        decoder_small_start: Whether the decoder's local features start at a tenth and are learned ten times as fast,
+            and M_hat is smoothed by half a patch; of no effect where the decoder refines.
         coreset_sampling_ratio: Share of the patch features that the memory keeps.
         memory_per_category: Whether the memory keeps categories apart; the second one is built by the caller.
         second_memory: A memory of another backbone's features, beside the first; it needs the first.
@@ -71,6 +73,7 @@ class AnoPLeModel(LargeImages):
         use_decoder: bool = True,
         memory_layers: Sequence[int] = (7, 8, 9, 10),
         residual_decoder: bool = False,
+        decoder_small_start: bool = False,
         coreset_sampling_ratio: float = 1.0,
         memory_per_category: bool = False,
         second_memory: SecondMemory | None = None,
@@ -95,8 +98,9 @@ class AnoPLeModel(LargeImages):
             coupling=coupling,
             num_views=num_views if view_signal else 0,
         )
-        self.decoder = Decoder(clip.visual.width, clip.embed_dim, refines=residual_decoder) if use_decoder else None
         self.residual_decoder = residual_decoder
+        self.decoder_small_start = decoder_small_start and use_decoder and not residual_decoder
+        self.decoder = self._make_decoder(clip) if use_decoder else None
         starts_from_clip = residual_decoder or not use_decoder
         self.pixel_logits = pixel_logits or ("cosine" if starts_from_clip else "dot")
         bank = (clip.visual.width, coreset_sampling_ratio, memory_per_category)
@@ -224,7 +228,8 @@ class AnoPLeModel(LargeImages):
         """Compute M_hat, the abnormal probability of every pixel: shape ``(B, h, w)``, values in [0, 1]."""
         logits = self._pixel_logits(self._local_features(visual), self.text_features)
         logits = F.interpolate(logits, size=self.image_size, mode="bilinear", align_corners=False)
-        return logits.softmax(dim=1)[..., 1, :, :]
+        patch = self.image_size[0] / self.patch_grid[0]  # pixels
+        return smooth(logits.softmax(dim=1)[..., 1, :, :], SMALL_START_SMOOTHING * patch * self.decoder_small_start)
 
     def memory_map(self, visual: VisualFeatures, banks: Sequence[MemoryBank] | None = None) -> torch.Tensor:
         """Compute M_mem of equation (13), resized to the image: shape ``(B, h, w)``, values in [0, 1].
@@ -269,6 +274,12 @@ class AnoPLeModel(LargeImages):
             signal = signal[view].expand(images.shape[0], -1)  # len() would fix the batch of an export
         visual = self.clip.visual(images, self.prompt_learner().visual, signal, self.memory_layers)
         return visual._replace(second_features=second)
+
+    def _make_decoder(self, clip: FrozenCLIP) -> Decoder:
+        """Make the decoder with its start."""
+        small = self.decoder_small_start
+        start = 0.0 if self.residual_decoder else SMALL_START if small else 1.0
+        return Decoder(clip.visual.width, clip.embed_dim, start=start, gain=SMALL_START_GAIN if small else 1.0)
 
     def _local_features(self, visual: VisualFeatures) -> torch.Tensor:
         """Compute D(z), shape ``(B, D, h, w)``."""
