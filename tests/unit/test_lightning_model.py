@@ -148,6 +148,20 @@ def test_only_the_tiny_backbone_has_a_residual_decoder_unasked(arguments: dict[s
     assert make_model(**arguments).model.residual_decoder is expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, False),
+        ({"decoder_small_start": True}, True),
+        ({"backbone": TINY}, False),  # it refines
+        ({"backbone": TINY, "residual_decoder": False}, True),
+        ({"backbone": TINY, "residual_decoder": False, "decoder_small_start": False}, False),
+    ],
+)
+def test_only_the_tiny_backbone_has_a_small_start_unasked(arguments: dict[str, Any], expected: bool) -> None:
+    assert make_model(**arguments).model.decoder_small_start is expected
+
+
 def test_texts_of_the_classes() -> None:
     model = make_model(state_word=["damaged", "broken"])
     model.prepare_texts(["metal_nut", "bottle"])
