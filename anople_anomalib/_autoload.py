@@ -123,7 +123,8 @@ def install() -> None:
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _Finder())
-    if os.path.basename(sys.argv[0]).startswith("anomalib"):  # noqa: PTH119  # pathlib costs more, everywhere else too
+    program = os.path.basename(sys.argv[0])  # noqa: PTH119  # pathlib costs more, everywhere else too
+    if program.startswith(("anomalib", "anople-")):
         from .utils.quiet import quieten_imports
 
         quieten_imports()

@@ -15,6 +15,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from .lightning_model import AnoPLe
+from .utils.quiet import without_noise
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threshold_images", type=Path, nargs="+", help="normal images for new thresholds")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")
     parsed = parser.parse_args(arguments)
+    without_noise()
     try:
         model = AnoPLe.load_from_checkpoint(parsed.ckpt_path)
         before = len(model.model.memory_bank or ())

@@ -9,7 +9,6 @@ Usage:
     anople-thresholds --exported model.onnx --output model.onnx --images good --false_alarm_rate 0.01
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from jsonargparse import ArgumentParser, Namespace
 from .deployment.exported_thresholds import read_exported
 from .lightning_model import AnoPLe
 from .metrics.category_scores import IMAGE, PIXEL
+from .utils.quiet import without_noise
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _refuse(parser, "give --ckpt_path or --exported")
     if not parsed.images and ((parsed.image_threshold, parsed.pixel_threshold) == (None, None) or rule != (None, None)):
         _refuse(parser, "give --image_threshold or --pixel_threshold, or --images for a rule")
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    without_noise()
     try:
         print((_change_checkpoint if parsed.exported is None else _change_exported)(parsed))
     except ImportError as error:

@@ -96,6 +96,9 @@ def _clear_read_errors(path: str | Path | IO[bytes]) -> Iterator[None]:
     """Turn whatever a damaged file raises into one error message that names it."""
     try:
         yield
+    except FileNotFoundError as error:
+        msg = f"There is no checkpoint '{path}': check the path."
+        raise FileNotFoundError(msg) from error
     except _NAMED_ERRORS:
         raise
     except READ_ERRORS as error:

@@ -169,6 +169,11 @@ class ExactPostProcessor(PostProcessor):
         self.fit_ranges()
         self._histograms = dict(zip(self._histograms, of_all_processes(list(self._histograms.values())), strict=True))
         self.fit_thresholds(self.quantile, self.false_alarm_rate)
+        if self.normal_only and not self._rule_followed:
+            logger.warning(
+                "No validation image is anomalous: the thresholds rest on the scores of %d good images.",
+                self.normal_images,
+            )
 
     def fit_ranges(self) -> None:
         """Note the smallest and the largest raw scores, which no judgment depends on."""
@@ -194,11 +199,6 @@ class ExactPostProcessor(PostProcessor):
         follows = images.has_normal and (quantile is not None or false_alarm_rate is not None)
         self._rule_followed = self._rule_followed or follows
         self.normal_only = images.has_normal and (follows or not images.has_anomalous)
-        if self.normal_only and not follows:
-            logger.warning(
-                "No validation image is anomalous: the thresholds rest on the scores of %d good images.",
-                self.normal_images,
-            )
         given, rule = self._explicit.get, (quantile, false_alarm_rate)
         self.set_thresholds(
             given("image_threshold", fit_threshold(images, images, *rule)),

@@ -57,8 +57,10 @@ def is_about_this_package(arguments: Sequence[str]) -> bool:
 
 
 def quieten_imports() -> None:
-    """Stop the noise of anomalib's imports, in the command with this package's model; to be called before them."""
-    if runs_from_command_line() and is_about_this_package(sys.argv[1:]) and not wants_everything():
+    """Stop the noise of anomalib's imports, in commands about this package's model; to be called before them."""
+    own_command = Path(sys.argv[0]).stem.startswith("anople-")
+    about = own_command or (runs_from_command_line() and is_about_this_package(sys.argv[1:]))
+    if about and not wants_everything():
         for message in _IMPORT_WARNINGS:
             warnings.filterwarnings("ignore", message=message, category=FutureWarning)
 

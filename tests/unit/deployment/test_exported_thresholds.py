@@ -168,6 +168,8 @@ def test_what_cannot_be_changed_says_what_to_do(
         read_exported(next((root / "bottle" / "test" / "good").iterdir()))
     with pytest.raises(SystemExit, match="There is no exported model"):
         main(["--exported", str(tmp_path / "none.xml"), "--output", str(tmp_path / "x.xml"), "--image_threshold", "1"])
+    with pytest.raises(SystemExit, match=r"error: There is no checkpoint '/none.ckpt': check the path"):
+        main(["--ckpt_path", "/none.ckpt", "--output", str(path), "--image_threshold", "1"])
     for wrong in (["--image_threshold", "1"], ["--exported", str(path), "--quantile", "1"]):
         with pytest.raises(SystemExit):
             main([*wrong, "--output", str(path)])
