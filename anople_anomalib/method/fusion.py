@@ -72,7 +72,8 @@ def smooth(anomaly_map: torch.Tensor, sigma: float) -> torch.Tensor:
     if not sigma:
         return anomaly_map
     size = 2 * int(3 * sigma + 0.5) + 1  # three standard deviations on either side
-    return gaussian_blur2d(anomaly_map.unsqueeze(1), size, (sigma, sigma), border_type="replicate").squeeze(1)
+    smoothed = gaussian_blur2d(anomaly_map.unsqueeze(1), size, (sigma, sigma), border_type="replicate").squeeze(1)
+    return smoothed.clamp(0, 1)  # weights that add up to 1 but for rounding; and an export's output has one name
 
 
 class PaperFusion(nn.Module):
