@@ -20,12 +20,12 @@ PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some CPUs would take bfloat16
 @pytest.fixture(scope="module")
 def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
     folder = tmp_path_factory.mktemp("training")
-    return train_model(root, folder, memory_backbone=LITE0, memory_image_size=96, map_sigma=1.0)
+    return train_model(root, folder, memory_backbone=LITE0, memory_image_size=128, map_sigma=1.0)
 
 
 def test_the_backbones_see_images_of_their_own_size(model: AnoPLe) -> None:
-    assert (model.image_size, model.input_size) == ((64, 64), (96, 96))
-    assert model(torch.rand(1, 3, 90, 110)).anomaly_map.shape[-2:] == (96, 96)
+    assert (model.image_size, model.input_size) == ((64, 64), (128, 128))
+    assert model(torch.rand(1, 3, 90, 110)).anomaly_map.shape[-2:] == (128, 128)
 
 
 def test_torch_inferencer_predicts_as_the_engine_does(
