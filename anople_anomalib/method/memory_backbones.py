@@ -25,6 +25,7 @@ from torch.nn import functional as F  # noqa: N812
 from anople_anomalib.utils.arguments import check_integer
 from anople_anomalib.utils.downloads import impatient_downloads
 from anople_anomalib.utils.resizing import is_size, resize_exactly
+from anople_anomalib.utils.timm_models import forget_weights
 
 from .batch_norm import fold_batch_norm
 from .frozen import FrozenModule
@@ -234,7 +235,7 @@ def _build(
     if indices is None:
         info: Any = timm.create_model(architecture, pretrained=False, **sizes).feature_info
         given = {"out_indices": tuple(range(len(info)))}
-    return timm.create_model(
+    model = timm.create_model(
         architecture,
         pretrained=pretrained,
         pretrained_cfg_overlay=overlay,
@@ -243,6 +244,7 @@ def _build(
         **given,
         **sizes,
     )
+    return forget_weights(model)
 
 
 def _create(

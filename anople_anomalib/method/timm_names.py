@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from timm.models import is_model, register_model
 from torch import nn
 
+from anople_anomalib.utils.timm_models import forget_weights
+
 from .backbones import CLIP_MEAN, CLIP_STD, TINY, default_weights
 from .lite0_weights import LITE0_ARCHITECTURE, lite0_weights
 
@@ -51,4 +53,4 @@ def _create(architecture: str, overlay: dict[str, Any], **kwargs: Any) -> nn.Mod
         "cache_dir",
     ):  # of a name that has none
         kwargs.pop(name, None)
-    return timm.create_model(architecture, pretrained_cfg_overlay=overlay, **kwargs)
+    return forget_weights(timm.create_model(architecture, pretrained_cfg_overlay=overlay, **kwargs))

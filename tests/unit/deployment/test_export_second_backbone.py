@@ -33,6 +33,8 @@ def test_torch_inferencer_predicts_as_the_engine_does(
 ) -> None:
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
     path = make_engine(tmp_path).export(model, "torch", export_root=tmp_path)
+    tensors = [*model.detector().parameters(), *model.detector().buffers()]
+    assert path.stat().st_size < 1.2 * sum(tensor.nbytes for tensor in tensors)  # no weights that are not used
     images = torch.rand(3, 90, 110)
     expected, actual = model(images[None]), TorchInferencer(path, device="cpu").predict(images)
     assert_close(actual.pred_score.flatten(), expected.pred_score.flatten(), atol=1e-5, rtol=0)
