@@ -15,7 +15,6 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torch.utils.data import DataLoader
 
-from anople_anomalib.method.subspace import SubspaceMemoryBank
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.utils.finalizable import Finalizable
 from anople_anomalib.utils.transforms import require_one_transform
@@ -169,8 +168,6 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
             factors += self.model.memory_bank.parts()
         if (second := self.model.second_memory) is not None:  # squared distances are small differences, too
             factors += [*second.memory_bank.parts(), *second.backbone.parameters()]
-            if isinstance(second.memory_bank, SubspaceMemoryBank):
-                factors.append(second.memory_bank.outside)
         shapes = {frozenset(factor.shape) for factor in factors}
         # from what the model takes to what CLIP sees, which may come after the second backbone's convolutions
         resized = zip(self.model.input_size, self.model.image_size, strict=True)

@@ -130,7 +130,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
             self.lengths = torch.tensor([len(group) for group in groups], device=self.features.device)
 
     def parts(self) -> Sequence[torch.Tensor]:
-        """Split the bank into the parts that are compared at once, ``(m, width)`` each."""
+        """Return what queries are multiplied by: the parts that are compared at once, ``(m, width)`` each."""
         return [part for group in self.features.chunk(self.num_categories) for part in group.split(_ROWS)]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -92,6 +92,10 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         residual = (features - self.center.to(features)) @ self.outside.to(features).T  # (..., m)
         return residual.square().sum(dim=-1) / (4 * self.variance.to(features))
 
+    def parts(self) -> Sequence[torch.Tensor]:
+        """Return what queries are multiplied by: the parts of the bank, and the directions off the subspace."""
+        return [*super().parts(), self.outside]
+
     def _keep(self, groups: Sequence[torch.Tensor]) -> None:
         """Set the bank to what the categories hold, and find the subspace of it."""
         super()._keep(groups)

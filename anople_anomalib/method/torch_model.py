@@ -228,8 +228,10 @@ class AnoPLeModel(LargeImages):
         """Compute M_hat, the abnormal probability of every pixel: shape ``(B, h, w)``, values in [0, 1]."""
         logits = self._pixel_logits(self._local_features(visual), self.text_features)
         logits = F.interpolate(logits, size=self.image_size, mode="bilinear", align_corners=False)
-        patch = self.image_size[0] / self.patch_grid[0]  # pixels
-        return smooth(logits.softmax(dim=1)[..., 1, :, :], SMALL_START_SMOOTHING * patch * self.decoder_small_start)
+        probabilities = logits.softmax(dim=1)[..., 1, :, :]
+        if not self.decoder_small_start:
+            return probabilities
+        return smooth(probabilities, SMALL_START_SMOOTHING * self.image_size[0] / self.patch_grid[0])
 
     def memory_map(self, visual: VisualFeatures, banks: Sequence[MemoryBank] | None = None) -> torch.Tensor:
         """Compute M_mem of equation (13), resized to the image: shape ``(B, h, w)``, values in [0, 1].
