@@ -86,6 +86,20 @@ def train_model(root: Path, folder: Path, **arguments: Any) -> AnoPLe:  # noqa: 
     return model.eval()
 
 
+def finish(model: AnoPLe, shots: torch.Tensor, categories: Sequence[int] | None = None) -> AnoPLe:
+    """Give a model what a training run leaves behind; its memories, if any, hold normalized shots (B, 3, H, W)."""
+    model.prepare_texts("bottle")
+    inner = model.eval().model
+    inner.refresh_text_features()
+    if inner.memory_bank is not None:
+        features = inner.shot_features(shots)
+        inner.memory_bank.build(features.first, categories)
+        if inner.second_memory is not None:
+            inner.second_memory.memory_bank.build(features.second, categories)
+    inner.is_fitted.fill_(value=True)
+    return model
+
+
 def assert_finalized(model: AnoPLe, state: dict[str, torch.Tensor]) -> None:
     """Memory and text features are those of the final prompts, in the model and in a checkpoint of it."""
     assert model.is_finalized

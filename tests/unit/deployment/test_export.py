@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from anople_anomalib.lightning_model import AnoPLe
 from helpers.miniature import IMAGE_SIZE
-from helpers.training import make_datamodule, make_engine, make_model, train_model
+from helpers.training import finish, make_datamodule, make_engine, make_model, train_model
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +127,9 @@ def test_an_openvino_model_smoothes_the_map_of_a_small_start(tmp_path: Path, mon
     pytest.importorskip("openvino")
     pytest.importorskip("onnxscript")
     monkeypatch.chdir(tmp_path)
-    model = make_model(use_memory=False, decoder_small_start=True, post_processor=False).eval()
-    model.prepare_texts("object")
-    model.model.refresh_text_features()
-    model.model.is_fitted.fill_(value=True)
-    path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path)
     images = torch.rand(2, 3, 90, 110)
+    model = finish(make_model(use_memory=False, decoder_small_start=True, post_processor=False), images)
+    path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path)
     actual = OpenVINOInferencer(path, "CPU", PRECISE).predict(images)
     assert_close(torch.from_numpy(actual.anomaly_map), model(images).anomaly_map, atol=1e-4, rtol=0)
 
@@ -211,12 +208,9 @@ def test_an_openvino_model_chooses_the_memory_of_the_same_category(
     pytest.importorskip("nncf")
     pytest.importorskip("onnxscript")
     monkeypatch.chdir(tmp_path)  # anomalib's inferencer keeps a cache where it runs
-    model = make_model(memory_per_category=True, post_processor=False).eval()
-    model.prepare_texts("object")
-    model.model.refresh_text_features()
     shots = torch.rand(3, 3, *IMAGE_SIZE)
-    model.model.memory_bank.build(model.model.memory_features(model.pre_processor.transform(shots)), [0, 1, 0])
-    model.model.is_fitted.fill_(value=True)
+    model = make_model(memory_per_category=True, post_processor=False)
+    finish(model, model.pre_processor.transform(shots), [0, 1, 0])
     settings = {"compression_type": compression, "datamodule": make_datamodule(root) if compression else None}
     path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path, **settings)
     images = torch.cat([shots + 0.1 * torch.rand_like(shots), torch.rand(2, 3, *IMAGE_SIZE)])

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.method.lite0_weights import LITE0
-from helpers.training import make_datamodule, make_engine, make_model, train_model
+from helpers.training import finish, make_datamodule, make_engine, make_model, train_model
 
 PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some CPUs would take bfloat16
 
@@ -103,17 +103,11 @@ def test_both_memories_keep_categories_apart(
     pytest.importorskip("onnxscript")
     monkeypatch.chdir(tmp_path)  # anomalib's inferencer keeps a cache where it runs
     second = {"memory_backbone": LITE0, "memory_image_size": 96, "memory_rotations": False}
-    model = make_model(memory_per_category=True, post_processor=False, **second).eval()
-    model.prepare_texts("object")
-    model.model.refresh_text_features()
     datamodule = make_datamodule(root)
     datamodule.setup()
     images = torch.stack([item.image for item in datamodule.test_data])
-    features = model.model.shot_features(model.pre_processor.transform(images[:3]))
-    categories = [0, 1, 0]
-    model.model.memory_bank.build(features.first, categories)
-    model.model.second_memory.memory_bank.build(features.second, categories)
-    model.model.is_fitted.fill_(value=True)
+    model = make_model(memory_per_category=True, post_processor=False, **second)
+    finish(model, model.pre_processor.transform(images[:3]), [0, 1, 0])
     settings = {"compression_type": compression, "datamodule": datamodule if compression else None}
     path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path, **settings)
     actual, expected = OpenVINOInferencer(path, "CPU", PRECISE).predict(images), model(images)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from anople_anomalib.lightning_model import AnoPLe
 from helpers.miniature import IMAGE_SIZE
-from helpers.training import make_model
+from helpers.training import finish, make_model
 
 NUM_SHOTS = 2
 SCORES = (0.9, 0.2, 0.6, 0.1)
@@ -18,16 +18,6 @@ LABELS = (True, True, False, False)
 """Found, missed, false alarm, rightly left alone."""
 SQUARE = (slice(16, 32), slice(32, 48))
 """Rows and columns of the defect."""
-
-
-def finish(model: AnoPLe, shots: torch.Tensor) -> AnoPLe:
-    """Give a model what a training run leaves behind."""
-    model.prepare_texts("bottle")
-    model.model.refresh_text_features()
-    if model.model.memory_bank is not None:
-        model.model.memory_bank.build(model.model.memory_features(shots))
-    model.model.is_fitted.fill_(value=True)
-    return model.eval()
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,9 @@ from anople_anomalib.visualization import draw_nearest_normal, nearest_normal, s
 from anople_anomalib.visualization.explanation import Shot
 from helpers.folders import write_category
 from helpers.miniature import IMAGE_SIZE
-from helpers.training import make_datamodule, make_model
+from helpers.training import finish, make_datamodule, make_model
 
-from .conftest import NUM_SHOTS, finish
+from .conftest import NUM_SHOTS
 
 
 def test_every_patch_of_a_shot_is_its_own_nearest(model: AnoPLe, shots: torch.Tensor) -> None:

@@ -15,9 +15,7 @@ from anople_anomalib.method.recorded_attention import recorded_attention
 from anople_anomalib.visualization import draw_maps, draw_prompt_attention, draw_view_attention
 from anople_anomalib.visualization.passes import attention_of, evidence_of
 from helpers.miniature import DEPTH, NUM_PATCHES
-from helpers.training import make_model
-
-from .conftest import finish
+from helpers.training import finish, make_model
 
 
 def test_evidence_adds_up_to_the_prediction(model: AnoPLe, batch: ImageBatch) -> None:
