@@ -146,15 +146,21 @@ def chosen(session: Session, choice: str | None) -> Any:  # noqa: ANN401
     return session.sorted_answers[int(number) - 1]
 
 
-def with_uploads(take: Callable[[Sequence[str]], None], files: Sequence[str] | str | None, uploads: Path) -> None:
-    """Take uploaded files in, and remove them from where Gradio has put them."""
-    paths = [files] if isinstance(files, str) else list(files or [])
+def with_uploads(take: Callable[[Sequence[Path]], None], files: Sequence[str] | str | None, uploads: Path) -> None:
+    """Take uploaded files in, and remove them from where Gradio has put them.
+
+    What is dropped while the page still holds earlier files comes together with them: those that are gone are taken in.
+    """
+    paths = [Path(file) for file in dict.fromkeys([files] if isinstance(files, str) else files or [])]
+    uploaded = [path for path in paths if path.resolve().is_relative_to(uploads)]
+    taken_in = [path for path in uploaded if not path.exists()]
+    if taken_in and len(taken_in) == len(paths):
+        return
     try:
-        take(paths)
+        take([path for path in paths if path not in taken_in])
     finally:
-        for path in map(Path, paths):
-            if path.resolve().is_relative_to(uploads):
-                path.unlink(missing_ok=True)
+        for path in uploaded:
+            path.unlink(missing_ok=True)
 
 
 def view(session: Session, note: str) -> View:

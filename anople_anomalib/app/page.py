@@ -3,14 +3,15 @@
 
 """The page: Gradio's controls, each bound to an action."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import gradio as gr
 
 from anople_anomalib.utils.palette import BLUE
 
 from . import drawing, taking
-from .actions import FULL, RATES, SHORT, Actions, add_samples, allow, ask_samples, chosen, correct
+from .actions import FULL, RATES, SHORT, Actions, View, add_samples, allow, ask_samples, chosen, correct
 from .messages import message_of
 from .presets import LABELS, OFFLINE
 from .samples import SAMPLES
@@ -116,12 +117,8 @@ def _teach_controls() -> dict[str, Any]:
 def _bind_teach(actions: Actions, controls: dict[str, Any], outputs: list[Any]) -> None:
     """Bind what teaching takes."""
     files, camera, handler = controls["files"], controls["camera"], actions.handler
-    files.upload(handler(actions.add_good), files, outputs, api_name="add_good").then(
-        lambda: None, None, files, api_name=False
-    )
-    controls["shoot"].click(handler(actions.add_good), camera, outputs, api_name=False).then(
-        lambda: None, None, camera, api_name=False
-    )
+    _bind_upload(files.upload, files, handler(actions.add_good), outputs, "add_good")
+    _bind_upload(controls["shoot"].click, camera, handler(actions.add_good), outputs)
     controls["use"].click(handler(add_samples), controls["sample"], outputs, api_name="use_samples").then(
         lambda part: part, controls["sample"], controls["part"], api_name=False
     )
@@ -131,6 +128,22 @@ def _bind_teach(actions: Actions, controls: dict[str, Any], outputs: list[Any]) 
         actions.teach, inputs, [controls["progress"], *outputs], api_name="teach", concurrency_limit=None
     )
     controls["stop"].click(actions.stop, None, None, api_name="stop", queue=False)
+
+
+def _bind_upload(
+    listen: Callable[..., Any],
+    control: gr.File | gr.Image,
+    take: Callable[..., View],
+    outputs: list[Any],
+    api: str | Literal[False] = False,
+) -> None:
+    """Bind taking in what a control holds, which is emptied by it; what is dropped meanwhile waits its turn."""
+
+    def taken(request: gr.Request, files: Any) -> tuple[Any, ...]:  # noqa: ANN401
+        """Take the files in and empty the control in one answer, so that none is sent twice."""
+        return (*take(request, files), None)
+
+    listen(taken, control, [*outputs, control], api_name=api, trigger_mode="multiple")
 
 
 def _ask_controls() -> dict[str, Any]:
@@ -161,9 +174,8 @@ def _bind_ask(actions: Actions, controls: dict[str, Any], outputs: list[Any]) ->
     """Bind what asking and correcting take."""
     handler, choice = actions.handler, controls["choice"]
     for name in ("files", "folder"):
-        files = controls[name]
-        api = "ask" if name == "files" else False
-        files.upload(handler(actions.ask), files, outputs, api_name=api).then(lambda: None, None, files, api_name=False)
+        api: str | Literal[False] = "ask" if name == "files" else False
+        _bind_upload(controls[name].upload, controls[name], handler(actions.ask), outputs, api)
     controls["use"].click(handler(ask_samples), controls["sample"], outputs, api_name="ask_samples")
     controls["clear"].click(handler(lambda session: session.clear_answers()), None, outputs, api_name="clear_answers")
     move = handler(lambda session, value: session.set_threshold(max(value, LOWEST)))
