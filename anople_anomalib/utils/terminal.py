@@ -26,6 +26,8 @@ _USER_ERRORS = (ValueError, TypeError, RuntimeError, OSError, ArithmeticError)
 _WRAPPED = "Does not validate against any of the Union subtypes"
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _NO_OPTION = re.compile(r"Problem with given class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted")
+_RUNS = ("fit", "train", "validate", "test", "predict")
+"""Subcommands of one run; those of pipelines are of many, which they report themselves."""
 _PLACES = {"model": "anomalib.models", "data": "anomalib.data"}
 
 
@@ -46,7 +48,7 @@ _exit_codes: set[int] = set()
 
 
 def end_with(code: int) -> None:
-    """Let the command end with an exit code other than 0, if nothing else ends it."""
+    """Let the command of one run end with an exit code other than 0, if nothing else ends it."""
     _exit_codes.add(code)
 
 
@@ -59,7 +61,7 @@ _last_words: list[str] = []
 
 
 def say_at_end(text: str) -> None:
-    """Let the ``anomalib`` command end with a text, if it succeeds; no other program says it."""
+    """Let the ``anomalib`` command of one run end with a text, if it succeeds; no other program says it."""
     _last_words[:] = [text]
 
 
@@ -71,9 +73,11 @@ def _with_exit_code(main: Callable[[], object]) -> Callable[[], object]:
 
     def run() -> object:
         """Run the command, say the last words, return the exit code."""
-        code = main() or exit_code()
+        code = main()
+        if not runs_from_command_line(*_RUNS):
+            return code
         sys.stderr.write("".join(f"{text}\n" for text in _last_words))
-        return code
+        return code or exit_code()
 
     return run
 

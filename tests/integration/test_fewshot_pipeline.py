@@ -3,6 +3,7 @@
 
 """``anomalib fewshot`` from the configuration to the report, with models of anomalib on tiny images."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -105,7 +106,9 @@ def test_mixed_models_give_one_row_each(data: dict[str, Any], capsys: pytest.Cap
     assert {category: len(names) for category, names in samples[0].items()} == dict.fromkeys(CATEGORIES, 2)
 
 
-def test_the_shipped_comparison_runs_without_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shipped_comparison_runs_without_a_download(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """``configs/benchmark/sample_textures.yaml``, with one of its seeds, numbers of shots and categories, one epoch."""
     config = yaml.safe_load((CONFIGS / "benchmark" / "sample_textures.yaml").read_text(encoding="utf-8"))
     section = config["fewshot"]
@@ -114,8 +117,11 @@ def test_the_shipped_comparison_runs_without_a_download(monkeypatch: pytest.Monk
     section["model"]["grid"][0]["init_args"] |= {"epochs": 1, "memory_rotations": False}
     section["model"]["grid"] = [model for model in section["model"]["grid"] if model["class_path"] != "Padim"]
     monkeypatch.setenv("ANOPLE_CACHE", str(Path("cache").absolute()))
-    rows = {row["model"]: row for row in run(section)}
+    with caplog.at_level(logging.INFO, "anople_anomalib"):
+        rows = {row["model"]: row for row in run(section)}
     assert [row["error"] for row in rows.values()] == ["", ""]
+    said = {record.name for record in caplog.records if record.levelno < logging.WARNING}
+    assert not {name for name in said if name.startswith(("anople_anomalib.training", "anople_anomalib.deployment"))}
     anople, patchcore = rows["AnoPLe"], rows["Patchcore, random weights"]
     assert int(anople["trainable_parameters"]) > 0 == int(patchcore["trainable_parameters"])
     assert float(anople["image_AUROC"]) > CHANCE

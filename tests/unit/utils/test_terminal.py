@@ -10,6 +10,7 @@ import pytest
 from anomalib.cli import cli
 from jsonargparse import ArgumentParser
 
+from anople_anomalib.utils import terminal
 from anople_anomalib.utils.terminal import TRACEBACK, brief, did_you_mean, runs_from_command_line, shorten_errors
 
 WRAPPED = """Does not validate against any of the Union subtypes
@@ -71,6 +72,29 @@ def test_tracebacks_on_request(stand_in: ModuleType, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(TRACEBACK, "1")
     shorten_errors(stand_in)
     assert stand_in.ArgumentParser is ArgumentParser
+
+
+@pytest.mark.parametrize(("command", "words", "code"), [("train", "Checkpoint: a.ckpt\n", 3), ("fewshot", "", None)])
+def test_a_run_has_the_last_word_and_a_comparison_its_rows(
+    stand_in: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    words: str,
+    code: int | None,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/anomalib", command])
+    monkeypatch.setattr(terminal, "_exit_codes", set())
+    monkeypatch.setattr(terminal, "_last_words", [])
+
+    def main() -> None:
+        terminal.say_at_end("Checkpoint: a.ckpt")
+        terminal.end_with(terminal.UNREADABLE)
+
+    stand_in.main = main
+    shorten_errors(stand_in)
+    assert stand_in.main() == code
+    assert capsys.readouterr().err == words
 
 
 def test_the_parser_ends_in_the_message(stand_in: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
