@@ -16,6 +16,25 @@ from typing_extensions import Self
 _ROWS, _QUERIES = 4096, 1024  # of the bank, of the images: compared at once, which bounds the memory of a query
 
 
+class _Sampler(KCenterGreedy):
+    """Anomalib's sampler, without a copy of all features for every center.
+
+    Where threads share the heap, those copies are not given back: 6.7 GB for 16,384 rows, 11 MB themselves.
+    """
+
+    def update_distances(self, cluster_center: int | torch.Tensor | None) -> None:
+        """Update the smallest distances by those to one more center.
+
+        Args:
+            cluster_center: Its number; ``None`` for none.
+        """
+        if cluster_center is None:
+            return
+        center = self.features[cluster_center].reshape(1, -1)
+        distances = torch.cdist(self.features, center, compute_mode="donot_use_mm_for_euclid_dist")  # no copy, exact
+        self.min_distances = distances if self.min_distances is None else torch.minimum(self.min_distances, distances)
+
+
 def choose_coreset(features: torch.Tensor, ratio: float) -> torch.Tensor:
     """Choose a share of features by k-center-greedy, the same in every process.
 
@@ -31,7 +50,7 @@ def choose_coreset(features: torch.Tensor, ratio: float) -> torch.Tensor:
     ratio = max(ratio, 1.5 / len(features))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        chosen = KCenterGreedy(features.cpu().unsqueeze(1), sampling_ratio=ratio).select_coreset_idxs()
+        chosen = _Sampler(features.cpu().unsqueeze(1), sampling_ratio=ratio).select_coreset_idxs()
     return features[chosen]
 
 

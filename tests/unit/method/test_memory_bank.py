@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from anomalib.models.components import KCenterGreedy
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anople_anomalib.method import memory_bank
-from anople_anomalib.method.memory_bank import MemoryBank, ScaledMemoryBank
+from anople_anomalib.method.memory_bank import MemoryBank, ScaledMemoryBank, choose_coreset
 
 D = 6
 
@@ -29,6 +31,21 @@ class LargestProduct(TorchFunctionMode):
         result = function(*args, **(kwargs or {}))
         if getattr(function, "__name__", "") in {"matmul", "__matmul__"}:
             self.size = max(self.size, result.numel())
+        return result
+
+
+class LargestResult(TorchDispatchMode):
+    """Records the size of the largest tensor that is made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        """Called for every operation."""
+        del types
+        result = function(*args, **(kwargs or {}))
+        known = [each.data_ptr() for each in args if isinstance(each, torch.Tensor)]  # a view is nothing new
+        if isinstance(result, torch.Tensor) and result.data_ptr() not in known:
+            self.numel = max(self.numel, result.numel())
         return result
 
 
@@ -92,6 +109,18 @@ def test_a_coreset_is_drawn_alike_in_every_process_and_disturbs_no_generator() -
     assert torch.equal(banks[0].features, banks[1].features)
     banks[0].extend(torch.randn(20, D))
     assert len(banks[0]) == 10 + 5
+
+
+def test_a_coreset_is_that_of_anomalib_without_copies_of_all_features() -> None:
+    """By the sampler of PatchCore, which makes a copy of all features per center; threads keep it from being freed."""
+    features = torch.randn(200, 2 * D)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        expected = KCenterGreedy(features.unsqueeze(1), 0.2).select_coreset_idxs()
+    with LargestResult() as largest:
+        chosen = choose_coreset(features, 0.2)
+    assert_close(chosen, features[expected])
+    assert 0 < largest.numel < features.numel() / 2
 
 
 def test_a_coreset_keeps_at_least_one_feature() -> None:
