@@ -7,10 +7,14 @@ A model is trained on one shot. Further shots are then added to its memory witho
 ``extend_memory_bank`` does; the test images are encoded once. The query's time is that of one image. Where there are
 fewer than 64 training images, mirrored and turned ones follow when they are used up; the table counts them.
 
+The bank is that of CLIP's features with the paper's fusion, or with ``--second`` that of the second backbone alone,
+where the score is the maximum of its map; it holds the turns that the first shot has chosen, and no turned ones follow.
+
 Usage:
     python benchmarks/memory_bank.py                                          # SampleTextures: 12 training images
     python benchmarks/memory_bank.py --data-root DIR --category NAME          # a folder in MVTec AD's layout
     python benchmarks/memory_bank.py --plot memory_bank.png
+    python benchmarks/memory_bank.py --second --epochs 1                      # the second memory needs no training
 """
 
 import argparse
@@ -32,8 +36,10 @@ from anople_anomalib import AnoPLe
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sampling import draw_shots, relative_names
 from anople_anomalib.method.fusion import fuse, image_score
+from anople_anomalib.method.lite0_weights import LITE0
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.outputs import VisualFeatures
+from anople_anomalib.utils.resizing import resize
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -91,15 +97,20 @@ def turned(image: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def judge(model: AnoPLe, bank: MemoryBank, test: Encoded, ratio: float, shots: int, num_turned: int) -> Row:
-    """Fuse everything with a bank and compare it with the ground truth."""
-    model.model.memory_bank = bank
-    seconds, memory = [], []
+    """Compare with the ground truth what a bank says: that of CLIP fused with everything else, the second one alone."""
+    parts, seconds, memory = model.model, [], []
+    query = parts.first_memory_map if parts.second_memory is None else parts.second_memory_map
     for visual in test.visual:
         start = time.perf_counter()
-        memory.append(model.model.memory_map(visual))
+        memory.append(query(visual, bank))
         seconds.append(time.perf_counter() - start)
-    maps = fuse(test.maps, torch.cat(memory))
-    scores, labels = image_score(test.probability, maps), test.masks.flatten(1).any(dim=1)
+    maps, labels = torch.cat(memory), test.masks.flatten(1).any(dim=1)
+    if parts.second_memory is None:
+        maps = fuse(test.maps, maps)
+        scores = image_score(test.probability, maps)
+    else:
+        scores = maps.flatten(1).amax(dim=1)
+        maps = resize(maps.unsqueeze(1), test.masks.shape[-2:]).squeeze(1)  # masks are as large as the larger input
     return Row(
         ratio,
         shots,
@@ -112,21 +123,35 @@ def judge(model: AnoPLe, bank: MemoryBank, test: Encoded, ratio: float, shots: i
     )
 
 
+def make_bank(model: AnoPLe, shots: torch.Tensor, ratio: float) -> MemoryBank:
+    """Build a bank of shots: of the second memory if there is one, else of CLIP's."""
+    second = model.model.second_memory
+    if second is None:
+        bank = MemoryBank(model.model.clip.visual.width, ratio)
+    else:
+        bank = second.memory_bank.twin()
+        bank.coreset_sampling_ratio = ratio
+    bank.build(shots)
+    return bank
+
+
 @torch.inference_mode()
 def rows_of(model: AnoPLe, datamodule: AnomalibDataModule, ratios: list[float]) -> list[Row]:
     """Return all lines of the table."""
     paths = datamodule.train_data.samples.image_path.tolist()
     names, test, rows = relative_names(paths), encode(model, datamodule), []
     images = [model.pre_processor.transform(read_image(path, as_tensor=True).unsqueeze(0)) for path in paths]
-    features = [model.model.memory_features(image) for image in images]
+    second = model.model.second_memory
+    encode_shot = model.model.memory_features if second is None else second.shot_features
+    features = [encode_shot(image) for image in images]
     others = chain.from_iterable(zip(*map(turned, images), strict=True))  # all images mirrored, then all upside down
-    further = [model.model.memory_features(image) for image in islice(others, max(0, max(SHOTS) - len(paths)))]
+    most = max(SHOTS) if second is None else len(paths)
+    further = [encode_shot(image) for image in islice(others, max(0, most - len(paths)))]
     for ratio in ratios:
-        for count in SHOTS:
+        for count in (count for count in SHOTS if count <= most):
             drawn = draw_shots(names, min(count, len(paths)), seed=0, category=datamodule.category)
             shots = [features[index] for index in drawn] + further[: max(0, count - len(paths))]
-            bank = MemoryBank(model.model.clip.visual.width, ratio)
-            bank.build(torch.cat(shots))
+            bank = make_bank(model, torch.cat(shots), ratio)
             rows.append(judge(model, bank, test, ratio, len(shots), len(shots) - len(drawn)))
             print("| {:g} | {} | {} | {} | {:.2f} | {:.2f} | {:.4f} | {:.4f} |".format(*rows[-1]), flush=True)
     return rows
@@ -155,6 +180,7 @@ def main() -> None:
     parser.add_argument("--category", default="brick")
     parser.add_argument("--backbone", default="anople-tiny")
     parser.add_argument("--pretrained")
+    parser.add_argument("--second", action="store_true", help="measure the second memory, of EfficientNet-Lite0")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--ratios", type=float, nargs="+", default=[1.0, 0.1])
     parser.add_argument("--plot", type=Path)
@@ -164,7 +190,7 @@ def main() -> None:
     else:
         datamodule = MVTecAD(root=arguments.data_root, category=arguments.category, num_workers=0)
     model = AnoPLe(
-        memory_backbone="none",  # the memory bank alone is measured
+        memory_backbone=LITE0 if arguments.second else "none",
         backbone=arguments.backbone,
         pretrained=arguments.pretrained,
         epochs=arguments.epochs,

@@ -5,8 +5,8 @@
 
 Nothing is downloaded. Measured are folders in MVTec AD's layout, the photographs of SampleTextures, and solar cells:
 PyPI's ``elpv-dataset`` (CC BY-NC-SA; measured where it is installed, neither shipped nor trained on). Of the cells the
-first 100 good and the first 100 defective ones of a kind are tested, and the shots are drawn from the other good ones;
-``darkness`` shows what their brightness alone tells.
+first 100 good and the first 100 defective ones of a kind are tested, or those that ``--cell-seed`` draws, and the shots
+are drawn from the other good ones; ``darkness`` shows what their brightness alone tells.
 
 Rows: ``AnoPLe, weighted`` is the default over anople-tiny; ``AnoPLe, paper`` is equations (12) and (14) over its CLIP
 alone; then the parts, each by its largest value; ``bank`` is a plain nearest-neighbor bank of EfficientNet-Lite0's
@@ -68,8 +68,8 @@ class Result(NamedTuple):
     pixel: float | None
 
 
-def write_cells(kind: str, folder: Path) -> None:
-    """Copy solar cells of a kind ("mono" or "poly") into a folder."""
+def write_cells(kind: str, folder: Path, seed: int | None) -> None:
+    """Copy solar cells of a kind ("mono" or "poly") into a folder: the first ones to test, or those of a seed."""
     spec = find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
         sys.exit("The solar cells come with a package of PyPI: pip install elpv-dataset")
@@ -77,6 +77,9 @@ def write_cells(kind: str, folder: Path) -> None:
     table = np.genfromtxt(root / "labels.csv", dtype=["|S19", "<f8", "|S4"], names=["path", "probability", "type"])
     rows = [(row["path"].decode(), float(row["probability"])) for row in table if row["type"].decode() == kind]
     good, defective = ([path for path, probability in rows if probability == wanted] for wanted in (0, 1))
+    if seed is not None:
+        for paths in (good, defective):
+            random.Random(seed).shuffle(paths)  # noqa: S311  # no secret
     shots = random.Random(0).sample(good[100:], 50)  # noqa: S311  # no secret
     for name, files in (("train", shots), ("good", good[:100]), ("defective", defective[:100])):
         (folder / name).mkdir(parents=True)
@@ -88,8 +91,6 @@ def make_datamodule(name: str, root: Path | None, cells: Path) -> AnomalibDataMo
     """Return the data of a category, without a validation set: nothing is chosen by it."""
     settings = {"num_workers": 0, "val_split_mode": "none"}
     if name in ("mono", "poly"):
-        if not (cells / name).exists():
-            write_cells(name, cells / name)
         folders = {"normal_dir": "train", "abnormal_dir": "defective", "normal_test_dir": "good"}
         return Folder(name=name, root=cells / name, **folders, **settings)
     return SampleTextures(category=name, **settings) if root is None else MVTecAD(root=root, category=name, **settings)
@@ -184,6 +185,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--category", nargs="*", default=[], help="folders below it")
     parser.add_argument("--textures", nargs="*", default=list(CATEGORIES), help="of SampleTextures")
     parser.add_argument("--cells", nargs="*", default=[], choices=["mono", "poly"])
+    parser.add_argument("--cell-seed", type=int, help="draw the cells to test, instead of the first ones")
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--memories-only", action="store_true", help="rows that do not depend on the training")
@@ -247,6 +249,8 @@ def main() -> None:
     done = {(result.part, result.shots, result.draw) for result in results}
     parts = [*arguments.category, *arguments.textures, *arguments.cells]
     with tempfile.TemporaryDirectory() as cells:
+        for kind in arguments.cells:
+            write_cells(kind, Path(cells) / kind, arguments.cell_seed)
         for shots, part, draw in product(arguments.shots, parts, arguments.seeds):
             if (part, shots, draw) in done:
                 continue
