@@ -128,7 +128,7 @@ def resize_by_matmul(
     kernel = _KERNELS[interpolation]
     rows, columns = (_weights(images, axis, length, kernel) for axis, length in zip((-2, -1), size, strict=True))
     # OpenVINO takes a normalization before a reshape for a dequantization and moves it behind: a maximum prevents that
-    lowest = torch.full((), torch.finfo(images.dtype).min, dtype=images.dtype, device=images.device)
+    lowest = torch.tensor(torch.finfo(images.dtype).min, dtype=images.dtype, device=images.device)
     images = torch.maximum(images, lowest)
     resized = rows @ images.flatten(end_dim=-3) @ columns.T
     return resized.reshape(*images.shape[:-2], *size)  # a reshape keeps OpenVINO from fusing a normalization wrongly
