@@ -3,6 +3,7 @@
 
 """Exported models get other thresholds, in their own format."""
 
+from inspect import signature
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
 
 
 def export(model: AnoPLe, kind: str, folder: Path, root: Path) -> Path:
+    if kind != "torch" and not signature(torch.onnx.export).parameters["optimize"].default:
+        pytest.skip("this torch's exporter folds no constants, and leaves no threshold to be changed")
     half, weights, all_int8 = CompressionType.FP16, CompressionType.INT8, CompressionType.INT8_PTQ
     data = make_datamodule(root)
     data.setup()
