@@ -149,7 +149,7 @@ def chosen(session: Session, choice: str | None) -> Any:  # noqa: ANN401
 def with_uploads(take: Callable[[Sequence[Path]], None], files: Sequence[str] | str | None, uploads: Path) -> None:
     """Take uploaded files in, and remove them from where Gradio has put them.
 
-    What is dropped while the page still holds earlier files comes together with them: those that are gone are taken in.
+    What is dropped while the page still holds earlier files comes with them: those that are gone have been taken in.
     """
     paths = [Path(file) for file in dict.fromkeys([files] if isinstance(files, str) else files or [])]
     uploaded = [path for path in paths if path.resolve().is_relative_to(uploads)]
