@@ -147,8 +147,9 @@ def rows_of(model: AnoPLe, datamodule: AnomalibDataModule, ratios: list[float]) 
     others = chain.from_iterable(zip(*map(turned, images), strict=True))  # all images mirrored, then all upside down
     most = max(SHOTS) if second is None else len(paths)
     further = [encode_shot(image) for image in islice(others, max(0, most - len(paths)))]
+    counts = [count for count in SHOTS if count <= most]
     for ratio in ratios:
-        for count in (count for count in SHOTS if count <= most):
+        for count in counts:
             drawn = draw_shots(names, min(count, len(paths)), seed=0, category=datamodule.category)
             shots = [features[index] for index in drawn] + further[: max(0, count - len(paths))]
             bank = make_bank(model, torch.cat(shots), ratio)

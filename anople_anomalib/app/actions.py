@@ -153,11 +153,11 @@ def with_uploads(take: Callable[[Sequence[Path]], None], files: Sequence[str] | 
     """
     paths = [Path(file) for file in dict.fromkeys([files] if isinstance(files, str) else files or [])]
     uploaded = [path for path in paths if path.resolve().is_relative_to(uploads)]
-    taken_in = [path for path in uploaded if not path.exists()]
-    if taken_in and len(taken_in) == len(paths):
+    left = [path for path in paths if path not in uploaded or path.exists()]
+    if paths and not left:
         return
     try:
-        take([path for path in paths if path not in taken_in])
+        take(left)
     finally:
         for path in uploaded:
             path.unlink(missing_ok=True)

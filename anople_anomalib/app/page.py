@@ -173,9 +173,8 @@ def _ask_controls() -> dict[str, Any]:
 def _bind_ask(actions: Actions, controls: dict[str, Any], outputs: list[Any]) -> None:
     """Bind what asking and correcting take."""
     handler, choice = actions.handler, controls["choice"]
-    for name in ("files", "folder"):
-        api: str | Literal[False] = "ask" if name == "files" else False
-        _bind_upload(controls[name].upload, controls[name], handler(actions.ask), outputs, api)
+    _bind_upload(controls["files"].upload, controls["files"], handler(actions.ask), outputs, "ask")
+    _bind_upload(controls["folder"].upload, controls["folder"], handler(actions.ask), outputs)
     controls["use"].click(handler(ask_samples), controls["sample"], outputs, api_name="ask_samples")
     controls["clear"].click(handler(lambda session: session.clear_answers()), None, outputs, api_name="clear_answers")
     move = handler(lambda session, value: session.set_threshold(max(value, LOWEST)))

@@ -7,51 +7,14 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from anomalib.models.components import KCenterGreedy
 from anomalib.models.components.base.dynamic_buffer import DynamicBufferMixin
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from typing_extensions import Self
 
+from .coreset import choose_coreset
+
 _ROWS, _QUERIES = 4096, 1024  # of the bank, of the images: compared at once, which bounds the memory of a query
-
-
-class _Sampler(KCenterGreedy):
-    """Anomalib's sampler, without a copy of all features for every center.
-
-    Where threads share the heap, those copies are not given back: 6.7 GB for 16,384 rows, 10 MB themselves.
-    """
-
-    def update_distances(self, cluster_center: int | torch.Tensor | None) -> None:
-        """Update the smallest distances by those to one more center.
-
-        Args:
-            cluster_center: Its number; ``None`` for none.
-        """
-        if cluster_center is None:
-            return
-        center = self.features[cluster_center].reshape(1, -1)
-        distances = torch.cdist(self.features, center, compute_mode="donot_use_mm_for_euclid_dist")  # no copy, exact
-        self.min_distances = distances if self.min_distances is None else torch.minimum(self.min_distances, distances)
-
-
-def choose_coreset(features: torch.Tensor, ratio: float) -> torch.Tensor:
-    """Choose a share of features by k-center-greedy, the same in every process.
-
-    A third axis makes anomalib's sampler compare the features themselves, without a random projection.
-
-    Args:
-        features: Shape ``(N, width)``.
-        ratio: The share, in (0, 1]; at least one feature is chosen.
-
-    Returns:
-        The chosen rows.
-    """
-    ratio = max(ratio, 1.5 / len(features))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        chosen = _Sampler(features.cpu().unsqueeze(1), sampling_ratio=ratio).select_coreset_idxs()
-    return features[chosen]
 
 
 class MemoryBank(DynamicBufferMixin, nn.Module):

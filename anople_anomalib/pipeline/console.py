@@ -3,7 +3,9 @@
 
 """What a comparison shows on the console: a line when a job ends and a table of all rows at the end."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -25,6 +27,23 @@ COSTS = {"fit_seconds": "fit\ns", "test_seconds": "test\ns", "images_per_second"
 SHOWN = MAIN_METRICS | COSTS  # columns of the results, with their headings
 MAX_CATEGORIES = 3  # more are counted instead of named
 FILE_WIDTH = 160  # characters per line where the console is a file
+
+
+@contextmanager
+def logged_from(level: int, name: str) -> Iterator[None]:
+    """Log nothing of less than a level within the block.
+
+    Args:
+        level: Such as ``logging.WARNING``.
+        name: Name of the logger.
+    """
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def announce(row: Mapping[str, Any], position: str) -> None:

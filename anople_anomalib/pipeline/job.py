@@ -6,8 +6,7 @@
 import gc
 import io
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
@@ -22,7 +21,7 @@ from lightning import seed_everything
 from anople_anomalib.data.sampling import write_sample_list
 
 from .building import build_data, build_model, describe
-from .console import announce
+from .console import announce, logged_from
 from .examples import FOLDER, ExampleMaps, categories_of
 from .measures import (
     InferenceSpeed,
@@ -75,7 +74,11 @@ class FewShotJob(Job):
         row = {"status": OK, **self.settings.describe(), "error": ""}
         try:
             # what models and trainers print or log would bury the one line per job
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), _warnings_only():
+            with (
+                redirect_stdout(io.StringIO()),
+                redirect_stderr(io.StringIO()),
+                logged_from(logging.WARNING, "anople_anomalib"),
+            ):
                 row.update(self._measure(task_id))
         except Exception as error:
             logger.exception("Job %s, %s, failed.", self.settings.job_id, self.settings.label)
@@ -123,18 +126,6 @@ class FewShotJob(Job):
         samples = getattr(datamodule, "drawn_samples", None) or getattr(model, "drawn_samples", None)
         if samples:
             write_sample_list(self.folder / "samples" / f"{self.settings.job_id}.yaml", samples)
-
-
-@contextmanager
-def _warnings_only() -> Iterator[None]:
-    """Log nothing less than warnings of this package's models, whose results lie in a temporary folder."""
-    package = logging.getLogger(__name__.partition(".")[0])
-    level = package.level
-    package.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        package.setLevel(level)
 
 
 def _fit_and_test(

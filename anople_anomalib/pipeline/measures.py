@@ -14,8 +14,6 @@ import gc
 import logging
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from anople_anomalib.utils.batches import images_of
+
+from .console import logged_from
 
 MEGABYTE = 1e6
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -39,7 +39,7 @@ def warm_up(accelerator: str, gpu: int | None) -> None:
         accelerator: Lightning's name of the accelerator.
         gpu: Number of the CUDA device; ``None`` for another device.
     """
-    with warnings.catch_warnings(), _silent("lightning.pytorch"):
+    with warnings.catch_warnings(), logged_from(logging.ERROR, "lightning.pytorch"):
         warnings.simplefilter("ignore")
         trainer = Trainer(
             accelerator=accelerator,
@@ -54,18 +54,6 @@ def warm_up(accelerator: str, gpu: int | None) -> None:
         images = torch.zeros(1, 3, 64, 64, device=device)
         torch.nn.Conv2d(3, 8, 3).to(device)(images).sum().backward()
         _finish(device)
-
-
-@contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Keep a logger quiet within the block."""
-    chatty = logging.getLogger(name)
-    level = chatty.level
-    chatty.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        chatty.setLevel(level)
 
 
 class Stopwatch:

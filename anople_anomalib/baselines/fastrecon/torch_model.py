@@ -28,7 +28,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib.baselines.feature_pyramid import FeaturePyramid
 from anople_anomalib.baselines.shot_memory import ShotModel
-from anople_anomalib.method.memory_bank import choose_coreset
+from anople_anomalib.method.coreset import choose_coreset
 from anople_anomalib.method.state_checks import require_trained
 
 _RANK_TOLERANCE = 1e-5  # of a singular value beside the largest, below which a direction is rounding

@@ -15,7 +15,8 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anople_anomalib.method import memory_bank
-from anople_anomalib.method.memory_bank import MemoryBank, ScaledMemoryBank, choose_coreset
+from anople_anomalib.method.coreset import choose_coreset
+from anople_anomalib.method.memory_bank import MemoryBank, ScaledMemoryBank
 
 D = 6
 
