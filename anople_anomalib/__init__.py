@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 
 import lazy_loader
 
-from . import _autoload
+from .plugin import discovery
 from .utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .lightning_model import AnoPLe
+    from .anople import AnoPLe
     from .method.torch_model import AnoPLeModel
 
 __all__ = ["AnoPLe", "AnoPLeModel"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
-    __name__, submod_attrs={"lightning_model": ["AnoPLe"], "method.torch_model": ["AnoPLeModel"]}
+    __name__, submod_attrs={"anople": ["AnoPLe"], "method.torch_model": ["AnoPLeModel"]}
 )
 
-_autoload.install()
+discovery.install()

@@ -76,7 +76,7 @@ def patchcore_lite0(backbone: str) -> object:
     del backbone
     from anomalib.models import Patchcore
 
-    from anople_anomalib.method.lite0_weights import lite0_weights
+    from anople_anomalib.backbones.package_weights import lite0_weights
 
     model = Patchcore(backbone="tf_efficientnet_lite0", layers=("blocks.2", "blocks.4"), pre_trained=False)
     extractor = model.model.feature_extractor.feature_extractor

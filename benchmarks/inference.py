@@ -28,8 +28,8 @@ from anomalib.models.image.winclip import torch_model as winclip
 from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib import AnoPLe
-from anople_anomalib.method.lite0_weights import LITE0
-from anople_anomalib.method.memory_backbones import NO_BACKBONE
+from anople_anomalib.backbones.package_weights import LITE0
+from anople_anomalib.backbones.timm_features import NO_BACKBONE
 from anople_anomalib.method.torch_model import AnoPLeModel
 
 MEMORIES = {"1-shot": 1, "4-shot": 4, "multi-class": 15}

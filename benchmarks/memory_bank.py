@@ -33,12 +33,12 @@ from anomalib.engine import Engine
 from torchmetrics.functional.classification import binary_auroc
 
 from anople_anomalib import AnoPLe
+from anople_anomalib.backbones.outputs import VisualFeatures
+from anople_anomalib.backbones.package_weights import LITE0
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sampling import draw_shots, relative_names
 from anople_anomalib.method.fusion import fuse, image_score
-from anople_anomalib.method.lite0_weights import LITE0
 from anople_anomalib.method.memory_bank import MemoryBank
-from anople_anomalib.method.outputs import VisualFeatures
 from anople_anomalib.utils.resizing import resize
 
 mpl.use("Agg")

@@ -36,9 +36,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib import AnoPLe
+from anople_anomalib.backbones.clip_loading import TINY
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
-from anople_anomalib.method.backbones import TINY
 from anople_anomalib.method.fusion import fuse
 from anople_anomalib.metrics.category_scores import CategoryScores
 

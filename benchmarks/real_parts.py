@@ -44,13 +44,13 @@ from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2 import functional as tv_functional
 
 from anople_anomalib import AnoPLe
+from anople_anomalib.backbones.clip_loading import TINY
+from anople_anomalib.backbones.outputs import VisualFeatures
+from anople_anomalib.backbones.package_weights import lite0_file
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
-from anople_anomalib.method.backbones import TINY
 from anople_anomalib.method.fusion import PaperFusion
-from anople_anomalib.method.lite0_weights import lite0_file
 from anople_anomalib.method.memory_bank import ScaledMemoryBank
-from anople_anomalib.method.outputs import VisualFeatures
 
 SIDE = 120  # of the maps whose pixels are compared
 Rows = dict[str, tuple[Tensor, Tensor | None]]

@@ -34,9 +34,9 @@ from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.image_inputs import each_image
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
 from anople_anomalib.data.sampling import draw_shots
-from anople_anomalib.deployment.post_processing import ExactPostProcessor
-from anople_anomalib.deployment.thresholds import threshold_for
+from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.score_histogram import ScoreHistogram
+from anople_anomalib.metrics.thresholds import threshold_for
 
 RULES: dict[str, dict[str, float]] = {"largest": {"quantile": 1.0}, "fence": {}}
 SOURCES = ("shots", "others")

@@ -10,7 +10,8 @@ from typing import Any
 
 import gradio as gr
 
-from . import drawing, samples, taking
+from . import drawing, samples
+from . import intake as taking
 from .judging import note_on
 from .messages import AppError, message_of
 from .session import Session

@@ -11,10 +11,10 @@ import torch
 from anomalib.data import ImageBatch
 from torch import nn
 
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data.image_inputs import each_image
-from anople_anomalib.deployment.thresholds import assured_images, threshold_for
-from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.metrics.score_histogram import ScoreHistogram
+from anople_anomalib.metrics.thresholds import assured_images, threshold_for
 from anople_anomalib.training.held_out import HeldOutShots
 from anople_anomalib.training.shots import TrainingShots
 

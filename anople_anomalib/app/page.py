@@ -10,7 +10,8 @@ import gradio as gr
 
 from anople_anomalib.utils.palette import BLUE
 
-from . import drawing, taking
+from . import drawing
+from . import intake as taking
 from .actions import FULL, RATES, SHORT, Actions, View, add_samples, allow, ask_samples, chosen, correct
 from .messages import message_of
 from .presets import LABELS, OFFLINE

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.visualization.explanation import Shot
 from anople_anomalib.visualization.samples import pixels_in_file

@@ -15,7 +15,7 @@ from anomalib.data import Folder
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 
 from .messages import AppError
 

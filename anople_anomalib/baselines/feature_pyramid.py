@@ -12,8 +12,8 @@ import torch
 from anomalib.models.components import TimmFeatureExtractor
 from torch import nn
 
-from anople_anomalib.method.lite0_weights import LITE0, lite0_weights
-from anople_anomalib.method.memory_backbones import NO_FEATURES, find_architecture
+from anople_anomalib.backbones.package_weights import LITE0, lite0_weights
+from anople_anomalib.backbones.timm_features import NO_FEATURES, find_architecture
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class FeaturePyramid(nn.Module):
     """A frozen convolutional network that hands out the maps of some of its stages.
 
     The rivals' papers start from these maps as they are, each with its own pooling and resizing, while
-    :class:`anople_anomalib.method.memory_backbones.MemoryBackbone` hands out patch features that are pooled and on one
+    :class:`anople_anomalib.backbones.timm_features.MemoryBackbone` hands out patch features that are pooled and on one
     grid, of transformers as well.
 
     Args:

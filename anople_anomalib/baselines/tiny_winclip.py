@@ -16,7 +16,7 @@ from anomalib.models.image.winclip import torch_model
 from anomalib.visualization import Visualizer
 from torch import nn
 
-from anople_anomalib.method.backbones import TINY, load_clip
+from anople_anomalib.backbones.clip_loading import TINY, load_clip
 from anople_anomalib.utils.scoped import replaced
 
 

@@ -32,10 +32,10 @@ from anomalib.data.errors import MisMatchError
 
 from anople_anomalib.utils.arguments import check_k_shot
 
+from .dataset_checks import require_plain_subsets, tidy_subsets
 from .errors import clear_error
 from .sampling import check_sample_list, read_sample_list, write_sample_list
 from .shots import draw_normal_images
-from .tidying import require_plain_subsets, tidy_subsets
 from .wrapping import build_datamodule, choose_categories, split_by_category
 
 logger = logging.getLogger(__name__)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Compose, Normalize
 
-from anople_anomalib.method.backbones import CLIP_MEAN, CLIP_STD
+from anople_anomalib.backbones.clip_loading import CLIP_MEAN, CLIP_STD
 from anople_anomalib.metrics.category_scores import ANOMALIB_METRICS
 from anople_anomalib.metrics.per_category import PerCategoryEvaluator
+from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.utils.resizing import bicubic_resize
 
 from .heat_maps import HeatMaps
-from .post_processing import ExactPostProcessor
 from .preprocessing import ExactPreProcessor
 
 

@@ -17,13 +17,13 @@ import torch
 
 from anople_anomalib.data.image_inputs import Images, each_image
 from anople_anomalib.metrics.category_scores import IMAGE, PIXEL
+from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.score_histogram import ScoreHistogram
+from anople_anomalib.metrics.thresholds import check_rules, check_threshold, threshold_for, warn_of_few
 from anople_anomalib.utils.files import READ_ERRORS, written_whole
 
 from .export import Detector
 from .graphs import Graph, OnnxGraph, OpenVinoGraph, Slot
-from .post_processing import ExactPostProcessor
-from .thresholds import check_rules, check_threshold, threshold_for, warn_of_few
 
 _LABELS = {IMAGE: "pred_label", PIXEL: "pred_mask"}
 _SCORES = {IMAGE: "pred_score", PIXEL: "anomaly_map"}

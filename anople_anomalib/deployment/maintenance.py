@@ -12,15 +12,15 @@ from anomalib.data import ImageBatch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from anople_anomalib.checkpoints.files import guard_checkpoints
 from anople_anomalib.data.image_inputs import Images, each_image
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
+from anople_anomalib.metrics.post_processing import ExactPostProcessor
+from anople_anomalib.metrics.thresholds import check_rules, warn_of_few
+from anople_anomalib.training.checkpoint_files import guard_checkpoints
 from anople_anomalib.utils.finalizable import Finalizable
 
 from .export import require_one_region
-from .post_processing import ExactPostProcessor
-from .thresholds import check_rules, warn_of_few
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from PIL import Image
 from anople_anomalib.data.unreadable import Unreadable, take_unreadable
 from anople_anomalib.data.watching import WatchedFolder, watched_folder
 from anople_anomalib.metrics.category_scores import IMAGE
+from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.raw_scores import RawScoreKeeper
 from anople_anomalib.utils.terminal import UNREADABLE, end_with, runs_from_command_line
 
-from .post_processing import ExactPostProcessor
 from .table import COLUMNS, ERROR, NOT_OK, OK, TableWriter, line_of, regions_of, summary
 
 logger = logging.getLogger(__name__)

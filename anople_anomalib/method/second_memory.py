@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torchvision.transforms.v2 import functional as tv_functional
 
+from anople_anomalib.backbones.package_weights import LITE0
+from anople_anomalib.backbones.timm_features import NO_BACKBONE, MemoryBackbone
 from anople_anomalib.utils.resizing import resize
 
-from .lite0_weights import LITE0
-from .memory_backbones import NO_BACKBONE, MemoryBackbone
 from .memory_bank import ScaledMemoryBank
 from .subspace import SubspaceMemoryBank
 

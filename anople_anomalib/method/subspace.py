@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from .lite0_weights import LITE0
+from anople_anomalib.backbones.package_weights import LITE0
+
 from .memory_bank import ScaledMemoryBank
 
 _SHARE = 0.95

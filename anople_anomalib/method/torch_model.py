@@ -11,19 +11,19 @@ import torch
 from einops import einsum, rearrange, repeat
 from torch.nn import functional as F  # noqa: N812
 
+from anople_anomalib.backbones.clip import FrozenCLIP
+from anople_anomalib.backbones.outputs import TrainingOutput, VisualFeatures
+from anople_anomalib.tiles.large_images import LargeImages
+from anople_anomalib.tiles.tiling import Tiling
 from anople_anomalib.utils.resizing import is_size, resize_exactly
 
 from .anomaly_simulation import simulate_latent_anomalies
-from .clip import FrozenCLIP
 from .decoder import SMALL_START, SMALL_START_GAIN, SMALL_START_SMOOTHING, Decoder
 from .fusion import PaperFusion, smooth
-from .large_images import LargeImages
 from .memory_bank import MemoryBank
-from .outputs import TrainingOutput, VisualFeatures
 from .prompts import ConstantPrompts, PromptLearner
 from .second_memory import SecondMemory
 from .state_checks import check_weights, require_memory
-from .tiling import Tiling
 
 PIXEL_LOGITS = ("dot", "cosine")
 """The readings of ``<D(z), w>`` in equation (7)."""

@@ -12,9 +12,9 @@ import anomalib.models
 from anomalib.data import AnomalibDataModule
 from anomalib.models import AnomalibModule, get_model
 
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data import FewShot
 from anople_anomalib.data.wrapping import build_datamodule
-from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.metrics.per_category import PerCategoryEvaluator
 
 from .examples import categories_of

@@ -14,12 +14,12 @@ from torchvision.transforms.v2 import Transform
 
 from anople_anomalib.method.fusion import WeightedFusion
 from anople_anomalib.method.fusion_weights import Trial, choose_weights
-from anople_anomalib.method.large_images import ShotFeatures
 from anople_anomalib.method.memory_bank import MemoryBank, ScaledMemoryBank
-from anople_anomalib.method.region import at_size
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.method.trial_images import damage, normal_view
+from anople_anomalib.tiles.large_images import ShotFeatures
+from anople_anomalib.tiles.region import at_size
 from anople_anomalib.utils.resizing import resize
 from anople_anomalib.utils.trainers import trainer_of
 from anople_anomalib.utils.transforms import pointwise

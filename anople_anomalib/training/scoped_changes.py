@@ -9,14 +9,14 @@ from anomalib.data import AnomalibDataModule
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from anople_anomalib.checkpoints.files import guard_checkpoints
 from anople_anomalib.utils.scoped import replaced
 from anople_anomalib.utils.transforms import require_one_transform
 
+from .checkpoint_files import guard_checkpoints
+from .dataset_checks import tidy_data
 from .distributed import evaluated_once
 from .epochs import resolve_epochs, validated_once
 from .shots import TrainingShots
-from .tidy_data import tidy_data
 from .transforms import require_plain_evaluation, require_whole_images
 from .undone_changes import UndoneChanges
 

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data.sampling import relative_names
-from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.training.shots import TrainingShots
 
 from .maps import TITLES

@@ -11,7 +11,7 @@ from anomalib.data import ImageBatch
 from anomalib.models.components import PCA
 from matplotlib.figure import Figure
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 
 from .passes import evidence_of
 from .style import ANOMALOUS, NORMAL, SMALL

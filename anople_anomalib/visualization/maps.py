@@ -7,7 +7,7 @@ import numpy as np
 from anomalib.data import ImageBatch
 from matplotlib.figure import Figure
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 
 from .passes import Evidence, evidence_of
 from .samples import Sample, head, samples_of

@@ -10,18 +10,7 @@ from matplotlib.figure import Figure
 from .maps import TITLES
 from .passes import Evidence
 from .samples import Sample
-from .style import (
-    ANOMALOUS,
-    PREDICTION,
-    SMALL,
-    TRUTH,
-    label_row,
-    new_grid,
-    range_of,
-    show_heat,
-    show_image,
-    show_mask,
-)
+from .style import ANOMALOUS, PREDICTION, SMALL, TRUTH, label_row, new_grid, range_of, show_heat, show_image, show_mask
 
 
 def draw_panel(sample: Sample, evidence: Evidence | None = None, index: int = 0) -> Figure:

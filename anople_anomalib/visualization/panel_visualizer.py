@@ -17,7 +17,7 @@ from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 
 from .attention import draw_prompt_attention, draw_view_attention
 from .explanation import draw_nearest_normal, shots_of

@@ -9,8 +9,8 @@ import torch
 from anomalib.data import ImageBatch
 from torch.nn import functional as F  # noqa: N812
 
-from anople_anomalib.lightning_model import AnoPLe
-from anople_anomalib.method.recorded_attention import recorded_attention
+from anople_anomalib.anople import AnoPLe
+from anople_anomalib.backbones.recorded_attention import recorded_attention
 from anople_anomalib.utils.batches import images_of
 
 

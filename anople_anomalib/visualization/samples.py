@@ -13,8 +13,8 @@ from anomalib.data import ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize, to_dtype, to_image
 
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data.image_reading import open_image
-from anople_anomalib.lightning_model import AnoPLe
 
 LONGEST_SIDE = 320
 """Larger images are shrunk: a figure of several cannot show more."""

@@ -19,7 +19,7 @@ import torch
 from anomalib.cli import cli
 
 import helpers.miniature  # noqa: F401  # open_clip then knows it by name
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 
 
 def kill_in(epoch: int, name: str, hook: str = "on_train_batch_end") -> None:

@@ -13,7 +13,7 @@ from anomalib.engine import Engine
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.testing import assert_close
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 from helpers.miniature import MINIATURE
 
 

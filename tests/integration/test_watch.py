@@ -21,7 +21,9 @@ from helpers.training import train_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to a process")]
 
-PROGRAM = "import helpers.miniature; from anople_anomalib.watch import main; main()"  # which knows the miniature
+PROGRAM = (
+    "import helpers.miniature; from anople_anomalib.commands.watch import main; main()"  # which knows the miniature
+)
 TIMEOUT = 120.0
 
 
@@ -127,7 +129,7 @@ def test_results_in_the_watched_folder_are_refused(
         (tmp_path / "none", tmp_path / "verdicts", "There is no folder"),
     ):
         process = run_python(
-            "-m", "anople_anomalib.watch", "--ckpt_path", "x.ckpt", "--folder", folder, "--output", output
+            "-m", "anople_anomalib.commands.watch", "--ckpt_path", "x.ckpt", "--folder", folder, "--output", output
         )
         assert process.returncode not in {0, 3}
         assert message in process.stderr.splitlines()[-1]

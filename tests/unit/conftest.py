@@ -10,8 +10,8 @@ import open_clip
 import pytest
 import torch
 
-from anople_anomalib.method.backbones import load_backbone
-from anople_anomalib.method.clip import FrozenCLIP
+from anople_anomalib.backbones.clip import FrozenCLIP
+from anople_anomalib.backbones.clip_loading import load_backbone
 from helpers.folders import write_category
 from helpers.miniature import MINIATURE, build
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data import FewShot
-from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
 
 DEFAULTS: dict[Callable, dict[str, Any]] = {

@@ -6,7 +6,7 @@
 import pytest
 
 import anople_anomalib
-from anople_anomalib import lightning_model
+from anople_anomalib import anople as lightning_model
 from anople_anomalib.method import torch_model
 
 

@@ -13,7 +13,7 @@ from einops import repeat
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anople_anomalib.method.clip import PromptedTextTower
+from anople_anomalib.backbones.clip import PromptedTextTower
 
 _CONTEXT_STD = 0.02  # of the initial prompts and suffixes, as in CoOp
 

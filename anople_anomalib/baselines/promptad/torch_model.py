@@ -36,11 +36,11 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anople_anomalib.backbones.clip import FrozenCLIP
+from anople_anomalib.backbones.outputs import ValueFeatures
 from anople_anomalib.baselines.shot_memory import ShotModel
-from anople_anomalib.method.clip import FrozenCLIP
 from anople_anomalib.method.fusion import fuse
 from anople_anomalib.method.memory_bank import MemoryBank
-from anople_anomalib.method.outputs import ValueFeatures
 from anople_anomalib.method.state_checks import require_trained
 from anople_anomalib.utils.resizing import is_size, resize_exactly
 

@@ -16,7 +16,9 @@ from anomalib.data import PredictDataset
 from PIL import Image
 from torch.testing import assert_close
 
-from anople_anomalib.app import drawing, taking
+from anople_anomalib.anople import AnoPLe
+from anople_anomalib.app import drawing
+from anople_anomalib.app import intake as taking
 from anople_anomalib.app import session as session_module
 from anople_anomalib.app.judging import Thresholds, allowed, note_on
 from anople_anomalib.app.messages import AppError, message_of, without_paths
@@ -24,7 +26,6 @@ from anople_anomalib.app.presets import DINOV2, OFFLINE, PAPER, PRESETS
 from anople_anomalib.app.session import Session
 from anople_anomalib.app.training import Progress, Turns
 from anople_anomalib.app.uploads import MAX_GOOD, safe_name, take_in
-from anople_anomalib.lightning_model import AnoPLe
 from helpers.folders import write_category
 from helpers.miniature import MINIATURE
 from helpers.training import make_engine

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from anople_anomalib.lightning_model import AnoPLe
-from anople_anomalib.method.lite0_weights import LITE0
+from anople_anomalib.anople import AnoPLe
+from anople_anomalib.backbones.package_weights import LITE0
 from helpers.miniature import NUM_PATCHES
 from helpers.training import make_datamodule, make_engine, make_model, train_model
 

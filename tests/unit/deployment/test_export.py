@@ -12,7 +12,7 @@ from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.post_processing import PostProcessor
 from torch.testing import assert_close
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 from helpers.miniature import IMAGE_SIZE
 from helpers.training import finish, make_datamodule, make_engine, make_model, train_model
 

@@ -13,7 +13,7 @@ from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from PIL import Image
 from torch.testing import assert_close
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 from helpers.training import make_engine, make_model, train_model
 
 LEFT = [[0.0, 0.0], [0.6, 0.0], [0.6, 1.0], [0.0, 1.0]]

@@ -10,8 +10,8 @@ import torch
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from torch.testing import assert_close
 
-from anople_anomalib.lightning_model import AnoPLe
-from anople_anomalib.method.lite0_weights import LITE0
+from anople_anomalib.anople import AnoPLe
+from anople_anomalib.backbones.package_weights import LITE0
 from helpers.training import finish, make_datamodule, make_engine, make_model, train_model
 
 PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some CPUs would take bfloat16

@@ -12,13 +12,13 @@ import pytest
 import torch
 from anomalib.deploy import CompressionType
 
+from anople_anomalib.anople import AnoPLe
+from anople_anomalib.commands.threshold import main
 from anople_anomalib.data.image_inputs import each_image
 from anople_anomalib.deployment.exported_thresholds import ExportedModel, read_exported
-from anople_anomalib.deployment.post_processing import ExactPostProcessor
-from anople_anomalib.deployment.thresholds import threshold_for
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.score_histogram import ScoreHistogram
-from anople_anomalib.thresholds import main
+from anople_anomalib.metrics.thresholds import threshold_for
 from helpers.folders import SIZE, write_category
 from helpers.training import make_datamodule, make_model, train_model
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from anople_anomalib.extend_memory_bank import main
-from anople_anomalib.lightning_model import AnoPLe
-from anople_anomalib.thresholds import main as change_thresholds
+from anople_anomalib.anople import AnoPLe
+from anople_anomalib.commands.learn_more import main
+from anople_anomalib.commands.threshold import main as change_thresholds
 from helpers.miniature import IMAGE_SIZE, NUM_PATCHES
 from helpers.training import make_datamodule, make_engine, make_model, read
 

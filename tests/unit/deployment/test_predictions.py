@@ -15,8 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.deployment.table import COLUMNS, ERROR, NOT_OK, OK, TableWriter, regions_of
-from anople_anomalib.lightning_model import AnoPLe
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
 

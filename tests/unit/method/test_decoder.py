@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 import anople_anomalib
-from anople_anomalib.method.clip import FrozenCLIP
+from anople_anomalib.backbones.clip import FrozenCLIP
 from anople_anomalib.method.decoder import Decoder
 
 GRID = (3, 5)

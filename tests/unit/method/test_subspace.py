@@ -9,9 +9,9 @@ import torch
 from sklearn.decomposition import PCA
 from torch.testing import assert_close
 
-from anople_anomalib.method.backbones import CLIP_MEAN, CLIP_STD
-from anople_anomalib.method.lite0_weights import LITE0
-from anople_anomalib.method.memory_backbones import load_memory_backbone
+from anople_anomalib.backbones.clip_loading import CLIP_MEAN, CLIP_STD
+from anople_anomalib.backbones.package_weights import LITE0
+from anople_anomalib.backbones.timm_features import load_memory_backbone
 from anople_anomalib.method.memory_bank import ScaledMemoryBank
 from anople_anomalib.method.second_memory import SecondMemory
 from anople_anomalib.method.state_checks import check_weights

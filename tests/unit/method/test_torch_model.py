@@ -15,8 +15,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.testing import assert_close
 
+from anople_anomalib.backbones.clip import FrozenCLIP
 from anople_anomalib.method.anomaly_simulation import simulate_latent_anomalies
-from anople_anomalib.method.clip import FrozenCLIP
 from anople_anomalib.method.prompts import COUPLINGS
 from anople_anomalib.method.torch_model import AnoPLeModel
 from helpers.miniature import DEPTH, EMBED_DIM, IMAGE_SIZE, TEXT_WIDTH, VISUAL_WIDTH, build

@@ -24,7 +24,7 @@ import yaml
 from anomalib.pipelines.components.runners import ParallelRunner, SerialRunner
 from jsonargparse import Namespace
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.metrics.per_category import PerCategoryEvaluator
 from anople_anomalib.pipeline import FewShotPipeline
 from anople_anomalib.pipeline.building import build_data, build_model, describe, instantiated

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, Trainer
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.training.epochs import NEVER
 from helpers.training import make_datamodule, make_engine, make_model
 

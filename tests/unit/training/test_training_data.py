@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, RandomHorizontalFlip, Resize, Transform
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data import FewShot
 from anople_anomalib.data.image_inputs import each_image
-from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.utils.resizing import resize
 from helpers.folders import SIZE, write_category
 from helpers.miniature import IMAGE_SIZE

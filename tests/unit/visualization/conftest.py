@@ -8,7 +8,7 @@ import torch
 from anomalib.data import ImageBatch
 from PIL import Image
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 from helpers.miniature import IMAGE_SIZE
 from helpers.training import finish, make_model
 

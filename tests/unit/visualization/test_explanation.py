@@ -11,8 +11,8 @@ import torch
 from anomalib.data import ImageBatch
 from PIL import Image
 
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data import FewShot
-from anople_anomalib.lightning_model import AnoPLe
 from anople_anomalib.training.shots import TrainingShots
 from anople_anomalib.visualization import draw_nearest_normal, nearest_normal, shots_of
 from anople_anomalib.visualization.explanation import Shot

@@ -9,9 +9,9 @@ import torch
 from anomalib.data import ImageBatch
 from torch.testing import assert_close
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
+from anople_anomalib.backbones.recorded_attention import recorded_attention
 from anople_anomalib.method.fusion import image_score
-from anople_anomalib.method.recorded_attention import recorded_attention
 from anople_anomalib.visualization import draw_maps, draw_prompt_attention, draw_view_attention
 from anople_anomalib.visualization.passes import attention_of, evidence_of
 from helpers.miniature import DEPTH, NUM_PATCHES

@@ -12,7 +12,7 @@ import pytest
 import torch
 from anomalib.data import ImageBatch
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.visualization import draw_features, draw_scores, draw_training_curves
 from anople_anomalib.visualization.features import features_figure
 

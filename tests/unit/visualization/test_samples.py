@@ -11,7 +11,7 @@ import torch
 from anomalib.data import ImageBatch
 from PIL import Image
 
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.visualization.samples import (
     LONGEST_SIDE,
     head,

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from anople_anomalib import visualization
-from anople_anomalib.lightning_model import AnoPLe
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.visualization.explanation import Shot
 from anople_anomalib.visualization.panel import draw_panel
 from anople_anomalib.visualization.passes import evidence_of

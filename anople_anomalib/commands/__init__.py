@@ -1,0 +1,4 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The subcommands of ``anople``."""

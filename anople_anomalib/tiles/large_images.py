@@ -1,0 +1,298 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""From an image to its prediction: tiles of a large image, the region of interest, and the fusion of their parts."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from anople_anomalib.backbones.outputs import VisualFeatures
+from anople_anomalib.method.fusion import PaperFusion
+from anople_anomalib.method.memory_bank import MemoryBank
+from anople_anomalib.method.second_memory import SecondMemory, larger_size
+from anople_anomalib.method.state_checks import require_memory
+from anople_anomalib.method.views import double
+from anople_anomalib.utils.resizing import is_size, resize, resize_exactly
+
+from .region import Region, at_size
+from .tiling import Tiling
+
+_TILES_AT_ONCE = 8  # which bounds the memory of an image of any number of tiles
+
+
+class Parts(NamedTuple):
+    """What the tiles of B images yield; T tiles an image.
+
+    Attributes:
+        probability: p_hat of every tile, shape ``(B * T,)``.
+        decoder_map: M_hat of every tile, shape ``(B * T, h, w)``.
+        memory_features: Patch features of every tile, shape ``(B * T, n, d_v)``; ``None`` without a memory.
+        second_features: Those of the second backbone, shape ``(B * T, n', D')``; ``None`` without one.
+    """
+
+    probability: torch.Tensor
+    decoder_map: torch.Tensor
+    memory_features: torch.Tensor | None
+    second_features: torch.Tensor | None
+
+
+class ShotFeatures(NamedTuple):
+    """What the memories keep of B shots; T tiles a shot.
+
+    Attributes:
+        first: Patch features of the prompted CLIP, shape ``(B, T * n, d_v)``.
+        second: Those of the second backbone, shape ``(B, T * n', D')``; ``None`` without one.
+        first_inside: Which of the first are in the region, shape ``(B, T * n)``; ``None`` if all are.
+        second_inside: Which of the second are.
+    """
+
+    first: torch.Tensor
+    second: torch.Tensor | None
+    first_inside: torch.Tensor | None
+    second_inside: torch.Tensor | None
+
+
+class LargeImages(nn.Module):
+    """How whole images are judged by a model that judges tiles, mixed into it.
+
+    An image is resized to a canvas that the tiles cover, and what is outside of the region of interest is made blank:
+    nothing there can change anything. Each tile is encoded on its own, the maps of the tiles are merged, and the image
+    is as anomalous as its most anomalous tile: in a mean over the whole image, what fills a tile would vanish.
+    Without tiles the image is the only one.
+
+    The model defines the parts and ``encode_whole``, and calls :meth:`set_tiling` for weights that it loads.
+    """
+
+    memory_bank: MemoryBank | None
+    second_memory: SecondMemory | None
+    fusion: PaperFusion
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tiling, self.region = Tiling(), Region()
+        self.register_buffer("tile_grid", torch.ones(2, dtype=torch.long))  # rows, columns: saved
+        self.tile_grid: torch.Tensor
+
+    @property
+    @abstractmethod
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that CLIP sees, and of the maps of a tile."""
+
+    @property
+    @abstractmethod
+    def patch_grid(self) -> tuple[int, int]:
+        """Height and width of CLIP's patch grid."""
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """Height and width of a tile: those of the backbone that sees more."""
+        return larger_size(self.image_size, self.second_memory)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the images that the model takes: those of the canvas of all tiles."""
+        return self.tiling.canvas(self.tile_size)
+
+    def set_tiling(self, tiling: Tiling) -> None:
+        """Judge images by these tiles; what the memories hold belongs to those before."""
+        self.tiling = tiling
+        self.tile_grid = torch.tensor([tiling.rows, tiling.columns], device=self.tile_grid.device)
+        if self.second_memory is not None:
+            bank, grid = self.second_memory.memory_bank, self.second_memory.backbone.grid
+            bank.places = tiling.places(grid).to(bank.places)
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        regions: torch.Tensor | None = None,
+        banks: Sequence[MemoryBank] | None = None,
+    ) -> InferenceBatch:
+        """Detect anomalies in whole images, in one pass.
+
+        Args:
+            images: Normalized images, shape ``(B, 3, H, W)``; resized to what the backbones see.
+            regions: Regions of interest of these images, shape ``(B, 1, H', W')``, dtype bool; ``None`` for the one of
+                all images, if there is one.
+            banks: Other memory banks than the model's own, in the same order: of CLIP, of the second backbone.
+
+        Returns:
+            ``pred_score`` (14) of shape ``(B, 1)`` and ``anomaly_map`` M_q (12) of shape ``(B, 1, H, W)``, both in
+            [0, 0.5] (in [0, 1] without a memory); the map is 0 outside of the region.
+        """
+        size = images.shape[-2:]
+        images, regions = self._within(images, regions)
+        parts = self._inspect(self.tiling.cut(images, self.tile_size))
+        anomaly_map = self.fusion.map(self.tiling.merge(parts.decoder_map), self._memory_map(parts, banks))  # (12)
+        inside = None if regions is None else at_size(regions, self.tiling.canvas(self.image_size))
+        if inside is not None:
+            anomaly_map = anomaly_map * inside.squeeze(1)
+        score = self._score(parts.probability, anomaly_map, inside)
+        anomaly_map = anomaly_map.unsqueeze(1)
+        if not is_size(size, anomaly_map.shape[-2:]):
+            anomaly_map = F.interpolate(anomaly_map, size=size, mode="bilinear")
+            if regions is not None:
+                anomaly_map = anomaly_map * at_size(regions, (size[0], size[1]))
+        return InferenceBatch(pred_score=score.unsqueeze(1), anomaly_map=anomaly_map)
+
+    @torch.no_grad()
+    def memory_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the patch features F of normal images for the memory bank.
+
+        Args:
+            images: Normalized images, shape ``(B, 3, H, W)``.
+
+        Returns:
+            Shape ``(B, T * n, d_v)``.
+        """
+        return self.shot_features(images).first
+
+    @torch.no_grad()
+    def shot_features(self, images: torch.Tensor, regions: torch.Tensor | None = None) -> ShotFeatures:
+        """Compute what the memories keep of normal images.
+
+        Args:
+            images: Normalized images, shape ``(B, 3, H, W)``.
+            regions: As for :meth:`forward`.
+
+        Returns:
+            The patch features of both memories, and which of them are in the region.
+        """
+        images, regions = self._within(images, regions)
+        encoded = [self.encode_whole(tiles) for tiles in self._at_once(self.tiling.cut(images, self.tile_size))]
+        first = torch.cat([require_memory(visual.memory_features) for visual in encoded])
+        second, second_inside = None, None
+        if self.second_memory is not None:
+            if self.second_memory.copies > 1:  # never where there are tiles or a region
+                second = self.second_memory.shot_features(images)
+            else:
+                second = torch.cat([require_memory(visual.second_features) for visual in encoded])
+            second_inside = self._patches_inside(regions, self.second_memory.backbone.grid)
+        return ShotFeatures(
+            first=self._by_image(first),
+            second=None if second is None else self._by_image(second),
+            first_inside=self._patches_inside(regions, self.patch_grid),
+            second_inside=second_inside,
+        )
+
+    def training_images(
+        self, images: torch.Tensor, regions: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Prepare training images: of each a tile, drawn by chance, at twice the model's resolution.
+
+        Args:
+            images: Shape ``(B, 3, H, W)``, values in [0, 1].
+            regions: As for :meth:`forward`.
+
+        Returns:
+            Tiles of shape ``(B, 3, 2 h, 2 w)``, and where they are in the region, shape ``(B, 1, 2 h, 2 w)``; ``None``
+            if everywhere. A tile without any of the region is not drawn.
+        """
+        size = double(self.image_size)
+        canvas = self.tiling.canvas(size)
+        images = resize(images, canvas).clamp(0, 1)  # bicubic resizing overshoots
+        if regions is None:
+            regions = self.region(canvas)
+        inside = None if regions is None else at_size(regions, canvas).expand(len(images), 1, *canvas)
+        if self.tiling.number == 1:
+            return images, inside
+        chosen = torch.tensor([self._draw(None if inside is None else inside[index]) for index in range(len(images))])
+        rows = chosen + self.tiling.number * torch.arange(len(images))
+        return self.tiling.cut(images, size)[rows], None if inside is None else self.tiling.cut(inside, size)[rows]
+
+    def _draw(self, inside: torch.Tensor | None) -> int:
+        """Draw the number of a tile, of those with a part in the region of shape ``(1, H, W)``."""
+        numbers = torch.arange(self.tiling.number)
+        if inside is not None:
+            tiles = self.tiling.cut(inside.unsqueeze(0), double(self.image_size))
+            numbers = tiles.flatten(1).any(dim=1).nonzero().flatten().cpu()
+        return int(numbers[torch.randint(len(numbers), ())])
+
+    def _within(self, images: torch.Tensor, regions: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Resize images to the canvas and blank what is outside of the region; return the region at that size, too.
+
+        The blank is 0, the mean of the images that CLIP was trained on.
+        """
+        size = self.input_size
+        regions = self.region(size) if regions is None else at_size(regions, size)
+        if self.tiling.number == 1 and regions is None:
+            return images, None  # each backbone resizes for itself
+        if not is_size(images.shape[-2:], size):
+            images = resize_exactly(images, size)
+        return images if regions is None else images * regions, regions
+
+    def _at_once(self, tiles: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Split tiles into those that are encoded at once; all, in an export and where an image is its only tile."""
+        whole = self.tiling.number == 1 or torch.compiler.is_compiling()
+        return (tiles,) if whole else tiles.split(_TILES_AT_ONCE)
+
+    def _inspect(self, tiles: torch.Tensor) -> Parts:
+        """Encode tiles of shape ``(B * T, 3, h, w)``; of the decoder's features only the map outlives its tile."""
+        columns = []
+        for some in self._at_once(tiles):
+            visual = self.encode_whole(some)
+            columns.append(
+                Parts(
+                    self.abnormal_probability(visual),
+                    self.decoder_map(visual),
+                    visual.memory_features,
+                    visual.second_features,
+                )
+            )
+        joined = [None if column[0] is None else torch.cat(column) for column in zip(*columns, strict=True)]
+        return Parts._make(joined) if len(columns) > 1 else columns[0]
+
+    def _memory_map(self, parts: Parts, banks: Sequence[MemoryBank] | None) -> torch.Tensor | None:
+        """Compute M_mem of whole images, shape ``(B, h, w)``; ``None`` without a memory."""
+        if self.memory_bank is None:
+            return None
+        bank = self.memory_bank if banks is None else banks[0]
+        features = require_memory(parts.memory_features)
+        first = bank(self._by_image(features)).reshape(-1, features.shape[1])
+        second: torch.Tensor | None = None
+        if self.second_memory is not None:  # where a patch is in the image counts, so that all tiles are asked together
+            features = self._by_image(require_memory(parts.second_features))
+            bank = self.second_memory.memory_bank if banks is None else banks[-1]
+            distances = bank(features).reshape(-1, features.shape[1] // self.tiling.number)
+            second = self.tiling.merge(self._resized_map(distances, self.second_memory.backbone.grid))
+        return self.fusion.memory(self.tiling.merge(self._resized_map(first, self.patch_grid)), second)
+
+    def _score(self, probability: torch.Tensor, anomaly_map: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
+        """Compute the score (14) of each tile, of the merged map, and return the largest: shape ``(B,)``."""
+        if inside is not None:
+            inside = self.tiling.cut(inside.squeeze(1).expand_as(anomaly_map), self.image_size)
+        scores = self.fusion.score(probability, self.tiling.cut(anomaly_map, self.image_size), inside)
+        return scores if self.tiling.number == 1 else scores.unflatten(0, (-1, self.tiling.number)).amax(dim=1)
+
+    def _by_image(self, features: torch.Tensor) -> torch.Tensor:
+        """Join the patches of the tiles of an image: ``(B * T, n, D)`` becomes ``(B, T * n, D)``."""
+        number = self.tiling.number
+        return features if number == 1 else features.unflatten(0, (-1, number)).flatten(1, 2)
+
+    def _patches_inside(self, regions: torch.Tensor | None, grid: tuple[int, int]) -> torch.Tensor | None:
+        """Return which patches have a part in the region, shape ``(B, T * n)``."""
+        if regions is None:
+            return None
+        inside = at_size(self.tiling.cut(regions, self.tile_size), grid).flatten(1).unsqueeze(-1)
+        return self._by_image(inside).squeeze(-1)
+
+    @abstractmethod
+    def encode_whole(self, images: torch.Tensor, view: int = -1) -> VisualFeatures:
+        """Encode images, each of which is a whole to the model: tiles, where there are any."""
+
+    @abstractmethod
+    def abnormal_probability(self, visual: VisualFeatures) -> torch.Tensor:
+        """Compute p_hat of equation (8)."""
+
+    @abstractmethod
+    def decoder_map(self, visual: VisualFeatures) -> torch.Tensor:
+        """Compute M_hat."""
+
+    @abstractmethod
+    def _resized_map(self, distances: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Resize distances of patches to a map."""

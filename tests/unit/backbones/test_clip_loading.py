@@ -1,0 +1,265 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Backbones by name, their weights, fingerprints and errors."""
+
+import hashlib
+import io
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.testing import assert_close
+
+from anople_anomalib.backbones import clip_loading as backbones
+from anople_anomalib.backbones.clip_loading import TINY, default_weights, get_tokenizer, load_backbone
+from helpers.miniature import CONFIG, IMAGE_SIZE, MINIATURE, build
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.Tensor]:
+    """Weights of the miniature that are not the ones of ``"random"``."""
+    return {name: value + 0.01 for name, value in build().state_dict().items()}
+
+
+def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone() -> None:
+    first = load_backbone(MINIATURE, "random")
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    second = load_backbone(MINIATURE, "random")
+    assert torch.equal(torch.get_rng_state(), state)
+    pairs = zip(first.clip.parameters(), second.clip.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert first.clip.fingerprint == second.clip.fingerprint
+
+
+def test_random_weights_are_used_on_request_only_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="anople_anomalib"):
+        load_backbone(MINIATURE, "random")
+    assert "has random weights, as asked for" in caplog.text
+    with pytest.raises(ValueError, match=f"open_clip has no weights for '{MINIATURE}'"):
+        load_backbone(MINIATURE)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_of_a_file(tmp_path: Path, weights: dict[str, torch.Tensor], suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    torch.save(weights, path) if suffix == ".pt" else save_file(weights, path)
+    backbone = load_backbone(MINIATURE, str(path))
+    assert torch.equal(backbone.clip.visual.visual.proj, weights["visual.proj"])
+    assert torch.equal(backbone.clip.text.positional_embedding, weights["positional_embedding"])
+    assert (backbone.name, backbone.weights) == (MINIATURE, str(path))
+    assert not any(parameter.requires_grad for parameter in backbone.clip.parameters())
+
+
+def test_a_checkpoint_of_open_clip_gives_the_features_of_its_source(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        source = open_clip.create_model(MINIATURE).eval()
+    torch.save(source.state_dict(), tmp_path / "weights.pt")
+    clip = load_backbone(MINIATURE, str(tmp_path / "weights.pt")).clip
+    images, tokens = torch.rand(2, 3, *IMAGE_SIZE), open_clip.tokenize(["bottle", "abnormal bottle"])
+    with torch.no_grad():
+        assert_close(clip.visual(images).image_embedding, source.encode_image(images))
+        assert_close(clip.text(tokens), source.encode_text(tokens), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_truncated_file_is_refused(tmp_path: Path, weights: dict[str, torch.Tensor], suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    torch.save(weights, path) if suffix == ".pt" else save_file(weights, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=f"weights{suffix}' does not hold readable weights of {MINIATURE}"):
+        load_backbone(MINIATURE, str(path))
+
+
+def test_fingerprint_tells_weights_apart(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    torch.save(weights, tmp_path / "other.pt")
+    other, plain = load_backbone(MINIATURE, str(tmp_path / "other.pt")), load_backbone(MINIATURE, "random")
+    assert len(other.clip.fingerprint) == len(plain.clip.fingerprint) == 32
+    assert other.clip.fingerprint != plain.clip.fingerprint
+
+
+def test_normalization_is_clips_by_default() -> None:
+    backbone = load_backbone(MINIATURE, "random")
+    assert backbone.mean == (0.48145466, 0.4578275, 0.40821073)
+    assert backbone.std == (0.26862954, 0.26130258, 0.27577711)
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [
+        ("ViT-B-16-plus-240", "laion400m_e32"),
+        ("ViT-B-32", "laion2b_e16"),
+        ("ViT-L-14", "laion2b_s32b_b82k"),
+        ("ViT-L-14-336", "openai"),
+    ],
+)
+def test_default_weights(name: str, tag: str) -> None:
+    assert default_weights(name) == tag
+    assert tag in open_clip.list_pretrained_tags_by_model(name)
+
+
+def test_default_weights_of_the_bundled_backbone() -> None:
+    assert Path(default_weights(TINY)).name == "open_clip_model.safetensors"
+
+
+def test_unknown_name_lists_what_fits() -> None:
+    with pytest.raises(
+        ValueError, match=r"backbone must be 'anople-tiny' or a CLIP of open_clip \(.*\), got 'ViT'"
+    ) as e:
+        load_backbone("ViT")
+    listed = str(e.value)
+    assert "ViT-B-16-plus-240" in listed
+    assert "RN50" not in listed
+    assert "coca" not in listed
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("RN50", "its visual tower is a ResNet"),
+        ("coca_ViT-B-32", "a CoCa model"),
+        ("convnext_base", "comes from timm"),
+        ("roberta-ViT-B-32", "comes from transformers"),
+        ("ViT-B-16-SigLIP", "comes from timm"),
+    ],
+)
+def test_unfit_towers_are_refused_before_anything_is_built(name: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"AnoPLe does not fit the backbone {name}: .*{reason}.*such as ViT-B-16"):
+        load_backbone(name, "random")
+
+
+@pytest.mark.parametrize(
+    ("vision", "text"),
+    [({"final_ln_after_pool": True}, {}), ({}, {"no_causal_mask": True}), ({}, {"pool_type": "last"})],
+)
+def test_unfit_settings_are_refused_once_built(vision: dict, text: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "_create", lambda _name: build(vision=vision, text=text))
+    with pytest.raises(ValueError, match="its towers are not the plain transformers of CLIP"):
+        load_backbone(MINIATURE, "random")
+
+
+def test_unknown_tag_lists_the_known_ones() -> None:
+    with pytest.raises(
+        ValueError, match=r"must be a tag of ViT-B-32 \(.*openai.*\), a checkpoint file or 'random', got"
+    ):
+        load_backbone("ViT-B-32", "laion5b")
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "missing.pt"
+    with pytest.raises(FileNotFoundError, match=r"weights file '.*missing.pt' for .* does not exist: check the path"):
+        load_backbone(MINIATURE, str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"these are no weights"], ids=["empty", "text"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_unreadable_file_is_named(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"broken{suffix}' does not hold readable weights of {MINIATURE}"):
+        load_backbone(MINIATURE, str(path))
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        """What pickle runs."""
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".safetensors"])
+def test_pickled_code_in_a_file_of_weights_is_refused_and_not_run(tmp_path: Path, suffix: str) -> None:
+    path, mark = tmp_path / f"weights{suffix}", tmp_path / "the bomb went off"
+    torch.save({**build().state_dict(), "extra": Bomb(mark)}, path)
+    with pytest.raises(ValueError, match=f"weights{suffix}' does not hold readable weights of {MINIATURE}") as refusal:
+        load_backbone(MINIATURE, str(path))
+    assert "weights_only" not in str(refusal.value)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("changes", [{"vision": {"width": 96}}, {"text": {"width": 96}}], ids=str)
+def test_file_of_another_model_is_refused(tmp_path: Path, changes: dict[str, dict]) -> None:
+    torch.save(build(**changes).state_dict(), tmp_path / "wide.pt")
+    with pytest.raises(ValueError, match="does not hold readable weights"):
+        load_backbone(MINIATURE, str(tmp_path / "wide.pt"))
+
+
+def test_without_a_network_the_error_says_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    tags = {"never": {"hf_hub": "nobody/nothing/"}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, MINIATURE, tags)
+    said = r"\(open_clip_model.safetensors of nobody/nothing\) .*downloaded: .*--model.pretrained PATH.*anople-tiny"
+    with pytest.raises(FileNotFoundError, match=said):
+        load_backbone(MINIATURE)
+
+
+E32_URL = backbones._TRUE_URLS["ViT-B-16-plus-240", "laion400m_e32"]
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bytes, str], list[str]]:
+    """A network with one file, whose name ends in eight digits, under the tag ``e32`` of the miniature."""
+
+    def serve(content: bytes, digits: str) -> list[str]:
+        asked = []
+
+        def answer(url: str, *_: object, **__: object) -> io.BytesIO:
+            asked.append(url)
+            response = io.BytesIO(content)
+            response.headers = {"Content-Length": str(len(content))}
+            return response
+
+        url = f"https://github.com/mlfoundations/open_clip/releases/download/v0/miniature-e32-{digits}.pt"
+        tags = {"e32": {"url": url, "hf_hub": "nobody/miniature.e31/"}}
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, MINIATURE, tags)
+        monkeypatch.setitem(backbones._TRUE_URLS, (MINIATURE, "e32"), url)
+        monkeypatch.setattr("urllib.request.urlopen", answer)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        return asked
+
+    return serve
+
+
+def test_e32_is_the_file_whose_name_ends_in_its_hash() -> None:
+    assert E32_URL.endswith("/vit_b_16_plus_240-laion400m_e32-699c4b84.pt")
+    config = open_clip.pretrained.get_pretrained_cfg("ViT-B-16-plus-240", "laion400m_e32")
+    assert config["url"] in {"", E32_URL}
+    assert "e32" not in config["hf_hub"], "open_clip names the right file now: _TRUE_URLS can go"
+
+
+def test_the_true_file_of_a_tag_is_downloaded_checked_and_named(
+    network: Callable, weights: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(weights, buffer := io.BytesIO())
+    content = buffer.getvalue()
+    asked = network(content, hashlib.sha256(content).hexdigest()[:8])
+    with caplog.at_level(logging.INFO, logger="anople_anomalib"):
+        backbone = load_backbone(MINIATURE, "e32")
+    assert torch.equal(backbone.clip.visual.visual.proj, weights["visual.proj"])
+    assert "miniature-e32-" in caplog.text
+    assert "hash checked" in caplog.text
+    load_backbone(MINIATURE, "e32")
+    assert len(asked) == 1
+
+
+def test_a_file_of_another_hash_is_refused(network: Callable, weights: dict[str, torch.Tensor]) -> None:
+    torch.save(weights, buffer := io.BytesIO())
+    network(buffer.getvalue(), "00000000")
+    with pytest.raises(FileNotFoundError, match=r"miniature-e32-00000000.pt\) .*SHA-256 is not.*laion400m_e31"):
+        load_backbone(MINIATURE, "e32")
+
+
+@pytest.mark.parametrize("name", [MINIATURE, TINY])
+def test_tokenizer_is_clips(name: str) -> None:
+    tokens = get_tokenizer(name)(["bottle"])
+    assert tokens.shape == (1, CONFIG["text_cfg"]["context_length"])
+    assert torch.equal(tokens, open_clip.tokenize(["bottle"]))

