@@ -6,7 +6,7 @@
 Installing the package is enough: anomalib then knows the model, the datamodules and the pipeline by their short names
 (``anomalib train --model AnoPLe``). The classes can be imported as well:
 
-    >>> from anople_anomalib import AnoPLe
+    >>> from anople_anomalib import AnoPLe, MemoryConfig
     >>> from anople_anomalib.data import FewShot, SampleTextures
 
 Importing this package is light: the public names are imported when they are first used.
@@ -21,12 +21,18 @@ from .utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .anople import AnoPLe
+    from .config import MemoryConfig, PromptConfig, TrainingConfig
     from .method.torch_model import AnoPLeModel
 
-__all__ = ["AnoPLe", "AnoPLeModel"]
+__all__ = ["AnoPLe", "AnoPLeModel", "MemoryConfig", "PromptConfig", "TrainingConfig"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
-    __name__, submod_attrs={"anople": ["AnoPLe"], "method.torch_model": ["AnoPLeModel"]}
+    __name__,
+    submod_attrs={
+        "anople": ["AnoPLe"],
+        "config": ["MemoryConfig", "PromptConfig", "TrainingConfig"],
+        "method.torch_model": ["AnoPLeModel"],
+    },
 )
 
 discovery.install()
