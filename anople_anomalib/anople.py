@@ -60,7 +60,7 @@ from .metrics.post_processing import ExactPostProcessor
 from .metrics.raw_scores import RawScoreKeeper
 from .tiles.ground_truth import within_region
 from .tiles.masks import plain_roi
-from .tiles.tiling import Tiling, check_brightness, plain_tiles, resolve_rotations
+from .tiles.tiling import Tiling, plain_tiles, resolve_rotations
 from .tiles.training import LargeImageTraining
 from .training.checkpoints import CheckpointHooks
 from .training.collapse_monitor import CollapseWarning
@@ -106,8 +106,7 @@ class AnoPLe(
             or ``"image_only"`` (Table 3a).
         multi_view: Whether sub-images are views, too, at training.
         view_signal: Whether a signal c tells the views apart (Table 3b).
-        alignment: ``"weighted_sum"``, ``"mean"`` or ``"none"`` (Table 3c), or ``"states"``, another reading of (10).
-        detach_alignment: Whether the alignment trains the prompts only, towards local features that it leaves alone.
+        alignment: ``"weighted_sum"``, ``"mean"`` or ``"none"`` (Table 3c).
         pixel_anomalies: Whether anomalies are simulated in the image.
         latent_anomalies: Whether anomalies are simulated on the embedding (Table 5).
         paired_anomalies: Whether a step sees an image both whole and damaged, as equation (9) has z+ and z-; else one
@@ -135,22 +134,16 @@ class AnoPLe(
         memory_subspace: Share of the variance of its features that is taken for the difference between normal patches:
             a patch counts as the farther, the more it leaves the subspace that explains this share. 0 for none;
             ``None`` is 0.95 for ``"efficientnet-lite0"`` and 0 for every other.
-        memory_brightness: By which share of it the shots are in its memory darker and brighter, too.
         fusion: ``"paper"`` for equations (12) and (14), or ``"weighted"``, by weights that the parts earn on anomalies
             simulated on the shots; ``None`` is ``"weighted"`` with a second backbone and ``"paper"`` without.
-        map_sigma: Standard deviation of a Gaussian smoothing of the map, in pixels of the model's image; 0 for none.
         score_share: Share of the largest values of the map whose mean stands for the image; 0 for the maximum.
         use_decoder: Whether there is a decoder; without it the loss is the image-level term alone.
         residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens instead of starting
             from random local features; ``None`` does so for ``"anople-tiny"`` only.
-        decoder_small_start: Whether the decoder's random local features start at a tenth and are learned ten times as
-            fast as ``decoder_lr`` says, and its map is smoothed by half a patch; ``None`` does so for ``"anople-tiny"``
-            only, whose decoder is narrower than the paper's. Of no effect on a residual decoder.
         epochs: Number of epochs where the trainer is given none.
         prompt_lr: Learning rate of the prompts.
         decoder_lr: Learning rate of the decoder.
         image_logit_scale: Factor of the cosines of equation (8), 1 / tau; ``None`` for CLIP's own.
-        pixel_logit_scale: Factor of the pixel logits in M_hat; ``None`` for CLIP's own.
         pixel_logits: How D(z) is compared with the texts: ``"dot"``, as equation (7) is written, or ``"cosine"``;
             ``None`` for the cosine where the decoder refines CLIP's projection, else the dot product.
         gradient_checkpointing: Whether the towers keep no values inside their blocks for the backward pass: less
@@ -189,7 +182,6 @@ class AnoPLe(
         multi_view: bool = True,
         view_signal: bool = True,
         alignment: str = "weighted_sum",
-        detach_alignment: bool = False,
         pixel_anomalies: bool = True,
         latent_anomalies: bool = True,  # noqa: ARG002  # kept by save_hyperparameters
         paired_anomalies: bool = True,
@@ -205,18 +197,14 @@ class AnoPLe(
         memory_position_weight: float = 1.0,
         memory_rotations: bool | None = None,
         memory_subspace: float | None = None,
-        memory_brightness: float = 0.0,
         fusion: str | None = None,
-        map_sigma: float = 0.0,
         score_share: float = 0.0,
         use_decoder: bool = True,
         residual_decoder: bool | None = None,
-        decoder_small_start: bool | None = None,
         epochs: int = 60,
         prompt_lr: float = 1e-3,
         decoder_lr: float = 2e-4,
         image_logit_scale: float | None = IMAGE_LOGIT_SCALE,
-        pixel_logit_scale: float | None = None,
         pixel_logits: str | None = None,
         gradient_checkpointing: bool = False,
         training_seed: int = 0,
@@ -238,17 +226,16 @@ class AnoPLe(
         check_integer(0, seed=seed, training_seed=training_seed)
         check_integer(0, text_context_length=text_context_length, visual_context_length=visual_context_length)
         check_rates(prompt_lr=prompt_lr, decoder_lr=decoder_lr)
-        check_rates(memory_position_weight=memory_position_weight, map_sigma=map_sigma)
-        check_scales(image_logit_scale=image_logit_scale, pixel_logit_scale=pixel_logit_scale)
+        check_rates(memory_position_weight=memory_position_weight)
+        check_scales(image_logit_scale=image_logit_scale)
         check_texts(class_names, state_word)
         check_image_size(memory_image_size)
         turns = resolve_rotations(tiles, roi, memory_rotations)
-        check_brightness(tiles, roi, memory_brightness)
         second_name = resolve_memory_backbone(memory_backbone, tiny=backbone == TINY, memory=use_memory)
         subspace = resolve_subspace(memory_subspace, second_name)
         fusion_name = fusion or ("paper" if second_name is None else "weighted")
-        fuser = make_fusion(fusion_name, map_sigma, score_share, memory=use_memory)
-        loss = AnoPLeLoss(alignment, detach_local_features=detach_alignment)
+        fuser = make_fusion(fusion_name, score_share, memory=use_memory)
+        loss = AnoPLeLoss(alignment)
         loaded = load_backbone(backbone, pretrained)
         second: SecondMemory | None = None
         if second_name is not None:
@@ -262,7 +249,6 @@ class AnoPLe(
                 turns,
                 memory_per_category,
                 subspace,
-                memory_brightness,
             )
         if pre_processor is True:
             size = larger_size(loaded.clip.visual.image_size, second)
@@ -289,13 +275,11 @@ class AnoPLe(
                 use_decoder=use_decoder,
                 memory_layers=resolve_memory_layers(memory_layers, visual.depth) if use_memory else (),
                 residual_decoder=backbone == TINY if residual_decoder is None else residual_decoder,
-                decoder_small_start=backbone == TINY if decoder_small_start is None else decoder_small_start,
                 coreset_sampling_ratio=coreset_sampling_ratio,
                 memory_per_category=memory_per_category,
                 second_memory=second,
                 fusion=fuser,
                 image_logit_scale=image_logit_scale,
-                pixel_logit_scale=pixel_logit_scale,
                 pixel_logits=pixel_logits,
             )
             self.simulator = (

@@ -57,9 +57,9 @@ def build(categories: Sequence[str], seed: int, logit_scale: float | None, argum
     )
     if logit_scale is not None:
         inner = model.model
-        for name in ("image_logit_scale", "pixel_logit_scale"):
-            if model.hparams[name] is None:  # CLIP's own
-                getattr(inner, name).fill_(logit_scale)
+        inner.pixel_logit_scale.fill_(logit_scale)
+        if model.hparams["image_logit_scale"] is None:  # CLIP's own
+            inner.image_logit_scale.fill_(logit_scale)
     model.prepare_texts(list(categories))
     return model
 

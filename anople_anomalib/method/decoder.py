@@ -3,8 +3,6 @@
 
 """The multi-view aware decoder D (section 3.3.1 of the AnoPLe paper)."""
 
-from typing import cast
-
 import torch
 from einops import rearrange
 from torch import nn
@@ -12,13 +10,6 @@ from torch.nn import functional as F  # noqa: N812
 
 _WIDTH_DIVISOR = 8  # hidden width = visual width / 8: the decoder then costs under a tenth of the visual tower
 _MIN_HIDDEN_DIM = 32
-
-SMALL_START = 0.1
-"""Factor of the last convolution's weights at a small start."""
-SMALL_START_GAIN = 10**0.5
-"""Gain at a small start: SGD learns ten times as fast."""
-SMALL_START_SMOOTHING = 0.5
-"""Standard deviation of the Gaussian that smoothes M_hat after a small start, in patches."""
 
 
 class Decoder(nn.Module):
@@ -33,10 +24,7 @@ class Decoder(nn.Module):
         embed_dim: Width of the joint embedding of images and texts.
         hidden_dim: Width between the convolutions; ``None`` for an eighth of ``visual_width``.
         upsampling: Side of the upsampled grid over the side of the patch grid.
-        start: Factor of the last convolution's weights at the start; 0 where the output is added to other local
-            features.
-        gain: Factor of all weights as they are used; they are kept divided by it, so that SGD learns faster by its
-            square (the equalized learning rate of Karras et al., "Progressive Growing of GANs", ICLR 2018, 4.1).
+        starts_at_zero: Whether the output is 0 at the start, as where it is added to other local features.
     """
 
     def __init__(
@@ -45,8 +33,7 @@ class Decoder(nn.Module):
         embed_dim: int,
         hidden_dim: int | None = None,
         upsampling: int = 4,
-        start: float = 1.0,
-        gain: float = 1.0,
+        starts_at_zero: bool = False,
     ) -> None:
         super().__init__()
         hidden_dim = hidden_dim or max(_MIN_HIDDEN_DIM, visual_width // _WIDTH_DIVISOR)
@@ -54,12 +41,9 @@ class Decoder(nn.Module):
         self.reduce = nn.Conv2d(visual_width, hidden_dim, kernel_size=1)
         self.mix = nn.Conv2d(hidden_dim, hidden_dim, kernel_size=3, padding=1)
         self.project = nn.Conv2d(hidden_dim, embed_dim, kernel_size=1)
-        self.gain = gain
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.div_(gain)
+        if starts_at_zero:
             for parameter in self.project.parameters():
-                parameter.mul_(start)
+                nn.init.zeros_(parameter)
 
     def forward(self, patch_tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Decode patch tokens.
@@ -72,16 +56,8 @@ class Decoder(nn.Module):
             Local features D(z), shape ``(B, embed_dim, H, W)`` with ``H = upsampling * h``; not normalized.
         """
         x = rearrange(patch_tokens, "b (h w) d -> b d h w", h=grid[0], w=grid[1])
-        x = self._convolve(self.reduce, x)  # (B, hidden, h, w)
+        x = self.reduce(x)  # (B, hidden, h, w)
         size = (grid[0] * self.upsampling, grid[1] * self.upsampling)
         x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)  # (B, hidden, H, W)
-        x = self._convolve(self.mix, F.gelu(x))
-        return self._convolve(self.project, F.gelu(x))  # (B, embed_dim, H, W)
-
-    def _convolve(self, layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-        """Apply a convolution whose weights are multiplied by the gain."""
-        if self.gain == 1:
-            return layer(x)
-        return F.conv2d(
-            x, self.gain * layer.weight, self.gain * cast("torch.Tensor", layer.bias), padding=layer.padding
-        )
+        x = self.mix(F.gelu(x))
+        return self.project(F.gelu(x))  # (B, embed_dim, H, W)

@@ -6,7 +6,6 @@
 from typing import NamedTuple
 
 import torch
-from kornia.filters import gaussian_blur2d
 from torch import nn
 
 FUSIONS = ("paper", "weighted")
@@ -15,12 +14,11 @@ FUSIONS = ("paper", "weighted")
 _FLOOR = 1e-3  # of the decoder's map under a power: a single 0 does not erase what the memory sees
 
 
-def make_fusion(name: str, map_sigma: float, top_share: float, *, memory: bool) -> "PaperFusion":
+def make_fusion(name: str, top_share: float, *, memory: bool) -> "PaperFusion":
     """Build a fusion from arguments.
 
     Args:
         name: One of :data:`FUSIONS`.
-        map_sigma: As for :class:`PaperFusion`.
         top_share: As for :class:`PaperFusion`.
         memory: Whether there is a memory.
 
@@ -36,13 +34,10 @@ def make_fusion(name: str, map_sigma: float, top_share: float, *, memory: bool) 
     if name == "weighted" and not memory:
         msg = "fusion='weighted' weighs the parts against the memory: give use_memory=True, or fusion='paper'."
         raise ValueError(msg)
-    if not map_sigma >= 0:
-        msg = f"map_sigma must be 0 or more, got {map_sigma!r}."
-        raise ValueError(msg)
     if not 0 <= top_share <= 1:
         msg = f"score_share must be between 0 and 1, got {top_share!r}."
         raise ValueError(msg)
-    return (WeightedFusion if name == "weighted" else PaperFusion)(map_sigma, top_share)
+    return (WeightedFusion if name == "weighted" else PaperFusion)(top_share)
 
 
 class Weights(NamedTuple):
@@ -59,36 +54,18 @@ class Weights(NamedTuple):
     prompt_power: float
 
 
-def smooth(anomaly_map: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Smooth maps by a Gaussian.
-
-    Args:
-        anomaly_map: Shape ``(B, h, w)``.
-        sigma: Standard deviation in pixels; 0 for none.
-
-    Returns:
-        The same shape and range.
-    """
-    if not sigma:
-        return anomaly_map
-    size = 2 * int(3 * sigma + 0.5) + 1  # three standard deviations on either side
-    smoothed = gaussian_blur2d(anomaly_map.unsqueeze(1), size, (sigma, sigma), border_type="replicate").squeeze(1)
-    return smoothed.clamp(0, 1)  # weights that add up to 1 but for rounding; and an export's output has one name
-
-
 class PaperFusion(nn.Module):
     """Equations (12) and (14); with a second memory, M_mem is the mean of both.
 
     Args:
-        map_sigma: Standard deviation of the Gaussian smoothing of the map, in pixels of the model's image; 0 for none.
         top_share: Share of the largest values of the map whose mean stands for the image; 0 for the maximum (14).
     """
 
     name = "paper"
 
-    def __init__(self, map_sigma: float = 0.0, top_share: float = 0.0) -> None:
+    def __init__(self, top_share: float = 0.0) -> None:
         super().__init__()
-        self.map_sigma, self.top_share = map_sigma, top_share
+        self.top_share = top_share
 
     def memory(self, first: torch.Tensor, second: torch.Tensor | None) -> torch.Tensor:
         """Combine the memories' maps to M_mem.
@@ -112,7 +89,7 @@ class PaperFusion(nn.Module):
         Returns:
             M_q (12), of the same shape, values in [0, 0.5] (in [0, 1] without a memory).
         """
-        return smooth(decoder_map if memory_map is None else fuse(decoder_map, memory_map), self.map_sigma)
+        return decoder_map if memory_map is None else fuse(decoder_map, memory_map)
 
     def score(
         self, abnormal_probability: torch.Tensor, anomaly_map: torch.Tensor, inside: torch.Tensor | None = None
@@ -138,14 +115,13 @@ class WeightedFusion(PaperFusion):
     :func:`.fusion_weights.choose_weights` finds them.
 
     Args:
-        map_sigma: As for :class:`PaperFusion`.
         top_share: As for :class:`PaperFusion`.
     """
 
     name = "weighted"
 
-    def __init__(self, map_sigma: float = 0.0, top_share: float = 0.0) -> None:
-        super().__init__(map_sigma, top_share)
+    def __init__(self, top_share: float = 0.0) -> None:
+        super().__init__(top_share)
         self.register_buffer("weights", torch.tensor([0.5, 1.0, 0.0]))
         self.weights: torch.Tensor
 
@@ -160,9 +136,9 @@ class WeightedFusion(PaperFusion):
     def map(self, decoder_map: torch.Tensor, memory_map: torch.Tensor | None) -> torch.Tensor:
         """Fuse the maps to M_q in [0, 1], see the base class."""
         if memory_map is None:
-            return smooth(decoder_map, self.map_sigma)
+            return decoder_map
         factor = decoder_map.clamp_min(_FLOOR) ** self.weights[1].to(decoder_map.dtype)
-        return smooth(memory_map * factor, self.map_sigma)
+        return memory_map * factor
 
     def score(
         self, abnormal_probability: torch.Tensor, anomaly_map: torch.Tensor, inside: torch.Tensor | None = None
@@ -210,16 +186,3 @@ def fuse(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """
     total = first + second
     return first * (second / total.clamp_min(torch.finfo(total.dtype).tiny))
-
-
-def image_score(abnormal_probability: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
-    """Compute the image-level anomaly score, equation (14).
-
-    Args:
-        abnormal_probability: p_hat of equation (8), shape ``(B,)``, values in [0, 1].
-        anomaly_map: M_q of equation (12), shape ``(B, H, W)``, values in [0, 1].
-
-    Returns:
-        Scores of shape ``(B,)``, values in [0, 0.5].
-    """
-    return fuse(abnormal_probability, anomaly_map.flatten(1).amax(dim=1))

@@ -9,8 +9,8 @@ from kornia.losses import focal_loss
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-ALIGNMENTS = ("weighted_sum", "states", "mean", "none")
-"""The rows of Table 3 (c), and ``"states"``: the weighted sum with the other reading of its softmax."""
+ALIGNMENTS = ("weighted_sum", "mean", "none")
+"""The rows of Table 3 (c)."""
 
 LATENT_LABEL_SMOOTHING = 0.003
 ALIGNMENT_TEMPERATURE = 2.0
@@ -84,15 +84,14 @@ def alignment_loss(
 ) -> torch.Tensor:
     """Compute the alignment of global and local semantics, ``1 - <z^0, s>`` with s of equation (10).
 
-    The paper normalizes M_hat by a softmax of temperature 2 and does not say over what. Over the pixels
-    (``"weighted_sum"``), the abnormal logits alone make the weights. Over the two states (``"states"``), each pixel's
-    weight is its abnormal probability; as the cosine does not see the length of s, they need not sum to 1.
+    The paper normalizes M_hat by a softmax of temperature 2 and does not say over what. It is read as over the pixels:
+    the abnormal logits alone make the weights. Over the two states it trains no other model (``docs/training.md``).
 
     Args:
         image_embeddings: L2-normalized embeddings z^0 of the views, shape ``(V, D)``.
         local_features: Local features D(z), shape ``(V, D, H, W)``.
         pixel_logits: Logits of (normal, abnormal) of every pixel, shape ``(V, 2, H, W)``.
-        alignment: ``"weighted_sum"``, ``"states"``, or ``"mean"`` for equal weights.
+        alignment: ``"weighted_sum"``, or ``"mean"`` for equal weights.
 
     Returns:
         The mean over the views; a scalar in [0, 2].
@@ -100,8 +99,7 @@ def alignment_loss(
     if alignment == "mean":
         prototype = local_features.mean(dim=(2, 3))
     else:
-        scaled = pixel_logits.flatten(2) / ALIGNMENT_TEMPERATURE  # (V, 2, H * W)
-        weights = scaled.softmax(dim=1)[:, 1] if alignment == "states" else scaled[:, 1].softmax(dim=1)  # (V, H * W)
+        weights = (pixel_logits[:, 1].flatten(1) / ALIGNMENT_TEMPERATURE).softmax(dim=1)  # (V, H * W)
         pixels = rearrange(local_features, "v d h w -> v (h w) d")
         prototype = einsum(weights, pixels, "v n, v n d -> v d")  # s
     return (1 - F.cosine_similarity(image_embeddings, prototype, dim=1)).mean()
@@ -112,20 +110,17 @@ class AnoPLeLoss(nn.Module):
 
     Args:
         alignment: One of :data:`ALIGNMENTS`.
-        detach_local_features: Whether s is a constant of the alignment: its gradient then reaches z^0 alone, and
-            through it the prompts, instead of the decoder.
 
     Raises:
         ValueError: If the alignment is unknown.
     """
 
-    def __init__(self, alignment: str = "weighted_sum", detach_local_features: bool = False) -> None:
+    def __init__(self, alignment: str = "weighted_sum") -> None:
         super().__init__()
         if alignment not in ALIGNMENTS:
             msg = f"alignment must be one of {', '.join(ALIGNMENTS)}, got {alignment!r}."
             raise ValueError(msg)
         self.alignment = alignment
-        self.detach_local_features = detach_local_features
 
     def forward(
         self,
@@ -156,7 +151,5 @@ class AnoPLeLoss(nn.Module):
         logits = F.interpolate(pixel_logits, size=masks.shape[-2:], mode="bilinear", align_corners=False)
         losses["pixel_loss"] = pixel_loss(logits, masks)
         if self.alignment != "none":
-            if self.detach_local_features:
-                local_features, pixel_logits = local_features.detach(), pixel_logits.detach()
             losses["align_loss"] = alignment_loss(image_embeddings, local_features, pixel_logits, self.alignment)
         return losses

@@ -66,7 +66,6 @@ class SecondMemory(nn.Module):
         per_category: Whether the bank keeps categories apart.
         subspace: Share of the variance of its rows that the subspace of the normal patches explains, see
             :class:`.subspace.SubspaceMemoryBank`; 0 for none.
-        brightness: By which share of it the shots are in the bank darker and brighter, too; 0 for as they are.
     """
 
     def __init__(
@@ -77,10 +76,9 @@ class SecondMemory(nn.Module):
         rotations: bool | None = False,
         per_category: bool = False,
         subspace: float = 0.0,
-        brightness: float = 0.0,
     ) -> None:
         super().__init__()
-        self.backbone, self.rotations, self.subspace, self.brightness = backbone, rotations, subspace, brightness
+        self.backbone, self.rotations, self.subspace = backbone, rotations, subspace
         self.register_buffer("turns", self._asked_turns())  # those in the bank, saved: it may grow later
         self.turns: torch.Tensor
         bank = (backbone.width, backbone.grid, coreset_sampling_ratio, position_weight, per_category)
@@ -113,24 +111,12 @@ class SecondMemory(nn.Module):
             return self.features(images)
         turned = _turned(resize(images, self.backbone.image_size))
         kept = [copy for copy, is_kept in zip(turned, self.turns.tolist(), strict=True) if is_kept]
-        return torch.cat([self.features(self._lit(copy, light)) for light in self._lights for copy in kept], dim=1)
+        return torch.cat([self.features(copy) for copy in kept], dim=1)
 
     @property
     def copies(self) -> int:
-        """How often a shot is in the bank: turned, darker and brighter."""
-        return int(self.turns.sum()) * len(self._lights)
-
-    @property
-    def _lights(self) -> tuple[float, ...]:
-        """The brightness of the copies in the bank, 1 being that of the shot."""
-        return (1.0, 1 - self.brightness, 1 + self.brightness) if self.brightness else (1.0,)
-
-    def _lit(self, images: torch.Tensor, light: float) -> torch.Tensor:
-        """Return images in another light; what is brighter than white is white."""
-        if light == 1:
-            return images
-        black, white = self.backbone.limits
-        return torch.minimum(black + light * (images - black), white)
+        """How often a shot is in the bank, turned."""
+        return int(self.turns.sum())
 
     def compare_turns(self, images: torch.Tensor) -> torch.Tensor:
         """Measure how much farther the turned copies of a shot are from it than slightly moved ones.

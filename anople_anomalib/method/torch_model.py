@@ -18,8 +18,8 @@ from anople_anomalib.tiles.tiling import Tiling
 from anople_anomalib.utils.resizing import is_size, resize_exactly
 
 from .anomaly_simulation import simulate_latent_anomalies
-from .decoder import SMALL_START, SMALL_START_GAIN, SMALL_START_SMOOTHING, Decoder
-from .fusion import PaperFusion, smooth
+from .decoder import Decoder
+from .fusion import PaperFusion
 from .memory_bank import MemoryBank
 from .prompts import ConstantPrompts, PromptLearner
 from .second_memory import SecondMemory
@@ -46,14 +46,11 @@ class AnoPLeModel(LargeImages):
         use_decoder: Whether there is a decoder D; without it CLIP's own projection maps the patch tokens.
         memory_layers: 1-based numbers of the layers whose patch features make the memory; empty for no memory.
         residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens.
-        decoder_small_start: Whether the decoder's local features start at a tenth and are learned ten times as fast,
-            and M_hat is smoothed by half a patch; of no effect where the decoder refines.
         coreset_sampling_ratio: Share of the patch features that the memory keeps.
         memory_per_category: Whether the memory keeps categories apart; the second one is built by the caller.
         second_memory: A memory of another backbone's features, beside the first; it needs the first.
         fusion: How maps and scores are fused; ``None`` for equations (12) and (14).
         image_logit_scale: 1 / tau of equation (8); ``None`` for CLIP's own.
-        pixel_logit_scale: Factor of the pixel logits in M_hat; ``None`` for CLIP's own.
         pixel_logits: ``"dot"`` for ``<D(z), w>`` as equation (7) is written, ``"cosine"`` for its cosine; ``None`` for
             the cosine where the decoder refines CLIP's projection, which CLIP compares so, else the dot product.
 
@@ -73,13 +70,11 @@ class AnoPLeModel(LargeImages):
         use_decoder: bool = True,
         memory_layers: Sequence[int] = (7, 8, 9, 10),
         residual_decoder: bool = False,
-        decoder_small_start: bool = False,
         coreset_sampling_ratio: float = 1.0,
         memory_per_category: bool = False,
         second_memory: SecondMemory | None = None,
         fusion: PaperFusion | None = None,
         image_logit_scale: float | None = None,
-        pixel_logit_scale: float | None = None,
         pixel_logits: str | None = None,
     ) -> None:
         super().__init__()
@@ -99,8 +94,9 @@ class AnoPLeModel(LargeImages):
             num_views=num_views if view_signal else 0,
         )
         self.residual_decoder = residual_decoder
-        self.decoder_small_start = decoder_small_start and use_decoder and not residual_decoder
-        self.decoder = self._make_decoder(clip) if use_decoder else None
+        self.decoder = (
+            Decoder(clip.visual.width, clip.embed_dim, starts_at_zero=residual_decoder) if use_decoder else None
+        )
         starts_from_clip = residual_decoder or not use_decoder
         self.pixel_logits = pixel_logits or ("cosine" if starts_from_clip else "dot")
         bank = (clip.visual.width, coreset_sampling_ratio, memory_per_category)
@@ -110,8 +106,10 @@ class AnoPLeModel(LargeImages):
         self.register_buffer("tokens", torch.empty(2, 0, 0, dtype=torch.long), persistent=False)  # of training only
         self.register_buffer("text_features", torch.zeros(2, clip.embed_dim))  # (w+, w-)
         self.register_buffer("is_fitted", torch.tensor(data=False))  # saved: training may be under way
-        self.register_buffer("image_logit_scale", _scale(clip, image_logit_scale))
-        self.register_buffer("pixel_logit_scale", _scale(clip, pixel_logit_scale))
+        own_scale = clip.logit_scale.detach().clone()
+        given_scale = own_scale if image_logit_scale is None else torch.tensor(float(image_logit_scale))
+        self.register_buffer("image_logit_scale", given_scale)
+        self.register_buffer("pixel_logit_scale", own_scale)
         fingerprint = torch.tensor(list(clip.fingerprint), dtype=torch.uint8)
         self.register_buffer("backbone_fingerprint", fingerprint)
         self.tokens: torch.Tensor
@@ -228,10 +226,7 @@ class AnoPLeModel(LargeImages):
         """Compute M_hat, the abnormal probability of every pixel: shape ``(B, h, w)``, values in [0, 1]."""
         logits = self._pixel_logits(self._local_features(visual), self.text_features)
         logits = F.interpolate(logits, size=self.image_size, mode="bilinear", align_corners=False)
-        probabilities = logits.softmax(dim=1)[..., 1, :, :]
-        if not self.decoder_small_start:
-            return probabilities
-        return smooth(probabilities, SMALL_START_SMOOTHING * self.image_size[0] / self.patch_grid[0])
+        return logits.softmax(dim=1)[..., 1, :, :]
 
     def memory_map(self, visual: VisualFeatures, banks: Sequence[MemoryBank] | None = None) -> torch.Tensor:
         """Compute M_mem of equation (13), resized to the image: shape ``(B, h, w)``, values in [0, 1].
@@ -277,12 +272,6 @@ class AnoPLeModel(LargeImages):
         visual = self.clip.visual(images, self.prompt_learner().visual, signal, self.memory_layers)
         return visual._replace(second_features=second)
 
-    def _make_decoder(self, clip: FrozenCLIP) -> Decoder:
-        """Make the decoder with its start."""
-        small = self.decoder_small_start
-        start = 0.0 if self.residual_decoder else SMALL_START if small else 1.0
-        return Decoder(clip.visual.width, clip.embed_dim, start=start, gain=SMALL_START_GAIN if small else 1.0)
-
     def _local_features(self, visual: VisualFeatures) -> torch.Tensor:
         """Compute D(z), shape ``(B, D, h, w)``."""
         if self.decoder is None:
@@ -299,11 +288,6 @@ class AnoPLeModel(LargeImages):
             local_features = F.normalize(local_features, dim=1)
         logits = einsum(local_features, text_features.to(local_features.dtype), "b d h w, s d -> b s h w")
         return self.pixel_logit_scale.to(logits.dtype) * logits
-
-
-def _scale(clip: FrozenCLIP, given: float | None) -> torch.Tensor:
-    """Return a logit scale as a tensor: the given one, or CLIP's own."""
-    return clip.logit_scale.detach().clone() if given is None else torch.tensor(float(given))
 
 
 def _restore_tiling(model: AnoPLeModel, state_dict: Mapping[str, Any], prefix: str, *_args: object) -> None:

@@ -156,25 +156,6 @@ def resolve_rotations(tiles: object, roi: object, rotations: bool | None) -> boo
     return False
 
 
-def check_brightness(tiles: object, roi: object, brightness: object) -> None:
-    """Check the argument ``memory_brightness``.
-
-    Args:
-        tiles: The argument ``tiles``.
-        roi: The argument ``roi``.
-        brightness: The argument.
-
-    Raises:
-        ValueError: If it is not in [0, 1), or given besides tiles or a region.
-    """
-    if isinstance(brightness, bool) or not isinstance(brightness, float | int) or not 0 <= brightness < 1:
-        msg = f"memory_brightness must be 0 or more and below 1, got {brightness!r}."
-        raise ValueError(msg)
-    if brightness and not (_is_whole(tiles) and roi is None):
-        msg = "memory_brightness is for whole images: leave out tiles and roi, or memory_brightness."
-        raise ValueError(msg)
-
-
 def _is_whole(tiles: object) -> bool:
     return tiles is None or tiles == [1, 1]
 

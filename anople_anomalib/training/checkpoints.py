@@ -34,12 +34,9 @@ _BEFORE = {
     "memory_backbone": None,
     "memory_position_weight": 0.0,
     "memory_subspace": 0.0,
-    "memory_brightness": 0.0,
     "fusion": "paper",
-    "map_sigma": 0.0,
     "score_share": 0.0,
     "pixel_logits": "cosine",
-    "decoder_small_start": False,
 }
 """Settings of checkpoints that were written before there were such settings."""
 
@@ -206,9 +203,7 @@ _ARGUMENTS_BEFORE = {
     "fusion": "paper",
     "paired_anomalies": False,
     "image_logit_scale": None,
-    "pixel_logit_scale": None,
     "pixel_logits": "cosine",
-    "decoder_small_start": False,
 }
 """What version 0.1 did, whose checkpoints do not name these arguments."""
 
@@ -249,14 +244,11 @@ def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:
     return {
         "memory_layers": list(model.memory_layers),
         "residual_decoder": model.residual_decoder,
-        "decoder_small_start": model.decoder_small_start,
         **({} if model.decoder is None else {"pixel_logits": model.pixel_logits}),
         "memory_backbone": None if second is None else second.backbone.name,
         "memory_position_weight": 0.0 if second is None else float(second.memory_bank.position_weight),
         "memory_subspace": 0.0 if second is None else float(second.subspace),
-        "memory_brightness": 0.0 if second is None else float(second.brightness),
         "fusion": model.fusion.name,
-        "map_sigma": float(model.fusion.map_sigma),
         "score_share": float(model.fusion.top_share),
     }
 

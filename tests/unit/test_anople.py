@@ -148,20 +148,6 @@ def test_only_the_tiny_backbone_has_a_residual_decoder_unasked(arguments: dict[s
     assert make_model(**arguments).model.residual_decoder is expected
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ({}, False),
-        ({"decoder_small_start": True}, True),
-        ({"backbone": TINY}, False),  # it refines
-        ({"backbone": TINY, "residual_decoder": False}, True),
-        ({"backbone": TINY, "residual_decoder": False, "decoder_small_start": False}, False),
-    ],
-)
-def test_only_the_tiny_backbone_has_a_small_start_unasked(arguments: dict[str, Any], expected: bool) -> None:
-    assert make_model(**arguments).model.decoder_small_start is expected
-
-
 def test_texts_of_the_classes() -> None:
     model = make_model(state_word=["damaged", "broken"])
     model.prepare_texts(["metal_nut", "bottle"])
@@ -210,7 +196,6 @@ def test_without_pixel_anomalies_images_stay_as_they_are() -> None:
         {},
         *({"coupling": coupling} for coupling in COUPLINGS),
         *({"alignment": alignment} for alignment in ALIGNMENTS),
-        {"detach_alignment": True},
         {"multi_view": False},
         {"view_signal": False},
         {"multi_view": False, "view_signal": False},

@@ -30,10 +30,6 @@ def distances(model: AnoPLe, image: torch.Tensor) -> list[float]:
     return [model.model.first_memory_map(visual).max().item(), model.model.second_memory_map(visual).max().item()]
 
 
-LIT = {**SECOND, "memory_brightness": 0.2, "memory_subspace": 0.0}
-"""A shot is in its memory darker and brighter, too, and the subspace of its rows does not count."""
-
-
 @pytest.fixture(scope="module")
 def checkpoint(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """File of a finished training run of one epoch."""
@@ -59,26 +55,6 @@ def test_an_added_part_is_normal_to_both(model: AnoPLe, tmp_path: Path) -> None:
     restored = AnoPLe.load_from_checkpoint(tmp_path / "grown.ckpt", visualizer=False).eval()
     other = torch.rand(1, 3, 70, 80)
     assert torch.equal(restored(other).pred_score, model(other).pred_score)
-
-
-def test_an_added_part_is_normal_in_other_light(root: Path, tmp_path: Path) -> None:
-    model = train_model(root, tmp_path, **LIT).eval()
-    new = 0.2 + 0.5 * torch.rand(1, 3, 96, 96)
-    model.extend_memory_bank(new)
-    assert len(model.model.second_memory.memory_bank) == 2 * 3 * PLACES
-    for light in (0.8, 1.0, 1.2):
-        assert distances(model, light * new)[1] < 1e-4
-    model.save_checkpoint(tmp_path / "grown.ckpt")
-    restored = AnoPLe.load_from_checkpoint(tmp_path / "grown.ckpt", visualizer=False).eval()
-    assert torch.equal(restored(new).pred_score, model(new).pred_score)
-    with pytest.raises(ValueError, match=r"memory_brightness 0\.2, this model has 0\.0"):
-        make_model(**SECOND, memory_subspace=0.0).on_load_checkpoint(torch.load(tmp_path / "grown.ckpt"))
-
-
-@pytest.mark.parametrize("given", [{"memory_brightness": 1.0}, {"memory_brightness": 0.1, "tiles": [2, 2]}])
-def test_brightness_that_is_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="memory_brightness"):
-        make_model(**given)
 
 
 def test_an_added_part_is_normal_in_every_turn(root: Path, tmp_path: Path) -> None:

@@ -59,7 +59,6 @@ def test_torch_inferencer_predicts_as_the_engine_does(
     "arguments",
     [
         {"use_memory": False},
-        {"use_memory": False, "decoder_small_start": True},
         {"use_decoder": False, "coupling": "text_to_image"},
         {"view_signal": False, "coupling": "text_only"},
         {"pre_processor": False, "post_processor": False},
@@ -119,19 +118,6 @@ def test_one_openvino_model_predicts_as_the_engine_does(
         for name in ("pred_score", "anomaly_map"):
             value = torch.from_numpy(getattr(actual, name))
             assert_close(value, getattr(expected, name), atol=1e-3, rtol=0)
-
-
-@pytest.mark.export
-@pytest.mark.slow
-def test_an_openvino_model_smoothes_the_map_of_a_small_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openvino")
-    pytest.importorskip("onnxscript")
-    monkeypatch.chdir(tmp_path)
-    images = torch.rand(2, 3, 90, 110)
-    model = finish(make_model(use_memory=False, decoder_small_start=True, post_processor=False), images)
-    path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path)
-    actual = OpenVINOInferencer(path, "CPU", PRECISE).predict(images)
-    assert_close(torch.from_numpy(actual.anomaly_map), model(images).anomaly_map, atol=1e-4, rtol=0)
 
 
 @pytest.mark.export

@@ -20,7 +20,7 @@ PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some CPUs would take bfloat16
 @pytest.fixture(scope="module")
 def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
     folder = tmp_path_factory.mktemp("training")
-    return train_model(root, folder, memory_backbone=LITE0, memory_image_size=128, map_sigma=1.0)
+    return train_model(root, folder, memory_backbone=LITE0, memory_image_size=128)
 
 
 def test_the_backbones_see_images_of_their_own_size(model: AnoPLe) -> None:

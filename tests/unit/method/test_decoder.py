@@ -53,27 +53,9 @@ def test_a_change_of_one_patch_stays_in_its_place() -> None:
     assert difference[:4].max() == 0
 
 
-def test_a_gain_makes_learning_faster_by_its_square() -> None:
-    """As a plain decoder of the same function learns at ten times the rate."""
-    slow = Decoder(48, 20, hidden_dim=7, start=0.1, gain=10**0.5)
-    plain, tokens, target = Decoder(48, 20, hidden_dim=7), torch.randn(2, 15, 48), torch.randn(2, 20, 12, 20)
-    plain.load_state_dict({name: weight * slow.gain for name, weight in slow.state_dict().items()})
-    for decoder, rate in ((slow, 0.01), (plain, 0.1)):
-        optimizer = torch.optim.SGD(decoder.parameters(), rate, momentum=0.9)
-        for _ in range(3):
-            optimizer.zero_grad()
-            F.mse_loss(decoder(tokens, GRID), target).backward()
-            optimizer.step()
-    assert not torch.equal(slow.mix.weight * slow.gain, plain.mix.weight)
-    assert_close(slow(tokens, GRID), plain(tokens, GRID), atol=1e-5, rtol=1e-4)
-
-
-def test_a_small_start_is_the_same_start_but_smaller() -> None:
-    torch.manual_seed(0)
-    plain = Decoder(48, 20)
-    torch.manual_seed(0)
-    small, tokens = Decoder(48, 20, start=0.1, gain=10**0.5), torch.randn(2, 15, 48)
-    assert_close(small(tokens, GRID), plain(tokens, GRID) / 10, atol=1e-6, rtol=1e-4)
+def test_what_refines_starts_at_zero() -> None:
+    assert not Decoder(48, 20, starts_at_zero=True)(torch.randn(2, 15, 48), GRID).any()
+    assert Decoder(48, 20)(torch.randn(2, 15, 48), GRID).any()
 
 
 def _tiny() -> dict[str, Any]:

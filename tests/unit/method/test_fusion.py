@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from anople_anomalib.method.fusion import fuse, image_score
+from anople_anomalib.method.fusion import PaperFusion, fuse
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -23,7 +23,7 @@ def test_image_score() -> None:
     """Equation (14)."""
     probability, anomaly_map = torch.rand(3).clamp_min(0.01), torch.rand(3, 4, 5).clamp_min(0.01)
     expected = [1.0 / ((1.0 / p) + (1.0 / m.max())) for p, m in zip(probability, anomaly_map, strict=True)]
-    assert_close(image_score(probability, anomaly_map), torch.stack(expected))
+    assert_close(PaperFusion().score(probability, anomaly_map), torch.stack(expected))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from anople_anomalib.method.fusion import PaperFusion, WeightedFusion, Weights, image_score, make_fusion
+from anople_anomalib.method.fusion import PaperFusion, WeightedFusion, Weights, fuse, make_fusion
 from anople_anomalib.method.fusion_weights import Trial, choose_weights
 from anople_anomalib.method.trial_images import damage, normal_view
 
@@ -61,26 +61,18 @@ def test_papers_fusion_is_equations_12_and_14() -> None:
     decoder, memory, probability = torch.rand(2, 4, 4), torch.rand(2, 4, 4), torch.rand(2)
     fused = PaperFusion().map(decoder, memory)
     assert_close(fused, 1 / (1 / decoder + 1 / memory))
-    assert torch.equal(PaperFusion().score(probability, fused), image_score(probability, fused))
-
-
-def test_smoothing_keeps_a_constant_map_and_lowers_a_peak() -> None:
-    fusion, peak = PaperFusion(map_sigma=2.0), torch.zeros(1, 32, 32)
-    assert_close(fusion.map(torch.ones(1, 32, 32), None), torch.ones(1, 32, 32))
-    peak[0, 16, 16] = 1
-    assert 0 < fusion.map(peak, None).max() < 0.1
+    assert torch.equal(PaperFusion().score(probability, fused), fuse(probability, fused.amax(dim=(1, 2))))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mean", 0.0, None, True), "fusion must be one of 'paper', 'weighted', got 'mean'"),
-        (("weighted", 0.0, None, False), "weighs the parts against the memory"),
-        (("paper", -1.0, None, True), r"map_sigma must be 0 or more, got -1.0"),
-        (("paper", 0.0, 2.0, True), r"score_share must be between 0 and 1, got 2.0"),
+        (("mean", 0.0, True), "fusion must be one of 'paper', 'weighted', got 'mean'"),
+        (("weighted", 0.0, False), "weighs the parts against the memory"),
+        (("paper", 2.0, True), r"score_share must be between 0 and 1, got 2.0"),
     ],
 )
-def test_arguments_are_checked(arguments: tuple[str, float, float | None, bool], message: str) -> None:
+def test_arguments_are_checked(arguments: tuple[str, float, bool], message: str) -> None:
     *given, memory = arguments
     with pytest.raises(ValueError, match=message):
         make_fusion(*given, memory=memory)

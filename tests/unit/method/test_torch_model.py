@@ -369,28 +369,6 @@ def test_a_residual_decoder_starts_from_the_projection_of_clip_and_learns(clip: 
 
 
 @torch.no_grad()
-def test_the_map_of_a_small_start_is_smoothed_by_half_a_patch(clip: FrozenCLIP) -> None:
-    rough, smooth = (make(clip, decoder_small_start=small) for small in (False, True))
-    smooth.load_state_dict(rough.state_dict())
-    smooth.decoder.gain = 1.0  # the same local features: the map is what differs
-    visual = rough.encode_whole(torch.randn(2, 3, *IMAGE_SIZE))
-    sigma = IMAGE_SIZE[0] / rough.patch_grid[0] / 2
-    size = 2 * int(3 * sigma + 0.5) + 1
-    offsets = torch.arange(size) - size // 2
-    weights = torch.exp(-(offsets.double() ** 2) / (2 * sigma**2))
-    kernel = (weights.outer(weights) / weights.sum() ** 2).float()
-    padded = F.pad(rough.decoder_map(visual).unsqueeze(1), [size // 2] * 4, mode="replicate")
-    assert_close(smooth.decoder_map(visual), F.conv2d(padded, kernel[None, None]).squeeze(1), atol=1e-5, rtol=1e-4)
-
-
-def test_a_small_start_is_none_where_the_decoder_refines_or_is_missing(clip: FrozenCLIP) -> None:
-    assert make(clip, decoder_small_start=True).decoder.gain > 1
-    assert make(clip).decoder.gain == 1
-    assert make(clip, decoder_small_start=True, residual_decoder=True).decoder.gain == 1
-    assert not make(clip, decoder_small_start=True, use_decoder=False).decoder_small_start
-
-
-@torch.no_grad()
 def test_pixel_logits_are_read_as_a_dot_product_or_a_cosine(clip: FrozenCLIP) -> None:
     models = [make(clip), make(clip, pixel_logits="cosine"), make(clip, residual_decoder=True)]
     assert [model.pixel_logits for model in models] == ["dot", "cosine", "cosine"]
@@ -406,14 +384,14 @@ def test_pixel_logits_are_read_as_a_dot_product_or_a_cosine(clip: FrozenCLIP) ->
 
 @torch.no_grad()
 def test_logit_scales_are_clips_own_or_given(clip: FrozenCLIP) -> None:
-    own, given = make(clip), make(clip, image_logit_scale=3.0, pixel_logit_scale=2.0)
-    assert own.image_logit_scale == own.pixel_logit_scale == clip.logit_scale
+    own, given = make(clip), make(clip, image_logit_scale=3.0)
+    assert own.image_logit_scale == own.pixel_logit_scale == given.pixel_logit_scale == clip.logit_scale
     state = {name: value for name, value in own.state_dict().items() if "logit_scale" not in name}
     given.load_state_dict({**given.state_dict(), **state})
     views = torch.randn(1, 5, 3, *IMAGE_SIZE)
     first, second = (model.training_forward(views) for model in (own, given))
     assert_close(second.image_logits, first.image_logits * 3 / clip.logit_scale)
-    assert_close(second.pixel_logits, first.pixel_logits * 2 / clip.logit_scale)
+    assert_close(second.pixel_logits, first.pixel_logits)
 
 
 def test_pixel_logits_give_the_texts_no_gradient(clip: FrozenCLIP) -> None:

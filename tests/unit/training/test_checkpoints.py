@@ -124,7 +124,6 @@ def test_a_crafted_checkpoint_is_refused_and_nothing_changes(
         ({"memory_layers": (1, 2)}, r"trained with memory_layers \[2, 3\], this model has \[1, 2\]"),
         ({"use_memory": False}, r"trained with memory_layers \[2, 3\], this model has \[\]"),
         ({"residual_decoder": True}, "trained with residual_decoder False, this model has True"),
-        ({"decoder_small_start": True}, "trained with decoder_small_start False, this model has True"),
         ({"backbone": "anople-tiny"}, "trained over the backbone ViT-miniature .random., this model has anople-tiny"),
     ],
 )

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.backbones.recorded_attention import recorded_attention
-from anople_anomalib.method.fusion import image_score
+from anople_anomalib.method.fusion import PaperFusion
 from anople_anomalib.visualization import draw_maps, draw_prompt_attention, draw_view_attention
 from anople_anomalib.visualization.passes import attention_of, evidence_of
 from helpers.miniature import DEPTH, NUM_PATCHES
@@ -23,7 +23,7 @@ def test_evidence_adds_up_to_the_prediction(model: AnoPLe, batch: ImageBatch) ->
     with torch.no_grad():
         prediction = model.model(batch.image)
     assert_close(evidence.fused.unsqueeze(1), prediction.anomaly_map)
-    assert_close(image_score(evidence.probability, evidence.fused).unsqueeze(1), prediction.pred_score)
+    assert_close(PaperFusion().score(evidence.probability, evidence.fused).unsqueeze(1), prediction.pred_score)
     assert_close(1 / (1 / evidence.decoder + 1 / evidence.memory), evidence.fused)
     assert_close(evidence.embeddings.norm(dim=-1), torch.ones(4))
 
