@@ -65,10 +65,9 @@ from .tiles.training import LargeImageTraining
 from .training.checkpoints import CheckpointHooks
 from .training.collapse_monitor import CollapseWarning
 from .training.hooks import FewShotTraining
-from .training.memories import fill_memories
 from .training.optimization import sgd_with_warmup
 from .training.pre_processing import EvaluationPreProcessing
-from .training.scoped_changes import ScopedChanges
+from .training.run import FewShotRun
 from .training.simulated_views import simulated_views
 from .utils.arguments import as_list, as_text, check_integer, check_k_shot, check_rates, check_scales
 from .utils.batches import images_of
@@ -304,7 +303,7 @@ class AnoPLe(
             EvaluationPreProcessing(component) if component is pre_processor else component for component in components
         ]
         raw = RawScoreKeeper()
-        return [raw, *callbacks, PredictionTable(raw), ScopedChanges(), CollapseWarning(), ClearDataErrors()]
+        return [raw, *callbacks, PredictionTable(raw), FewShotRun(), CollapseWarning(), ClearDataErrors()]
 
     @property
     def learning_type(self) -> LearningType:
@@ -347,7 +346,7 @@ class AnoPLe(
             The loss L.
         """
         # seeded by the step alone: a resumed run sees the same anomalies as an uninterrupted one
-        seeds = (self.hparams["training_seed"], self.current_epoch, batch_idx, self.global_rank)
+        seeds = (self.hparams["training_seed"], self.current_epoch, batch_idx, 0)
         with seeded(*seeds, device=self.device):
             views, masks = self._simulated_views(images_of(batch), self.regions_of(getattr(batch, "image_path", None)))
             normal = masks.flatten(1).amax(dim=1) == 0 if self.hparams["latent_anomalies"] else None
@@ -368,7 +367,6 @@ class AnoPLe(
                 on_step=False,
                 on_epoch=True,
                 prog_bar=shown,
-                sync_dist=True,
                 batch_size=len(images_of(batch)),
             )
         return loss
@@ -384,7 +382,7 @@ class AnoPLe(
     def finalize(self) -> None:
         """Compute the text features and fill the memory banks, with the final prompts."""
         self.model.refresh_text_features()
-        fill_memories(self, self.model, getattr(self.pre_processor, "transform", None))
+        self.remember_shots()
         self.model.is_fitted.fill_(value=True)
 
     @property

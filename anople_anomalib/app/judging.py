@@ -15,8 +15,8 @@ from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data.image_inputs import each_image
 from anople_anomalib.metrics.score_histogram import ScoreHistogram
 from anople_anomalib.metrics.thresholds import assured_images, threshold_for
+from anople_anomalib.tiles.large_images import ShotFeatures
 from anople_anomalib.training.held_out import HeldOutShots
-from anople_anomalib.training.shots import TrainingShots
 
 from .uploads import Photo
 
@@ -79,13 +79,12 @@ def good_scores(model: AnoPLe, photos: Sequence[Photo]) -> list[tuple[float, flo
         return []
     transform, shots, network = _transform(model), _Shots(photos), model.model
     images = [transform(shots.image(number)) for number in range(len(photos))]
-    features = []
+    features: ShotFeatures | None = None
     if network.memory_bank is not None:
-        features.append(torch.cat([network.memory_features(image) for image in images]))
-    if network.second_memory is not None:
-        features.append(torch.cat([network.second_memory.shot_features(image) for image in images]))
-    rows = [(each, None) for each in features]
-    held_out = HeldOutShots(network, cast("TrainingShots", shots), rows, transform)
+        rows = [network.shot_features(image) for image in images]
+        columns = [None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)]
+        features = ShotFeatures._make(columns)
+    held_out = HeldOutShots(network, shots, features, transform)
     found = held_out.predict(ImageBatch(image=torch.cat(images), image_path=shots.paths))
     scores, maps = cast("torch.Tensor", found.pred_score), cast("torch.Tensor", found.anomaly_map)
     return list(zip(scores.flatten().tolist(), maps.flatten(1).amax(dim=1).tolist(), strict=True))

@@ -100,8 +100,8 @@ def doubt_about(number: int) -> str:
         behind = f"The threshold rests on {number} good images, and about one good part in {number + 1} is above it"
     if number == 1:
         behind = (
-            "The threshold rests on one good image (moved copies of it if it is the only shot), which cannot show how "
-            "good parts differ, so that most of them may be above"
+            "The threshold rests on one good image (slightly moved copies of it if it is the only shot), which cannot "
+            "show how good parts differ: good ones may be above it, and defects below"
         )
     return f"{behind}: set it from {FEW_IMAGES} or more that are no shots (anople-thresholds --images)."
 

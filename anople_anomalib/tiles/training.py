@@ -5,15 +5,13 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from itertools import repeat
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule
 
 from anople_anomalib.method.torch_model import AnoPLeModel
-from anople_anomalib.training.shots import TrainingShots
 
 from .masks import image_size_of, polygon_mask, read_region, region_file
 from .region import at_size
@@ -31,7 +29,6 @@ class LargeImageTraining(LightningModule):
 
     model: AnoPLeModel
     roi_folder: str | None = None
-    shots: TrainingShots | None
 
     @abstractmethod
     def set_tiling(self, tiling: Tiling) -> None:
@@ -94,16 +91,6 @@ class LargeImageTraining(LightningModule):
             mask = read_region(region_file(folder, path), {path: image_size_of(path)})
             regions.append(at_size(mask[None, None], self.model.input_size))
         return torch.cat(regions).to(self.device)
-
-    def normal_regions(self) -> Iterator[torch.Tensor | None]:
-        """Yield the region of every shot of :meth:`.hooks.FewShotTraining.normal_images`, ``None`` if all have one."""
-        shots = self.shots
-        if self.roi_folder is None or shots is None:  # a model outside of a trainer has no shots
-            yield from repeat(None)
-        else:
-            trainer = self.trainer
-            for path in shots.paths_of(trainer.global_rank, trainer.world_size):
-                yield self.regions_of([path])
 
     def _set_region(self, sizes: dict[Path, tuple[int, int]]) -> None:
         roi, self.roi_folder, size = self.hparams["roi"], None, self.model.input_size

@@ -45,8 +45,7 @@ class CollapseWarning(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn on collapse; a decoder that has seen no simulated anomaly is rightly constant."""
-        if not trainer.is_global_zero:
-            return
+        del trainer
         problems = []
         if self.text_cosine is not None and self.text_cosine > MAX_TEXT_COSINE:
             problems.append(f"the texts of both states have become the same (cosine {self.text_cosine:.3f})")

@@ -13,8 +13,7 @@ from anople_anomalib.method.state_checks import require_finite, require_trained
 from anople_anomalib.utils.finalizable import Finalizable
 from anople_anomalib.utils.trainers import trainer_of
 
-from .distributed import send_buffers
-from .epochs import training_ends, validate_now
+from .run import training_ends, validates_at_the_end
 
 
 class Finalization(Finalizable):
@@ -27,8 +26,8 @@ class Finalization(Finalizable):
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
         """Validate after the last step."""
         del outputs, batch, batch_idx
-        if training_ends(self.trainer):
-            validate_now(self.trainer)
+        if validates_at_the_end(self.trainer) and training_ends(self.trainer):
+            self.trainer.should_stop = True  # Lightning's own signal, which it heeds with a validation
 
     def on_validation_start(self) -> None:
         """Finalize the model before the validation that ends a training run."""
@@ -36,11 +35,6 @@ class Finalization(Finalizable):
             self.finalize()
         else:
             self.require_training()
-        send_buffers(self.trainer, send=False)
-
-    def on_validation_end(self) -> None:
-        """Let several processes agree on their buffers again."""
-        send_buffers(self.trainer, send=True)
 
     def on_train_epoch_end(self) -> None:
         """Finalize the model after the last epoch where there was no validation."""

@@ -19,9 +19,10 @@ from torch.nn import functional as F  # noqa: N812
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
-from anople_anomalib.method.trial_images import normal_view
+from anople_anomalib.method.trial_images import view_of
+from anople_anomalib.tiles.large_images import ShotFeatures
 
-from .shots import TrainingShots
+from .shots import Shots
 
 VIEWS = 12
 """Views of all shots together, where a shot has no other to be compared with."""
@@ -53,19 +54,34 @@ def without_shot(
     return reduced
 
 
-def moved_region(region: torch.Tensor, size: tuple[int, int], seed: int) -> torch.Tensor:
-    """Turn and shift a region as the :func:`normal_view` of the same seed turns and shifts its image.
+def allowed_turns(model: AnoPLeModel) -> list[int]:
+    """Return the turns in which the model takes parts for normal: those of its memory.
+
+    A view in another turn is a defect where parts lie upright: a threshold above its score would let defects pass.
+
+    Args:
+        model: The trained model, with its memory.
+
+    Returns:
+        Turns as for :func:`.view_of`; upright alone without a second memory.
+    """
+    return [0] if model.second_memory is None else torch.nonzero(model.second_memory.turns).flatten().tolist()
+
+
+def moved_region(region: torch.Tensor, size: tuple[int, int], turns: Sequence[int], seed: int) -> torch.Tensor:
+    """Turn and shift a region as :func:`.view_of` with the same seed turns and shifts its image.
 
     Args:
         region: Shape ``(1, 1, H, W)``, True inside.
         size: Height h and width w of the view.
+        turns: Turns of which the view's was drawn.
         seed: Seed of the view's generator.
 
     Returns:
         Shape ``(1, 1, h, w)``, dtype bool.
     """
     generator = torch.Generator().manual_seed(seed)
-    shown = normal_view(region.float().expand(-1, 3, -1, -1), size, generator)
+    shown = view_of(region.float().expand(-1, 3, -1, -1), size, turns, generator)
     return shown[:, :1] > 1 / 2  # the changes of brightness stay far from that
 
 
@@ -78,20 +94,19 @@ class HeldOutShots:
     Args:
         model: The trained model, with its memory.
         shots: The shots.
-        features: What each memory bank was built from, one row per shot, and which of it are in the region of interest;
-            empty without a memory.
+        features: What the memory banks were built from, see :func:`.memory.fill_memory`; ``None`` without a memory.
         transform: What the pre-processor does to an image.
     """
 
     def __init__(
         self,
         model: AnoPLeModel,
-        shots: TrainingShots,
-        features: Sequence[tuple[torch.Tensor, torch.Tensor | None]],
-        transform: nn.Module,
+        shots: Shots,
+        features: ShotFeatures | None,
+        transform: nn.Module | None,
     ) -> None:
         self._model, self._shots = model, shots
-        self._features, self._transform = features, transform
+        self._features, self._transform = features, transform or nn.Identity()
         self._numbers = {path: number for number, path in enumerate(shots.paths)}
 
     @torch.no_grad()
@@ -119,7 +134,7 @@ class HeldOutShots:
 
     def _has_others(self, number: int) -> bool:
         """Return whether there is another shot that the memory compares this one with."""
-        if not self._features or self._model.memory_bank is None:
+        if self._features is None or self._model.memory_bank is None:
             return False
         categories = self._shots.categories
         apart = self._model.memory_bank.lengths is not None
@@ -129,13 +144,11 @@ class HeldOutShots:
         self, image: torch.Tensor, number: int, region: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return score and map of one shot by the memory of the others."""
-        banks = [self._model.memory_bank]
+        features, categories = cast("ShotFeatures", self._features), self._shots.categories
+        reduced = [without_shot(self._model.memory_bank, features.first, categories, number, features.first_inside)]
         if self._model.second_memory is not None:
-            banks.append(self._model.second_memory.memory_bank)
-        reduced = [
-            without_shot(bank, rows, self._shots.categories, number, inside)
-            for bank, (rows, inside) in zip(banks, self._features, strict=True)
-        ]
+            bank, rows = self._model.second_memory.memory_bank, require_memory(features.second)
+            reduced.append(without_shot(bank, rows, categories, number, features.second_inside))
         return self._detect(image, image.shape[-2:], region, reduced)
 
     def _judge_views(
@@ -145,10 +158,11 @@ class HeldOutShots:
         whole, found = self._shots.image(number).to(image.device), []
         size = self._model.input_size
         region = self._model.region(size) if region is None else region
+        turns = allowed_turns(self._model)
         for view in range(ceil(VIEWS / len(self._numbers))):
             seed = number * VIEWS + view
-            shown = self._transform(normal_view(whole, size, torch.Generator().manual_seed(seed)))
-            moved = None if region is None else moved_region(region, size, seed)
+            shown = self._transform(view_of(whole, size, turns, torch.Generator().manual_seed(seed)))
+            moved = None if region is None else moved_region(region, size, turns, seed)
             found.append(self._detect(shown, image.shape[-2:], moved))
         return (
             torch.stack([score for score, _ in found]).amax(dim=0),

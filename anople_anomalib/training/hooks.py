@@ -6,22 +6,22 @@
 import logging
 import shlex
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
-from einops import rearrange
+from anomalib.data import Batch
 from torch import nn
 
-from anople_anomalib.utils.batches import images_of
+from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.utils.terminal import say_at_end
-from anople_anomalib.utils.trainers import trainer_of
 
-from .epochs import DefaultEpochs
 from .finalization import Finalization
 from .held_out import HeldOutShots
+from .memory import fill_memory
 from .resuming import Resuming
-from .shots import TrainingShots
+from .run import TrainerArguments
+from .shots import LoadedShots, TrainingShots
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 class FewShotTraining(Resuming, Finalization):
     """Lightning hooks for training on k shots, mixed into the model.
 
-    Shots are drawn before training and replace the training set until its end (:mod:`.scoped_changes`). Validation runs
+    Shots are drawn before training and replace the training set until its end (:mod:`.run`). Validation runs
     once, after the last step; whatever depends on the final weights is computed then, by ``finalize``, so that the
     checkpoint of the last epoch holds it.
 
@@ -42,6 +42,7 @@ class FewShotTraining(Resuming, Finalization):
         held_out: Their predictions by the memory of the others, where they are validated on, else ``None``.
     """
 
+    model: AnoPLeModel
     pre_processor: nn.Module | None
     drawn_samples: dict[str, list[str]]
     shots: TrainingShots | None = None
@@ -70,7 +71,7 @@ class FewShotTraining(Resuming, Finalization):
     @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Arguments for the trainer: the default number of epochs, which gives way to the user's."""
-        return {"max_epochs": DefaultEpochs(self.hparams["epochs"])}
+        return TrainerArguments(self.hparams["epochs"])
 
     def on_test_end(self) -> None:
         """Log where the images of the test are."""
@@ -79,7 +80,7 @@ class FewShotTraining(Resuming, Finalization):
     def on_fit_end(self) -> None:
         """Say where the command line's checkpoint is, and how to go on with it."""
         checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if checkpoint and self.trainer.is_global_zero:
+        if checkpoint:
             path, name = shlex.quote(str(checkpoint)), type(self).__name__
             say_at_end(
                 f"Checkpoint: {checkpoint}\n"
@@ -92,39 +93,20 @@ class FewShotTraining(Resuming, Finalization):
 
     def _log_image_folder(self) -> None:
         folder = getattr(getattr(self, "visualizer", None), "output_dir", None)  # known from the first image on
-        if folder is not None and self.trainer.is_global_zero:
+        if folder is not None:
             logger.info("Heat maps: %s", folder)
 
-    def normal_images(self) -> Iterator[torch.Tensor]:
-        """Yield the shots of the present training run; of several processes, each gets its share.
+    def regions_of(self, paths: Sequence[str] | None) -> torch.Tensor | None:
+        """Return the regions of images that have a region each; ``None`` where all have the model's."""
+        del paths
 
-        Yields:
-            Images of shape ``(1, 3, H, W)``, values in [0, 1], where the model is.
-        """
-        if self.shots is None:
-            loader: Any = self.trainer.train_dataloader
-            images: Iterator[torch.Tensor] = (images_of(batch) for batch in loader)
-        else:
-            images = self.shots.images(self.trainer.global_rank, self.trainer.world_size)
-        return (image.to(self.device) for image in images)
-
-    def normal_regions(self) -> Iterator[torch.Tensor | None]:
-        """Yield the region of every shot of :meth:`normal_images`, ``None`` where all have the same."""
-        while True:
-            yield None
-
-    def gather_shots(self, features: torch.Tensor) -> torch.Tensor:
-        """Gather what the processes of a training run have made of their :meth:`normal_images`.
-
-        Args:
-            features: One row per image of this process, shape ``(m, ...)``.
-
-        Returns:
-            One row per shot, in their order, in every process.
-        """
-        trainer = trainer_of(self)  # without one there is this process alone
-        if trainer is None or trainer.world_size == 1:
-            return features
-        gathered = cast("torch.Tensor", self.all_gather(features))  # one more axis, the processes
-        rows = rearrange(gathered, "process m ... -> (m process) ...")
-        return rows if self.shots is None else rows[: len(self.shots)]
+    def remember_shots(self) -> None:
+        """Fill the memory with the shots of the present training run, and hold them out where they are validated on."""
+        transform, shots = getattr(self.pre_processor, "transform", None), self.shots
+        loaded = LoadedShots(cast("Iterable[Batch]", self.trainer.train_dataloader)) if shots is None else shots
+        paths = loaded.paths
+        features = fill_memory(
+            self.model, loaded, transform, lambda number: self.regions_of(paths[number : number + 1])
+        )
+        if shots is not None and shots.validate:
+            self.held_out = HeldOutShots(self.model, shots, features, transform)

@@ -1,19 +1,20 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A temporary training set of k normal images, and normal images to validate on where a datamodule has none."""
+"""The k normal images of a training run, and normal images to validate on where a datamodule has none."""
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from math import ceil
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 import torch
 from anomalib import TaskType
-from anomalib.data import AnomalibDataModule
+from anomalib.data import AnomalibDataModule, Batch
 from anomalib.data.datasets import AnomalibDataset
 from torch.utils.data import DataLoader, Sampler
 from torchvision.transforms.v2 import Compose, Resize, Transform
@@ -32,16 +33,48 @@ MAX_VALIDATION_IMAGES = 32
 """Images that stand in for a missing validation set, at most."""
 
 
-class TrainingShots:
-    """The shots of a datamodule, and a temporary training set made of them.
+class Shots(Protocol):
+    """Normal images for a memory."""
 
-    Within a ``with`` block, the datamodule's training set holds the shots alone, at twice the model's resolution, and
-    its training data loader gives one image at a time; where it has no validation images,
-    :func:`images_to_validate_on` stand in for them. After the block, whatever ended it, all is as it was.
+    @property
+    def paths(self) -> Sequence[str]:
+        """Their files; none where they are not known."""
+
+    @property
+    def categories(self) -> Sequence[int]:
+        """Number of each one's category."""
+
+    def image(self, number: int) -> torch.Tensor:
+        """Return one of them, shape ``(1, 3, H, W)``, values in [0, 1]."""
+
+
+class LoadedShots:
+    """Images of data loaders that a user hands to the trainer, of one category.
 
     Args:
-        datamodule: The datamodule, set up. If it draws shots itself (it has ``drawn_samples``), they are taken as
-            they are.
+        batches: Batches of normal images, values in [0, 1].
+    """
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._images = [image for batch in batches for image in images_of(batch).split(1)]
+        self.paths: list[str] = []
+        self.categories = [0] * len(self._images)
+
+    def image(self, number: int) -> torch.Tensor:
+        """Return one of them."""
+        return self._images[number]
+
+
+class TrainingShots:
+    """The shots of a datamodule, and the data loaders of a training run on them.
+
+    Within a ``with`` block, the datamodule's training data loader gives the shots alone, one at a time, at twice the
+    model's resolution; where it has no validation images, :func:`images_to_validate_on` stand in for them. After the
+    block, whatever ended it, all is as it was. Its data sets stay as they are.
+
+    Args:
+        datamodule: The datamodule, set up. If it draws shots itself (it has ``drawn_samples``), they are used as they
+            are.
         k_shot: Number of shots; ``None`` for all normal images.
         seed: Seed of the draw.
         image_size: Height and width of the images that the model sees.
@@ -84,82 +117,66 @@ class TrainingShots:
         self.validate = False
 
     def __enter__(self) -> Self:
-        """Replace the datamodule's training set by the shots."""
+        """Replace the datamodule's data loaders."""
         datamodule, whole = self._datamodule, self._datamodule.train_data
         for category, names in self.names.items():
             logger.info("Shots of %s, of %d good images: %s", category, len(normal_samples(whole)), ", ".join(names))
         for name, purpose in (("test_data", "tests"), ("val_data", "validation")):
             if len(aside := _set_aside(getattr(datamodule, name, None), whole)):
                 logger.info("%s sets aside for %s: %s", type(datamodule).__name__, purpose, ", ".join(aside))
-        resized = _append(datamodule.train_augmentations, resize_like(self._transform, double(self._image_size)))
-        with ExitStack() as changes:  # undone at once if one of them fails
-            changes.enter_context(replaced(datamodule, "train_data", _with_augmentations(self._shots, resized)))
-            if not getattr(datamodule, "val_data", None):
-                self.validate = len(_others(whole, self._shots)) == 0
-                logger.info(
-                    "There are no validation images: the thresholds come from %s.",
-                    "the shots, each judged by the memory of the others" if self.validate else "other training images",
-                )
-                stand_in = images_to_validate_on(whole, self._shots, self._seed, self._input_size, self._transform)
-                changes.enter_context(replaced(datamodule, "val_data", stand_in))
-            changes.enter_context(replaced(datamodule, "train_dataloader", self._train_dataloader))
-            self._changes = changes.pop_all()
+        loaders = {"train_dataloader": self._train_loader()}
+        if not getattr(datamodule, "val_data", None):
+            self.validate = len(_others(whole, self._shots)) == 0
+            logger.info(
+                "There are no validation images: the thresholds come from %s.",
+                "the shots, each judged by the memory of the others" if self.validate else "other training images",
+            )
+            loaders["val_dataloader"] = self._validation_loader()
+        for name, loader in loaders.items():
+            # Lightning asks the datamodule alone, and a model has no hook to give it another one
+            self._changes.enter_context(replaced(datamodule, name, partial(_same, loader)))
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Restore the datamodule's own sets and data loader."""
+        """Restore the datamodule's own data loaders."""
         self._changes.close()
 
     def __len__(self) -> int:
         """Return the number of shots."""
         return len(self._plain)
 
-    def images(self, rank: int = 0, processes: int = 1) -> Iterator[torch.Tensor]:
-        """Yield the shots without augmentations, or a process's share of them.
-
-        Args:
-            rank: Number of the process.
-            processes: Number of processes; the share of each is equally large, for which some shots come again.
-
-        Returns:
-            Every ``processes``-th shot from number ``rank`` on, each of shape ``(1, 3, H, W)``, values in [0, 1].
-        """
-        return (self.image(index) for index in self._share(rank, processes))
-
     def image(self, number: int) -> torch.Tensor:
         """Return one shot without augmentations, shape ``(1, 3, H, W)``, values in [0, 1]."""
         return images_of(self._plain[number]).unsqueeze(0)
 
-    def paths_of(self, rank: int = 0, processes: int = 1) -> list[str]:
-        """Return the files of what :meth:`images` yields."""
-        return [self.paths[index] for index in self._share(rank, processes)]
-
-    def _share(self, rank: int, processes: int) -> list[int]:
-        return [index % len(self) for index in range(rank, processes * ceil(len(self) / processes), processes)]
-
     @property
     def paths(self) -> list[str]:
-        """Files of the shots, in the order of :meth:`images`."""
+        """Files of the shots, in the order of their numbers."""
         return self._plain.samples.image_path.tolist()
 
     @property
     def categories(self) -> list[int]:
-        """Number of each shot's category among :attr:`names`, in the order of :meth:`images`."""
+        """Number of each shot's category among :attr:`names`, in the order of their numbers."""
         category_of = getattr(self._datamodule, "category_of", None)
         if category_of is None or len(self.names) == 1:
             return [0] * len(self)
         numbers = {category: number for number, category in enumerate(self.names)}
         return [numbers[category_of(path)] for path in self.paths]
 
-    def _train_dataloader(self) -> DataLoader:
-        train_data = self._datamodule.train_data
-        return DataLoader(
-            train_data,
-            batch_size=1,
-            sampler=self._sampler,
-            num_workers=0,  # the datamodule's would be forked anew in every epoch, for a handful of images
-            collate_fn=self._datamodule.external_collate_fn or train_data.collate_fn,
-        )
+    def _train_loader(self) -> DataLoader:
+        large = resize_like(self._transform, double(self._image_size))
+        shots = _with_augmentations(self._shots, _append(self._datamodule.train_augmentations, large))
+        # without workers: they would be forked anew in every epoch, for a handful of images
+        return DataLoader(shots, batch_size=1, sampler=self._sampler, collate_fn=shots.collate_fn)
+
+    def _validation_loader(self) -> DataLoader:
+        whole = self._datamodule.train_data
+        images = images_to_validate_on(whole, self._shots, self._seed, self._input_size, self._transform)
+        return DataLoader(images, batch_size=self._datamodule.eval_batch_size, collate_fn=images.collate_fn)
+
+
+def _same(loader: DataLoader) -> DataLoader:
+    return loader
 
 
 class EpochSampler(Sampler[int]):

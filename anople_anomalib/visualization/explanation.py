@@ -76,7 +76,7 @@ def shots_of(model: AnoPLe, datamodule: AnomalibDataModule) -> list[Shot]:
         datamodule.setup()
     hparams = model.hparams
     drawn = TrainingShots(datamodule, k_shot=hparams["k_shot"], seed=hparams["seed"], image_size=model.image_size)
-    names, images = relative_names(drawn.paths), [pixels_of(image[0]) for image in drawn.images()]
+    names, images = relative_names(drawn.paths), [pixels_of(drawn.image(number)[0]) for number in range(len(drawn))]
     if model.drawn_samples and drawn.names != model.drawn_samples:
         msg = (
             f"The model was trained on {model.drawn_samples}, this datamodule gives {drawn.names}: pass the datamodule "

@@ -40,7 +40,7 @@ from anople_anomalib.deployment.preprocessing import exact_pre_processor
 from anople_anomalib.method.layers import resolve_memory_layers
 from anople_anomalib.method.prompt_templates import clean_class_names, words_of_categories
 from anople_anomalib.method.state_checks import check_weights, require_finite
-from anople_anomalib.training.epochs import DefaultEpochs, OneValidation
+from anople_anomalib.training.run import TrainerArguments, TrainingRun
 from anople_anomalib.utils.arguments import as_list, check_integer, check_rates, check_scales
 from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.seeding import seeded
@@ -171,29 +171,20 @@ class PromptAD(ShotMemory, AnomalibModule):
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Let the trainer validate once, after the last step."""
-        return [*cast("Sequence[Callback]", super().configure_callbacks()), OneValidation()]
+        return [*cast("Sequence[Callback]", super().configure_callbacks()), TrainingRun()]
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Arguments for the trainer: the default number of epochs, which gives way to the user's.
-
-        Alone, as anomalib's engine replaces all of what the user typed once one argument differs.
-        """
-        return {"max_epochs": DefaultEpochs(self.hparams["epochs"])}
+        """Arguments for the trainer: the default number of epochs, which gives way to the user's."""
+        return TrainerArguments(self.hparams["epochs"])
 
     def setup(self, stage: str) -> None:
         """Write the texts before a training run.
 
         Args:
             stage: Stage of the trainer.
-
-        Raises:
-            ValueError: If several processes train, which would each remember a part of the shots.
         """
         if stage == "fit":
-            if self.trainer.world_size > 1:
-                msg = f"PromptAD trains in one process, got {self.trainer.world_size}: give --trainer.devices 1."
-                raise ValueError(msg)
             datamodule = getattr(self.trainer, "datamodule", None)
             self.prepare_texts(self.hparams["class_names"] or class_names_of(datamodule))
         super().setup(stage)

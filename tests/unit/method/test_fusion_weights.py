@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from anople_anomalib.method.fusion import PaperFusion, WeightedFusion, Weights, fuse, make_fusion
 from anople_anomalib.method.fusion_weights import Trial, choose_weights
-from anople_anomalib.method.trial_images import damage, normal_view
+from anople_anomalib.method.trial_images import damage, view_of
 
 SHAPE = (12, 60, 60)
 
@@ -82,7 +82,7 @@ def test_trial_images_are_the_same_for_a_seed_and_damaged_within_their_mask() ->
     image = torch.rand(1, 3, 50, 60)
     for seed in range(8):
         generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
-        views = [normal_view(image, (64, 64), generator) for generator in generators]
+        views = [view_of(image, (64, 64), range(8), generator) for generator in generators]
         assert torch.equal(*views)
         damaged, mask = damage(views[0], generators[0])
         assert damaged.shape == (1, 3, 64, 64)

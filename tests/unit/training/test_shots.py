@@ -38,10 +38,10 @@ def test_the_temporary_training_set(datamodule: MVTecAD, caplog: pytest.LogCaptu
         batches = list(datamodule.train_dataloader())
         assert [tuple(batch.image.shape) for batch in batches] == [(1, 3, 40, 50)] * 2
         assert {Path(batch.image_path[0]).name for batch in batches} == set(shots.names["bottle"])
-        plain = list(shots.images())
+        plain = [shots.image(number) for number in range(len(shots))]
         assert [tuple(image.shape) for image in plain] == [(1, 3, *SIZE)] * 2
         assert all(0 <= image.min() <= image.max() <= 1 for image in plain)
-    assert datamodule.train_data is own
+        assert datamodule.train_data is own
     assert own.augmentations is None
     (batch,) = datamodule.train_dataloader()
     assert batch.image.shape == (8, 3, *SIZE)
@@ -75,25 +75,25 @@ def test_images_that_are_no_shots_stand_in_for_a_missing_validation_set(tmp_path
     datamodule.setup("fit")
     with TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25)) as shots:
         (batch,) = datamodule.val_dataloader()
-        assert files(datamodule.val_data) == {f"{name}.png" for name in NAMES} - set(shots.names["bottle"])
+        assert {Path(path).name for path in batch.image_path} == {f"{name}.png" for name in NAMES} - set(
+            shots.names["bottle"]
+        )
         assert batch.image.shape == (6, 3, 20, 25)
         assert not batch.gt_label.any()
         assert not batch.gt_mask.any()
-    assert not hasattr(datamodule, "val_data")
+    assert "val_dataloader" not in vars(datamodule)
 
 
 def test_an_empty_validation_set_is_replaced_and_restored(datamodule: MVTecAD) -> None:
-    empty = datamodule.val_data = datamodule.val_data.subsample([])
+    datamodule.val_data = datamodule.val_data.subsample([])
     with TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25)):
-        assert len(datamodule.val_data) == 6
-    assert datamodule.val_data is empty
+        assert len(datamodule.val_dataloader().dataset) == 6
+    assert len(datamodule.val_dataloader().dataset) == 0
 
 
 def test_a_validation_set_is_left_alone(datamodule: MVTecAD) -> None:
-    own = datamodule.val_data
     with TrainingShots(datamodule, k_shot=2, seed=0, image_size=(20, 25)):
-        assert datamodule.val_data is own
-    assert datamodule.val_data is own
+        assert datamodule.val_dataloader().dataset is datamodule.val_data
 
 
 def test_where_every_image_is_a_shot_they_are_validated_on(datamodule: MVTecAD) -> None:
@@ -123,7 +123,7 @@ def test_shots_that_the_datamodule_has_drawn_are_taken_as_they_are(datamodule: M
     datamodule.drawn_samples = {"bottle": ["a.png"], "cable": ["b.png", "c.png"]}
     with TrainingShots(datamodule, k_shot=1, seed=0, image_size=(20, 25)) as shots:
         assert shots.names == datamodule.drawn_samples
-        assert len(datamodule.train_data) == len(list(datamodule.train_dataloader())) == len(list(shots.images())) == 8
+        assert len(list(datamodule.train_dataloader())) == len(shots) == len(shots.paths) == 8
 
 
 def test_a_datamodule_without_a_category_draws_by_its_name(tmp_path: Path) -> None:

@@ -4,13 +4,15 @@
 """What a run changes of the trainer and the datamodule ends with the run, whatever ended it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from anomalib.engine.engine import _TrainerArgumentsCache
 from lightning.pytorch import Callback, Trainer
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.training.epochs import NEVER
+from anople_anomalib.training.run import NEVER, FewShotRun, TrainerArguments
 from helpers.training import make_datamodule, make_engine, make_model
 
 
@@ -32,7 +34,7 @@ class Witness(Callback):
 def settings(trainer: Trainer) -> tuple[Any, ...]:
     """What a training run changes of a trainer."""
     saves = [callback._save_on_train_epoch_end for callback in trainer.checkpoint_callbacks]
-    return trainer.check_val_every_n_epoch, trainer.num_sanity_val_steps, saves
+    return (trainer.check_val_every_n_epoch, trainer.val_check_interval, trainer.num_devices), saves
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -44,10 +46,10 @@ def test_changes_end_with_the_run(mvtec: Path, tmp_path: Path, fails: bool) -> N
             engine.fit(model, datamodule=datamodule)
     else:
         engine.fit(model, datamodule=datamodule)
-    assert witness.seen == (NEVER, 0, [True])
+    assert witness.seen == ((None, NEVER, 1), [True])
     assert witness.shots is not None
     assert witness.loader is not None
-    assert settings(engine.trainer) == (1, 2, [None])
+    assert settings(engine.trainer) == ((None, NEVER, 1), [None])
     assert model.shots is None
     assert "train_dataloader" not in vars(datamodule)
     assert len(datamodule.train_data) == 3
@@ -61,3 +63,19 @@ def test_a_run_that_fails_before_it_starts_changes_nothing(mvtec: Path, tmp_path
     assert model.shots is None
     assert "train_dataloader" not in vars(datamodule)
     assert len(datamodule.train_data) == 3
+
+
+def test_several_processes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"AnoPLe runs in one process, .* got 2: give the trainer devices=1"):
+        FewShotRun().setup(SimpleNamespace(world_size=2), make_model(), "fit")
+
+
+@pytest.mark.parametrize("typed", [{}, {"max_epochs": None}, {"max_epochs": 7}, {"max_epochs": 7, "devices": 2}])
+def test_the_number_of_epochs_alone_gives_way(typed: dict[str, Any]) -> None:
+    cache, model = _TrainerArgumentsCache(**typed), SimpleNamespace(trainer_arguments=TrainerArguments(60))
+    assert cache.requires_update(model)
+    cache.update(model)
+    assert cache.args["max_epochs"] == (typed.get("max_epochs") or 60)
+    assert type(cache.args["max_epochs"]) is int
+    assert (cache.args["devices"], cache.args["num_sanity_val_steps"]) == (1, 0)
+    assert not cache.requires_update(model)

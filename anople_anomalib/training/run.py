@@ -1,0 +1,176 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""One run of the trainer: its arguments, its end, and changes of objects of others, undone whatever ends the run."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, cast
+
+from anomalib.data import AnomalibDataModule
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from anople_anomalib.utils.scoped import replaced
+from anople_anomalib.utils.transforms import require_one_transform
+
+from .dataset_checks import tidy_data
+from .shots import TrainingShots
+from .transforms import require_plain_evaluation, require_whole_images
+
+if TYPE_CHECKING:
+    from .hooks import FewShotTraining
+
+NEVER = 2**31
+"""A ``val_check_interval``, in steps, that no training run reaches."""
+
+
+class TrainerArguments(dict[str, Any]):
+    """Arguments for anomalib's engine: one device, one validation, and a number of epochs that gives way.
+
+    Validation is due at no step and after no epoch; :meth:`.finalization.Finalization.on_train_batch_end` stops the
+    trainer after the last step, and Lightning validates before it stops.
+
+    anomalib's engine compares every argument with the user's and then replaces the user's. ``max_epochs`` is therefore
+    handed out twice: first as a question, which notes the number that it is compared with, and then as the answer.
+
+    Args:
+        epochs: Number of epochs where the user gives none.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__(
+            max_epochs=epochs, devices=1, num_sanity_val_steps=0, check_val_every_n_epoch=None, val_check_interval=NEVER
+        )
+
+    def items(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]  # read once, in this order
+        """Yield the arguments."""
+        question = _Question()
+        yield "max_epochs", question
+        yield "max_epochs", self["max_epochs"] if question.typed is None else question.typed
+        yield from ((name, value) for name, value in super().items() if name != "max_epochs")
+
+
+class _Question:
+    """Notes what it is compared with, and differs from nothing."""
+
+    typed: object = None
+
+    def __ne__(self, other: object) -> bool:
+        self.typed = other
+        return False
+
+    __hash__ = None  # type: ignore[assignment]  # compared alone
+
+
+def training_ends(trainer: Trainer) -> bool:
+    """Return whether no training step will follow: the last batch or step was reached, or a stop is due."""
+    epochs = trainer.fit_loop.max_epochs
+    return (
+        trainer.should_stop
+        or 0 <= trainer.max_steps <= trainer.global_step
+        or (trainer.is_last_batch and epochs is not None and 0 <= epochs <= trainer.current_epoch + 1)
+    )
+
+
+def validates_at_the_end(trainer: Trainer) -> bool:
+    """Return whether a trainer validates when it is stopped, and never else: see :class:`TrainerArguments`."""
+    return trainer.check_val_every_n_epoch is None and trainer.val_check_interval == NEVER
+
+
+class TrainingRun(Callback):
+    """Callback of a model that runs on one device, and has a checkpoint after every epoch of its training.
+
+    Lightning makes a new callback for every run (``configure_callbacks``), and sets it up after the datamodule and
+    before the model. It tears nothing down after a failure: hence ``on_exception``.
+
+    Attributes:
+        changes: Changes of objects of others, context managers that are closed at the end of the run.
+    """
+
+    def __init__(self) -> None:
+        self.changes = ExitStack()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Change what the run needs.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The model.
+            stage: Stage of the trainer.
+
+        Raises:
+            ValueError: If there are several processes: each would remember a part of the shots, and an evaluation count
+                some images twice.
+        """
+        if trainer.world_size > 1:
+            msg = (
+                f"{type(pl_module).__name__} runs in one process, as it has a handful of shots, got "
+                f"{trainer.world_size}: give the trainer devices=1 and num_nodes=1."
+            )
+            raise ValueError(msg)
+        if stage == TrainerFn.FITTING and validates_at_the_end(trainer):
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, ModelCheckpoint) and callback.monitor is None and _undecided(callback):
+                    # else Lightning saves at the end alone, and an interrupted run would be lost
+                    self.changes.enter_context(replaced(callback, "_save_on_train_epoch_end", True))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Undo the changes."""
+        del trainer, pl_module, stage
+        self.changes.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Undo the changes."""
+        del trainer, pl_module, exception
+        self.changes.close()
+
+
+class FewShotRun(TrainingRun):
+    """Callback that checks the data of a run, and lets a training run see the shots alone.
+
+    The changes belong to this callback and not to the model, which may be copied while it is trained.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Change what the run needs, as :class:`TrainingRun` does."""
+        super().setup(trainer, pl_module, stage)
+        if isinstance(datamodule := getattr(trainer, "datamodule", None), AnomalibDataModule):
+            if stage == TrainerFn.FITTING:
+                require_whole_images(datamodule)
+            require_plain_evaluation(datamodule, getattr(pl_module.pre_processor, "transform", None))
+        self.changes.enter_context(tidy_data(trainer))
+        if stage == TrainerFn.FITTING:
+            self._prepare_training(trainer, cast("FewShotTraining", pl_module))  # which has made this callback
+
+    def _prepare_training(self, trainer: Trainer, pl_module: "FewShotTraining") -> None:
+        """Replace the data loaders of the datamodule, if there is one."""
+        require_one_transform(pl_module.pre_processor)
+        if (datamodule := getattr(trainer, "datamodule", None)) is None:
+            pl_module.adapt_to([])
+            return
+        if pl_module.adapt_to(_shots_of(datamodule, pl_module).paths):
+            datamodule.setup(trainer.state.fn)  # which tells its subsets the model's new size
+        shots = _shots_of(datamodule, pl_module)
+        self.changes.enter_context(shots)
+        self.changes.enter_context(replaced(pl_module, "shots", shots))
+        self.changes.enter_context(replaced(pl_module, "held_out", None))  # until there is a memory
+        pl_module.drawn_samples = shots.names
+
+
+def _shots_of(datamodule: AnomalibDataModule, pl_module: "FewShotTraining") -> TrainingShots:
+    """Draw the shots of a training run, the same whenever it is asked."""
+    return TrainingShots(
+        datamodule,
+        k_shot=pl_module.hparams["k_shot"],
+        seed=pl_module.hparams["seed"],
+        image_size=pl_module.training_size,
+        order_seed=pl_module.hparams["training_seed"],
+        input_size=pl_module.input_size,
+        transform=getattr(pl_module.pre_processor, "transform", None),
+    )
+
+
+def _undecided(callback: ModelCheckpoint) -> bool:
+    return callback._save_on_train_epoch_end is None  # noqa: SLF001  # no public way to ask
