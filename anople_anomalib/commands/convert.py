@@ -8,18 +8,14 @@ Usage:
     anople-convert-images SOURCE TARGET --white 4095     # for a camera of 12 bits
 """
 
-import contextlib
 import sys
 from pathlib import Path
 
-import numpy as np
-from anomalib.data.utils.image import is_image_file
 from jsonargparse import auto_cli
-from PIL import Image
 
-from anople_anomalib.data.image_reading import IMAGE_ERRORS, SIXTEEN_BITS, is_deep, open_image
+from anople_anomalib.data.image_inputs import list_images
+from anople_anomalib.data.image_reading import all_endings, open_image, require_clear_white
 from anople_anomalib.utils.files import folder_written_whole
-from anople_anomalib.utils.hidden_files import is_hidden
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 
@@ -49,7 +45,7 @@ def convert_images(source: Path, target: Path, white: float | None = None) -> in
         raise FileExistsError(msg)
     places = _places(files, source)
     if white is None:
-        _require_clear_white(files)
+        require_clear_white(files)
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     with folder_written_whole(target) as temporary:
         for place, file in places.items():
@@ -61,8 +57,9 @@ def convert_images(source: Path, target: Path, white: float | None = None) -> in
 
 
 def _image_files(source: Path) -> list[Path]:
-    files = sorted(file for file in source.rglob("*") if is_image_file(file) and file.is_file())
-    files = [file for file in files if not is_hidden(file, source)]
+    """List all images that Pillow knows, also those whose ending anomalib does not know."""
+    listing = list_images([source] if source.is_dir() else [])
+    files = sorted([*listing.images, *(file for file in listing.others if file.suffix.lower() in all_endings())])
     if not files:
         msg = f"'{source}' is no folder with images: give the folder of a data set."
         raise FileNotFoundError(msg)
@@ -79,23 +76,6 @@ def _places(files: list[Path], source: Path) -> dict[Path, Path]:
             raise FileExistsError(msg)
         places[place] = file
     return places
-
-
-def _require_clear_white(files: list[Path]) -> None:
-    """Refuse images of 16 bits that use a small part of them, as those of a camera of 12 bits do."""
-    largest, which = 0, Path()
-    for file in files:
-        with contextlib.suppress(*IMAGE_ERRORS), Image.open(file) as image:  # what is damaged is named later
-            if is_deep(image) and image.mode != "F":
-                value = int(np.asarray(image).max())
-                largest, which = (value, file) if value > largest else (largest, which)
-    if 255 < largest <= SIXTEEN_BITS // 4:
-        bits = largest.bit_length()
-        msg = (
-            f"The largest value in images of 16 bits is {largest} (in '{which}'), so that they would be dark: give the "
-            f"value that is white, --white {2**bits - 1} for a camera of {bits} bits, or --white {SIXTEEN_BITS}."
-        )
-        raise ValueError(msg)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,19 +3,58 @@
 
 """Images that a user hands over in Python: tensors, files or folders."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from anomalib.data.utils import get_image_filenames
-from torchvision.transforms.v2.functional import to_dtype, to_image
+from anomalib.data.utils.image import is_image_file
 
-from anople_anomalib.utils.hidden_files import visible
+from anople_anomalib.utils.hidden_files import is_hidden
 
-from .image_reading import open_image, require_plain_images
+from .image_reading import read_image, require_clear_white
 
 Images = torch.Tensor | str | Path | Sequence[torch.Tensor | str | Path]
 """A tensor ``(3, H, W)`` or ``(B, 3, H, W)`` with values in [0, 1], an image file, a folder, or several of these."""
+
+
+class Listing(NamedTuple):
+    """Files of folders.
+
+    Attributes:
+        images: Image files, sorted within a folder.
+        hidden: Image files with a component below the folder that starts with a dot.
+        others: Other files that are not hidden; among them may be images whose ending anomalib does not know.
+    """
+
+    images: list[Path]
+    hidden: list[Path]
+    others: list[Path]
+
+
+def list_images(paths: Iterable[str | Path]) -> Listing:
+    """List the images in folders, with everything below them, and single files, whatever they end in.
+
+    Args:
+        paths: Folders and files.
+
+    Raises:
+        FileNotFoundError: If one is not there.
+    """
+    listing = Listing([], [], [])
+    for path in map(Path, paths):
+        if path.is_file():
+            listing.images.append(path)
+        elif not path.is_dir():
+            msg = f"There is no image or folder '{path}': check the path."
+            raise FileNotFoundError(msg)
+        for file in sorted(each for each in path.rglob("*") if each.is_file()):
+            hidden, image = is_hidden(file, path), is_image_file(file)
+            if image:
+                (listing.hidden if hidden else listing.images).append(file)
+            elif not hidden:
+                listing.others.append(file)
+    return Listing(list(dict.fromkeys(listing.images)), listing.hidden, listing.others)
 
 
 def each_image(images: Images) -> Iterator[torch.Tensor]:
@@ -40,7 +79,7 @@ def each_image(images: Images) -> Iterator[torch.Tensor]:
         if isinstance(part, torch.Tensor):
             yield from _checked(part).split(1)
         elif isinstance(part, (str, Path)):
-            yield from (_read(path).unsqueeze(0) for path in _files(Path(part)))
+            yield from (read_image(path).unsqueeze(0) for path in _files(Path(part)))
         else:
             msg = f"images must be tensors with values in [0, 1], files or folders, got a {type(part).__name__}."
             raise TypeError(msg)
@@ -62,18 +101,9 @@ def _checked(images: torch.Tensor) -> torch.Tensor:
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.exists():
-        msg = f"There is no image or folder '{path}': check the path."
-        raise FileNotFoundError(msg)
-    try:
-        files = get_image_filenames(path)
-    except ValueError as error:
+    files = list_images([path]).images
+    if not files:
         msg = f"'{path}' is not an image and holds none: give image files such as .png or .jpg, or a folder of them."
-        raise ValueError(msg) from error
-    return visible(files, path.resolve()) if path.is_dir() else files
-
-
-def _read(path: Path) -> torch.Tensor:
-    """Read a file as anomalib's data sets and inferencers do, or refuse it."""
-    require_plain_images([path])
-    return to_dtype(to_image(open_image(path).convert("RGB")), torch.float32, scale=True)
+        raise ValueError(msg)
+    require_clear_white(files)
+    return files

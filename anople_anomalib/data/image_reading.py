@@ -9,15 +9,22 @@ as rotated. Such files are refused before anything is trained or predicted (:fun
 ``anople-convert-images`` makes plain ones of them (:func:`open_image`).
 """
 
+import contextlib
+import functools
 import os
 import shlex
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import cv2
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
+from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anople_anomalib.utils.files import READ_ERRORS
 
@@ -29,12 +36,23 @@ COMMAND = "anople-convert-images"
 
 SIXTEEN_BITS = 0xFFFF
 _ORIENTATION = 0x0112  # the tag of EXIF
+_ON_ITS_SIDE = 5  # from this orientation on width and height are exchanged
+_SCALED_BY_PILLOW = {".pgm", ".ppm", ".pnm"}  # by the largest value that their head names
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
+@functools.cache
+def all_endings() -> frozenset[str]:
+    """Return the endings of all images that Pillow reads, more than anomalib lists: ``.jfif``, ``.jp2``, ``.gif``."""
+    Image.init()
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
 def is_deep(image: Image.Image) -> bool:
-    """Return whether a channel has 16 or 32 bits."""
-    return image.mode in {"I", "F"} or image.mode.startswith("I;16")
+    """Return whether a file that was opened, and not loaded yet, has 16 or 32 bits in a channel, gray or color."""
+    modes = image.mode in {"I", "F"} or image.mode.startswith("I;16")
+    # Pillow has no mode for color of 16 bits: it takes the upper 8, and says so only in what its decoder is given
+    return modes or (isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile) for tile in image.tile))
 
 
 def open_image(path: str | Path, white: float | None = None) -> Image.Image:
@@ -49,17 +67,89 @@ def open_image(path: str | Path, white: float | None = None) -> Image.Image:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not an image, is damaged, or has values beyond ``white``.
+        ValueError: If it is not an image, is damaged, too large for Pillow, or has values beyond ``white``.
     """
     try:
         with Image.open(path) as image:
-            image.load()
-            return _eight_bits(ImageOps.exif_transpose(image), white)
+            if not is_deep(image):
+                image.load()
+                return ImageOps.exif_transpose(image)
+            turned = _orientation(image)
+        plain = Image.fromarray(_eight_bits(deep_values(path), white))
     except FileNotFoundError:
         raise
     except IMAGE_ERRORS as error:
-        msg = f"The image '{path}' cannot be read ({error or type(error).__name__}): repair or remove it."
-        raise ValueError(msg) from error
+        raise _unreadable(path, error) from error
+    plain.getexif()[_ORIENTATION] = turned
+    return ImageOps.exif_transpose(plain)
+
+
+def read_image(path: str | Path, white: float | None = None) -> torch.Tensor:
+    """Read an image in color as :func:`open_image` does, shape ``(3, H, W)``, values in [0, 1]."""
+    return to_dtype(to_image(open_image(path, white).convert("RGB")), torch.float32, scale=True)
+
+
+def require_clear_white(paths: Iterable[str | Path]) -> None:
+    """Refuse images of 16 bits that use a small part of them, as those of a camera of 12 bits do.
+
+    Args:
+        paths: All images of a data set, which have the same white; files that cannot be read are left to others.
+
+    Raises:
+        ValueError: If no value is above a quarter of 65535.
+    """
+    largest, which = 0, Path()
+    for path in paths:
+        with contextlib.suppress(*IMAGE_ERRORS):
+            with Image.open(path) as image:
+                deep = is_deep(image) and image.mode != "F"
+            if deep and (value := int(deep_values(path).max())) > largest:
+                largest, which = value, Path(path)
+    if 255 < largest <= SIXTEEN_BITS // 4:
+        bits = largest.bit_length()
+        msg = (
+            f"The largest value in images of 16 bits is {largest} (in '{which}'), so that they would be dark: give the "
+            f"value that is white, --white {2**bits - 1} for a camera of {bits} bits, or --white {SIXTEEN_BITS} "
+            f"(--data.white of Parts, --white of {COMMAND})."
+        )
+        raise ValueError(msg)
+
+
+def deep_values(path: str | Path) -> NDArray[Any]:
+    """Read an image of 16 or 32 bits as it is stored, not turned, shape ``(H, W)`` or ``(H, W, 3)``."""
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype == np.uint8 or Path(path).suffix.lower() in _SCALED_BY_PILLOW:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    return values if values.ndim == 2 else values[..., 2::-1] if values.shape[2] > 2 else values[..., 0]
+
+
+def turned_size(path: str | Path) -> tuple[int, int]:
+    """Read width and height of an image as it is seen upright, from the head of its file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            size = image.size
+            if isinstance(image, TiffImageFile):  # which newer versions of Pillow turn themselves
+                size = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+            return size[::-1] if _orientation(image) >= _ON_ITS_SIDE else size
+    except FileNotFoundError:
+        raise
+    except IMAGE_ERRORS as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: BaseException) -> ValueError:
+    if isinstance(error, Image.DecompressionBombError):
+        return ValueError(
+            f"The image '{path}' is larger than Pillow opens unasked ({error}). If it comes from your own camera, cut "
+            "it into pieces, or raise the limit in Python before it is read: PIL.Image.MAX_IMAGE_PIXELS = 10**9."
+        )
+    return ValueError(f"The image '{path}' cannot be read ({error or type(error).__name__}): repair or remove it.")
 
 
 def distortion(path: str | Path) -> str | None:
@@ -78,13 +168,12 @@ def distortion(path: str | Path) -> str | None:
     try:
         with Image.open(path) as image:
             if is_deep(image):
-                return "has more than 8 bits per channel, which anomalib's readers cut off: it would be almost white"
+                return "has more than 8 bits per channel, which anomalib's readers cut off: it would be white or black"
             turned = _orientation(image)
     except FileNotFoundError:
         raise
     except IMAGE_ERRORS as error:
-        msg = f"The image '{path}' cannot be read ({error or type(error).__name__}): repair or remove it."
-        raise ValueError(msg) from error
+        raise _unreadable(path, error) from error
     return "is marked by its EXIF data as rotated, which anomalib's readers ignore" if turned != 1 else None
 
 
@@ -144,13 +233,10 @@ def _png_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
         file.seek(4, os.SEEK_CUR)  # the checksum
 
 
-def _eight_bits(image: Image.Image, white: float | None) -> Image.Image:
-    """Bring the values of one channel of 16 or 32 bits into those of 8 bits; other images are fine as they are."""
-    if not is_deep(image):
-        return image
-    values = np.asarray(image, dtype=np.float64)
-    largest = white or (1.0 if image.mode == "F" else SIXTEEN_BITS)
+def _eight_bits(values: NDArray[Any], white: float | None) -> NDArray[np.uint8]:
+    """Bring values of 16 bits, 32 bits or floating point into those of 8 bits."""
+    largest = white or (1.0 if values.dtype.kind == "f" else SIXTEEN_BITS)
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= largest):
         msg = f"its values range from {values.min():g} to {values.max():g}, not within [0, {largest:g}]"
         raise ValueError(msg)
-    return Image.fromarray(np.ceil(values * (255 / largest)).astype(np.uint8))
+    return np.ceil(values.astype(np.float64) * (255 / largest)).astype(np.uint8)

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from .image_reading import IMAGE_ERRORS, is_deep
+from .image_reading import IMAGE_ERRORS, deep_values, is_deep
 
 _CLASSES = 32
 """Masks without a value as large as this one hold numbers of classes, not brightnesses."""
-_FAINT, _FLAT = 1 / 8, 5
-"""An area, not an edge: brighter than this share of the brightest value, below half, constant over so many pixels."""
+_LOSSY = {"JPEG", "MPO", "WEBP", "JPEG2000"}
+_FAINT, _FLAT, _SOFT = 1 / 8, 5, 9
+"""An area, not an edge: brighter than this share of the brightest value, below half, constant over so many pixels;
+or with nothing brighter in a window of so many."""
 
 
 def readable_mask(path: str | Path) -> Path:
@@ -66,37 +68,81 @@ def _temporary_folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="anople_masks_")
 
 
-def binary_mask(path: str | Path) -> NDArray[np.bool_]:
+def binary_mask(path: str | Path, ignore: int | None = None) -> NDArray[np.bool_]:
     """Read a mask.
 
     Args:
-        path: Its file, of any mode; of colors the largest channel counts.
+        path: Its file, of any mode; of colors the largest channel counts, of one color on transparency the opacity.
+        ignore: The value of pixels that are neither normal nor anomalous in a mask of class numbers, often 255. With it
+            every other value but 0 is anomalous; anomalib knows no third kind, so that ignored pixels count as normal.
 
     Returns:
         Where it is anomalous, shape ``(H, W)``.
 
     Raises:
-        ValueError: If it cannot be read, or has flat areas of several brightnesses, so that it is not clear what is
+        ValueError: If it cannot be read, or has flat areas of several values, so that it is not clear what is
             anomalous.
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            values = np.asarray(upright if is_deep(upright) else upright.convert("RGB"))
+            deep, lossy = is_deep(image), image.format in _LOSSY
+            upright = None if deep else ImageOps.exif_transpose(image)
+        values = deep_values(path) if upright is None else _values(upright)
     except IMAGE_ERRORS as error:
         msg = f"The mask '{path}' cannot be read ({error or type(error).__name__}): repair or remove it."
         raise ValueError(msg) from error
     values = values.reshape(*values.shape[:2], -1).max(axis=2).astype(np.float64)
+    if ignore is not None:
+        return (values > 0) & (values != ignore)
     largest = values.max()
     if largest < _CLASSES:
         return values > 0
-    faint = (values > _FAINT * largest) & (2 * values <= largest)
-    flat = ndimage.maximum_filter(values, _FLAT) == ndimage.minimum_filter(values, _FLAT)
-    if (faint & flat).any():
-        value = values[faint & flat][0]
+    # a mask that was a JPEG file once has many low values around an anomaly; one of class numbers has few
+    few = not lossy and len(np.unique(values)) <= _CLASSES
+    faint = (values > (0 if few else _FAINT * largest)) & (2 * values <= largest)
+    area = ndimage.maximum_filter(values, _FLAT) == ndimage.minimum_filter(values, _FLAT)
+    if few:  # thin areas, too: a soft edge is beside something bright
+        area |= 2 * ndimage.maximum_filter(values, _SOFT) <= largest
+    unclear = faint & area
+    if unclear.any():
+        value = values[unclear][0]
         msg = (
             f"The mask '{path}' has areas of value {value:g} beside others of {largest:g}, and it is not clear whether "
-            f"they are anomalous: make them 0 or {largest:g}."
+            f"they are anomalous: make them 0 or {largest:g}; if they are numbers of classes and {largest:g} is none, "
+            f"say --data Parts --data.ignore {largest:g}."
         )
         raise ValueError(msg)
     return 2 * values > largest
+
+
+def require_same_shape(image: str | Path, size: tuple[int, int], mask: str | Path, mask_size: tuple[int, int]) -> None:
+    """Refuse a mask of another shape than its image; another size of the same shape is fine.
+
+    Args:
+        image: The image.
+        size: Its width and height.
+        mask: Its mask.
+        mask_size: Width and height of the mask.
+
+    Raises:
+        ValueError: If the mask would be stretched by more than a pixel.
+    """
+    (width, height), (mask_width, mask_height) = size, mask_size
+    if abs(width * mask_height - height * mask_width) > max(size) + max(mask_size):  # rounded when it was resized
+        msg = (
+            f"The mask '{mask}' has {mask_width}x{mask_height} pixels, its image '{image}' {width}x{height}: it would "
+            "be stretched over it. Draw the mask on the image as it is seen upright and whole."
+        )
+        raise ValueError(msg)
+
+
+def _values(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the values of a mask of 8 bits, shape ``(H, W, 3)``, or its opacity, ``(H, W)``, if that is drawn."""
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    values = np.asarray(image.convert("RGBA"))
+    colors, opacity = values[..., :3], values[..., 3]
+    drawn = colors[opacity > 0].max(axis=-1, initial=0) if colors.size else colors
+    if opacity.min() < opacity.max() and drawn.min(initial=255) == drawn.max(initial=0):
+        return opacity
+    return colors * (opacity > 0)[..., None]

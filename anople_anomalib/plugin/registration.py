@@ -36,9 +36,9 @@ def register_model() -> None:
 
 def register_datamodules() -> None:
     """Add the datamodules to ``anomalib.data``."""
-    from anople_anomalib.data import FewShot, SampleTextures
+    from anople_anomalib.data import FewShot, Parts, SampleTextures
 
-    for datamodule in (FewShot, SampleTextures):
+    for datamodule in (FewShot, Parts, SampleTextures):
         _publish(datamodule, import_module("anomalib.data"))
 
 

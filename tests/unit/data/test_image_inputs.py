@@ -54,7 +54,7 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"There is no image or folder .*missing"):
         list(each_image(tmp_path / "missing"))
     for name in ("empty", "notes.txt"):
-        with pytest.raises(ValueError, match=f"{name}' is not an image and holds none"):
+        with pytest.raises(ValueError, match=rf"{name}' (cannot be read|is not an image and holds none)"):
             list(each_image(tmp_path / name))
     with pytest.raises(ValueError, match=r"broken.png' cannot be read"):
         list(each_image(tmp_path / "broken.png"))

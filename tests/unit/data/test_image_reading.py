@@ -227,8 +227,7 @@ def test_distorted_images_are_not_predicted(folder: Folder, tmp_path: Path) -> N
     for source in ({"data_path": tmp_path / "new"}, {"dataset": dataset}, {"dataloaders": loader}):
         with pytest.raises(ValueError, match=r"x\.png' has more than 8 bits.*anople-convert-images"):
             engine.predict(model, **source)
-    with pytest.raises(ValueError, match=r"x\.png' has more than 8 bits.*anople-convert-images"):
-        model.extend_memory_bank(tmp_path / "new")
+    model.extend_memory_bank(tmp_path / "new")  # which this package reads, with all its bits
 
 
 def test_anomalib_is_left_alone(folder: Folder, tmp_path: Path) -> None:
