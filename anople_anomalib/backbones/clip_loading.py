@@ -25,9 +25,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from anople_anomalib.utils.arguments import did_you_mean
 from anople_anomalib.utils.downloads import impatient_downloads
 from anople_anomalib.utils.files import READ_ERRORS
-from anople_anomalib.utils.terminal import did_you_mean
 
 from .clip import FrozenCLIP
 

@@ -19,8 +19,11 @@ from lightning.pytorch import Trainer
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data.watching import WatchedFolder
+from anople_anomalib.deployment.predictions import PredictionTable
 from anople_anomalib.utils.quiet import without_noise
-from anople_anomalib.utils.terminal import exit_code
+
+UNREADABLE = 3
+"""Exit code where images could not be judged."""
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +93,7 @@ def watch(model: AnoPLe, folder: WatchedFolder, output: Path, accelerator: str =
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
-    return exit_code() or 0
+    return UNREADABLE if any(table.errors for table in trainer.callbacks if isinstance(table, PredictionTable)) else 0  # type: ignore[attr-defined]
 
 
 def _known(output: Path, *, only_new: bool) -> Callable[[Path], bool] | None:

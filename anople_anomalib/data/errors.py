@@ -15,8 +15,8 @@ from anomalib.data.errors import MisMatchError
 from anomalib.data.utils import ValSplitMode
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from anople_anomalib.utils.arguments import did_you_mean
 from anople_anomalib.utils.hidden_files import is_hidden
-from anople_anomalib.utils.terminal import did_you_mean
 
 from .image_reading import open_image
 from .pairing import masks_on_disk, pair_masks

@@ -12,7 +12,7 @@ from typing import Any
 
 from anomalib.data import AnomalibDataModule
 
-from anople_anomalib.utils.terminal import did_you_mean
+from anople_anomalib.utils.arguments import did_you_mean
 
 from .errors import data_root
 

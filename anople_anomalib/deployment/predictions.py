@@ -23,7 +23,6 @@ from anople_anomalib.data.watching import WatchedFolder, watched_folder
 from anople_anomalib.metrics.category_scores import IMAGE
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.raw_scores import RawScoreKeeper
-from anople_anomalib.utils.terminal import UNREADABLE, end_with, runs_from_command_line
 
 from .table import COLUMNS, ERROR, NOT_OK, OK, TableWriter, line_of, regions_of, summary
 
@@ -37,10 +36,13 @@ class PredictionTable(Callback):
 
     Args:
         raw: The callback that keeps the raw scores.
+
+    Attributes:
+        errors: Number of images of the last run that could not be judged.
     """
 
     def __init__(self, raw: RawScoreKeeper) -> None:
-        self.raw = raw
+        self.raw, self.errors = raw, 0
         self._table: TableWriter | None = None
         self._started = 0.0
         self._watched: WatchedFolder | None = None
@@ -51,17 +53,12 @@ class PredictionTable(Callback):
         self._open(trainer)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the files; on the command line, keep no predictions besides: they grow by a megabyte per image.
-
-        Rows of a watched folder are added to those of an earlier run, and logged as they come.
-        """
+        """Open the files; rows of a watched folder are added to those of an earlier run, and logged as they come."""
         del pl_module
         self._watched = watched_folder(trainer.predict_dataloaders)
         if self._watched is not None:
             self._watched.report = lambda image: self._write([_error_row(image)])
         self._open(trainer)
-        if runs_from_command_line():
-            trainer.predict_loop.return_predictions = False
 
     def on_test_batch_start(self, *args: object, **kwargs: object) -> None:
         """Start the clock of a batch."""
@@ -114,8 +111,6 @@ class PredictionTable(Callback):
         """Close the files and log a summary."""
         processor = getattr(pl_module, "post_processor", None)
         self._write_unreadable(trainer)
-        if self._table is not None and self._table.counts[ERROR]:
-            end_with(UNREADABLE)
         if self._table is not None and trainer.is_global_zero:
             logger.info("%s", summary(self._table))
             if isinstance(processor, ExactPostProcessor) and (doubt := processor.doubt()):
@@ -156,6 +151,7 @@ class PredictionTable(Callback):
 
     def _close(self) -> None:
         if self._table is not None:
+            self.errors = self._table.counts[ERROR]
             self._table.__exit__(None, None, None)
         self._table = None
 

@@ -12,7 +12,6 @@ from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anople_anomalib.utils.downloads import answers_in_time
 from anople_anomalib.utils.hidden_files import visible
 
 LATENT_SIGMA = 0.015
@@ -73,8 +72,7 @@ def _dtd_folder() -> Path:
     folder = resolve_dataset_root("./datasets/dtd", "dtd")
     if not folder.is_dir() or not any(folder.iterdir()):  # a failed download leaves an empty folder behind
         try:
-            with answers_in_time():
-                download_and_extract(folder, DTD_DOWNLOAD_INFO)
+            download_and_extract(folder, DTD_DOWNLOAD_INFO)
         except OSError as error:  # URLError is one
             msg = (
                 f"The textures of DTD are not in '{folder}' and cannot be downloaded ({error}): connect to the "

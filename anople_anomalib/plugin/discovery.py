@@ -14,7 +14,6 @@ The plugin is built on anomalib, so importing one of its modules first imports a
 there. A registration then waits, too, until the plugin's module is complete.
 """
 
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -30,7 +29,6 @@ _REGISTRATIONS = {  # a module of anomalib -> the function of registration.py th
     "anomalib.models": "register_model",
     "anomalib.data": "register_datamodules",
     "anomalib.cli.pipelines": "register_pipeline",
-    "anomalib.cli.cli": "register_terminal",
 }
 _PLUGIN = "anople_anomalib."
 _incomplete: set[str] = set()  # modules of the plugin that are being imported, in any thread
@@ -123,11 +121,6 @@ def install() -> None:
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _Finder())
-    program = os.path.basename(sys.argv[0])  # noqa: PTH119  # pathlib costs more, everywhere else too
-    if program.startswith(("anomalib", "anople-")):
-        from anople_anomalib.utils.quiet import quieten_imports
-
-        quieten_imports()
     _pending.update(_REGISTRATIONS.keys() & sys.modules.keys())
     _register_pending()
 

@@ -12,16 +12,14 @@ before ``anomalib.engine`` and ``anomalib.cli`` are complete, so the model and t
 the top of their modules. The functions can be called any number of times.
 """
 
-import sys
 from importlib import import_module
-from inspect import signature
 from types import ModuleType
 
 PIPELINE_NAME = "fewshot"
 
 
 def register_model() -> None:
-    """Add AnoPLe and its rivals to ``anomalib.models`` and ``anomalib.models.image``, and their weights to timm."""
+    """Add AnoPLe and the baselines to ``anomalib.models`` and ``anomalib.models.image``, and their weights to timm."""
     from anople_anomalib import baselines
     from anople_anomalib.anople import AnoPLe
     from anople_anomalib.backbones.timm_names import register_names
@@ -51,37 +49,6 @@ def register_pipeline() -> None:
     from anople_anomalib.pipeline import FewShotPipeline
 
     PIPELINE_REGISTRY[PIPELINE_NAME] = FewShotPipeline
-
-
-def register_terminal() -> None:
-    """Let the ``anomalib`` command end its errors in one message, read a checkpoint's arguments, and be less noisy."""
-    from anople_anomalib.utils.quiet import is_about_this_package, quieten
-    from anople_anomalib.utils.terminal import before_main, runs_from_command_line, shorten_errors, wants_everything
-
-    cli = import_module("anomalib.cli.cli")
-    shorten_errors(cli)
-    if runs_from_command_line() and is_about_this_package(sys.argv[1:]):
-        before_main(cli, _add_arguments_of_checkpoint)
-        before_main(cli, _give_up_in_time)
-        if not wants_everything():
-            quieten(cli)
-
-
-def _give_up_in_time() -> None:
-    """Let the command give up servers that do not answer: anomalib's downloads of data wait for ever."""
-    from anople_anomalib.utils.downloads import give_up_in_time
-
-    give_up_in_time()
-
-
-def _add_arguments_of_checkpoint() -> None:
-    """Let the command build the model as its checkpoint was built: the backbone above all."""
-    from anople_anomalib.anople import AnoPLe
-    from anople_anomalib.training.checkpoint_arguments import with_arguments_of_checkpoint
-
-    defaults = {name: each.default for name, each in signature(AnoPLe).parameters.items()}
-    names = ("AnoPLe", "anople_anomalib.AnoPLe", f"{AnoPLe.__module__}.AnoPLe")
-    sys.argv[1:] = with_arguments_of_checkpoint(sys.argv[1:], names, defaults)
 
 
 def _publish(cls: type, host: ModuleType) -> None:

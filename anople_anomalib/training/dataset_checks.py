@@ -18,7 +18,6 @@ from anople_anomalib.data.image_reading import require_plain_images
 from anople_anomalib.data.unreadable import forgiving
 from anople_anomalib.utils.hidden_files import visible
 from anople_anomalib.utils.scoped import replaced
-from anople_anomalib.utils.terminal import runs_from_command_line
 
 
 @contextmanager
@@ -56,12 +55,9 @@ def tidy_data(trainer: Trainer) -> Iterator[None]:
 def _forgives(trainer: Trainer) -> bool:
     """Return whether a run goes on without images that cannot be read.
 
-    A prediction does. A test does on the command line alone, whose exit code says so: metrics that somebody compares
-    are never silently those of fewer images.
+    A prediction does. A test does not: metrics that somebody compares are never silently those of fewer images.
     """
-    return trainer.state.fn == TrainerFn.PREDICTING or (
-        trainer.state.fn == TrainerFn.TESTING and runs_from_command_line("test", "train")
-    )
+    return trainer.state.fn == TrainerFn.PREDICTING
 
 
 @contextmanager

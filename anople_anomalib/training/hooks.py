@@ -4,7 +4,6 @@
 """How AnoPLe is trained inside anomalib's engine: the trainer's side of it, without maths."""
 
 import logging
-import shlex
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
@@ -14,7 +13,6 @@ from anomalib.data import Batch
 from torch import nn
 
 from anople_anomalib.method.torch_model import AnoPLeModel
-from anople_anomalib.utils.terminal import say_at_end
 
 from .finalization import Finalization
 from .held_out import HeldOutShots
@@ -76,16 +74,6 @@ class FewShotTraining(Resuming, Finalization):
     def on_test_end(self) -> None:
         """Log where the images of the test are."""
         self._log_image_folder()
-
-    def on_fit_end(self) -> None:
-        """Say where the command line's checkpoint is, and how to go on with it."""
-        checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if checkpoint:
-            path, name = shlex.quote(str(checkpoint)), type(self).__name__
-            say_at_end(
-                f"Checkpoint: {checkpoint}\n"
-                f"To judge images: anomalib predict --model {name} --data FOLDER --ckpt_path {path}"
-            )
 
     def on_predict_end(self) -> None:
         """Log where the images of the prediction are."""

@@ -1,8 +1,9 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks of the model's arguments, and their form as plain data."""
+"""Checks of arguments, their form as plain data, and the value that was probably meant."""
 
+import difflib
 from collections.abc import Iterable
 from math import isfinite
 from numbers import Integral, Real
@@ -77,6 +78,21 @@ def check_k_shot(k_shot: object) -> None:
     if k_shot is not None and (not isinstance(k_shot, Integral) or isinstance(k_shot, bool) or k_shot < 1):
         msg = f"k_shot must be an integer, 1 or more, or None for all images, got {k_shot!r}."
         raise ValueError(msg)
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Return the part of an error message with the known name that is most like a word, or nothing.
+
+    Args:
+        word: What was given, whatever it is.
+        known: The names there are.
+
+    Returns:
+        For example ``" (did you mean 'brick'?)"``, or ``""``.
+    """
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(word).lower(), names, n=1)
+    return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 
 def _is_finite(value: object) -> TypeGuard[float]:

@@ -3,7 +3,6 @@
 
 """Downloads that give up in seconds where there is no network."""
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,34 +17,16 @@ _TIMEOUT = 10.0
 
 @contextmanager
 def impatient_downloads() -> Iterator[None]:
-    """Within the block, a server that does not answer is given up, and a Hub out of reach is not asked again.
+    """Within the block, a Hub that does not answer is not asked again.
 
     The Hub's client asks six times for every file and waits longer and longer in between, a minute in all, even for
     files that it has in its cache. Where the Hub does not answer, the block sees that cache alone.
     """
-    with answers_in_time():
-        if constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT):
-            yield
-        else:
-            with replaced(constants, "HF_HUB_OFFLINE", True):
-                yield
-
-
-@contextmanager
-def answers_in_time() -> Iterator[None]:
-    """Within the block, a server that does not answer is given up: urllib, as anomalib uses it, waits for ever."""
-    before = socket.getdefaulttimeout()
-    give_up_in_time()
-    try:
+    if constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT):
         yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def give_up_in_time() -> None:
-    """Let this process give up every server that does not answer, unless it has a time limit already."""
-    if socket.getdefaulttimeout() is None:
-        socket.setdefaulttimeout(_TIMEOUT)
+    else:
+        with replaced(constants, "HF_HUB_OFFLINE", True):
+            yield
 
 
 def _answers(url: str) -> bool:

@@ -10,7 +10,7 @@ for a public way first, then for the new private one.
 import inspect
 import site
 import sys
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,6 @@ import pytest
 import timm
 import torch
 from anomalib.callbacks import ModelCheckpoint
-from anomalib.cli import cli
 from anomalib.cli.pipelines import PIPELINE_REGISTRY
 from anomalib.data import AnomalibDataModule, MVTecAD, PredictDataset
 from anomalib.data.utils import ValSplitMode
@@ -71,22 +70,6 @@ def test_anomalib_looks_classes_up_in_its_modules() -> None:
     assert isinstance(anomalib.models.__all__, list)
     assert isinstance(anomalib.data.__all__, list)
     assert isinstance(PIPELINE_REGISTRY, dict)
-
-
-def test_anomalibs_command_makes_its_parser_by_a_name_of_its_module() -> None:
-    assert "ArgumentParser(" in inspect.getsource(cli.AnomalibCLI.init_parser)
-    assert takes(cli.ArgumentParser.error, "self", "message", "ex")
-
-
-def test_anomalibs_command_is_a_function_of_a_module_and_sets_up_logging_by_a_name_of_it() -> None:
-    assert metadata.entry_points(group="console_scripts")["anomalib"].value == f"{cli.__name__}:main"
-    assert "configure_logger" in cli.main.__code__.co_names
-    assert takes(cli.configure_logger, "level")
-
-
-def test_anomalibs_command_leaves_uncaught_errors_to_the_hook_of_python() -> None:
-    assert "except" not in inspect.getsource(cli.main)
-    assert "traceback.install()" in inspect.getsource(cli)
 
 
 @pytest.mark.parametrize(
@@ -143,10 +126,6 @@ def test_lightnings_strategy_takes_another_checkpoint_io() -> None:
 def test_lightnings_trainer_gives_its_own_metrics_away(trainer: Trainer) -> None:
     assert trainer.callback_metrics is trainer.callback_metrics
     assert trainer.logged_metrics is trainer.logged_metrics
-
-
-def test_lightnings_prediction_loop_can_keep_nothing(trainer: Trainer) -> None:
-    assert type(trainer.predict_loop).return_predictions.fset is not None
 
 
 def test_lightning_builds_a_model_from_what_was_read() -> None:

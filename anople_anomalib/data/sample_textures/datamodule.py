@@ -32,8 +32,8 @@ from numpy.random import RandomState
 from PIL import Image
 from torchvision.transforms.v2 import Transform
 
+from anople_anomalib.utils.arguments import did_you_mean
 from anople_anomalib.utils.files import folder_written_whole
-from anople_anomalib.utils.terminal import did_you_mean
 
 from . import defects
 from .defects import Defect

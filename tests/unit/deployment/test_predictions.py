@@ -141,16 +141,6 @@ def test_rows_are_on_the_disk_before_the_next_batch(tmp_path: Path) -> None:
         assert [worst["score"] for worst in table.worst] == [0.95, 0.9, 0.85, 0.8, 0.75]
 
 
-def test_the_command_line_keeps_no_predictions(
-    model: AnoPLe, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.argv", ["/usr/bin/anomalib", "predict"])
-    engine = make_engine(tmp_path)
-    assert engine.predict(model, datamodule=make_datamodule(root)) is None
-    assert engine.trainer.predict_loop._predictions == []
-    assert rows_in(tmp_path)
-
-
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_image_that_cannot_be_read_is_a_row(model: AnoPLe, tmp_path: Path, num_workers: int) -> None:
     images = tmp_path / "images"

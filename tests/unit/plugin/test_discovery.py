@@ -53,6 +53,7 @@ FILES = {
         from anople_anomalib.data.sample_textures import SampleTextures
     """,
     "anople_anomalib/method/__init__.py": "",
+    "anople_anomalib/backbones/__init__.py": "",  # a zip file has no packages without one
     "anople_anomalib/backbones/timm_names.py": "def register_names(): ...",
     "anople_anomalib/baselines/__init__.py": "__all__ = []",
     "anople_anomalib/data/sample_textures/__init__.py": """
