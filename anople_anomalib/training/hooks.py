@@ -13,6 +13,7 @@ from anomalib.data import Batch
 from torch import nn
 
 from anople_anomalib.method.torch_model import AnoPLeModel
+from anople_anomalib.tiles.large_images import ShotFeatures
 
 from .finalization import Finalization
 from .held_out import HeldOutShots
@@ -43,7 +44,7 @@ class FewShotTraining(Resuming, Finalization):
     model: AnoPLeModel
     pre_processor: nn.Module | None
     drawn_samples: dict[str, list[str]]
-    shots: TrainingShots | None = None
+    shots: TrainingShots | LoadedShots | None = None
     held_out: HeldOutShots | None = None
 
     @property
@@ -91,10 +92,12 @@ class FewShotTraining(Resuming, Finalization):
     def remember_shots(self) -> None:
         """Fill the memory with the shots of the present training run, and hold them out where they are validated on."""
         transform, shots = getattr(self.pre_processor, "transform", None), self.shots
-        loaded = LoadedShots(cast("Iterable[Batch]", self.trainer.train_dataloader)) if shots is None else shots
-        paths = loaded.paths
-        features = fill_memory(
-            self.model, loaded, transform, lambda number: self.regions_of(paths[number : number + 1])
-        )
+        features: ShotFeatures | None = None
+        if self.model.memory_bank is not None:
+            shots = shots or LoadedShots(cast("Iterable[Batch]", self.trainer.train_dataloader))
+            paths = shots.paths
+            features = fill_memory(
+                self.model, shots, transform, lambda number: self.regions_of(paths[number : number + 1])
+            )
         if shots is not None and shots.validate:
             self.held_out = HeldOutShots(self.model, shots, features, transform)

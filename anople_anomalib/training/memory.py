@@ -34,7 +34,7 @@ RegionOf = Callable[[int], torch.Tensor | None]
 @torch.no_grad()
 def fill_memory(
     model: AnoPLeModel, shots: Shots, transform: nn.Module | None = None, region_of: RegionOf | None = None
-) -> ShotFeatures | None:
+) -> ShotFeatures:
     """Fill the memory banks with shots, and weigh the parts of the fusion.
 
     Args:
@@ -44,10 +44,12 @@ def fill_memory(
         region_of: Region of each shot; ``None`` where all have the model's.
 
     Returns:
-        The features of both banks, one row per shot; ``None`` for a model without a memory.
+        The features of both banks, one row per shot.
+
+    Raises:
+        RuntimeError: If the model has no memory.
     """
-    if model.memory_bank is None:
-        return None
+    bank = require_memory(model.memory_bank)
     transform, numbers = transform or nn.Identity(), range(len(shots.categories))
     device = model.is_fitted.device
     if (second := model.second_memory) is not None:
@@ -62,7 +64,7 @@ def fill_memory(
     ]
     columns = [None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)]
     features = ShotFeatures._make(columns)
-    model.memory_bank.build(features.first, shots.categories, features.first_inside)
+    bank.build(features.first, shots.categories, features.first_inside)
     if second is not None:
         second.memory_bank.build(require_memory(features.second), shots.categories, features.second_inside)
     if isinstance(model.fusion, WeightedFusion):

@@ -55,6 +55,8 @@ class LoadedShots:
         batches: Batches of normal images, values in [0, 1].
     """
 
+    validate = False
+
     def __init__(self, batches: Iterable[Batch]) -> None:
         self._images = [image for batch in batches for image in images_of(batch).split(1)]
         self.paths: list[str] = []

@@ -24,6 +24,7 @@ from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
 from anople_anomalib.method.loss import ALIGNMENTS
 from anople_anomalib.method.prompts import COUPLINGS
 from anople_anomalib.training.pre_processing import EvaluationPreProcessing
+from anople_anomalib.training.shots import LoadedShots
 from helpers.miniature import DEPTH, IMAGE_SIZE
 from helpers.training import make_model
 
@@ -221,7 +222,7 @@ def test_every_row_of_the_ablations_trains_and_predicts(arguments: dict[str, Any
     gradients = [parameter.grad for parameter in learned if parameter.grad is not None]
     assert gradients
     assert all(gradient.isfinite().all() for gradient in gradients)
-    model.normal_images = lambda: iter(torch.rand(2, 1, 3, *IMAGE_SIZE))
+    model.shots = LoadedShots([ImageBatch(image=torch.rand(2, 3, *IMAGE_SIZE))])
     model.finalize()
     result = model.eval()(torch.rand(2, 3, *IMAGE_SIZE))
     assert result.pred_score.isfinite().all()
@@ -247,7 +248,7 @@ def test_the_row_of_maple_has_no_visual_prompts_of_its_own_and_trains() -> None:
         assert learner().visual.shape[1] == learner.text_prompts.shape[1] > 0  # projected text prompts alone
         model.train().training_step(batch_of(1), 0).backward()
         assert learner.text_prompts.grad.any()
-        model.normal_images = lambda: iter(torch.rand(1, 1, 3, *IMAGE_SIZE))
+        model.shots = LoadedShots([ImageBatch(image=torch.rand(1, 3, *IMAGE_SIZE))])
         model.finalize()
         assert model.eval()(torch.rand(1, 3, *IMAGE_SIZE)).anomaly_map.isfinite().all()
 
@@ -295,7 +296,7 @@ def test_a_wrong_logit_scale_is_refused(scale: object) -> None:
 
 def test_inference_does_not_run_the_text_tower() -> None:
     model, calls = ready(), []
-    model.normal_images = lambda: iter(torch.rand(1, 1, 3, *IMAGE_SIZE))
+    model.shots = LoadedShots([ImageBatch(image=torch.rand(1, 3, *IMAGE_SIZE))])
     model.finalize()
     model.model.clip.text.register_forward_hook(lambda *_args: calls.append("text"))
     model.model.clip.visual.register_forward_hook(lambda *_args: calls.append("visual"))
