@@ -17,7 +17,7 @@ from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.thresholds import check_rules, warn_of_few
-from anople_anomalib.training.checkpoint_files import guard_checkpoints
+from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.finalizable import Finalizable
 
 from .export import require_one_region
@@ -171,8 +171,8 @@ class Maintenance(Finalizable):
         # a trainer that runs nothing: it alone writes the checkpoint that anomalib reads, without optimizer states
         trainer = Trainer(logger=False, accelerator="cpu", enable_model_summary=False, enable_progress_bar=False)
         trainer.strategy.connect(self)
-        guard_checkpoints(trainer)
-        trainer.save_checkpoint(path, weights_only=True)
+        with written_whole(path) as temporary:
+            trainer.save_checkpoint(temporary, weights_only=True)
 
     def _pre_process(self, image: torch.Tensor) -> torch.Tensor:
         """Resize and normalize as at validation, on the model's device."""

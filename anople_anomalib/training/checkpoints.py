@@ -3,25 +3,17 @@
 
 """Lightning's checkpoint hooks of AnoPLe: the metadata of a checkpoint, and what is checked before it is taken."""
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
-import torch
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import LightningModule
-from lightning.pytorch.core.saving import (
-    _default_map_location,
-    _load_state,
-    load_hparams_from_tags_csv,
-    load_hparams_from_yaml,
-)
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import Self
 
-from anople_anomalib.backbones.timm_features import NO_BACKBONE
-from anople_anomalib.method.anomaly_simulation import NOISE
 from anople_anomalib.method.state_checks import check_names, check_weights
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.tiles.tiling import Tiling
@@ -30,15 +22,8 @@ from anople_anomalib.utils.version import __version__
 
 from .checkpoint_files import check_metadata, read_checkpoint
 
-_BEFORE = {
-    "memory_backbone": None,
-    "memory_position_weight": 0.0,
-    "memory_subspace": 0.0,
-    "fusion": "paper",
-    "score_share": 0.0,
-    "pixel_logits": "cosine",
-}
-"""Settings of checkpoints that were written before there were such settings."""
+_OTHER_PLACES = {"hparams", "module_arguments", "hparams_type", "hyper_parameters_type"}
+"""Where Lightning looks for hyper-parameters as well, and where no checkpoint of ours has any."""
 
 
 class CheckpointHooks(LightningModule):
@@ -57,7 +42,10 @@ class CheckpointHooks(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the backbone, settings that its weights do not show, the classes and the shots as metadata."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["anople"] = {
+        checkpoint["anople"] = self._metadata()
+
+    def _metadata(self) -> dict[str, Any]:
+        return {
             "version": __version__,
             "backbone": self.hparams["backbone"],
             "weights": self.weights,
@@ -71,12 +59,14 @@ class CheckpointHooks(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that does not fit, else restore the classes and the shots."""
         metadata = check_metadata(checkpoint)
-        _add_missing_weights(self.model, checkpoint["state_dict"])
         self._check_settings(metadata)
         tiling = Tiling(*checkpoint["state_dict"]["model.tile_grid"].tolist())
         roi_folder = self._check_images(metadata, tiling)
         check_weights(self, checkpoint["state_dict"], strict=False)
         check_names(self.model, checkpoint["state_dict"], "model.")
+        if odd := set(metadata) - set(self._metadata()):
+            msg = f"The checkpoint is refused: its metadata hold {min(map(str, odd))!r:.80}, which none of ours do."
+            raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
         self.class_names, self.drawn_samples = metadata["class_names"], metadata["drawn_samples"]
         self.roi_folder = roi_folder
@@ -115,7 +105,7 @@ class CheckpointHooks(LightningModule):
             )
             raise ValueError(msg)
         for name, value in _settings_not_in_weights(self.model).items():
-            saved = metadata.get(name, _BEFORE.get(name))
+            saved = metadata.get(name)
             if saved != value:
                 msg = f"The checkpoint was trained with {name} {saved}, this model has {value}: give it the same."
                 raise ValueError(msg)
@@ -162,20 +152,18 @@ class CheckpointHooks(LightningModule):
         cls,
         checkpoint_path: str | Path | IO[bytes],
         map_location: Any = None,  # noqa: ANN401
-        hparams_file: str | Path | None = None,
         strict: bool | None = None,
         weights_only: bool | None = True,
         **kwargs: Any,  # noqa: ANN401
     ) -> Self:
         """Build the model of a checkpoint.
 
-        Lightning's own reads a file and builds a model in one: here the file is read once and its content checked
-        before a model is built, by what Lightning builds it with.
+        Lightning's own looks in the file for what builds the model: here this class alone does, from arguments that it
+        has, after the content was checked.
 
         Args:
             checkpoint_path: The file.
             map_location: Where its tensors are put, as for ``torch.load``.
-            hparams_file: File with other hyper-parameters.
             strict: Whether all names must match.
             weights_only: Anything but ``False``: pickled code is never run.
             **kwargs: Constructor arguments that replace those of the checkpoint.
@@ -189,53 +177,35 @@ class CheckpointHooks(LightningModule):
         if weights_only is False:
             msg = "A checkpoint of AnoPLe is read with weights_only=True alone, as it holds nothing else."
             raise ValueError(msg)
-        checkpoint = read_checkpoint(checkpoint_path, map_location or _default_map_location)
-        if hparams_file is not None:
-            checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = _read_hparams(Path(hparams_file))
-        if checkpoint["anople"]["version"].startswith("0.1."):
-            _add_missing_arguments(checkpoint.setdefault(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
-        model = cast("Self", _load_state(cls, checkpoint, strict=strict, **kwargs))
+        checkpoint = read_checkpoint(checkpoint_path, map_location)
+        model = cls(**{**arguments_of(checkpoint, cls), **kwargs})
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"], strict=strict is not False)
         return model.to(next(iter(checkpoint["state_dict"].values())).device)
 
 
-_ARGUMENTS_BEFORE = {
-    "memory_backbone": NO_BACKBONE,
-    "fusion": "paper",
-    "paired_anomalies": False,
-    "image_logit_scale": None,
-    "pixel_logits": "cosine",
-}
-"""What version 0.1 did, whose checkpoints do not name these arguments."""
-
-
-def arguments_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_of(checkpoint: Mapping[str, Any], model_class: type) -> dict[str, Any]:
     """Return the arguments that a checkpoint's model was built with.
+
+    Lightning before 2.6.6 called code that hyper-parameters named, ``weights_only`` or not (CVE-2026-58659): names that
+    the class does not have are refused under every version, not left out.
 
     Args:
         checkpoint: Content of a checkpoint of AnoPLe.
+        model_class: Class of the model.
+
+    Raises:
+        ValueError: If there is a name that no checkpoint of ours holds.
     """
-    arguments = dict(checkpoint.get(LightningModule.CHECKPOINT_HYPER_PARAMS_KEY) or {})
-    if checkpoint["anople"]["version"].startswith("0.1."):
-        _add_missing_arguments(arguments)
-    return arguments
-
-
-def _add_missing_arguments(arguments: dict[str, Any]) -> None:
-    """Add the arguments that a checkpoint of version 0.1 does not have."""
-    for name, value in _ARGUMENTS_BEFORE.items():
-        arguments.setdefault(name, value)
-    if arguments.get("score_share", ...) is None:
-        arguments["score_share"] = 0.0
-    if arguments.get("anomaly_source_path", ...) is None:
-        arguments["anomaly_source_path"] = NOISE
-
-
-def _add_missing_weights(model: AnoPLeModel, weights: dict[str, Any]) -> None:
-    """Add the weights that a checkpoint of version 0.1 does not have: it was trained at CLIP's own logit scale."""
-    weights.setdefault("model.tile_grid", torch.ones(2, dtype=torch.long))
-    weights.setdefault("model.region.mask", torch.zeros(0, 0, dtype=torch.bool))
-    for name in ("image_logit_scale", "pixel_logit_scale"):
-        weights.setdefault(f"model.{name}", model.clip.logit_scale.detach().cpu().clone())
+    given, known = checkpoint.get("hyper_parameters") or {}, inspect.signature(model_class).parameters
+    odd = [*(set(checkpoint) & _OTHER_PLACES), *(set(given) - set(known) if isinstance(given, Mapping) else [given])]
+    if odd:
+        msg = (
+            f"The checkpoint is refused: its hyper-parameters hold {min(map(str, odd))!r:.80}, which no checkpoint of "
+            f"{model_class.__name__} does."
+        )
+        raise ValueError(msg)
+    return dict(given)
 
 
 def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:
@@ -251,11 +221,3 @@ def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:
         "fusion": model.fusion.name,
         "score_share": float(model.fusion.top_share),
     }
-
-
-def _read_hparams(path: Path) -> dict[str, Any]:
-    """Read hyper-parameters from one of the kinds of files that Lightning writes."""
-    if path.suffix.lower() not in {".csv", ".yml", ".yaml"}:
-        msg = f"hparams_file must be a .yaml, .yml or .csv file, got '{path}'."
-        raise ValueError(msg)
-    return load_hparams_from_tags_csv(path) if path.suffix.lower() == ".csv" else load_hparams_from_yaml(path)

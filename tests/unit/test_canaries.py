@@ -36,8 +36,6 @@ from anomalib.pre_processing import PreProcessor
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.core import saving
-from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors import callback_connector
 from torchvision.transforms.v2 import Resize
@@ -119,18 +117,9 @@ def test_lightnings_checkpoint_callback_has_its_private_flag() -> None:
     assert vars(ModelCheckpoint())["_save_on_train_epoch_end"] is None
 
 
-def test_lightnings_strategy_takes_another_checkpoint_io() -> None:
-    assert Strategy.checkpoint_io.fset is not None
-
-
 def test_lightnings_trainer_gives_its_own_metrics_away(trainer: Trainer) -> None:
     assert trainer.callback_metrics is trainer.callback_metrics
     assert trainer.logged_metrics is trainer.logged_metrics
-
-
-def test_lightning_builds_a_model_from_what_was_read() -> None:
-    assert takes(saving._load_state, "cls", "checkpoint", "strict")
-    assert saving._default_map_location(torch.UntypedStorage(1), "cpu") is None
 
 
 def test_lightning_hangs_the_models_log_on_callbacks() -> None:
