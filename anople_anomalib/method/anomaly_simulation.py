@@ -111,19 +111,28 @@ class PixelAnomalySimulator(nn.Module):
     """DRAEM's simulated anomalies: Perlin noise masks filled with pieces of texture images or with noise.
 
     Args:
-        anomaly_source_path: What fills the masks, see :func:`texture_files`.
+        anomaly_source_path: What fills the masks, see :func:`texture_files`; looked for at the first use, as a model
+            that judges needs none.
         probability: Probability that an image gets an anomaly, in [0, 1].
         paired: Whether the images are handed out as well, before those made of them, as equation (9) has z+ and z-.
 
-    Raises:
-        FileNotFoundError: If the folder does not exist or has no image.
-        ValueError: At work, if a texture cannot be read.
     """
 
     def __init__(self, anomaly_source_path: Path | str = NOISE, probability: float = 0.5, paired: bool = False) -> None:
         super().__init__()
-        self.paired = paired
-        self.generator = _Generator(texture_files(anomaly_source_path), probability=probability)
+        self.paired, self.probability, self.source = paired, probability, str(anomaly_source_path)
+        self._generator: _Generator | None = None
+
+    @property
+    def generator(self) -> "_Generator":
+        """The generator with its textures.
+
+        Raises:
+            FileNotFoundError: If the folder does not exist or has no image.
+        """
+        if self._generator is None:
+            self._generator = _Generator(texture_files(self.source), probability=self.probability)
+        return self._generator
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Damage images, each with the given probability.
@@ -134,6 +143,10 @@ class PixelAnomalySimulator(nn.Module):
         Returns:
             The images I- (or I+ where nothing was done) in [0, 1], and their masks of shape ``(B, 1, H, W)``, 1
             where anomalous; in pairs ``2 B`` of both, the images I+ first.
+
+        Raises:
+            FileNotFoundError: If there are no textures.
+            ValueError: If a texture cannot be read.
         """
         damaged, masks = self.generator(images)
         damaged = damaged.clamp(0, 1)

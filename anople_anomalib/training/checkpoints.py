@@ -68,7 +68,9 @@ class CheckpointHooks(LightningModule):
             msg = f"The checkpoint is refused: its metadata hold {min(map(str, odd))!r:.80}, which none of ours do."
             raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
-        self.class_names, self.drawn_samples = metadata["class_names"], metadata["drawn_samples"]
+        trainer = trainer_of(self)
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING:  # a resumed run ends with its own texts and shots
+            self.class_names, self.drawn_samples = metadata["class_names"], metadata["drawn_samples"]
         self.roi_folder = roi_folder
         self._adopt(tiling)
         self._accepted = checkpoint["state_dict"]

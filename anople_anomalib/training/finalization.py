@@ -3,6 +3,7 @@
 
 """When a model is finalized: what depends on its final weights is computed before anything evaluates or saves it."""
 
+import logging
 from typing import Any
 
 from anomalib.data import Batch
@@ -14,6 +15,8 @@ from anople_anomalib.utils.finalizable import Finalizable
 from anople_anomalib.utils.trainers import trainer_of
 
 from .run import training_ends, validates_at_the_end
+
+logger = logging.getLogger(__name__)
 
 
 class Finalization(Finalizable):
@@ -52,9 +55,14 @@ class Finalization(Finalizable):
         require_finite(learned, where="The weights are")
 
     def on_train_end(self) -> None:
-        """Finalize the model, whatever ended the training run."""
+        """Finalize the model, whatever ended the training run, and say so where it has no threshold."""
         if not self.is_finalized:
             self.finalize()
+        threshold = getattr(self.post_processor, "image_threshold", None)
+        if threshold is not None and threshold.isnan():
+            logger.warning(
+                "There was no validation, so that there is no threshold: the model gives scores, no verdict."
+            )
 
     def on_test_start(self) -> None:
         """Refuse to test what was not trained."""

@@ -22,6 +22,7 @@ from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.method.trial_images import view_of
 from anople_anomalib.tiles.large_images import ShotFeatures
 
+from .copies import parts_of, thumbnail
 from .shots import Shots
 
 VIEWS = 12
@@ -32,20 +33,22 @@ def without_shot(
     bank: MemoryBank | None,
     features: torch.Tensor,
     categories: Sequence[int],
+    parts: Sequence[int],
     number: int,
     inside: torch.Tensor | None = None,
 ) -> MemoryBank:
-    """Return a bank without one shot, or with that shot where there is no other to compare it with.
+    """Return a bank without one shot and its copies, or with them where there is no other to compare it with.
 
     Args:
         bank: The bank, left as it is.
         features: What it was built from, one row per shot.
         categories: Number of each shot's category.
+        parts: Number of the part that each shot shows, see :func:`.copies.parts_of`.
         number: Row of the shot.
         inside: Which of the features the bank holds; ``None`` for all.
     """
     reduced = require_memory(bank).twin()
-    kept = [index for index in range(len(features)) if index != number]
+    kept = [index for index in range(len(features)) if parts[index] != parts[number]]
     compared = [index for index in kept if reduced.lengths is None or categories[index] == categories[number]]
     kept = kept if compared else [*range(len(features))]
     if inside is not None:
@@ -107,6 +110,8 @@ class HeldOutShots:
     ) -> None:
         self._model, self._shots = model, shots
         self._features, self._transform = features, transform or nn.Identity()
+        thumbnails = [thumbnail(shots.image(number)) for number in range(len(shots.categories))]
+        self._parts = parts_of(thumbnails)
         self._numbers = {path: number for number, path in enumerate(shots.paths)}
 
     @torch.no_grad()
@@ -138,17 +143,24 @@ class HeldOutShots:
             return False
         categories = self._shots.categories
         apart = self._model.memory_bank.lengths is not None
-        return (categories.count(categories[number]) if apart else len(categories)) > 1
+        return any(
+            part != self._parts[number] and (not apart or category == categories[number])
+            for part, category in zip(self._parts, categories, strict=True)
+        )
 
     def _judge(
         self, image: torch.Tensor, number: int, region: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return score and map of one shot by the memory of the others."""
         features, categories = cast("ShotFeatures", self._features), self._shots.categories
-        reduced = [without_shot(self._model.memory_bank, features.first, categories, number, features.first_inside)]
+        reduced = [
+            without_shot(
+                self._model.memory_bank, features.first, categories, self._parts, number, features.first_inside
+            )
+        ]
         if self._model.second_memory is not None:
             bank, rows = self._model.second_memory.memory_bank, require_memory(features.second)
-            reduced.append(without_shot(bank, rows, categories, number, features.second_inside))
+            reduced.append(without_shot(bank, rows, categories, self._parts, number, features.second_inside))
         return self._detect(image, image.shape[-2:], region, reduced)
 
     def _judge_views(
@@ -159,7 +171,7 @@ class HeldOutShots:
         size = self._model.input_size
         region = self._model.region(size) if region is None else region
         turns = allowed_turns(self._model)
-        for view in range(ceil(VIEWS / len(self._numbers))):
+        for view in range(ceil(VIEWS / len(set(self._parts)))):
             seed = number * VIEWS + view
             shown = self._transform(view_of(whole, size, turns, torch.Generator().manual_seed(seed)))
             moved = None if region is None else moved_region(region, size, turns, seed)

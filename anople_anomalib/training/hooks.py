@@ -12,6 +12,7 @@ import torch
 from anomalib.data import Batch
 from torch import nn
 
+from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.tiles.large_images import ShotFeatures
 
@@ -42,6 +43,7 @@ class FewShotTraining(Resuming, Finalization):
     """
 
     model: AnoPLeModel
+    simulator: PixelAnomalySimulator | None
     pre_processor: nn.Module | None
     drawn_samples: dict[str, list[str]]
     shots: TrainingShots | LoadedShots | None = None

@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from anople_anomalib.utils.scoped import replaced
 from anople_anomalib.utils.transforms import require_one_transform
 
+from .copies import require_no_shots
 from .dataset_checks import tidy_data
 from .shots import TrainingShots
 from .transforms import require_plain_evaluation, require_whole_images
@@ -147,12 +148,15 @@ class FewShotRun(TrainingRun):
     def _prepare_training(self, trainer: Trainer, pl_module: "FewShotTraining") -> None:
         """Replace the data loaders of the datamodule, if there is one."""
         require_one_transform(pl_module.pre_processor)
+        if pl_module.simulator is not None:
+            _ = pl_module.simulator.generator  # its textures are looked for before the run, and by no run that judges
         if (datamodule := getattr(trainer, "datamodule", None)) is None:
             pl_module.adapt_to([])
             return
         if pl_module.adapt_to(_shots_of(datamodule, pl_module).paths):
             datamodule.setup(trainer.state.fn)  # which tells its subsets the model's new size
         shots = _shots_of(datamodule, pl_module)
+        require_no_shots(datamodule, shots.paths)
         self.changes.enter_context(shots)
         self.changes.enter_context(replaced(pl_module, "shots", shots))
         self.changes.enter_context(replaced(pl_module, "held_out", None))  # until there is a memory

@@ -27,10 +27,13 @@ from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.scoped import replaced
 from anople_anomalib.utils.transforms import resize_like
 
+from .copies import parts_of, thumbnail
+
 logger = logging.getLogger(__name__)
 
 MAX_VALIDATION_IMAGES = 32
 """Images that stand in for a missing validation set, at most."""
+_LOOKED_AT = 100  # images among which copies of the shots are looked for, at most
 
 
 class Shots(Protocol):
@@ -128,12 +131,13 @@ class TrainingShots:
                 logger.info("%s sets aside for %s: %s", type(datamodule).__name__, purpose, ", ".join(aside))
         loaders = {"train_dataloader": self._train_loader()}
         if not getattr(datamodule, "val_data", None):
-            self.validate = len(_others(whole, self._shots)) == 0
+            others = self._other_parts()
+            self.validate = len(others) == 0
             logger.info(
                 "There are no validation images: the thresholds come from %s.",
                 "the shots, each judged by the memory of the others" if self.validate else "other training images",
             )
-            loaders["val_dataloader"] = self._validation_loader()
+            loaders["val_dataloader"] = self._validation_loader(others)
         for name, loader in loaders.items():
             # Lightning asks the datamodule alone, and a model has no hook to give it another one
             self._changes.enter_context(replaced(datamodule, name, partial(_same, loader)))
@@ -171,9 +175,32 @@ class TrainingShots:
         # without workers: they would be forked anew in every epoch, for a handful of images
         return DataLoader(shots, batch_size=1, sampler=self._sampler, collate_fn=shots.collate_fn)
 
-    def _validation_loader(self) -> DataLoader:
+    def _other_parts(self) -> pd.DataFrame:
+        """Return the rows of normal images that show other parts than the shots, of very many images a draw."""
         whole = self._datamodule.train_data
-        images = images_to_validate_on(whole, self._shots, self._seed, self._input_size, self._transform)
+        others = _others(whole, self._shots)
+        if len(others) == 0:
+            return others
+        drawn = draw_shots(relative_names(others.image_path), min(len(others), _LOOKED_AT), self._seed, "validation")
+        others = others.iloc[sorted(drawn)]
+        plain = _with_augmentations(whole, None)
+        rows = [*others.index]
+        looked_at = [thumbnail(images_of(plain[whole.samples.index.get_loc(row)]).unsqueeze(0)) for row in rows]
+        held = [thumbnail(self.image(number)) for number in range(min(len(self), _LOOKED_AT))]
+        parts = parts_of([*held, *looked_at])[len(held) :]
+        apart = [part >= len(held) for part in parts]
+        if not all(apart):
+            logger.warning(
+                "%d images show the same part as a shot (copies, or frames of a video), such as %s: no threshold rests "
+                "on them.",
+                apart.count(False),
+                others.image_path.iloc[apart.index(False)],
+            )
+        return others[apart]
+
+    def _validation_loader(self, others: pd.DataFrame) -> DataLoader:
+        whole = self._datamodule.train_data
+        images = images_to_validate_on(whole, self._shots, self._seed, self._input_size, self._transform, others)
         return DataLoader(images, batch_size=self._datamodule.eval_batch_size, collate_fn=images.collate_fn)
 
 
@@ -212,6 +239,7 @@ def images_to_validate_on(
     seed: int,
     image_size: tuple[int, int],
     transform: Transform | None = None,
+    others: pd.DataFrame | None = None,
 ) -> AnomalibDataset:
     """Return normal images to take a threshold from: training images that are no shots, else the shots themselves.
 
@@ -223,11 +251,12 @@ def images_to_validate_on(
         seed: Seed of the draw where there are more than :data:`MAX_VALIDATION_IMAGES`.
         image_size: Height and width of the images.
         transform: Transform of the model's pre-processor, whose kind of resizing they get.
+        others: Rows of the training set that may be used; ``None`` for all that are no shots.
 
     Returns:
         A data set of normal images with empty masks.
     """
-    others = _others(dataset, shots)
+    others = _others(dataset, shots) if others is None else others
     if len(others) == 0:
         dataset, others = shots, shots.samples
     names = relative_names(others.image_path)

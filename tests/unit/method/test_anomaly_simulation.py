@@ -76,7 +76,7 @@ def test_textures_fill_the_masks(tmp_path: Path) -> None:
 def test_a_source_without_images_is_refused(tmp_path: Path, folder: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=f"or a folder with images, found none in .*{folder}"):
-        PixelAnomalySimulator(str(tmp_path / folder))
+        PixelAnomalySimulator(str(tmp_path / folder))(torch.rand(1, 3, 32, 32))
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a no image"], ids=["empty", "damaged"])
@@ -142,7 +142,7 @@ def test_dtd_without_a_network_is_one_error_message(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("anomalib.utils.path.resolve_dataset_root", lambda *_args: tmp_path / "dtd")
     for _ in range(2):  # the second time, there is an empty folder
         with pytest.raises(FileNotFoundError, match=r"cannot be downloaded .*--model.anomaly_source_path photographs"):
-            PixelAnomalySimulator("dtd")
+            PixelAnomalySimulator("dtd")(torch.rand(1, 3, 32, 32))
 
 
 def test_dtd_is_read_where_anomalib_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

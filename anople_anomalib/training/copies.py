@@ -1,0 +1,67 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Images that show what the memory holds already, so that no threshold or metric may rest on them."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from anomalib.data import AnomalibDataModule
+from torch.nn import functional as F  # noqa: N812
+
+_SIDE = 32  # of a thumbnail: the noise of a camera averages out
+_ALIKE = 0.005  # mean difference of thumbnails: 1.3 of 255 gray levels; frames with a noise of 2 levels differ by 0.003
+_MANY = 200  # among more images, some copies do not decide
+
+
+def thumbnail(image: torch.Tensor) -> torch.Tensor:
+    """Shrink an image of shape ``(1, 3, H, W)`` to one of shape ``(3 * 32 * 32,)``."""
+    return F.adaptive_avg_pool2d(image.float().cpu(), _SIDE).flatten()
+
+
+def parts_of(thumbnails: Sequence[torch.Tensor]) -> list[int]:
+    """Tell which images show the same part: copies of a file, or frames of a video of it.
+
+    Args:
+        thumbnails: The images, see :func:`thumbnail`.
+
+    Returns:
+        A number for every image, the same for those of one part: that of the first. All differ among very many images.
+    """
+    if not 1 < len(thumbnails) <= _MANY:
+        return list(range(len(thumbnails)))
+    rows = torch.stack(list(thumbnails))
+    alike = torch.cdist(rows, rows, p=1) / rows.shape[1] < _ALIKE
+    return [int(row.nonzero()[0]) for row in alike]
+
+
+def require_no_shots(datamodule: AnomalibDataModule, shots: Iterable[str]) -> None:
+    """Refuse shots among the images of validation and test, by their paths and by their content.
+
+    Args:
+        datamodule: The datamodule of a training run.
+        shots: Files of the shots.
+
+    Raises:
+        ValueError: If there is one: its distance to the memory is 0, so that the threshold would be far too low.
+    """
+    sizes: dict[int, set[str]] = {}
+    for path in map(Path, shots):
+        sizes.setdefault(path.stat().st_size, set()).add(_content(path))
+    for name, purpose in (("val_data", "validation"), ("test_data", "test")):
+        data = getattr(datamodule, name, None)
+        paths = [Path(path) for path in data.samples.image_path] if data is not None and len(data) else []
+        found = [path for path in paths if (size := path.stat().st_size) in sizes and _content(path) in sizes[size]]
+        if found:
+            msg = (
+                f"{len(found)} of {len(paths)} images of the {purpose} are shots or copies of them, such as "
+                f"'{found[0]}': their distance to the memory is 0, so that thresholds and metrics would mean nothing; "
+                "give other good images, or none."
+            )
+            raise ValueError(msg)
+
+
+def _content(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
