@@ -65,10 +65,8 @@ from .tiles.training import LargeImageTraining
 from .training.checkpoints import CheckpointHooks
 from .training.collapse_monitor import CollapseWarning
 from .training.hooks import FewShotTraining
-from .training.optimization import sgd_with_warmup
-from .training.pre_processing import EvaluationPreProcessing
 from .training.run import FewShotRun
-from .training.simulated_views import simulated_views
+from .training.steps import EvaluationPreProcessing, sgd_with_warmup, simulated_views
 from .utils.arguments import as_list, as_text, check_integer, check_k_shot, check_rates, check_scales
 from .utils.batches import images_of
 from .utils.seeding import seeded

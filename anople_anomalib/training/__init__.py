@@ -3,6 +3,6 @@
 
 """Few-shot training inside anomalib's engine.
 
-Lightning's hooks of the model stand in ``hooks``, ``finalization`` and ``resuming``; what a run changes of the
-datamodule and the trainer, in ``scoped_changes``, which takes it from ``shots``, ``epochs`` and ``distributed``.
+Lightning's hooks of the model stand in ``hooks``, ``checkpoints`` and ``finalization``; changes of the datamodule and
+the trainer during a run, in ``run`` and ``shots``.
 """

@@ -4,13 +4,13 @@
 """Lightning's checkpoint hooks of AnoPLe: the metadata of a checkpoint, and what is checked before it is taken."""
 
 import inspect
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from anomalib.data import AnomalibDataModule
-from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import Self
 
@@ -21,12 +21,15 @@ from anople_anomalib.utils.trainers import trainer_of
 from anople_anomalib.utils.version import __version__
 
 from .checkpoint_files import check_metadata, read_checkpoint
+from .finalization import Finalization
+
+logger = logging.getLogger(__name__)
 
 _OTHER_PLACES = {"hparams", "module_arguments", "hparams_type", "hyper_parameters_type"}
 """Where Lightning looks for hyper-parameters as well, and where no checkpoint of ours has any."""
 
 
-class CheckpointHooks(LightningModule):
+class CheckpointHooks(Finalization):
     """Hooks mixed into the model, which a refused checkpoint leaves as it was.
 
     The model defines ``model``, ``weights``, ``class_names``, ``drawn_samples`` and the hyper-parameter ``backbone``.
@@ -37,6 +40,7 @@ class CheckpointHooks(LightningModule):
     class_names: list[str]
     drawn_samples: dict[str, list[str]]
     roi_folder: str | None
+    _resumed_from: str | None = None
     _accepted: Mapping[str, Any] | None = None  # weights that were checked and are loaded next
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -68,12 +72,40 @@ class CheckpointHooks(LightningModule):
             msg = f"The checkpoint is refused: its metadata hold {min(map(str, odd))!r:.80}, which none of ours do."
             raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
+        self._keep_final_weights(checkpoint)
         trainer = trainer_of(self)
         if trainer is None or trainer.state.fn != TrainerFn.FITTING:  # a resumed run ends with its own texts and shots
             self.class_names, self.drawn_samples = metadata["class_names"], metadata["drawn_samples"]
         self.roi_folder = roi_folder
         self._adopt(tiling)
         self._accepted = checkpoint["state_dict"]
+
+    def setup(self, stage: str) -> None:
+        """Forget the checkpoint of an earlier training run.
+
+        Args:
+            stage: Stage of the trainer.
+        """
+        super().setup(stage)
+        if stage == TrainerFn.FITTING:
+            self._resumed_from = None
+
+    def _keep_final_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Let the test after a resumed training run keep the weights of its end.
+
+        anomalib's ``Engine.train`` gives its ``ckpt_path`` to the test as well, which would undo the training run.
+        """
+        trainer = trainer_of(self)
+        if trainer is None:
+            return
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._resumed_from = str(trainer.ckpt_path)
+        elif trainer.state.fn == TrainerFn.TESTING:
+            if str(trainer.ckpt_path) == self._resumed_from and self.is_finalized:
+                logger.info("Testing the weights at the end of the training run resumed from %s.", trainer.ckpt_path)
+                checkpoint["state_dict"] = self.state_dict()
+                checkpoint.pop("callbacks", None)  # else best_model_path would be the old file again
+            self._resumed_from = None  # the next test is of the file that it names
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
         """Refuse weights that do not fit, else load them.

@@ -11,6 +11,7 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset, PredictDataset
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import Resize, Transform
 
 from anople_anomalib.data.dataset_checks import SUBSETS, require_plain_subsets, tidy_subsets
 from anople_anomalib.data.few_shot import FewShot
@@ -18,6 +19,7 @@ from anople_anomalib.data.image_reading import require_plain_images
 from anople_anomalib.data.unreadable import forgiving
 from anople_anomalib.utils.hidden_files import visible
 from anople_anomalib.utils.scoped import replaced
+from anople_anomalib.utils.transforms import flat
 
 
 @contextmanager
@@ -103,3 +105,46 @@ def _datasets(trainer: Trainer) -> list[Dataset]:
     sources = [loop._data_source.instance for loop in loops.get(trainer.state.fn, [])]  # noqa: SLF001
     loaders = [each for source in sources for each in (source if isinstance(source, list | tuple) else [source])]
     return [loader.dataset for loader in loaders if isinstance(loader, DataLoader)]
+
+
+def require_plain_evaluation(datamodule: AnomalibDataModule, transform: Transform | None) -> None:
+    """Refuse augmentations of test images, which neither the memory nor an exported model would see.
+
+    Args:
+        datamodule: The datamodule of a run.
+        transform: The transform of the model's pre-processor; with a ``Resize`` of its own it takes the place of one
+            that stands alone in a datamodule.
+
+    Raises:
+        ValueError: If there are such augmentations.
+    """
+    resizes = any(isinstance(part, Resize) for part in flat(transform))
+    for name in ("val_augmentations", "test_augmentations"):
+        augmentations = getattr(datamodule, name, None)
+        if augmentations is None or (resizes and isinstance(augmentations, Resize)):
+            continue
+        msg = (
+            f"{name} of {datamodule.name} ({augmentations}) would change the images of the evaluation, but neither the "
+            "shots in the memory nor the images of an exported model: give train_augmentations for training alone "
+            "(augmentations sets all three), or put it into the transform of the model's pre-processor."
+        )
+        raise ValueError(" ".join(msg.split()))
+
+
+def require_whole_images(datamodule: AnomalibDataModule) -> None:
+    """Refuse a collate function of its own, such as the one by which anomalib's tiled ensemble cuts tiles.
+
+    Args:
+        datamodule: The datamodule of a training run.
+
+    Raises:
+        ValueError: If it has one.
+    """
+    collate = getattr(datamodule, "external_collate_fn", None)
+    if collate is not None:
+        msg = (
+            f"{datamodule.name} changes images while it collates them ({type(collate).__name__}, as anomalib's tiled "
+            "ensemble does): the shots in the memory would not be the images that are tested. Cut the images into "
+            "tiles on disk, or train on whole images."
+        )
+        raise ValueError(msg)

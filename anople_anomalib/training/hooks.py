@@ -19,14 +19,13 @@ from anople_anomalib.tiles.large_images import ShotFeatures
 from .finalization import Finalization
 from .held_out import HeldOutShots
 from .memory import fill_memory
-from .resuming import Resuming
 from .run import TrainerArguments
 from .shots import LoadedShots, TrainingShots
 
 logger = logging.getLogger(__name__)
 
 
-class FewShotTraining(Resuming, Finalization):
+class FewShotTraining(Finalization):
     """Lightning hooks for training on k shots, mixed into the model.
 
     Shots are drawn before training and replace the training set until its end (:mod:`.run`). Validation runs

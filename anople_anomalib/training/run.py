@@ -16,9 +16,8 @@ from anople_anomalib.utils.scoped import replaced
 from anople_anomalib.utils.transforms import require_one_transform
 
 from .copies import require_no_shots
-from .dataset_checks import tidy_data
+from .dataset_checks import require_plain_evaluation, require_whole_images, tidy_data
 from .shots import TrainingShots
-from .transforms import require_plain_evaluation, require_whole_images
 
 if TYPE_CHECKING:
     from .hooks import FewShotTraining

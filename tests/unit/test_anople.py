@@ -23,8 +23,8 @@ from anople_anomalib.backbones.clip_loading import CLIP_MEAN, CLIP_STD, TINY
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
 from anople_anomalib.method.loss import ALIGNMENTS
 from anople_anomalib.method.prompts import COUPLINGS
-from anople_anomalib.training.pre_processing import EvaluationPreProcessing
 from anople_anomalib.training.shots import LoadedShots
+from anople_anomalib.training.steps import EvaluationPreProcessing
 from helpers.miniature import DEPTH, IMAGE_SIZE
 from helpers.training import make_model
 
@@ -127,7 +127,7 @@ def test_a_misspelled_argument_is_an_error() -> None:
 
 def test_a_missing_anomaly_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="or a folder with images, found none"):
-        make_model(anomaly_source_path=str(tmp_path))
+        _ = make_model(anomaly_source_path=str(tmp_path)).simulator.generator
 
 
 def test_layer_numbers_are_scaled_to_the_backbone() -> None:
