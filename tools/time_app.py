@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Time from the command ``anople-app`` to a verdict on sample parts by a model that was taught on four of them.
+"""Time from the command ``anople page`` to a verdict on sample parts by a model that was taught on four of them.
 
     python tools/time_app.py
 
@@ -38,7 +38,7 @@ def moments(part: str, length: str) -> Iterator[tuple[str, float]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = time.monotonic()
-    command = [sys.executable, "-m", "anople_anomalib.app", "--port", str(port)]
+    command = [sys.executable, "-m", "anople_anomalib.commands.main", "page", "--port", str(port)]
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,  # noqa: S603
@@ -74,7 +74,7 @@ def _client(address: str, folder: str, process: subprocess.Popen[bytes]) -> Clie
             if knock.connect_ex(("127.0.0.1", port)) == 0:
                 return Client(address, verbose=False, download_files=folder)
         if process.poll() is not None:
-            sys.exit("error: anople-app has ended: start it by hand to see why.")
+            sys.exit("error: anople page has ended: start it by hand to see why.")
         time.sleep(0.1)
 
 

@@ -90,19 +90,19 @@ def commands(session: Session) -> str:
     if session.corrected:
         lines += [
             "# CORRECTED: the folder of the images that were said to be good",
-            "anople-extend-memory-bank --ckpt_path model.ckpt --images CORRECTED --output model.ckpt",
+            "anople learn-more CORRECTED --model model.ckpt --output model.ckpt",
         ]
     image, pixel = session.thresholds
     return "\n".join(
         [
             *lines,
             (
-                f"anople-thresholds --ckpt_path model.ckpt --output final.ckpt --image_threshold {image:.6g} "
+                f"anople threshold --model model.ckpt --output final.ckpt --image_threshold {image:.6g} "
                 f"--pixel_threshold {pixel:.6g}"
             ),
             "# NEW: the folder of the images to judge",
-            "anomalib predict --model AnoPLe --data NEW --ckpt_path final.ckpt",
-            "anomalib export --model AnoPLe --export_type openvino --ckpt_path final.ckpt",
+            "anople judge NEW --model final.ckpt",
+            "anople export --model final.ckpt --type openvino",
         ]
     )
 

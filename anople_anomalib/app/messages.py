@@ -44,4 +44,4 @@ def message_of(error: BaseException) -> str:
     logger.error("An action of the page failed.", exc_info=error)
     if isinstance(error, USER_ERRORS) and str(error):
         return without_paths(" ".join(str(error).split()))
-    return f"Something went wrong inside ({type(error).__name__}): the log of anople-app says more."
+    return f"Something went wrong inside ({type(error).__name__}): the log of anople page says more."

@@ -4,18 +4,17 @@
 """Make plain images of a folder: 8 bits per channel, upright, PNG, which every reader shows the same.
 
 Usage:
-    anople-convert-images SOURCE TARGET
-    anople-convert-images SOURCE TARGET --white 4095     # for a camera of 12 bits
+    anople convert SOURCE TARGET
+    anople convert SOURCE TARGET --white 4095     # for a camera of 12 bits
 """
 
-import sys
 from pathlib import Path
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser, Namespace
 
-from anople_anomalib.data.image_inputs import list_images
-from anople_anomalib.data.image_reading import all_endings, open_image, require_clear_white
 from anople_anomalib.utils.files import folder_written_whole
+
+from .terminal import FINE
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 
@@ -38,6 +37,8 @@ def convert_images(source: Path, target: Path, white: float | None = None) -> in
         FileExistsError: If the target exists, or two images would become the same file.
         ValueError: If an image cannot be read, or it is not clear which value is white.
     """
+    from anople_anomalib.data.image_reading import open_image, require_clear_white
+
     source, target = Path(source), Path(target)
     files = _image_files(source)
     if target.exists():
@@ -58,6 +59,9 @@ def convert_images(source: Path, target: Path, white: float | None = None) -> in
 
 def _image_files(source: Path) -> list[Path]:
     """List all images that Pillow knows, also those whose ending anomalib does not know."""
+    from anople_anomalib.data.image_inputs import list_images
+    from anople_anomalib.data.image_reading import all_endings
+
     listing = list_images([source] if source.is_dir() else [])
     files = sorted([*listing.images, *(file for file in listing.others if file.suffix.lower() in all_endings())])
     if not files:
@@ -78,14 +82,16 @@ def _places(files: list[Path], source: Path) -> dict[Path, Path]:
     return places
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command."""
-    try:
-        count = auto_cli(convert_images, args=arguments, as_positional=True)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    print(f"{count} images were converted.")
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of the subcommand."""
+    parser.add_argument("source", type=Path, help="folder with images, at any depth")
+    parser.add_argument("target", type=Path, help="folder to make; it must not exist yet")
+    parser.add_argument(
+        "--white", type=float | None, default=None, help="value of 16 or 32 bits that becomes 255, 4095 for 12 bits"
+    )
 
 
-if __name__ == "__main__":
-    main()
+def run(options: Namespace) -> int:
+    """Convert a folder."""
+    print(f"{convert_images(options.source, options.target, options.white)} images were converted.")
+    return FINE

@@ -6,7 +6,7 @@
 anomalib's data loaders and inferencers read by ``PIL.Image.open(path).convert("RGB")``. That turns a gray image of 16
 bits almost white, since Pillow cuts its values off at 255, and leaves an image lying on its side that a camera marks
 as rotated. Such files are refused before anything is trained or predicted (:func:`require_plain_images`), and
-``anople-convert-images`` makes plain ones of them (:func:`open_image`).
+``anople convert`` makes plain ones of them (:func:`open_image`).
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from anople_anomalib.utils.files import READ_ERRORS
 IMAGE_ERRORS = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises for files that it cannot read."""
 
-COMMAND = "anople-convert-images"
+COMMAND = "anople convert"
 """The command that converts a folder of images."""
 
 SIXTEEN_BITS = 0xFFFF

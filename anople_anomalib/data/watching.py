@@ -1,25 +1,27 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A folder that images keep coming into, as something that a prediction goes through."""
+"""Series of images that a prediction goes through: given files, or a folder that images keep coming into."""
 
+import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
-from anomalib.data import ImageBatch, PredictDataset
-from anomalib.data.utils.image import is_image_file
+from anomalib.data import ImageBatch, ImageItem
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
-from watchdog.observers.polling import PollingObserver
 
-from anople_anomalib.utils.hidden_files import visible
-
-from .image_reading import open_image, require_plain_images
+from .image_inputs import list_images
+from .image_reading import all_endings, read_image, require_clear_white
+from .sampling import relative_names
 from .unreadable import Unreadable
+
+logger = logging.getLogger(__name__)
 
 SETTLED = 0.5
 """Seconds after which a file that has not changed is taken to be complete."""
@@ -27,46 +29,144 @@ GIVEN_UP = 5.0
 """Seconds after which one that has not changed and still cannot be read is taken to be broken."""
 _RESCAN = 10.0
 """Seconds after which the folder is listed without a word of the system, which drops events when there are many."""
-_PAUSE = 0.05  # seconds between two listings, however many events there are
+_PATIENCE = 10
+"""A listing takes at most one part in so many of the time."""
+_PAUSE = 0.05  # seconds between two looks at files, however many events there are
 _ENDLESS = 10**9
 """Length of an endless series. Lightning reads one batch ahead where it knows no length, and would keep an image
 waiting for the next one."""
 
-State = tuple[int, int]
-"""When a file was changed, in nanoseconds, and its size."""
+
+class State(NamedTuple):
+    """A file as it is at one moment; the same file at another place has the same state.
+
+    Attributes:
+        modified: When it was changed, in nanoseconds.
+        size: Its bytes.
+        number: Its number in the file system; 0 where that is not known.
+    """
+
+    modified: int
+    size: int
+    number: int = 0
 
 
-class WatchedFolder:
-    """A folder as an endless series of batches of one image each, until :meth:`stop`.
-
-    A file is read once it has settled, so that one that is still being written is not judged; if it changes later, it
-    is judged again. What the system says about the folder only makes it be listed: what counts are the files that are
-    there, on network drives as well.
+class ImageSeries:
+    """Batches of one image each, of files that are opened once.
 
     Args:
-        folder: The folder, watched with everything below it.
-        known: Files that are not judged unless they change.
-        polling: Whether the folder is looked at again and again, for file systems that report no changes.
+        white: Value of 16 bits that is white; ``None`` for 65535, or for 1 in floating point.
 
     Attributes:
         report: Called with every image that cannot be read.
+        states: States of the files that were read, by their paths, until they are asked for.
+    """
+
+    def __init__(self, white: float | None = None) -> None:
+        self.report: Callable[[Unreadable], object] = repr  # of no consequence
+        self.states: dict[str, State] = {}
+        self._white = white
+
+    def name_of(self, path: str | Path) -> str:
+        """Return the name of an image's results: its place below the folder of the series.
+
+        Args:
+            path: Its path as it was yielded.
+        """
+        return Path(path).name
+
+    def _read(self, path: Path, state: State) -> ImageBatch | Unreadable | None:
+        """Read an image, and keep its file's state; ``None`` if it is gone, or changes meanwhile."""
+        read = _read(path, self._white)
+        if read is not None and _state_of(path) != state:
+            return None
+        self.states[str(path)] = state
+        return read
+
+
+class ImageList(ImageSeries):
+    """Images of files and folders.
+
+    Args:
+        paths: Files, whatever they end in, and folders, searched for everything that Pillow knows as an image.
+        white: Value of 16 bits that is white.
+
+    Raises:
+        FileNotFoundError: If a path is not there, or there is no image.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], white: float | None = None) -> None:
+        super().__init__(white)
+        listing = list_images(paths)
+        others = [path for path in listing.others if path.suffix.lower() in all_endings()]
+        files = [path.absolute() for path in (*listing.images, *others)]
+        if not files:
+            msg = f"There is no image in {', '.join(map(str, paths))}: give files, or folders of images."
+            raise FileNotFoundError(msg)
+        self._names = dict(zip(files, relative_names(list(map(str, files))), strict=True))
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        """Yield every image that can be read, and report the others."""
+        for path in self._names:
+            state = _state_of(path)
+            read = None if state is None else self._read(path, state)
+            if read is None:
+                read = Unreadable(str(path), f"The image '{path}' was removed or changed while it was read.")
+            if isinstance(read, Unreadable):
+                self.report(read)
+            else:
+                yield read
+
+    def name_of(self, path: str | Path) -> str:
+        """Return the place of an image below the folder that holds all."""
+        return self._names[Path(path)]
+
+
+class WatchedFolder(ImageSeries):
+    """A folder as an endless series of images, until :meth:`stop`.
+
+    A file is read once it has settled, so that one that is still being written is not judged; if it changes later, it
+    is judged again, and if it is moved within the folder it is not. The system says which files to look at; all are
+    listed once in a while, for network drives and dropped events. Nothing that happens in the folder ends the series.
+
+    Args:
+        folder: The folder, watched with everything below it.
+        known: States of files that were judged, by their paths: they are not judged again.
+        white: Value of 16 bits that is white.
+        polling: Whether the folder is listed again and again, for file systems that report no changes.
+        only_new: Whether images that are there are left alone.
 
     Raises:
         NotADirectoryError: If there is no such folder.
     """
 
     def __init__(
-        self, folder: str | Path, known: Callable[[Path], bool] | None = None, *, polling: bool = False
+        self,
+        folder: str | Path,
+        known: Mapping[str, State] | None = None,
+        white: float | None = None,
+        *,
+        polling: bool = False,
+        only_new: bool = False,
     ) -> None:
+        super().__init__(white)
         self.folder = Path(folder).resolve()
         if not self.folder.is_dir():
             msg = f"There is no folder '{folder}' to watch: check the path."
             raise NotADirectoryError(msg)
-        self.report: Callable[[Unreadable], object] = repr  # of no consequence
-        self._polling = polling
-        self._stopped, self._woken = threading.Event(), threading.Event()
-        self._judged = {path: state for path, state in self._files().items() if known is not None and known(path)}
+        self._period = SETTLED if polling else _RESCAN
+        self._stopped, self._changes = threading.Event(), _Changes()
+        there = self._files()
+        judged = {Path(path): state for path, state in (known or {}).items()}
+        same = {path for path, state in there.items() if only_new or _is_same(judged.get(path), state)}
+        self._judged = {path: there[path] for path in same}
+        self._moved = {state: path for path, state in self._judged.items() if state.number}
         self._waiting: dict[Path, tuple[State, float]] = {}
+        self._listed, self._next_listing = there, 0.0
 
     def __len__(self) -> int:
         """Return a number that is never reached."""
@@ -74,101 +174,199 @@ class WatchedFolder:
 
     def __iter__(self) -> Iterator[ImageBatch]:
         """Yield every image, as soon as its file has settled."""
+        self._look_at(self._listed)
+        self._listed = {}
         with self._observed():
             while not self._stopped.is_set():
-                self._woken.clear()  # before the listing: what happens during it wakes the next one
+                self._look_at(self._changed_files())
                 yield from self._settled()
-                self._woken.wait(SETTLED / 2 if self._waiting else _RESCAN)
+                wait = SETTLED / 2 if self._waiting else max(self._next_listing - time.monotonic(), 0)
+                self._changes.wait(wait)
                 self._stopped.wait(_PAUSE)
 
     def stop(self) -> None:
         """End the series after the image that is being judged."""
         self._stopped.set()
-        self._woken.set()
+        self._changes.wake()
 
-    def name_of(self, path: str | Path) -> Path:
-        """Return the place of an image below the folder.
-
-        Args:
-            path: Its path as it was yielded.
-        """
-        return Path(path).relative_to(self.folder)
+    def name_of(self, path: str | Path) -> str:
+        """Return the place of an image below the folder."""
+        return str(Path(path).relative_to(self.folder))
 
     @contextmanager
     def _observed(self) -> Iterator[None]:
-        """Be woken by changes of the folder."""
-        observer = PollingObserver(timeout=SETTLED) if self._polling else Observer()
-        observer.schedule(_Waker(self._woken), str(self.folder), recursive=True)
-        observer.start()
+        """Be told of changes of the folder, where the system can."""
+        observer = Observer()
+        try:
+            observer.schedule(self._changes, str(self.folder), recursive=True)
+            observer.start()
+        except (OSError, RuntimeError) as error:  # the folder is gone, or there are too many to be watched
+            logger.warning("%s: the folder is listed every %g seconds instead.", error, self._period)
         try:
             yield
         finally:
-            observer.stop()
-            observer.join()
+            if observer.is_alive():
+                observer.stop()
+                observer.join()
+
+    def _changed_files(self) -> dict[Path, State]:
+        """Return the files that the system has named, or all where it is time for that."""
+        changed = self._changes.take()
+        start = time.monotonic()
+        if start >= self._next_listing:
+            found = self._files()
+            spent = time.monotonic() - start
+            self._next_listing = time.monotonic() + max(self._period, _PATIENCE * spent)
+            for path in [*self._judged.keys() - found.keys()]:
+                del self._judged[path]
+            return found
+        found = {}
+        for path in changed:
+            if path.is_relative_to(self.folder) and not _is_hidden(path.relative_to(self.folder)):
+                found.update(_walk(path))
+        return found
 
     def _files(self) -> dict[Path, State]:
         """List the image files that are there."""
-        found: dict[Path, State] = {}
-        for path in sorted(self.folder.rglob("*")):
-            with suppress(FileNotFoundError):  # moved away since it was listed
-                if is_image_file(path):
-                    status = path.stat()
-                    found[path] = status.st_mtime_ns, status.st_size
-        shown = visible(list(found), self.folder) if found else []
-        return {path: found[path] for path in shown}
+        return dict(sorted(_walk(self.folder).items()))
+
+    def _look_at(self, files: Mapping[Path, State]) -> None:
+        """Let files that are new or changed wait until they have settled."""
+        for path, state in files.items():
+            if self._judged.get(path) == state or (path in self._waiting and self._waiting[path][0] == state):
+                continue
+            before = self._moved.get(state) if state.number else None
+            if before is not None and before != path and not before.exists():  # moved, not copied
+                self._take(path, state)
+            else:
+                self._waiting[path] = state, time.monotonic()
+
+    def _take(self, path: Path, state: State) -> None:
+        """Note that a file was judged."""
+        self._judged[path] = state
+        self._waiting.pop(path, None)
+        if state.number:
+            self._moved[state] = path
 
     def _settled(self) -> Iterator[ImageBatch]:
-        """Yield images whose files are new and have stayed the same for a while."""
-        files = {path: state for path, state in self._files().items() if self._judged.get(path) != state}
-        self._waiting = {path: kept for path, kept in self._waiting.items() if path in files}
-        for path, state in files.items():
+        """Yield images whose files have stayed the same for a while."""
+        for path in list(self._waiting):
             if self._stopped.is_set():
                 return
-            before, since = self._waiting.setdefault(path, (state, time.monotonic()))
-            if before != state:
+            before, since = self._waiting[path]
+            waited = time.monotonic() - since
+            if waited < SETTLED:
+                continue
+            state = _state_of(path)
+            if state is None:
+                del self._waiting[path]
+                continue
+            if state != before:
                 self._waiting[path] = state, time.monotonic()
                 continue
-            waited = time.monotonic() - since
-            read = _read(path) if waited >= SETTLED else None
+            read = self._read(path, state)
             if read is None or (isinstance(read, Unreadable) and waited < GIVEN_UP):
                 continue
-            self._judged[path] = state
-            del self._waiting[path]
+            self._take(path, state)
             if isinstance(read, Unreadable):
                 self.report(read)
             else:
                 yield read
 
 
-class _Waker(FileSystemEventHandler):
-    """Sets an event when something happens to a file or folder, other than being read."""
+class _Changes(FileSystemEventHandler):
+    """Files and folders that something has happened to, other than being read."""
 
-    def __init__(self, woken: threading.Event) -> None:
-        self._woken = woken
+    def __init__(self) -> None:
+        self._paths: set[Path] = set()
+        self._lock, self._woken = threading.Lock(), threading.Event()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Set the event."""
-        if event.event_type not in {"opened", "closed_no_write"}:
+        """Note where it has happened."""
+        if event.event_type in {"opened", "closed_no_write"}:
+            return
+        paths = [os.fsdecode(event.dest_path or event.src_path)]
+        if event.is_directory and event.event_type == "modified":
+            paths = []  # by its files, which have events of their own
+        with self._lock:
+            self._paths.update(map(Path, paths))
+        if paths:
             self._woken.set()
 
+    def take(self) -> set[Path]:
+        """Return the places, and forget them."""
+        with self._lock:
+            taken, self._paths = self._paths, set()
+            self._woken.clear()
+        return taken
 
-def watched_folder(loaders: object) -> WatchedFolder | None:
-    """Return the watched folder among the data loaders of a run, if there is one.
+    def wait(self, seconds: float) -> None:
+        """Wait for the next change, at most so long."""
+        self._woken.wait(seconds)
+
+    def wake(self) -> None:
+        """End the waiting."""
+        self._woken.set()
+
+
+def series_in(loaders: object) -> ImageSeries | None:
+    """Return the series among the data loaders of a run, if there is one.
 
     Args:
         loaders: A data loader or a list of them.
     """
     several = loaders if isinstance(loaders, list | tuple) else [loaders]
-    return next((loader for loader in several if isinstance(loader, WatchedFolder)), None)
+    return next((loader for loader in several if isinstance(loader, ImageSeries)), None)
 
 
-def _read(path: Path) -> ImageBatch | Unreadable | None:
+def _is_same(judged: State | None, state: State) -> bool:
+    """Return whether a file is the one that was judged: rows do not hold its number."""
+    return judged is not None and judged[:2] == state[:2]
+
+
+def _is_hidden(place: Path) -> bool:
+    return any(part.startswith(".") for part in place.parts)
+
+
+def _walk(path: Path) -> dict[Path, State]:
+    """Return the image files at and below a path that are not hidden; one that is gone holds none."""
+    if not path.is_dir():
+        state = _state_of(path) if path.suffix.lower() in all_endings() else None
+        return {} if state is None else {path: state}
+    found: dict[Path, State] = {}
+    folders = [str(path)]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:  # removed since it was listed
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif os.path.splitext(entry.name)[1].lower() in all_endings():  # noqa: PTH122  # pathlib takes ten times as long
+                        found[Path(entry.path)] = _as_state(entry.stat())
+    return found
+
+
+def _state_of(path: Path) -> State | None:
+    """Return the state of a file, ``None`` if it cannot be had."""
+    try:
+        return _as_state(path.stat())
+    except (OSError, ValueError):
+        return None
+
+
+def _as_state(status: os.stat_result) -> State:
+    return State(status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def _read(path: Path, white: float | None = None) -> ImageBatch | Unreadable | None:
     """Read an image, say why it cannot be read, or return nothing if it is gone."""
     try:
-        require_plain_images([path])
-        open_image(path)
-        return cast("ImageBatch", ImageBatch.collate([PredictDataset(path)[0]]))
+        if white is None:
+            require_clear_white([path])
+        return cast("ImageBatch", ImageBatch.collate([ImageItem(image=read_image(path, white), image_path=str(path))]))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        return Unreadable(str(path), str(error))
+    except Exception as error:  # noqa: BLE001  # whatever is wrong with a file, the series goes on
+        return Unreadable(str(path), " ".join(str(error).split()) or type(error).__name__)

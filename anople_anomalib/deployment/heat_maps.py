@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from anople_anomalib.data.sampling import relative_names
-from anople_anomalib.data.watching import WatchedFolder, watched_folder
+from anople_anomalib.data.watching import ImageSeries, series_in
 
 _CAPTION_HEIGHT, _FONT_SIZE = 28, 18
 _COMPRESSION = 3  # of PNG: a tenth larger than by Pillow's 6, in less than half the time
@@ -35,7 +35,7 @@ class HeatMaps(ImageVisualizer):
     def __init__(self, output_dir: str | Path | None = None) -> None:
         super().__init__(output_dir=output_dir, text_config={"enable": False})  # the caption stands below instead
         self._names: dict[str, str] = {}
-        self._watched: WatchedFolder | None = None
+        self._series: ImageSeries | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the images of a test."""
@@ -46,7 +46,7 @@ class HeatMaps(ImageVisualizer):
         """Name the images of a prediction."""
         del pl_module
         self._names = _names_in(trainer.predict_dataloaders)
-        self._watched = watched_folder(trainer.predict_dataloaders)
+        self._series = series_in(trainer.predict_dataloaders)
 
     def on_test_batch_end(
         self,
@@ -71,8 +71,8 @@ class HeatMaps(ImageVisualizer):
     def _file_of(self, trainer: Trainer, item: ImageItem) -> Path:
         """Return where the image of an item goes."""
         name = self._names.get(item.image_path or "")
-        if name is None and self._watched is not None:  # whose images come later
-            name = str(self._watched.name_of(item.image_path or ""))
+        if name is None and self._series is not None:
+            name = self._series.name_of(item.image_path or "")
         if name is not None:
             return Path(self.output_dir or "") / name
         datamodule = getattr(trainer, "datamodule", None)

@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from anople_anomalib.data.unreadable import Unreadable, take_unreadable
-from anople_anomalib.data.watching import WatchedFolder, watched_folder
+from anople_anomalib.data.watching import ImageSeries, WatchedFolder, series_in
 from anople_anomalib.metrics.category_scores import IMAGE
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.raw_scores import RawScoreKeeper
@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 class PredictionTable(Callback):
     """Callback that writes a row for every tested or predicted image, and a summary at the end.
 
-    Of several processes each writes a file of its own; the first one's has the plain name.
-
     Args:
         raw: The callback that keeps the raw scores.
 
@@ -45,7 +43,7 @@ class PredictionTable(Callback):
         self.raw, self.errors = raw, 0
         self._table: TableWriter | None = None
         self._started = 0.0
-        self._watched: WatchedFolder | None = None
+        self._series: ImageSeries | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the files."""
@@ -55,9 +53,9 @@ class PredictionTable(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the files; rows of a watched folder are added to those of an earlier run, and logged as they come."""
         del pl_module
-        self._watched = watched_folder(trainer.predict_dataloaders)
-        if self._watched is not None:
-            self._watched.report = lambda image: self._write([_error_row(image)])
+        self._series = series_in(trainer.predict_dataloaders)
+        if self._series is not None:
+            self._series.report = lambda image: self._write([_error_row(image)])
         self._open(trainer)
 
     def on_test_batch_start(self, *args: object, **kwargs: object) -> None:
@@ -135,19 +133,29 @@ class PredictionTable(Callback):
 
     def _open(self, trainer: Trainer) -> None:
         """Open the files of this process."""
-        name = "predictions" if trainer.is_global_zero else f"predictions_{trainer.global_rank}"
         self._close()
-        self._table = TableWriter(Path(trainer.default_root_dir), name, append=self._watched is not None).__enter__()
+        append = isinstance(self._series, WatchedFolder)
+        self._table = TableWriter(Path(trainer.default_root_dir), append=append).__enter__()
 
     def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows, if the files are open."""
         if self._table is None:
             return
-        rows = list(rows)
+        rows = [self._with_state(row) for row in rows]
         self._table.write(rows)
-        if self._watched is not None:
+        if isinstance(self._series, WatchedFolder):
             for row in rows:
                 logger.info("%s", line_of(row))
+
+    def _with_state(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add the state of the file that was read, where it is known."""
+        state = None if self._series is None else self._series.states.pop(row["path"], None)
+        return row if state is None else {**row, "modified": state.modified, "bytes": state.size}
+
+    @property
+    def number(self) -> str:
+        """What the names of this run's files have at their end, see :class:`TableWriter`."""
+        return "" if self._table is None else self._table.number
 
     def _close(self) -> None:
         if self._table is not None:

@@ -4,24 +4,41 @@
 """The rows of judged images: their columns, regions and verdicts, two files of them, and their summary."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from heapq import heappush, heappushpop
+from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO, TypedDict
 
 import torch
 from skimage.measure import label, regionprops
 from typing_extensions import Self
+
+from anople_anomalib.utils.files import written_whole
 
 OK, NOT_OK, ERROR = "OK", "NOT OK", "ERROR"
 """The verdicts of a row."""
 
 COLUMNS = (
     "path", "category", "verdict", "score", "normalized_score", "threshold", "regions", "seconds", "error",
+    "modified", "bytes",
 )  # fmt: skip
+"""``modified`` (nanoseconds) and ``bytes`` tell which file it was, where a command of this package has read it."""
 _WORST = 5
+
+
+class _Text(TypedDict):
+    """How a text file is written: names of files that are no text are escaped, and read as they were from JSON."""
+
+    encoding: str
+    errors: str
+
+
+_TEXT: _Text = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 
 class Region(NamedTuple):
@@ -65,28 +82,53 @@ class TableWriter:
     Args:
         folder: Folder of both files, made if missing.
         name: Name of both files without their suffix.
-        append: Whether rows are added to those of an earlier run, which are replaced otherwise.
+        append: Whether rows are added to those of an earlier run; otherwise the files of an earlier run, or of one that
+            goes on, stay as they are, and these get the next free number: ``predictions_2.csv``.
 
     Attributes:
+        number: What was added to the names: ``""``, or ``"_2"`` and so on.
         counts: Number of rows of each verdict.
         worst: The rows with the highest scores, worst first.
     """
 
     def __init__(self, folder: Path, name: str = "predictions", *, append: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._mode = "a" if append else "w"
-        self.csv_path, self.jsonl_path = folder / f"{name}.csv", folder / f"{name}.jsonl"
+        self._append, self.number = append, ""
+        self._stem = folder / name
         self.counts = dict.fromkeys((OK, NOT_OK, ERROR), 0)
         self._heap: list[tuple[float, int, dict[str, Any]]] = []
 
     def __enter__(self) -> Self:
         """Open both files and write the header, where there is none."""
-        self._csv_file = self.csv_path.open(self._mode, encoding="utf-8", newline="")
-        self._jsonl_file = self.jsonl_path.open(self._mode, encoding="utf-8")
+        if self._append:
+            mend(self.jsonl_path)
+            self._jsonl_file = self.jsonl_path.open("a", **_TEXT)
+        else:
+            self._jsonl_file = self._claim()
+        self._csv_file = self.csv_path.open("a" if self._append else "w", newline="", **_TEXT)
         self._writer = csv.DictWriter(self._csv_file, COLUMNS)
         if self._csv_file.tell() == 0:
             self._writer.writeheader()
+            self._csv_file.flush()
         return self
+
+    @property
+    def csv_path(self) -> Path:
+        """The file for spreadsheets."""
+        return self._stem.with_name(f"{self._stem.name}{self.number}.csv")
+
+    @property
+    def jsonl_path(self) -> Path:
+        """The file for programs."""
+        return self.csv_path.with_suffix(".jsonl")
+
+    def _claim(self) -> TextIO:
+        """Make the first file of a name that nobody has."""
+        for number in count(2):
+            with suppress(FileExistsError):
+                return self.jsonl_path.open("x", **_TEXT)
+            self.number = f"_{number}"
+        raise AssertionError  # numbers do not end
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -107,17 +149,60 @@ class TableWriter:
             rows: Mappings with the keys of :data:`COLUMNS`; ``regions`` is a list of :class:`Region`.
         """
         for given in rows:
-            row = {column: given[column] for column in COLUMNS}
+            row = {column: given.get(column) for column in COLUMNS}
             row["regions"] = [region._asdict() for region in row["regions"]]
             self._jsonl_file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            self._writer.writerow({**row, "regions": json.dumps(row["regions"])})
+            self._writer.writerow(_cells(row))
             self.counts[row["verdict"]] += 1
-            if row["score"] is not None:
+            if row["score"] is not None and row["verdict"] != ERROR:
                 # equal scores: the earlier row is the worse one, and rows themselves are never compared
                 entry = (float(row["score"]), -sum(self.counts.values()), row)
                 (heappush if len(self._heap) < _WORST else heappushpop)(self._heap, entry)
         self._csv_file.flush()
         self._jsonl_file.flush()
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a ``predictions.jsonl``; a line that is no row is left out.
+
+    Args:
+        path: The file; without it there are no rows.
+    """
+    rows = []
+    with suppress(FileNotFoundError):
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError):  # cut off by a power failure, or no JSON
+                row = json.loads(line)
+                rows += [row] if isinstance(row, dict) and isinstance(row.get("path"), str) else []
+    return rows
+
+
+def mend(path: Path) -> None:
+    """Cut off the half line that a power failure leaves, and let the CSV file beside it hold the same rows.
+
+    Args:
+        path: A ``predictions.jsonl``; without it nothing is done.
+    """
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    if (end := content.rfind(b"\n") + 1) < len(content):
+        with written_whole(path) as temporary:
+            temporary.write_bytes(content[:end])
+    rows, table = rows_of(path), path.with_suffix(".csv")
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(_cells(row) for row in rows)
+    expected = text.getvalue().encode(_TEXT["encoding"], _TEXT["errors"])
+    if not table.is_file() or table.read_bytes() != expected:
+        with written_whole(table) as temporary:
+            temporary.write_bytes(expected)
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as it stands in CSV."""
+    return {**row, "regions": json.dumps(row.get("regions", []))}
 
 
 def summary(table: TableWriter) -> str:

@@ -216,7 +216,7 @@ class ExactPostProcessor(PostProcessor):
             if name in self._explicit and not self._rule_followed:
                 msg = (
                     f"The thresholds of a checkpoint cannot follow {name}={self._explicit[name]} without images: "
-                    "write a checkpoint with other thresholds by anople-thresholds."
+                    "write a checkpoint with other thresholds by anople threshold."
                 )
                 raise ValueError(msg)
 

@@ -103,7 +103,7 @@ def doubt_about(number: int) -> str:
             "The threshold rests on one good image (slightly moved copies of it if it is the only shot), which cannot "
             "show how good parts differ: good ones may be above it, and defects below"
         )
-    return f"{behind}: set it from {FEW_IMAGES} or more that are no shots (anople-thresholds --images)."
+    return f"{behind}: set it from {FEW_IMAGES} or more that are no shots (anople threshold --images)."
 
 
 def fit_threshold(

@@ -19,7 +19,6 @@ from anople_anomalib.data.image_reading import open_image
 from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.palette import SKY_BLUE
 
-FOLDER = "examples"
 _SIDE = 112  # pixels
 _HEAT = "viridis"  # as in all figures: its lightness grows evenly
 _HEAT_SHARE = 0.7

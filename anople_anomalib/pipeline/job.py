@@ -22,7 +22,7 @@ from anople_anomalib.data.sampling import write_sample_list
 
 from .building import build_data, build_model, describe
 from .console import announce, logged_from
-from .examples import FOLDER, ExampleMaps, categories_of
+from .examples import ExampleMaps, categories_of
 from .measures import (
     InferenceSpeed,
     PeakMemory,
@@ -32,7 +32,7 @@ from .measures import (
     trained_parameters,
     warm_up,
 )
-from .results import FAILED, OK, ResultsTable
+from .results import EXAMPLES, FAILED, OK, ResultsTable
 from .settings import JobSettings
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class FewShotJob(Job):
             model = build_model(self.settings, datamodule)
             results = _fit_and_test(model, datamodule, trainer, examples, Path(root))
         self._save_samples(model, datamodule)
-        examples.save(self.folder / FOLDER / self.settings.job_id)
+        examples.save(self.folder / EXAMPLES / self.settings.job_id)
         costs = {
             "peak_memory_mb": memory.megabytes,
             "threads": torch.get_num_threads(),

@@ -17,6 +17,8 @@ from filelock import FileLock
 
 from anople_anomalib.utils.files import written_whole
 
+EXAMPLES = "examples"
+"""Folder of the maps of a comparison."""
 OK, FAILED = "ok", "failed"
 LEADING_COLUMNS = ("status", "model", "setting", "dataset", "categories", "k_shot", "seed")
 TRAILING_COLUMNS = (

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from anople_anomalib.pipeline.examples import FOLDER
+from anople_anomalib.pipeline.results import EXAMPLES
 from anople_anomalib.pipeline.settings import split_categories
 
 from .cells import shots_text
@@ -106,7 +106,7 @@ def _examples(results: Results) -> list[Examples]:
         pictures: dict[str, dict[str, str]] = {}
         for job in jobs.to_dict("records"):
             for category in split_categories(job["categories"]):
-                path = results.folders[job["job_id"]] / FOLDER / job["job_id"] / f"{category}.jpg"
+                path = results.folders[job["job_id"]] / EXAMPLES / job["job_id"] / f"{category}.jpg"
                 if path.is_file():
                     address = f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
                     pictures.setdefault(category, {}).setdefault(job["method"], address)

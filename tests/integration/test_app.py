@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 
 from anople_anomalib.app import session
-from anople_anomalib.app.__main__ import main, start
 from anople_anomalib.app.privacy import ALIAS
+from anople_anomalib.app.serving import start
+from anople_anomalib.commands.main import main
 from helpers.miniature import MINIATURE
 
 gradio_client = pytest.importorskip("gradio_client", reason="Gradio is not installed: pip install '.[app]'")
@@ -113,16 +114,16 @@ def test_the_command_opens_the_page_and_leaves_nothing_behind(tmp_path: Path) ->
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "anople_anomalib.app", "--port", str(port)]
+    command = [sys.executable, "-m", "anople_anomalib.commands.main", "page", "--port", str(port)]
     with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, start_new_session=True) as process:
         try:
             client = wait_for_page(port, process, tmp_path)
             assert "4 good images" in client.predict("brick", api_name="/use_samples")[1]
-            assert list(tmp_path.glob("anople-app-*/session-*/good/*.png"))
+            assert list(tmp_path.glob("anople-page-*/session-*/good/*.png"))
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
-    assert not list(tmp_path.glob("anople-app-*"))
+    assert not list(tmp_path.glob("anople-page-*"))
 
 
 def wait_for_page(port: int, process: subprocess.Popen[bytes], folder: Path) -> Any:  # noqa: ANN401
@@ -277,6 +278,6 @@ def test_camera_files_folder_and_stop(page: Any, tmp_path: Path) -> None:  # noq
     page.locator("#anople-summary", has_text="2 images:").wait_for()
 
 
-def test_missing_checkpoint_is_one_message() -> None:
-    with pytest.raises(SystemExit, match="there is no checkpoint"):
-        main(["--model.ckpt_path", "missing.ckpt"])
+def test_missing_checkpoint_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["page", "--model", "missing.ckpt"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: There is no model 'missing.ckpt': check --model."

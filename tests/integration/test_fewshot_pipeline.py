@@ -18,10 +18,10 @@ import yaml
 from anomalib.cli.pipelines import PIPELINE_REGISTRY
 from jsonargparse import Namespace
 
+from anople_anomalib.commands.main import main
 from anople_anomalib.data.sampling import read_sample_list
 from anople_anomalib.pipeline import FewShotPipeline
 from anople_anomalib.pipeline.results import ResultsTable
-from anople_anomalib.report.__main__ import main
 from helpers.folders import write_category
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -143,7 +143,7 @@ def test_what_is_done_is_skipped_and_what_failed_is_tried_again(data: dict[str, 
     assert [row for row in first if row["status"] == "ok"] == [row for row in second if row["seed"] == "0"]
     assert second[0]["setting"] == "one-class"
 
-    assert main(["results"]) == 0
+    assert main(["report", "results"]) == 0
     report = Path("results/report/report.md").read_text(encoding="utf-8")
     assert "2 jobs succeeded, 0 failed, 0 did not run." in report
     assert "measured, n=2" in report

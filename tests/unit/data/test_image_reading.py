@@ -148,7 +148,7 @@ def test_the_message_names_file_count_and_command(tmp_path: Path) -> None:
     folder = tmp_path / "my part"
     with pytest.raises(ValueError, match=r"16 bits\.png' has more than 8 bits.* one of 2 such images of 3") as error:
         require_plain_images(sorted(folder.iterdir()))
-    assert str(error.value).endswith(f": anople-convert-images '{folder}' '{folder}_8bit'")
+    assert str(error.value).endswith(f": anople convert '{folder}' '{folder}_8bit'")
 
 
 @pytest.fixture
@@ -208,10 +208,10 @@ def test_distorted_images_are_refused_before_training(
 ) -> None:
     GOOD[name](tmp_path / where / name)
     data, model = FewShot(folder, k_shot=None, num_workers=num_workers), make()
-    with pytest.raises(ValueError, match=f"{name}' .*one of 1 such images.*anople-convert-images"):
+    with pytest.raises(ValueError, match=f"{name}' .*one of 1 such images.*anople convert"):
         make_engine(tmp_path).train(model, datamodule=data)
     if isinstance(model, AnoPLe):
-        with pytest.raises(ValueError, match=f"{name}' .*one of 1 such images.*anople-convert-images"):
+        with pytest.raises(ValueError, match=f"{name}' .*one of 1 such images.*anople convert"):
             make_engine(tmp_path).train(model, datamodule=folder)
         assert not model.is_finalized
 
@@ -225,7 +225,7 @@ def test_distorted_images_are_not_predicted(folder: Folder, tmp_path: Path) -> N
     dataset = PredictDataset(tmp_path / "new")
     loader = DataLoader(dataset, collate_fn=dataset.collate_fn)
     for source in ({"data_path": tmp_path / "new"}, {"dataset": dataset}, {"dataloaders": loader}):
-        with pytest.raises(ValueError, match=r"x\.png' has more than 8 bits.*anople-convert-images"):
+        with pytest.raises(ValueError, match=r"x\.png' has more than 8 bits.*anople convert"):
             engine.predict(model, **source)
     model.extend_memory_bank(tmp_path / "new")  # which this package reads, with all its bits
 

@@ -11,8 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.commands.learn_more import main
-from anople_anomalib.commands.threshold import main as change_thresholds
+from anople_anomalib.commands.main import main
 from helpers.miniature import IMAGE_SIZE, NUM_PATCHES
 from helpers.training import make_datamodule, make_engine, make_model, read
 
@@ -93,16 +92,16 @@ def test_the_command_does_the_same_to_a_checkpoint(
     images, others = (root / "bottle" / "test" / "good" / name for name in ("000.png", "001.png"))
     more = root / "bottle" / "test" / "hole"
     output = str(tmp_path / "new.ckpt")
-    files = ["--images", str(images), "--threshold_images", str(others), str(more)]
-    main(["--ckpt_path", str(checkpoint), *files, "--output", output])
+    files = [str(images), "--threshold_images", str(others), str(more)]
+    assert main(["learn-more", *files, "--model", str(checkpoint), "--output", output]) == 0
     assert "16 features became 32" in capsys.readouterr().out
     model.extend_memory_bank(images)
     model.recompute_thresholds([others, more])
     restored = AnoPLe.load_from_checkpoint(tmp_path / "new.ckpt", visualizer=False)
     for name, value in model.state_dict().items():
         assert torch.equal(restored.state_dict()[name], value), name
-    with pytest.raises(SystemExit, match="error: There is no image or folder"):
-        main(["--ckpt_path", str(checkpoint), "--images", "missing", "--output", str(tmp_path / "none.ckpt")])
+    assert main(["learn-more", "missing", "--model", str(checkpoint), "--output", str(tmp_path / "none.ckpt")]) == 1
+    assert "error: There is no image or folder" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "none.ckpt").exists()
 
 
@@ -147,12 +146,15 @@ def test_a_command_changes_the_thresholds(
     checkpoint: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = tmp_path / "new.ckpt"
-    files = ["--ckpt_path", str(checkpoint), "--output", str(new)]
-    change_thresholds([*files, "--image_threshold", "0.25"])
+    files = ["threshold", "--model", str(checkpoint), "--output", str(new)]
+    main([*files, "--image_threshold", "0.25"])
     restored = AnoPLe.load_from_checkpoint(new, visualizer=False)
     assert restored.post_processor.image_threshold.item() == 0.25
-    change_thresholds([*files, "--images", str(root / "bottle" / "test" / "good"), "--false_alarm_rate", "0.1"])
-    assert "from 2 good images" in capsys.readouterr().out
+    main([*files, "--images", str(root / "bottle" / "test" / "good"), "--false_alarm_rate", "0.1"])
+    assert "from 2 good parts" in capsys.readouterr().out
     assert AnoPLe.load_from_checkpoint(new, visualizer=False).post_processor.image_threshold.item() < 0.25
-    with pytest.raises(SystemExit, match=r"error: quantile must be in \(0, 1\], got 2.0"):
-        change_thresholds([*files, "--images", str(root), "--quantile", "2"])
+    assert main([*files, "--images", str(root), "--quantile", "2"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: quantile must be in (0, 1], got 2.0")
+    with pytest.raises(SystemExit, match="2"):
+        main([*files, "--quantile", "0.5"])
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: Give --images,")

@@ -50,6 +50,7 @@ FILES = {
     """,
     "anople_anomalib/data/__init__.py": """
         from anople_anomalib.data.few_shot import FewShot
+        from anople_anomalib.data.parts import Parts
         from anople_anomalib.data.sample_textures import SampleTextures
     """,
     "anople_anomalib/method/__init__.py": "",
@@ -62,6 +63,10 @@ FILES = {
     "anople_anomalib/data/few_shot.py": """
         from anomalib.data import AnomalibDataModule
         class FewShot(AnomalibDataModule): ...
+    """,
+    "anople_anomalib/data/parts.py": """
+        from anomalib.data import AnomalibDataModule
+        class Parts(AnomalibDataModule): ...
     """,
     "anople_anomalib/data/sample_textures/datamodule.py": """
         from anomalib.data import AnomalibDataModule
@@ -82,7 +87,7 @@ from anople_anomalib.pipeline import FewShotPipeline
 assert anomalib.models.AnoPLe is anomalib.models.image.AnoPLe is anople_anomalib.AnoPLe
 assert (anomalib.data.FewShot, anomalib.data.SampleTextures) == (FewShot, SampleTextures)
 assert sorted(anomalib.models.__all__) == ["AnoPLe", "AnomalibModule"]
-assert sorted(anomalib.data.__all__) == ["AnomalibDataModule", "FewShot", "SampleTextures"]
+assert sorted(anomalib.data.__all__) == ["AnomalibDataModule", "FewShot", "Parts", "SampleTextures"]
 assert anomalib.models.components.AnomalibModule.__subclasses__() == [anople_anomalib.AnoPLe]
 assert anomalib.cli.pipelines.PIPELINE_REGISTRY["fewshot"] is FewShotPipeline
 print("discovered")
@@ -234,7 +239,7 @@ def test_reload_registers_again(world: World) -> None:
             importlib.reload(module)
         print(*anomalib.data.__all__, *anomalib.models.__all__)
     """
-    assert world.print(code) == "AnomalibDataModule FewShot SampleTextures AnomalibModule AnoPLe"
+    assert world.print(code) == "AnomalibDataModule FewShot Parts SampleTextures AnomalibModule AnoPLe"
 
 
 def test_broken_class_is_one_warning(world: World) -> None:

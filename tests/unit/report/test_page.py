@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from anople_anomalib.commands.main import main
 from anople_anomalib.pipeline.results import ResultsTable
-from anople_anomalib.report.__main__ import main
 from anople_anomalib.report.long_form import LONG_COLUMNS, UNITS
 from anople_anomalib.report.tables import COSTS
 from helpers.result_rows import job
@@ -69,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def report(folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    assert main([str(folder)]) == 0
+    assert main(["report", str(folder)]) == 0
     report = folder / "report"
     assert str(report / "report.html") in capsys.readouterr().out
     return report
@@ -140,7 +140,7 @@ def test_every_cost_has_a_unit() -> None:
 
 def test_a_run_in_which_all_failed_has_a_page_and_a_table(tmp_path: Path) -> None:
     ResultsTable(tmp_path).add(job(status="failed", error="OSError: no disk", setting=""))
-    assert main([str(tmp_path)]) == 0
+    assert main(["report", str(tmp_path)]) == 0
     assert "OSError: no disk" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert pd.read_csv(tmp_path / "report" / "values.csv").empty
 

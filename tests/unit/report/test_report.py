@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from anople_anomalib.commands.main import main
 from anople_anomalib.pipeline.results import ResultsTable, write_plan
-from anople_anomalib.report.__main__ import main
 from anople_anomalib.report.cells import CELL_COLUMNS, cell_text, measured_cells, published_cells, ranks
 from anople_anomalib.report.gaps import gaps
 from anople_anomalib.report.measured import Results
@@ -232,7 +232,7 @@ class TestFiles:
         for seed in (0, 1):
             for shots in (1, 2):
                 ResultsTable(tmp_path).add(job("AnoPLe", seed=seed, k_shot=shots, image_AUROC=0.9, pixel_AUPRO=0.8))
-        assert main([str(tmp_path)]) == 0
+        assert main(["report", str(tmp_path)]) == 0
         report = tmp_path / "report"
         text = (report / "report.md").read_text(encoding="utf-8")
         assert "4 jobs succeeded, 0 failed, 0 did not run." in text
@@ -252,12 +252,12 @@ class TestFiles:
         for seed in (0, 1):
             ResultsTable(tmp_path / str(seed)).add(job(seed=seed, image_AUROC=0.9, pixel_AUPRO=0.8))
         folders = [str(tmp_path / "0"), str(tmp_path / "1")]
-        assert main([*folders, "--metrics", "all", "--output", str(tmp_path / "out")]) == 0
+        assert main(["report", *folders, "--metrics", "all", "--output", str(tmp_path / "out")]) == 0
         assert "80.0±0.0 measured, n=2" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
     def test_a_run_in_which_all_failed_is_reported_too(self, tmp_path: Path) -> None:
         ResultsTable(tmp_path).add(job(status="failed", error="OSError: no disk", setting=""))
-        assert main([str(tmp_path)]) == 0
+        assert main(["report", str(tmp_path)]) == 0
         assert "OSError: no disk" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
 
     @pytest.mark.parametrize(
@@ -269,6 +269,6 @@ class TestFiles:
         folder = tmp_path / "results"
         if arguments:
             ResultsTable(folder).add(job(image_AUROC=0.9))
-        assert main([str(folder), *arguments]) == 1
+        assert main(["report", str(folder), *arguments]) == 1
         assert message in capsys.readouterr().err
         assert not (folder / "report").exists()

@@ -1,0 +1,142 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The command ``anople``: what it imports, what it says, and how it ends."""
+
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anople_anomalib.commands.main import COMMANDS, main
+from anople_anomalib.commands.teach import divide
+from anople_anomalib.commands.terminal import TRACEBACK, say_error
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+HEAVY = "{'torch', 'anomalib', 'lightning', 'open_clip', 'timm', 'cv2'} & {*sys.modules}"
+SHOWS = f"""
+import sys
+from anople_anomalib.commands.main import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
+print("heavy:", {HEAVY}, "code:", code)
+"""
+
+
+def last_line(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> tuple[int, str]:
+    """Exit code of the command and its last line, which is all but a hint."""
+    try:
+        code = main(arguments)
+    except SystemExit as end:
+        code = end.code
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) <= 2, said
+    return code, said[-1]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_imports_nothing_heavy(run_python: Run, arguments: list[str]) -> None:
+    process = run_python("-c", SHOWS, *arguments)
+    assert process.stdout.splitlines()[-1] == "heavy: set() code: 0", process.stderr
+    assert "usage: anople" in process.stdout
+
+
+@pytest.mark.parametrize("arguments", [["report", "none"], ["page", "--model", "none"]])
+def test_a_mistake_costs_no_import_of_torch(run_python: Run, tmp_path: Path, arguments: list[str]) -> None:
+    process = run_python("-c", SHOWS, *arguments, cwd=tmp_path)
+    assert process.stdout.splitlines()[-1] == "heavy: set() code: 1"
+    assert process.stderr.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["jugde"], 2, "error: There is no command 'jugde' (did you mean 'judge'?): give one of teach, judge,"),
+        (["teach", "x", "--shotz", "4"], 2, "error: There is no option --shotz (did you mean '--shots'?): give one of"),
+        (["teach", "x", "--preset", "ofline"], 2, "error: There is no preset 'ofline' (did you mean 'offline'?)"),
+        (["teach", "no_folder"], 1, "error: There is no image or folder 'no_folder': check the path."),
+        (
+            ["threshold", "--model", "x", "--output", "y"],
+            2,
+            "error: Give --images, good parts",
+        ),
+        (["compare", "--config", "none.yaml"], 1, "error: There is no file 'none.yaml': check --config."),
+    ],
+)
+def test_errors_are_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    ended, said = last_line(capsys, arguments)
+    assert ended == code
+    assert said.startswith(message)
+
+
+def test_faults_of_the_program_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    say_error(KeyError("x"))
+    assert "a fault of this program, KeyError" in capsys.readouterr().err.splitlines()[-1]
+    say_error(ValueError("two\n  lines"))
+    assert capsys.readouterr().err.splitlines()[-1] == "error: two lines"
+
+
+def test_tracebacks_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRACEBACK, "1")
+    with pytest.raises(FileNotFoundError):
+        main(["compare", "--config", "none.yaml"])
+
+
+def good_parts(folder: Path, number: int) -> list[Path]:
+    """Photographs of good parts."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(number):
+        pixels = rng.integers(90, 150, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "shots", "expected"),
+    [(1, None, (1, 0)), (7, None, (7, 0)), (8, None, (4, 4)), (9, 2, (2, 7))],
+)
+def test_no_photograph_is_lost(tmp_path: Path, number: int, shots: int | None, expected: tuple[int, int]) -> None:
+    files = good_parts(tmp_path / "good", number)
+    places = divide(files, shots, 0, "part")
+    assert (len(places.shots), len(places.calibration)) == expected
+    assert sorted([*places.shots, *places.calibration]) == files
+
+
+@pytest.mark.parametrize("shots", [0, 6])
+def test_shots_are_as_many_as_there_are_parts_at_most(tmp_path: Path, shots: int) -> None:
+    with pytest.raises(ValueError, match=f"between 1 and the number of good parts, 5, got {shots}"):
+        divide(good_parts(tmp_path / "good", 5), shots, 0, "part")
+
+
+@pytest.mark.slow
+def test_teach_says_where_every_image_went_and_judge_writes_a_row_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = good_parts(tmp_path / "cap" / "good", 9)
+    (files[0].parent / "notes.txt").write_text("none")
+    monkeypatch.chdir(tmp_path)
+    assert main(["teach", "cap/good", "--epochs", "1", "--accelerator", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert all(file.name in said for file in files)
+    assert "1 files are left out" in said
+    assert "anople judge FOLDER --model cap.ckpt" in said
+    assert main(["teach", "cap/good"]) == 1  # nothing is overwritten
+    image = Image.open(files[0])
+    (tmp_path / "new").mkdir()
+    for name, kind in (("a.png", "PNG"), ("b.jfif", "JPEG"), ("Teil_Ø40.tga", "TGA"), ("e.gif", "GIF")):
+        image.save(tmp_path / "new" / name, format=kind)
+    judge = ["judge", "new", "--model", "cap.ckpt", "--accelerator", "cpu"]
+    assert main(judge) == 0
+    (tmp_path / "new" / "broken.png").write_text("no image")
+    assert main(judge) == 3
+    tables = [(tmp_path / "verdicts" / f"predictions{number}.csv").read_text().splitlines() for number in ("", "_2")]
+    assert [len(table) - 1 for table in tables] == [4, 5]
+    assert len(list((tmp_path / "verdicts" / "images").iterdir())) == 4
