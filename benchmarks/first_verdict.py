@@ -76,11 +76,11 @@ def patchcore_lite0(backbone: str) -> object:
     del backbone
     from anomalib.models import Patchcore
 
-    from anople_anomalib.backbones.package_weights import lite0_weights
+    from anople_anomalib.backbones.package_weights import LITE0, package_weights
 
     model = Patchcore(backbone="tf_efficientnet_lite0", layers=("blocks.2", "blocks.4"), pre_trained=False)
     extractor = model.model.feature_extractor.feature_extractor
-    weights = lite0_weights()
+    weights = package_weights(LITE0)
     extractor.load_state_dict({name: weights[name] for name in extractor.state_dict()})
     return model
 

@@ -46,7 +46,7 @@ from torchvision.transforms.v2 import functional as tv_functional
 from anople_anomalib import AnoPLe
 from anople_anomalib.backbones.clip_loading import TINY
 from anople_anomalib.backbones.outputs import VisualFeatures
-from anople_anomalib.backbones.package_weights import lite0_file
+from anople_anomalib.backbones.package_weights import LITE0, package_file
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
 from anople_anomalib.method.fusion import PaperFusion
@@ -101,7 +101,7 @@ def patchcore(shots: list[Tensor]) -> PatchcoreModel:
     model = PatchcoreModel(layers=("blocks.2", "blocks.4"), backbone="tf_efficientnet_lite0", pre_trained=False)
     extractor = model.feature_extractor.feature_extractor
     names = timm.create_model("tf_efficientnet_lite0").state_dict()
-    weights = dict(zip(names, torch.load(lite0_file(), weights_only=True).values(), strict=True))
+    weights = dict(zip(names, torch.load(package_file(LITE0), weights_only=True).values(), strict=True))
     extractor.load_state_dict({name: weights[name] for name in extractor.state_dict()})
     model.train()
     model.feature_extractor.eval()

