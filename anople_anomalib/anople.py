@@ -243,7 +243,7 @@ class AnoPLe(
                 features,
                 coreset_sampling_ratio,
                 memory_position_weight,
-                turns,
+                {None: "auto", True: "right_angles", False: "none"}[turns],
                 memory_per_category,
                 subspace,
             )

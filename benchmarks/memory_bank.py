@@ -142,7 +142,7 @@ def rows_of(model: AnoPLe, datamodule: AnomalibDataModule, ratios: list[float]) 
     names, test, rows = relative_names(paths), encode(model, datamodule), []
     images = [model.pre_processor.transform(read_image(path, as_tensor=True).unsqueeze(0)) for path in paths]
     second = model.model.second_memory
-    encode_shot = model.model.memory_features if second is None else second.shot_features
+    encode_shot = model.model.memory_features if second is None else second.features
     features = [encode_shot(image) for image in images]
     others = chain.from_iterable(zip(*map(turned, images), strict=True))  # all images mirrored, then all upside down
     most = max(SHOTS) if second is None else len(paths)

@@ -3,6 +3,8 @@
 
 """A second memory of the normal shots, of features that have seen photographs."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torchvision.transforms.v2 import functional as tv_functional
@@ -13,10 +15,17 @@ from anople_anomalib.utils.resizing import resize
 
 from .memory_bank import ScaledMemoryBank
 from .subspace import SubspaceMemoryBank
+from .turns import NUM_TURNS, patches_inside, turn_image, turns_of
 
-_TURNS = 8  # rotations by right angles, of an image and of its mirror image
+AUTO = "auto"
+"""The word by which the shots choose their turns."""
+
 _MOVES = ((5, 1.05, (4, -3)), (-5, 1.08, (-4, 3)), (3, 1.03, (2, 4)), (-8, 1.1, (-3, -4)))  # angle, scale, shift
 _LIKE = 2.0  # a turned copy is like other normal parts if it is at most so much farther than moved ones
+_ANY_ANGLE = 30  # degrees between the copies of parts that lie at any angle
+_EXPLAINED = 0.7  # parts lie at any angle if turns of one shot take away the rest of the distance to another
+_COMPARED = 4  # shots whose turns are compared with each other: all of them would take the square of their number
+_NOVEL = 0.25  # share of a turned copy's patches that the bank keeps: those farthest from the upright shot
 
 
 def resolve_memory_backbone(name: str | None, *, tiny: bool, memory: bool) -> str | None:
@@ -60,9 +69,8 @@ class SecondMemory(nn.Module):
         backbone: The backbone.
         coreset_sampling_ratio: Share of the patch features that the bank keeps.
         position_weight: How much farther a patch counts at another place, see :class:`.memory_bank.ScaledMemoryBank`.
-        rotations: Whether shots are in the bank in all rotations by right angles, mirrored and not: for parts without
-            an upright position. The bank and the time of a query grow eightfold. ``None`` takes those turns that the
-            shots themselves choose, see :meth:`compare_turns`.
+        turns: Copies of the shots that are in the bank, see :func:`.turns.turns_of`, or ``"auto"`` for those that the
+            shots themselves choose, see :meth:`choose_turns`.
         per_category: Whether the bank keeps categories apart.
         subspace: Share of the variance of its rows that the subspace of the normal patches explains, see
             :class:`.subspace.SubspaceMemoryBank`; 0 for none.
@@ -73,13 +81,14 @@ class SecondMemory(nn.Module):
         backbone: MemoryBackbone,
         coreset_sampling_ratio: float = 1.0,
         position_weight: float = 0.0,
-        rotations: bool | None = False,
+        turns: str | int = "none",
         per_category: bool = False,
         subspace: float = 0.0,
     ) -> None:
         super().__init__()
-        self.backbone, self.rotations, self.subspace = backbone, rotations, subspace
-        self.register_buffer("turns", self._asked_turns())  # those in the bank, saved: it may grow later
+        self.backbone, self.asked_turns, self.subspace = backbone, turns, subspace
+        # those in the bank, saved: it may grow later
+        self.register_buffer("turns", _flags([0] if turns == AUTO else turns_of(turns)))
         self.turns: torch.Tensor
         bank = (backbone.width, backbone.grid, coreset_sampling_ratio, position_weight, per_category)
         self.memory_bank = SubspaceMemoryBank(*bank, share=subspace) if subspace else ScaledMemoryBank(*bank)
@@ -97,29 +106,100 @@ class SecondMemory(nn.Module):
         """
         return self.backbone(images)
 
-    def shot_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Encode normal images for the bank.
+    def shot_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode normal images for the bank, in all :attr:`copies`.
+
+        Of a turned copy the bank keeps the quarter of the patches that are farthest from the upright image, as much of
+        it as shows nothing of extended edges: the others tell nothing new, a plain background least of all.
 
         Args:
             images: As for :meth:`features`.
 
         Returns:
-            Patch features of shape ``(B, n, width)``, or ``(B, t n, width)`` where shots are in the bank in t
-            :attr:`copies`.
+            Patch features of shape ``(B, t n, width)`` for t copies, and which of them belong in the bank, shape
+            ``(B, t n)``; ``None`` for all.
         """
+        upright = self.features(images)
         if self.copies == 1:
-            return self.features(images)
-        turned = _turned(resize(images, self.backbone.image_size))
-        kept = [copy for copy, is_kept in zip(turned, self.turns.tolist(), strict=True) if is_kept]
-        return torch.cat([self.features(copy) for copy in kept], dim=1)
+            return upright, None
+        images = resize(images, self.backbone.image_size)
+        turned = [self.features(turn_image(images, turn)) for turn in self._kept_turns[1:]]
+        novel = [
+            torch.stack([self._novel(*pair, turn) for pair in zip(copy, upright, strict=True)])
+            for copy, turn in zip(turned, self._kept_turns[1:], strict=True)
+        ]
+        whole = torch.ones(upright.shape[:2], dtype=torch.bool, device=upright.device)
+        return torch.cat([upright, *turned], dim=1), torch.cat([whole, *novel], dim=1)
+
+    def _novel(self, copy: torch.Tensor, upright: torch.Tensor, turn: int) -> torch.Tensor:
+        """Return which patches of a turned copy belong in the bank, of shape ``(n,)``; both have ``(n, width)``."""
+        bank = ScaledMemoryBank(self.backbone.width, self.backbone.grid).to(copy)
+        bank.build(upright)
+        inside = patches_inside(turn, self.backbone.grid, copy.device)
+        distances = bank(copy.unsqueeze(0)).squeeze(0).masked_fill(~inside, -1)
+        kept = torch.zeros_like(inside)
+        kept[distances.topk(int(_NOVEL * len(distances))).indices] = True
+        return kept & inside
 
     @property
     def copies(self) -> int:
         """How often a shot is in the bank, turned."""
-        return int(self.turns.sum())
+        return len(self._kept_turns)
+
+    @property
+    def _kept_turns(self) -> list[int]:
+        return torch.nonzero(self.turns).flatten().tolist()
+
+    def choose_turns(self, images: Sequence[torch.Tensor] = ()) -> None:
+        """Decide in which turns the shots are to be in the bank, whichever were before: a run may be resumed otherwise.
+
+        Where they are not asked for, the shots choose. Parts lie at any angle if copies of one shot, turned by every 30
+        degrees, are much nearer to another shot than it is itself. Else those turns by right angles are kept that are
+        hardly farther from their shot than slightly moved ones: all of them for an even texture, none for what stands
+        upright. A single shot cannot tell at which angles others lie.
+
+        Args:
+            images: All shots, each as for :meth:`features`, shape ``(1, 3, H, W)``.
+        """
+        chosen = [0] if self.asked_turns == AUTO else turns_of(self.asked_turns)
+        if self.asked_turns == AUTO and images:
+            images = [resize(image, self.backbone.image_size) for image in images]
+            if self.unexplained(images[:_COMPARED], turns_of(_ANY_ANGLE)) <= _EXPLAINED:
+                chosen = turns_of(_ANY_ANGLE)
+            else:
+                table = turns_of("right_angles")
+                ratios = torch.cat([self.compare_turns(image) for image in images]).mean(dim=0).tolist()
+                chosen = [turn for turn, ratio in zip(table, ratios, strict=True) if ratio <= _LIKE]
+        self.turns.copy_(_flags([0, *chosen]))
+
+    def unexplained(self, images: Sequence[torch.Tensor], turns: Sequence[int]) -> float:
+        """Measure which share of the distance between two shots is left if one of them may be turned.
+
+        Args:
+            images: Shots of the backbone's size, shape ``(1, 3, h, w)`` each.
+            turns: Turns of the table, upright first.
+
+        Returns:
+            Mean distance to the nearest of the turned patches by that to the nearest of the upright ones, over all
+            ordered pairs of shots; 1 for a single shot.
+        """
+        if len(images) == 1:
+            return 1.0
+        upright = [self.features(image) for image in images]
+        plain, turned = 0.0, 0.0
+        for number, image in enumerate(images):
+            others = torch.cat(upright[:number] + upright[number + 1 :])
+            bank = ScaledMemoryBank(self.backbone.width, self.backbone.grid).to(others)
+            bank.build(upright[number])
+            plain += float(bank(others).mean())
+            for turn in turns[1:]:
+                copy = self.features(turn_image(image, turn))
+                bank.extend(copy, inside=patches_inside(turn, self.backbone.grid, copy.device))
+            turned += float(bank(others).mean())
+        return turned / max(plain, torch.finfo(torch.float32).tiny)
 
     def compare_turns(self, images: torch.Tensor) -> torch.Tensor:
-        """Measure how much farther the turned copies of a shot are from it than slightly moved ones.
+        """Measure how much farther the copies of a shot, turned by right angles, are from it than slightly moved ones.
 
         About 1 for a turn that could be of another normal part: all of them for an even texture, none but a mirror
         image for what stands upright.
@@ -137,27 +217,17 @@ class SecondMemory(nn.Module):
             bank.build(self.features(image))
             turned, moved = (
                 torch.stack([bank(self.features(copy)).mean() for copy in copies])
-                for copies in (_turned(image), _moved(image))
+                for copies in ([turn_image(image, turn) for turn in turns_of("right_angles")], _moved(image))
             )
             ratios.append(turned / moved.mean().clamp_min(torch.finfo(moved.dtype).eps))
         return torch.stack(ratios)
 
-    def choose_turns(self, ratios: torch.Tensor | None = None) -> None:
-        """Decide in which turns the shots are to be in the bank, whichever were before: a run may be resumed otherwise.
 
-        Args:
-            ratios: Of all shots, see :meth:`compare_turns`; ``None`` for the turns that were asked for.
-        """
-        self.turns.copy_(self._asked_turns() if ratios is None else ratios.mean(dim=0) <= _LIKE)
-        self.turns[0] = True
-
-    def _asked_turns(self) -> torch.Tensor:
-        return torch.arange(_TURNS) < (_TURNS if self.rotations else 1)
-
-
-def _turned(images: torch.Tensor) -> list[torch.Tensor]:
-    """Return images in all rotations by right angles, mirrored and not; the first are the images themselves."""
-    return [side.rot90(turns, (-2, -1)) for side in (images, images.flip(-1)) for turns in range(_TURNS // 2)]
+def _flags(turns: Sequence[int]) -> torch.Tensor:
+    """Return which turns of the table are among those given, shape ``(NUM_TURNS,)``, dtype bool."""
+    flags = torch.zeros(NUM_TURNS, dtype=torch.bool)
+    flags[list(turns)] = True
+    return flags
 
 
 def _moved(images: torch.Tensor) -> list[torch.Tensor]:

@@ -15,7 +15,8 @@ from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv_functional
 
-_RIGHT_ANGLES = 4
+from .turns import turn_image
+
 _MARGIN = 1 / 8  # of the side: what is drawn from outside of the image by a rotation is its mirror image
 
 
@@ -27,16 +28,17 @@ def view_of(
     Args:
         image: Shape ``(1, 3, H, W)``, values in [0, 1].
         size: Height h and width w of the view.
-        turns: Turns in which parts may lie, one of which is drawn: rotations by 0 to 3 right angles, and 4 to 7 those
-            of the mirror image. ``[0]`` for parts that lie upright: a mirrored one is a defect then.
+        turns: Turns of :mod:`.turns` in which parts may lie, one of which is drawn. ``[0]`` for parts that lie
+            upright: a mirrored one is a defect then.
         generator: Source of randomness, on the CPU.
 
     Returns:
         Shape ``(1, 3, h, w)``, values in [0, 1].
     """
     turn = turns[int(torch.randint(len(turns), (), generator=generator))]
-    side = (image if turn < _RIGHT_ANGLES else image.flip(-1)).rot90(turn % _RIGHT_ANGLES, (-2, -1))
-    view = tv_functional.resize(side, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    view = tv_functional.resize(
+        turn_image(image, turn), list(size), interpolation=InterpolationMode.BICUBIC, antialias=True
+    ).clamp(0, 1)
     pad = [int(_MARGIN * side) for side in (size[1], size[1], size[0], size[0])]
     shift = [int(_draw(generator, -0.05, 0.05) * side) for side in (size[1], size[0])]
     view = tv_functional.affine(

@@ -168,11 +168,11 @@ class LargeImages(nn.Module):
         first = torch.cat([require_memory(visual.memory_features) for visual in encoded])
         second, second_inside = None, None
         if self.second_memory is not None:
+            second_inside = self._patches_inside(regions, self.second_memory.backbone.grid)
             if self.second_memory.copies > 1:  # never where there are tiles or a region
-                second = self.second_memory.shot_features(images)
+                second, second_inside = self.second_memory.shot_features(images)
             else:
                 second = torch.cat([require_memory(visual.second_features) for visual in encoded])
-            second_inside = self._patches_inside(regions, self.second_memory.backbone.grid)
         return ShotFeatures(
             first=self._by_image(first),
             second=None if second is None else self._by_image(second),

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import Transform
 from anople_anomalib.method.fusion import WeightedFusion
 from anople_anomalib.method.fusion_weights import Trial, choose_weights
 from anople_anomalib.method.memory_bank import MemoryBank, ScaledMemoryBank
+from anople_anomalib.method.second_memory import AUTO
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.method.trial_images import damage, view_of
@@ -54,11 +55,9 @@ def fill_memory(
     transform, numbers = transform or nn.Identity(), range(len(shots.categories))
     device = model.is_fitted.device
     if (second := model.second_memory) is not None:
-        ratios: torch.Tensor | None = None
-        if second.rotations is None:
-            compared = [second.compare_turns(transform(shots.image(number).to(device))) for number in numbers]
-            ratios = torch.cat(compared)
-        second.choose_turns(ratios)
+        second.choose_turns(
+            [transform(shots.image(number).to(device)) for number in numbers] if second.asked_turns == AUTO else ()
+        )
     rows = [
         model.shot_features(transform(shots.image(number).to(device)), region_of(number) if region_of else None)
         for number in numbers

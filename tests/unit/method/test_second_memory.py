@@ -11,6 +11,7 @@ from anople_anomalib.backbones.clip_loading import CLIP_MEAN, CLIP_STD
 from anople_anomalib.backbones.package_weights import LITE0
 from anople_anomalib.backbones.timm_features import MemoryBackbone, load_memory_backbone
 from anople_anomalib.method.second_memory import SecondMemory
+from anople_anomalib.method.turns import STEP, patches_inside, turn_image, turns_of
 
 
 @pytest.fixture(scope="module")
@@ -23,26 +24,68 @@ def stripes() -> torch.Tensor:
     return 2 * torch.sin(torch.arange(96) / 2).expand(1, 3, 96, 96)
 
 
-def test_the_shots_choose(backbone: MemoryBackbone) -> None:
-    memory, noise = SecondMemory(backbone, rotations=None), torch.randn(1, 3, 96, 96)
+def part(angle: int) -> torch.Tensor:
+    """A bright bar with a dark end, which lies at an angle: turned, it is elsewhere and another way round."""
+    image = torch.full((1, 3, 96, 96), -1.0)
+    image[:, :, 42:54, 16:80] = 1.0
+    image[:, :, 38:58, 16:28] = 0.2
+    return turn_image(image, angle // STEP)
+
+
+def test_the_shots_choose(backbone: MemoryBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, noise = SecondMemory(backbone, turns="auto"), torch.randn(1, 3, 96, 96)
     ratios = memory.compare_turns(torch.cat([noise, stripes()]))
     assert ratios.shape == (2, 8)
     assert_close(ratios[:, 0], torch.zeros(2), atol=1e-3, rtol=0)  # the shot itself
     assert ratios[1, [1, 3]].min() > 2 * ratios[0, [1, 3]].max()  # a right angle, of stripes and of noise
-    memory.choose_turns(torch.tensor([[0.0, 3, 1, 3, 1, 1, 1, 1], [0.0, 3, 1, 3, 1, 9, 1, 9]]))
-    assert memory.turns.tolist() == [True, False, True, False, True, False, True, False]
-    assert memory.shot_features(noise).shape[1] == 4 * 144
-    assert torch.equal(memory.shot_features(noise)[:, :144], memory.features(noise))
+    found = torch.tensor([[0.0, 3, 1, 3, 1, 1, 1, 1], [0.0, 3, 1, 3, 1, 9, 1, 9]])
+    monkeypatch.setattr(memory, "compare_turns", lambda image: found[int(image.mean().round()) :][:1])
+    memory.choose_turns([torch.zeros(1, 3, 96, 96), torch.ones(1, 3, 96, 96)])
+    assert torch.nonzero(memory.turns).flatten().tolist() == [0, 12, 24, 36]  # means of both shots, at most 2
 
 
-@pytest.mark.parametrize(("rotations", "turns"), [(True, 8), (False, 1), (None, 1)])
-def test_what_is_asked_for_is_in_the_memory(backbone: MemoryBackbone, rotations: bool | None, turns: int) -> None:
-    memory = SecondMemory(backbone, rotations=rotations)
-    assert memory.shot_features(torch.randn(1, 3, 96, 96)).shape[1] == turns * 144
+def test_shots_at_several_angles_are_turned_to_every_angle(backbone: MemoryBackbone) -> None:
+    memory = SecondMemory(backbone, turns="auto")
+    memory.choose_turns([part(0), part(60), part(210)])
+    assert torch.nonzero(memory.turns).flatten().tolist() == turns_of(30)
+    memory.choose_turns([part(0)])  # a single shot cannot tell
+    assert memory.copies < len(turns_of(30))
 
 
-def test_a_turned_shot_is_in_a_turned_memory(backbone: MemoryBackbone) -> None:
-    memory, shot = SecondMemory(backbone, rotations=True), torch.randn(1, 3, 96, 96)
-    memory.memory_bank.build(memory.shot_features(shot))
-    distances = memory.memory_bank(memory.features(shot.flip(-1).rot90(1, (-2, -1))))
-    assert_close(distances, torch.zeros_like(distances), atol=1e-4, rtol=0)
+def test_unexplained_is_the_share_that_turns_leave(backbone: MemoryBackbone) -> None:
+    memory, shots = SecondMemory(backbone), [part(0), part(90)]
+    features = [memory.features(shot)[0] for shot in shots]
+    turned = [torch.cat([memory.features(turn_image(shot, turn))[0] for turn in turns_of(90)]) for shot in shots]
+    plain = sum(distance(features[1 - shot], features[shot], features[shot]) for shot in (0, 1))
+    left = sum(distance(features[1 - shot], turned[shot], features[shot]) for shot in (0, 1))
+    assert memory.unexplained(shots, turns_of(90)) == pytest.approx(float(left / plain), abs=1e-3)
+
+
+def distance(queries: torch.Tensor, rows: torch.Tensor, upright: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance to the nearest row, in units of the spread of the upright ones."""
+    spread = (upright - upright.mean(dim=0)).square().sum(dim=1).mean()
+    return torch.cdist(queries, rows).amin(dim=1).square().mean() / spread
+
+
+@pytest.mark.parametrize(
+    ("turns", "copies"), [("right_angles", 8), ("mirrored", 2), ("none", 1), ("auto", 1), (30, 12)]
+)
+def test_what_is_asked_for_is_in_the_memory(backbone: MemoryBackbone, turns: str | int, copies: int) -> None:
+    memory, shot = SecondMemory(backbone, turns=turns), torch.randn(1, 3, 96, 96)
+    features, inside = memory.shot_features(shot)
+    assert features.shape[1] == copies * 144
+    assert torch.equal(features[:, :144], memory.features(shot))
+    assert inside is None or inside[:, :144].all()
+
+
+def test_a_turned_copy_keeps_what_is_new_and_shows_no_edge(backbone: MemoryBackbone) -> None:
+    memory, shot = SecondMemory(backbone, turns=30), torch.randn(1, 3, 96, 96)
+    features, inside = memory.shot_features(shot)
+    assert inside is not None
+    for number, turn in enumerate(turns_of(30)[1:], start=1):
+        kept, copy = inside[0].split(144)[number], features[0].split(144)[number]
+        possible = patches_inside(turn, (12, 12))
+        distances = torch.cdist(copy, features[0, :144]).amin(dim=1)
+        wanted = sorted(distances[possible].tolist(), reverse=True)[:36]
+        assert sorted(distances[kept].tolist(), reverse=True) == pytest.approx(wanted, rel=1e-3)
+        assert not (kept & ~possible).any()
