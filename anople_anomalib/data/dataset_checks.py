@@ -1,134 +1,286 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Data sets without hidden files, with the right masks, and with images that every reader shows the same."""
+"""Refuses, before a run, data that anomalib's own data sets would read wrongly without a word.
 
-import copy
-import logging
-from collections.abc import Mapping
+Nothing of anomalib's is changed: every message names the file and the way out, often :class:`.parts.Parts`, which reads
+the same folders right. ``docs/upstream.md`` has a program for each fault.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any
 
+import numpy as np
 import pandas as pd
-from anomalib.data import AnomalibDataModule, AnomalibDataset
-from anomalib.data.utils import LabelName
+from anomalib.data import AnomalibDataModule, AnomalibDataset, Datumaro, PredictDataset
+from anomalib.data.utils import LabelName, TestSplitMode, ValSplitMode
+from anomalib.data.utils.image import read_mask
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader, Dataset
 
 from anople_anomalib.utils.hidden_files import common_folder, is_hidden
 
-from .errors import data_root
-from .image_reading import require_plain_images
-from .masks import is_copy, readable_mask
+from .image_reading import require_plain_images, turned_size
+from .listing import is_good, say_other_endings
+from .masks import binary_mask, require_same_shape
 from .pairing import PAIRED_BY_ORDER, folders_of, pair_masks
 
-logger = logging.getLogger(__name__)
-
 SUBSETS = ("train_data", "val_data", "test_data")
+_TOLERANCE = 0.1
+"""Share of all anomalous pixels by which anomalib's reading of masks may differ."""
+_PARTS = "read the folders by --data Parts (its arguments are named as those of Folder)"
 
 
-def tidy_subsets(datamodule: AnomalibDataModule) -> dict[str, AnomalibDataset]:
-    """Leave hidden files out of a datamodule's data sets, pair masks by name and folder, and make them readable.
+class OwnDataModule(AnomalibDataModule):
+    """A datamodule of this package, which has checked what it reads once it is set up."""
+
+    def val_dataloader(self) -> Any:  # noqa: ANN401  # as in anomalib
+        """Return the loader of the images that thresholds come from.
+
+        Raises:
+            ValueError: If there are none: a threshold from nothing calls every part good.
+        """
+        if not vars(self).get("val_data"):
+            msg = (
+                f"{self.name} has no images that thresholds could come from: teach fewer of the good parts than there "
+                "are (FewShot's k_shot), or give some that are not taught (calibration_dir of Parts, or val_split_mode "
+                "'from_train')."
+            )
+            raise ValueError(msg)
+        return super().val_dataloader()
+
+
+def check_run(trainer: Trainer) -> None:
+    """Check the images of a run.
 
     Args:
-        datamodule: A datamodule that is set up; it stays as it is.
-
-    Returns:
-        A changed copy of every data set that has to change, by its name in the datamodule.
+        trainer: The trainer, after its datamodule is set up and before it makes its data loaders.
 
     Raises:
-        ValueError: If an image has no mask of its name, or a mask cannot be read; the message names it.
+        ValueError: If something would be read wrongly.
     """
-    subsets = {name: subset for name in SUBSETS if _has_samples(subset := getattr(datamodule, name, None))}
-    roots = _roots(datamodule, subsets)
-    masks = _right_masks(subsets, roots)
-    changed = {name: _tidy(subset, roots, masks) for name, subset in subsets.items()}
-    return {name: subset for name, subset in changed.items() if subset is not subsets[name]}
+    datamodule = vars(trainer).get("datamodule")
+    if isinstance(datamodule, AnomalibDataModule) and not isinstance(datamodule, OwnDataModule):
+        fits = trainer.state.fn == TrainerFn.FITTING
+        if fits:
+            require_seed(datamodule)
+        if trainer.state.fn in (TrainerFn.FITTING, TrainerFn.TESTING) and vars(datamodule).get("test_data"):
+            _require_paths(datamodule, test_set_of(datamodule))
+        require_clear_labels(datamodule)
+        check_datamodule(datamodule, SUBSETS if fits else SUBSETS[1:])
+    for dataset in _datasets(trainer):
+        if isinstance(dataset, PredictDataset):
+            _require_visible(dataset.image_filenames, "name the images one by one")
+            require_plain_images(dataset.image_filenames)
+            say_other_endings(dataset.image_filenames)
+        elif isinstance(dataset, AnomalibDataset) and type(dataset).__module__.startswith("anomalib."):
+            require_plain_images(dataset.samples.image_path.tolist())
 
 
-def require_plain_subsets(
-    datamodule: AnomalibDataModule, names: tuple[str, ...] = SUBSETS, *, readable: bool = True
-) -> None:
-    """Refuse images that anomalib's readers would distort.
+def check_datamodule(datamodule: AnomalibDataModule, names: Sequence[str] = SUBSETS) -> None:
+    """Check the data sets of a datamodule of anomalib.
 
     Args:
         datamodule: A datamodule that is set up.
         names: Its data sets to look at.
-        readable: Whether files that cannot be read at all are refused, too.
 
     Raises:
-        ValueError: If there is one, see :func:`require_plain_images`.
+        ValueError: If a file is hidden, an image would be distorted, or a mask is not the image's, is empty, has
+            another shape or is read as another one.
     """
-    subsets = (getattr(datamodule, name, None) for name in names)
-    paths = [path for subset in subsets if _has_samples(subset) for path in subset.samples.image_path]
-    require_plain_images(list(dict.fromkeys(paths)), readable=readable)
+    found = (vars(datamodule).get(name) for name in names)
+    subsets = [each for each in found if isinstance(each, AnomalibDataset) and len(each)]
+    subsets = [each for each in subsets if type(each).__module__.startswith("anomalib.")]
+    paths = list(dict.fromkeys(str(path) for subset in subsets for path in subset.samples.image_path))
+    _require_visible(paths, f"remove them, or {_PARTS}")
+    require_plain_images(paths)
+    _require_right_masks(subsets)
 
 
-def _has_samples(dataset: object) -> TypeGuard[AnomalibDataset]:
-    return isinstance(dataset, AnomalibDataset) and len(dataset.samples) > 0
+def require_clear_labels(datamodule: AnomalibDataModule) -> None:
+    """Refuse annotations of Datumaro that anomalib takes for something else: its label 0 is normal, 1 is anomalous.
 
+    Args:
+        datamodule: Any datamodule, set up or not.
 
-def _roots(datamodule: AnomalibDataModule, subsets: Mapping[str, AnomalibDataset]) -> list[Path]:
-    """Return folders of a datamodule that the user has named, hidden or not; else what all images share."""
-    root = data_root(datamodule)
-    named = [root]
-    for attribute in ("normal_dir", "abnormal_dir", "normal_test_dir", "mask_dir"):
-        folders = getattr(datamodule, attribute, None) or []
-        named += [root / folder for folder in ([folders] if isinstance(folders, str | Path) else folders)]
-    if getattr(datamodule, "root", None) is None:
-        paths = [path for subset in subsets.values() for path in subset.samples.image_path]
-        named += [folder for folder in [common_folder(paths)] if folder is not None]
-    return [folder.resolve() for folder in named] + [folder.absolute() for folder in named]
-
-
-def _hidden(path: str | Path, roots: list[Path]) -> bool:
-    """Return whether a path is hidden below the deepest of the folders that it is in."""
-    absolute = Path(path).absolute()
-    inside = [root for root in roots if absolute.is_relative_to(root)]
-    return bool(inside) and is_hidden(absolute, max(inside, key=lambda root: len(root.parts)))
-
-
-def _right_masks(subsets: Mapping[str, AnomalibDataset], roots: list[Path]) -> dict[str, str]:
-    """Find the mask of every anomalous image of data sets that anomalib pairs by order.
-
-    A data set that has been tidied before keeps the copies of masks that it was given then.
+    Raises:
+        ValueError: If the first label is not one of good parts by its name, the others are more than one, or an image
+            has no label.
     """
-    paired = [subset for subset in subsets.values() if isinstance(subset, PAIRED_BY_ORDER)]
-    if not paired:
-        return {}
-    rows = pd.concat([_with_mask(subset.samples) for subset in paired])
-    rows = rows[~rows.mask_path.map(is_copy).astype(bool)]  # of no type without rows
-    images = [Path(path) for path in dict.fromkeys(rows.image_path) if not _hidden(path, roots)]
-    masks = [Path(path) for path in dict.fromkeys(rows.mask_path) if not _hidden(path, roots)]
-    return {str(image): str(mask) for image, mask in pair_masks(images, masks, folders_of(paired[0])).items()}
+    if not isinstance(datamodule, Datumaro):
+        return
+    path = Path(datamodule.root) / "annotations" / "default.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    labels = [each["name"] for each in content["categories"]["label"]["labels"]]
+    shown = ", ".join(f"{number} '{label}'" for number, label in enumerate(labels))
+    unlabeled = [item["id"] for item in content["items"] if not item["annotations"]]
+    problem = None
+    if not labels or not is_good(labels[0]):
+        problem = (
+            "number 0 is normal to anomalib, whatever its name: put the label of good parts, such as 'good', first"
+        )
+    elif len(labels) > 2:
+        problem = f"anomalib leaves out all images of '{labels[2]}' and later ones: join the defects under one label"
+    elif unlabeled:
+        problem = (
+            f"the image '{unlabeled[0]}' is one of {len(unlabeled)} without any: give it '{labels[0]}' if it is good"
+        )
+    if problem:
+        msg = f"The labels of '{path}' are {shown}, and {problem}."
+        raise ValueError(msg)
 
 
-def _with_mask(samples: pd.DataFrame) -> pd.DataFrame:
-    is_file = samples.mask_path.map(lambda path: isinstance(path, str) and path != "")
-    return samples[(samples.label_index == LabelName.ABNORMAL) & is_file]
+def require_seed(datamodule: AnomalibDataModule) -> None:
+    """Refuse to draw images at random without a seed: thresholds and results would differ from run to run.
+
+    Raises:
+        ValueError: If a split is random, and neither the datamodule nor Lightning has a seed.
+    """
+    if datamodule.seed is not None or "PL_GLOBAL_SEED" in os.environ:
+        return
+    random = {ValSplitMode.FROM_TRAIN, ValSplitMode.FROM_TEST, ValSplitMode.SYNTHETIC}
+    drawn = _drawn_from_training(datamodule)
+    if datamodule.val_split_mode in random:
+        part = f"draws its validation images at random (val_split_mode '{datamodule.val_split_mode.value}')"
+    elif drawn:
+        part = f"has drawn {drawn} of the good images at random for a test"
+    else:
+        return
+    msg = (
+        f"{type(datamodule).__name__} {part} and has no seed, so that thresholds would differ from run to run: set "
+        "--data.seed 0, or --data Parts, which keeps all good parts to teach from."
+    )
+    raise ValueError(msg)
 
 
-def _tidy(subset: AnomalibDataset, roots: list[Path], masks: Mapping[str, str]) -> AnomalibDataset:
-    """Return the data set itself, or a copy with other samples."""
+def require_apart(datamodule: AnomalibDataModule) -> None:
+    """Refuse images that are both taught and judged: their scores say nothing about new ones.
+
+    Raises:
+        ValueError: If there are some.
+    """
+    training = _resolved(datamodule, "train_data")
+    for name, use in (("val_data", "the thresholds"), ("test_data", "the test")):
+        both = training & _resolved(datamodule, name)
+        if both:
+            msg = (
+                f"'{min(both)}' is one of {len(both)} images of {type(datamodule).__name__} that are both for training "
+                f"and for {use}: give other images for {use}."
+            )
+            raise ValueError(msg)
+
+
+def test_set_of(datamodule: AnomalibDataModule) -> AnomalibDataset:
+    """Return what a datamodule tests on, which is not always its ``test_data``.
+
+    Args:
+        datamodule: A datamodule of anomalib that is set up.
+
+    Raises:
+        ValueError: If it has thrown its good images away, or its good images cannot be read.
+    """
+    test: AnomalibDataset = datamodule.test_dataloader().dataset
+    if datamodule.test_split_mode == TestSplitMode.NONE and test.has_anomalous and not test.has_normal:
+        msg = (
+            f"{type(datamodule).__name__} tests on defects alone, for which image AUROC is not defined: set "
+            "test_split_mode to 'from_dir' (--data.test_split_mode from_dir), without which anomalib leaves the good "
+            "test images out."
+        )
+        raise ValueError(msg)
+    return test
+
+
+def _require_paths(datamodule: AnomalibDataModule, test: AnomalibDataset) -> None:
+    """Refuse numbers in place of the paths of masks, which pandas 3 makes of missing ones."""
+    if "mask_path" in test.samples and test.samples.mask_path.map(lambda path: isinstance(path, float)).any():
+        name = type(datamodule).__name__
+        msg = (
+            f"anomalib cannot read {name} with pandas {pd.__version__}: wrap it in FewShot, or pip install 'pandas<3'."
+        )
+        raise ValueError(msg)
+
+
+def _drawn_from_training(datamodule: AnomalibDataModule) -> int:
+    """Return how many good test images lie in the folders of the training images."""
+    training = {path.parent for path in _resolved(datamodule, "train_data")}
+    test = vars(datamodule).get("test_data")
+    if not training or not isinstance(test, AnomalibDataset) or "label_index" not in test.samples:
+        return 0
+    normal = {Path(path).resolve() for path in test.samples[test.samples.label_index == LabelName.NORMAL].image_path}
+    return sum(path.parent in training for path in normal - _resolved(datamodule, "train_data"))
+
+
+def _resolved(datamodule: AnomalibDataModule, name: str) -> set[Path]:
+    subset = vars(datamodule).get(name)
+    paths = subset.samples.image_path if isinstance(subset, AnomalibDataset) and len(subset) else []
+    return {Path(path).resolve() for path in paths}
+
+
+def _require_visible(paths: Iterable[str | Path], remedy: str) -> None:
+    """Refuse hidden files below the folder that all files share."""
+    files = list(map(Path, paths))
+    root = common_folder(files)
+    hidden = [path for path in files if root is not None and len(files) > 1 and is_hidden(path, root)]
+    if hidden:
+        msg = f"'{hidden[0]}' is one of {len(hidden)} hidden files that end like images but are none: {remedy}."
+        raise ValueError(msg)
+
+
+def _require_right_masks(subsets: Sequence[AnomalibDataset]) -> None:
+    """Refuse masks of another image, of another shape, without an anomaly, or that anomalib reads as larger ones."""
+    rows = [_with_mask(subset) for subset in subsets if type(subset).__getitem__ is AnomalibDataset.__getitem__]
+    pairs = {str(image): str(mask) for part in rows for image, mask in part[["image_path", "mask_path"]].to_numpy()}
+    paired = next((subset for subset in subsets if isinstance(subset, PAIRED_BY_ORDER)), None)
+    if paired is not None and pairs:
+        by_name = pair_masks(list(map(Path, pairs)), list(map(Path, pairs.values())), folders_of(paired))
+        for image, mask in by_name.items():
+            if pairs[str(image)] != str(mask):
+                msg = f"anomalib takes '{pairs[str(image)]}' for the mask of '{image}', which is '{mask}': {_PARTS}."
+                raise ValueError(msg)
+    right = taken = 0
+    for image, mask in pairs.items():
+        meant, read = _areas(mask)
+        if not meant:
+            msg = f"The mask '{mask}' of the defective part '{image}' marks no pixel: draw the defect in it, in white."
+            raise ValueError(msg)
+        right, taken = right + meant, taken + read
+        require_same_shape(image, turned_size(image), mask, turned_size(mask))
+    if abs(taken - right) > _TOLERANCE * right:
+        msg = (
+            f"anomalib takes every pixel of a mask that is not black for a defect, {taken} in all instead of {right} "
+            f"('{min(pairs.values())}' and others have soft edges or are JPEG files): {_PARTS}."
+        )
+        raise ValueError(msg)
+
+
+@functools.cache
+def _areas(mask: str) -> tuple[int, int]:
+    """Return the anomalous pixels of a mask as it is meant, and as anomalib reads it."""
+    return int(binary_mask(mask).sum()), int(np.count_nonzero(read_mask(mask)))
+
+
+def _with_mask(subset: AnomalibDataset) -> pd.DataFrame:
     samples = subset.samples
-    hidden = samples.image_path.map(lambda path: _hidden(path, roots))
-    tidied = samples[~hidden].copy()
-    if hidden.any():
-        logger.warning("%d hidden files are no images: %s", hidden.sum(), ", ".join(samples.image_path[hidden][:3]))
-    for index, row in _with_mask(tidied).iterrows():
-        mask = masks.get(str(row.image_path), row.mask_path)
-        if mask != row.mask_path:
-            logger.warning("The mask of '%s' is '%s', by name and folder.", row.image_path, mask)
-        tidied.loc[index, "mask_path"] = _readable(mask, subset)
-    if tidied.equals(samples):
-        return subset
-    tidied.attrs.update(samples.attrs)
-    changed = copy.copy(subset)
-    changed.samples = tidied.reset_index(drop=True)
-    return changed
+    is_file = samples.mask_path.map(lambda path: isinstance(path, str) and path != "" and Path(path).is_file())
+    return samples[(samples.label_index == LabelName.ABNORMAL) & is_file.astype(bool)]
 
 
-def _readable(mask: str, subset: AnomalibDataset) -> str:
-    """Find a mask that anomalib reads as it is meant; a data set that reads masks in its own way keeps its own."""
-    if type(subset).__getitem__ is not AnomalibDataset.__getitem__ or not Path(mask).is_file():
-        return mask
-    readable = readable_mask(mask)
-    return mask if readable == Path(mask).absolute() else str(readable)
+def _datasets(trainer: Trainer) -> list[Dataset]:
+    """List data sets of the data loaders that a user hands to a run, which has no datamodule then.
+
+    The trainer's public attributes hold data loaders only once it has counted their batches.
+    """
+    loops: dict[TrainerFn | None, list[Any]] = {
+        TrainerFn.FITTING: [trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop],
+        TrainerFn.VALIDATING: [trainer.validate_loop],
+        TrainerFn.TESTING: [trainer.test_loop],
+        TrainerFn.PREDICTING: [trainer.predict_loop],
+    }
+    sources = [loop._data_source.instance for loop in loops.get(trainer.state.fn, [])]  # noqa: SLF001
+    loaders = [each for source in sources for each in (source if isinstance(source, list | tuple) else [source])]
+    return [loader.dataset for loader in loaders if isinstance(loader, DataLoader)]

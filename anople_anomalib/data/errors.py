@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from anople_anomalib.utils.arguments import did_you_mean
 from anople_anomalib.utils.hidden_files import is_hidden
 
+from .dataset_checks import require_clear_labels
 from .image_reading import open_image
 from .pairing import masks_on_disk, pair_masks
 
@@ -77,7 +78,20 @@ def clear_error(error: BaseException, datamodule: AnomalibDataModule) -> BaseExc
         )
     if isinstance(error, ValueError | TypeError | MisMatchError) and (found := _wrong_file(datamodule)) is not None:
         return ValueError(f"{name} cannot be read: {found}")
-    if isinstance(error, RuntimeError | TypeError | LookupError | MisMatchError):
+    if isinstance(error, TypeError) and int(pd.__version__.partition(".")[0]) > 2:
+        return ValueError(
+            f"anomalib cannot read {name} with pandas {pd.__version__} ({error}): pip install 'pandas<3', or read "
+            "folders in the layout of MVTec AD by --data Parts."
+        )
+    if isinstance(error, MisMatchError):
+        return ValueError(
+            f"{name} pairs images and masks by the order of their paths, in which '10_mask.png' comes before "
+            "'1_mask.png', and finds other masks than those of the images' names: read the folders by --data Parts "
+            "(for a category of MVTec AD: --data.root FOLDER/CATEGORY)."
+        )
+    if isinstance(error, LookupError):
+        require_clear_labels(datamodule)
+    if isinstance(error, RuntimeError | TypeError | LookupError):
         return ValueError(
             f"{name} cannot be read: check that its folders are there, that the training set has normal "
             f"images and that every anomalous image has a mask ({type(error).__name__}: {error})."

@@ -29,13 +29,15 @@ import pandas as pd
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.errors import MisMatchError
+from anomalib.utils.attrs import get_nested_attr
+from torch.utils.data import DataLoader
 
 from anople_anomalib.utils.arguments import check_k_shot
 
-from .dataset_checks import require_plain_subsets, tidy_subsets
+from .dataset_checks import OwnDataModule, check_datamodule, require_apart, require_clear_labels, test_set_of
 from .errors import clear_error
 from .sampling import check_sample_list, read_sample_list, write_sample_list
-from .shots import draw_normal_images
+from .shots import draw_normal_images, other_normal_images
 from .wrapping import build_datamodule, choose_categories, split_by_category
 
 logger = logging.getLogger(__name__)
@@ -44,10 +46,11 @@ SAMPLES_FILE = "few_shot_samples.json"
 """Name of the drawn list, which is written next to the results of a training run."""
 
 
-class FewShot(AnomalibDataModule):
+class FewShot(OwnDataModule):
     """Wrapper of a datamodule whose training set holds k normal images of every category.
 
-    The test set of a category is its whole test set; the validation set is made as the wrapped datamodule makes it.
+    The test set of a category is its whole test set; the validation set is made as the wrapped datamodule makes it, and
+    where it makes none, other good training images stand in for it, so that thresholds never come from the shots.
     Where the wrapped datamodule splits at random and has no seed, it gets a fixed one, so that every draw of shots is
     tested on the same images. Augmentations are those of the wrapped datamodule.
 
@@ -118,6 +121,7 @@ class FewShot(AnomalibDataModule):
         self.k_shot = k_shot if self.samples is None else _common_length(self.samples)
         self.drawn_samples: dict[str, list[str]] = {}
         self._category_of: dict[str, str] = {}
+        self._others: AnomalibDataset | None = None  # good training images that are no shots
 
     @property
     def name(self) -> str:  # type: ignore[override]  # a property as in anomalib, a plain attribute in Lightning
@@ -156,23 +160,43 @@ class FewShot(AnomalibDataModule):
     def _setup(self, stage: str | None = None) -> None:
         """Set up every category and join their subsets."""
         self._category_of, drawn = {}, {}
+        others: list[AnomalibDataset] = []
         subsets: dict[str, list[AnomalibDataset]] = {"train_data": [], "val_data": [], "test_data": []}
         for category, wrapped in self._wrapped.items():
             _set_up(wrapped, category, stage)
-            vars(wrapped).update(tidy_subsets(wrapped))
+            if not isinstance(wrapped, OwnDataModule):
+                require_apart(wrapped)
+                check_datamodule(wrapped)
             wanted = None if self.samples is None else self.samples[category]
             shots, drawn[category] = draw_normal_images(wrapped.train_data, self.k_shot, self.seed, category, wanted)
             logger.info("Training images of %s: %s", category, ", ".join(drawn[category]))
-            for name, parts in subsets.items():
-                part = shots if name == "train_data" else getattr(wrapped, name, None)  # there may be no validation set
+            others.append(other_normal_images(wrapped.train_data, shots, self.seed))
+            parts = {"train_data": shots, "val_data": vars(wrapped).get("val_data"), "test_data": test_set_of(wrapped)}
+            for name, part in parts.items():
                 if part is not None:
-                    parts.append(part)
-                    self._category_of.update(dict.fromkeys(part.samples.image_path.astype(str), category))
+                    subsets[name].append(part)
+            for part in (*parts.values(), others[-1]):
+                names = [] if part is None else part.samples.image_path.astype(str)
+                self._category_of.update(dict.fromkeys(names, category))
         self.drawn_samples = drawn
-        for name, parts in subsets.items():
-            if parts:
-                setattr(self, name, _join(parts, self.category))
-        require_plain_subsets(self)
+        for name, joined in subsets.items():
+            if joined:
+                setattr(self, name, _join(joined, self.category))
+        self._others = _join(others, self.category) if all(map(len, others)) else None
+
+    def val_dataloader(self) -> Any:  # noqa: ANN401  # as in anomalib
+        """Return the loader of the validation images, or of other good training images where there are none."""
+        if "val_data" in vars(self) or self._others is None:
+            return super().val_dataloader()
+        others = copy.copy(self._others)
+        transform = get_nested_attr(self, "trainer.model.pre_processor.transform", None)
+        others.augmentations = self.val_augmentations
+        if transform is not None:
+            self._update_subset_augmentations(others, self.val_augmentations, transform)
+        logger.info("There are no validation images: thresholds come from %d other good training images.", len(others))
+        return DataLoader(
+            others, batch_size=self.eval_batch_size, num_workers=self.num_workers, collate_fn=others.collate_fn
+        )
 
     def _create_test_split(self) -> None:
         """Do nothing: the wrapped datamodule made its test set."""
@@ -191,10 +215,14 @@ def _prepare(wrapped: AnomalibDataModule) -> None:
 
 def _set_up(wrapped: AnomalibDataModule, category: str, stage: str | None) -> None:
     """Set up a wrapped datamodule; if that fails, say for which category."""
+    require_clear_labels(wrapped)
     try:
         wrapped.setup(stage)
     except (OSError, RuntimeError, TypeError, ValueError, LookupError, MisMatchError) as error:
-        if isinstance(error, ValueError | MisMatchError) and (clear := clear_error(error, wrapped)) is not error:
+        if (
+            isinstance(error, TypeError | ValueError | MisMatchError)
+            and (clear := clear_error(error, wrapped)) is not error
+        ):
             raise clear from error
         msg = (
             f"Category '{category}' of {wrapped.name} cannot be read; check that its folder is there and that every "
@@ -218,6 +246,8 @@ def _join(parts: Sequence[AnomalibDataset], category: str) -> AnomalibDataset:
     has_masks = all(part.task == TaskType.SEGMENTATION for part in parts)
     # anomalib's data sets keep their task there, and a copy of the frame may lose it
     samples.attrs["task"] = (TaskType.SEGMENTATION if has_masks else TaskType.CLASSIFICATION).value
+    if "mask_path" in samples:  # pandas 3 makes numbers of paths that are missing
+        samples["mask_path"] = samples.mask_path.where(samples.mask_path.notna(), "")
     joint.samples = samples
     joint.category = category
     return joint

@@ -3,58 +3,16 @@
 
 """Images that a user hands over in Python: tensors, files or folders."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from anomalib.data.utils.image import is_image_file
-
-from anople_anomalib.utils.hidden_files import is_hidden
 
 from .image_reading import read_image, require_clear_white
+from .listing import list_images
 
 Images = torch.Tensor | str | Path | Sequence[torch.Tensor | str | Path]
 """A tensor ``(3, H, W)`` or ``(B, 3, H, W)`` with values in [0, 1], an image file, a folder, or several of these."""
-
-
-class Listing(NamedTuple):
-    """Files of folders.
-
-    Attributes:
-        images: Image files, sorted within a folder.
-        hidden: Image files with a component below the folder that starts with a dot.
-        others: Other files that are not hidden; among them may be images whose ending anomalib does not know.
-    """
-
-    images: list[Path]
-    hidden: list[Path]
-    others: list[Path]
-
-
-def list_images(paths: Iterable[str | Path]) -> Listing:
-    """List the images in folders, with everything below them, and single files, whatever they end in.
-
-    Args:
-        paths: Folders and files.
-
-    Raises:
-        FileNotFoundError: If one is not there.
-    """
-    listing = Listing([], [], [])
-    for path in map(Path, paths):
-        if path.is_file():
-            listing.images.append(path)
-        elif not path.is_dir():
-            msg = f"There is no image or folder '{path}': check the path."
-            raise FileNotFoundError(msg)
-        for file in sorted(each for each in path.rglob("*") if each.is_file()):
-            hidden, image = is_hidden(file, path), is_image_file(file)
-            if image:
-                (listing.hidden if hidden else listing.images).append(file)
-            elif not hidden:
-                listing.others.append(file)
-    return Listing(list(dict.fromkeys(listing.images)), listing.hidden, listing.others)
 
 
 def each_image(images: Images) -> Iterator[torch.Tensor]:

@@ -6,12 +6,9 @@
 anomalib calls every pixel anomalous that is not black. A mask that was stored as JPEG has a rim of values 1, 2, 3
 around every anomaly, and one with soft edges is larger by half their width. Here a pixel is anomalous if it is brighter
 than half of the brightest one; a mask whose brightest value is below 32 holds numbers of classes, and every one but 0
-is anomalous. Where that is not what anomalib reads, :func:`readable_mask` gives it a mask that it reads so.
+is anomalous.
 """
 
-import functools
-import hashlib
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -27,45 +24,6 @@ _LOSSY = {"JPEG", "MPO", "WEBP", "JPEG2000"}
 _FAINT, _FLAT, _SOFT = 1 / 8, 5, 9
 """An area, not an edge: brighter than this share of the brightest value, below half, constant over so many pixels;
 or with nothing brighter in a window of so many."""
-
-
-def readable_mask(path: str | Path) -> Path:
-    """Find a file from which anomalib reads the mask that :func:`binary_mask` reads.
-
-    Args:
-        path: A mask.
-
-    Returns:
-        The path itself, or that of a copy in a temporary folder that this process removes when it ends.
-
-    Raises:
-        ValueError: If the mask cannot be read, or it is not clear what is anomalous.
-    """
-    path = Path(path)
-    state = path.stat()
-    return _readable_mask(path.absolute(), state.st_mtime_ns, state.st_size)
-
-
-def is_copy(path: str | Path) -> bool:
-    """Return whether a file is a copy that :func:`readable_mask` has made, whose name says nothing about its image."""
-    return Path(path).is_relative_to(_temporary_folder().name)
-
-
-@functools.cache
-def _readable_mask(path: Path, modified: int, size: int) -> Path:
-    anomalous = binary_mask(path)
-    with Image.open(path) as image:
-        if np.array_equal(np.asarray(image.convert("L")) > 0, anomalous):
-            return path
-    digest = hashlib.sha256(f"{path}{modified}{size}".encode()).hexdigest()[:16]
-    copy = Path(_temporary_folder().name) / f"{path.stem}_{digest}.png"
-    Image.fromarray(anomalous.astype(np.uint8) * 255).save(copy)
-    return copy
-
-
-@functools.cache
-def _temporary_folder() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="anople_masks_")
 
 
 def binary_mask(path: str | Path, ignore: int | None = None) -> NDArray[np.bool_]:

@@ -22,37 +22,31 @@ Example:
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from anomalib import TaskType
-from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem
+from anomalib.data import AnomalibDataset, ImageItem
 from anomalib.data.utils import LabelName, Split, ValSplitMode
-from anomalib.data.utils.image import is_image_file
 from PIL import Image
 from torchvision.transforms.v2 import Transform
 from torchvision.tv_tensors import Image as TensorImage
 from torchvision.tv_tensors import Mask
 
-from .image_inputs import Listing, list_images
-from .image_reading import COMMAND, read_image, require_clear_white, turned_size
+from .dataset_checks import OwnDataModule
+from .image_reading import read_image, require_clear_white, turned_size
+from .listing import OTHER_ENDINGS, Listing, PartFolders, below, find_layout, list_images, name_of
 from .masks import binary_mask, require_same_shape
 from .pairing import pair_masks
 from .sampling import draw_shots, relative_names
 
 logger = logging.getLogger(__name__)
 
-GOOD_NAMES = ("good", "ok", "normal")
-"""Names of folders of good parts, in any case."""
 _SPLITS = (ValSplitMode.SAME_AS_TEST, ValSplitMode.FROM_TEST, ValSplitMode.FROM_TRAIN, ValSplitMode.NONE)
 
-Folders = str | Path | Sequence[str | Path] | None
-"""A folder with everything below it, an image, or several of both; below ``root`` unless the path is absolute."""
 
-
-class Parts(AnomalibDataModule):
+class Parts(OwnDataModule):
     """Good parts, and perhaps defective ones with or without masks, in folders or lists of files.
 
     Without further arguments ``root`` is a folder in the layout of MVTec AD (``train/good``, ``test/good``,
@@ -137,7 +131,7 @@ class Parts(AnomalibDataModule):
             seed=seed,
         )
         self.root = Path(root)
-        self._name = name or _name_of(self.root)
+        self._name = name or name_of(self.root)
         self.normal_dir, self.abnormal_dir, self.normal_test_dir = normal_dir, abnormal_dir, normal_test_dir
         self.mask_dir, self.calibration_dir = mask_dir, calibration_dir
         self.test_share, self.white, self.ignore = test_share, white, ignore
@@ -157,11 +151,6 @@ class Parts(AnomalibDataModule):
         found = {use: vars(self).get(attribute) for use, attribute in subsets.items()}
         paths = {use: [] if subset is None else subset.samples.image_path.tolist() for use, subset in found.items()}
         return {**paths, "calibration": [path for path in paths["calibration"] if path not in paths["test"]]}
-
-    def val_dataloader(self) -> object:
-        """Return the loader of the images that thresholds come from."""
-        require_validation(self)
-        return super().val_dataloader()
 
     def _setup(self, _stage: str | None = None) -> None:
         """List the images, find the masks and check both."""
@@ -214,11 +203,11 @@ class Parts(AnomalibDataModule):
         if "val_data" not in vars(self) and (self.val_split_mode == ValSplitMode.FROM_TRAIN or len(self.test_data) > 0):
             super()._create_val_split()
 
-    def _folders(self) -> "_Given":
+    def _folders(self) -> "PartFolders":
         """Return the folders of every kind, those that are given before those of the layout."""
-        named = _Given(
+        named = PartFolders(
             *(
-                _below(self.root, folders)
+                below(self.root, folders)
                 for folders in (
                     self.normal_dir,
                     self.abnormal_dir,
@@ -230,7 +219,7 @@ class Parts(AnomalibDataModule):
         )
         if named.good:
             return named
-        return _Given(*(mine or its for mine, its in zip(named, _layout(self.root.absolute()), strict=True)))
+        return PartFolders(*(mine or its for mine, its in zip(named, find_layout(self.root.absolute()), strict=True)))
 
 
 class PartsDataset(AnomalibDataset):
@@ -280,71 +269,6 @@ class PartsDataset(AnomalibDataset):
         return torch.from_numpy(np.array(anomalous, dtype=np.uint8))
 
 
-def require_validation(datamodule: AnomalibDataModule) -> None:
-    """Refuse to validate without images that are not taught: a threshold from nothing calls every part good.
-
-    Raises:
-        ValueError: If there is no validation set.
-    """
-    if not vars(datamodule).get("val_data"):
-        msg = (
-            f"{datamodule.name} has no images that thresholds could come from: teach fewer of the good parts than "
-            "there are (FewShot's k_shot), or give some that are not taught (calibration_dir of Parts, or "
-            "val_split_mode 'from_train')."
-        )
-        raise ValueError(msg)
-
-
-class _Given(NamedTuple):
-    """Folders and files by what they hold."""
-
-    good: list[Path]
-    defective: list[Path]
-    good_test: list[Path]
-    masks: list[Path]
-    calibration: list[Path]
-
-
-def _below(root: Path, folders: Folders) -> list[Path]:
-    several = [] if folders is None else [folders] if isinstance(folders, str | Path) else list(folders)
-    return [(root / folder).absolute() for folder in several]
-
-
-def _layout(root: Path) -> _Given:
-    """Find the folders of a data set that names them as others do."""
-    if not root.is_dir():
-        msg = f"There is no folder '{root}': check root."
-        raise FileNotFoundError(msg)
-    if train := _good_folder(root / "train"):
-        good_test, truth = _good_folder(root / "test"), root / "ground_truth"
-        defects = [folder for folder in _subfolders(root / "test") if [folder] != good_test]
-        masks = [truth / folder.name for folder in defects] if truth.is_dir() else []
-        return _Given(train, defects, good_test, masks, _good_folder(root / "validation"))
-    good = _good_folder(root)
-    if not good and (root.name.lower() in GOOD_NAMES or any(map(is_image_file, root.glob("[!.]*")))):
-        good = [root]
-    if not good:
-        msg = (
-            f"There is neither 'train/good' nor 'good' in '{root}', nor an image: name the folder of the good parts "
-            "(normal_dir)."
-        )
-        raise ValueError(msg)
-    return _Given(good, [], [], [], [])
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.glob("*") if each.is_dir() and not each.name.startswith("."))
-
-
-def _good_folder(folder: Path) -> list[Path]:
-    return [each for each in _subfolders(folder) if each.name.lower() in GOOD_NAMES][:1]
-
-
-def _name_of(root: Path) -> str:
-    folder = root.resolve()
-    return (folder.parent if folder.name.lower() in GOOD_NAMES else folder).name or "parts"
-
-
 def _draw_test(good: Sequence[Path], share: float, name: str) -> list[Path]:
     number = min(max(1, round(share * len(good))), len(good) - 1)
     return [good[index] for index in draw_shots(relative_names(good), number, 0, f"{name} test")]
@@ -391,7 +315,7 @@ def _say_left_out(listings: dict[str, Listing], used_masks: set[Path]) -> None:
         (hidden, "hidden files are no images"),
         (
             others,
-            f"files are left out, whose ending is not one of an image that anomalib reads; {COMMAND} converts images",
+            OTHER_ENDINGS,
         ),
         (spare, "masks belong to no image"),
     ):

@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 
 import pandas as pd
+from anomalib import TaskType
 from anomalib.data import AnomalibDataset
 from anomalib.data.utils import LabelName
 
@@ -47,3 +48,21 @@ def draw_normal_images(
         raise ValueError(msg)
     chosen = draw_shots(names, k_shot, seed, category) if wanted is None else match_samples(names, wanted, category)
     return dataset.subsample(samples.index[chosen].tolist()), [names[index] for index in chosen]
+
+
+def other_normal_images(dataset: AnomalibDataset, shots: AnomalibDataset, seed: int, most: int = 32) -> AnomalibDataset:
+    """Return normal training images that are no shots, at most so many, with empty masks for pixel thresholds.
+
+    Args:
+        dataset: The whole training set.
+        shots: The shots.
+        seed: Seed of the draw where there are more.
+        most: Number of images, at most.
+    """
+    samples = normal_samples(dataset)
+    samples = samples[~samples.image_path.isin(shots.samples.image_path)]
+    names = relative_names(samples.image_path)
+    chosen = samples.index[draw_shots(names, min(most, len(names)), seed, "validation")] if names else []
+    others = dataset.subsample(list(chosen))
+    others.samples.attrs["task"] = TaskType.SEGMENTATION.value
+    return others

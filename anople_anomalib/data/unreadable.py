@@ -1,15 +1,17 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Data loaders that leave out images that cannot be read, and say which and why."""
+"""Images to judge, read right; one that cannot be read is reported, and the others are judged."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from anomalib.data import DatasetItem
+from anomalib.data import ImageBatch, ImageItem
 from torch.utils.data import DataLoader, Dataset
 
-from .image_reading import IMAGE_ERRORS, open_image
+from .image_reading import read_image, require_clear_white
+from .listing import list_images, say_other_endings
 
 
 class Unreadable(NamedTuple):
@@ -24,110 +26,85 @@ class Unreadable(NamedTuple):
     error: str
 
 
-class ForgivingDataset(Dataset):
-    """A data set that gives an :class:`Unreadable` in place of an image that cannot be read.
-
-    Everything else is that of the wrapped data set, its other errors as well.
+class Photographs(Dataset):
+    """Images in folders and files.
 
     Args:
-        dataset: A data set of anomalib, of which an image's path is known by its number.
+        paths: Folders, with everything below them, and files.
+        white: Value of images of 16 bits that becomes white, as in :class:`.parts.Parts`.
+
+    Raises:
+        FileNotFoundError: If one is not there.
+        ValueError: If it is not clear which value is white.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        """Return an attribute of the wrapped data set."""
-        if name == "dataset":  # not set yet: a copy in the making, such as a worker's
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
+    def __init__(self, paths: Sequence[str | Path], white: float | None = None) -> None:
+        self.files = list_images(paths).images
+        say_other_endings(self.files)
+        if white is None:
+            require_clear_white(self.files)
+        self._white = white
 
     def __len__(self) -> int:
         """Return the number of images, those that cannot be read among them."""
-        return len(self.dataset)  # type: ignore[arg-type]  # torch's class promises no length
+        return len(self.files)
 
-    def __getitem__(self, index: int) -> DatasetItem | Unreadable:
+    def __getitem__(self, index: int) -> ImageItem | Unreadable:
         """Read an image, or say why it cannot be read."""
-        try:
-            return self.dataset[index]
-        except IMAGE_ERRORS:
-            path = self._path_of(index)
-            try:
-                open_image(path)
-            except (OSError, ValueError) as error:
-                return Unreadable(path, str(error))
-            raise  # the image is fine: something else is wrong, such as a mask
-
-    def _path_of(self, index: int) -> str:
-        samples = getattr(self.dataset, "samples", None)
-        return str(self.image_filenames[index] if samples is None else samples.iloc[index].image_path)
+        return read_photograph(self.files[index], self._white)
 
 
-class CollateReadable:
-    """A collate function that collates what could be read, and hands on what could not.
+class PhotographLoader:
+    """Batches of one image each, without those that cannot be read.
+
+    Not torch's class, which Lightning would make anew from its arguments.
 
     Args:
-        collate: Collate function of the data set.
+        photographs: The images.
+        num_workers: Number of worker processes.
+
+    Attributes:
+        unreadable: What could not be read, in the order of the files.
     """
 
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
+    def __init__(self, photographs: Photographs, num_workers: int = 0) -> None:
+        self.dataset = photographs
+        self._loader: DataLoader[ImageItem | Unreadable] = DataLoader(
+            photographs, batch_size=None, num_workers=num_workers
+        )
+        self.unreadable: list[Unreadable] = []
 
-    def __call__(self, items: Iterable[Any]) -> tuple[Any, list[Unreadable]]:
-        """Return a batch, ``None`` if nothing could be read, and what could not be read."""
-        items = list(items)
-        readable = [item for item in items if not isinstance(item, Unreadable)]
-        unreadable = [item for item in items if isinstance(item, Unreadable)]
-        return (self.collate(readable) if readable else None), unreadable
+    def __len__(self) -> int:
+        """Return the number of images, those that cannot be read among them."""
+        return len(self.dataset)
 
-
-class ForgivingLoader(DataLoader):
-    """A data loader that yields the batches of :class:`CollateReadable` and reports what could not be read.
-
-    Lightning makes loaders anew from their arguments (a sampler for several processes): what is reported to is
-    therefore set afterwards, by :func:`forgive`, and belongs to the data set.
-    """
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch's own iterator only, which this one wraps
-        """Yield batches of images that could be read."""
-        for batch, unreadable in super().__iter__():
-            if unreadable:
-                vars(self.dataset).setdefault("unreadable", []).extend(unreadable)
-            if batch is not None:
-                yield batch
+    def __iter__(self) -> Iterator[ImageBatch]:
+        """Yield the images that could be read."""
+        for item in self._loader:
+            if isinstance(item, Unreadable):
+                self.unreadable.append(item)
+            else:
+                yield ImageBatch.collate([item])
 
 
-def forgiving(loader: DataLoader) -> ForgivingLoader:
-    """Return a data loader over the same data set that leaves out images that cannot be read.
-
-    Args:
-        loader: A data loader of images in a fixed order.
-
-    Returns:
-        The other data loader; :func:`take_unreadable` tells what it has left out.
-    """
-    return ForgivingLoader(
-        ForgivingDataset(loader.dataset),
-        batch_size=loader.batch_size,
-        sampler=loader.sampler,
-        num_workers=loader.num_workers,
-        collate_fn=CollateReadable(loader.collate_fn),
-        pin_memory=loader.pin_memory,
-        drop_last=loader.drop_last,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-    )
+def read_photograph(path: Path, white: float | None = None) -> ImageItem | Unreadable:
+    """Read an image upright and with all its bits, or say why it cannot be read."""
+    try:
+        return ImageItem(image=read_image(path, white), image_path=str(path))
+    except (OSError, ValueError) as error:
+        return Unreadable(str(path), str(error))
 
 
 def take_unreadable(loaders: object) -> list[Unreadable]:
-    """Return what data loaders have left out since the last call.
+    """Return what data loaders could not read since the last call.
 
     Args:
-        loaders: A data loader or a list of them; those that are not forgiving have left out nothing.
+        loaders: A data loader or a list of them; others than :class:`PhotographLoader` have left out nothing.
     """
+    several: Iterable[object] = loaders if isinstance(loaders, list | tuple) else [loaders]
     found: list[Unreadable] = []
-    for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
-        if isinstance(loader, ForgivingLoader):
-            found += vars(loader.dataset).pop("unreadable", [])
+    for loader in several:
+        if isinstance(loader, PhotographLoader):
+            found += loader.unreadable
+            loader.unreadable = []
     return found

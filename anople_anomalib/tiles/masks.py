@@ -8,9 +8,9 @@ from numbers import Real
 from pathlib import Path
 
 import torch
-from PIL import Image
 from skimage.draw import polygon2mask
 
+from anople_anomalib.data.image_reading import turned_size
 from anople_anomalib.data.masks import binary_mask
 
 Polygon = Sequence[Sequence[float]]
@@ -113,9 +113,9 @@ def region_file(folder: Path, image: Path) -> Path:
 
 
 def image_size_of(path: Path) -> tuple[int, int]:
-    """Read height and width from the head of an image file."""
-    with Image.open(path) as image:
-        return image.height, image.width
+    """Read height and width of an image, as it is seen upright, from the head of its file."""
+    width, height = turned_size(path)
+    return height, width
 
 
 def _items(roi: object) -> list:

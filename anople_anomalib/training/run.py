@@ -12,11 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from anople_anomalib.data.dataset_checks import check_run
 from anople_anomalib.utils.scoped import replaced
 from anople_anomalib.utils.transforms import require_one_transform
 
 from .copies import require_no_shots
-from .dataset_checks import require_plain_evaluation, require_whole_images, tidy_data
+from .dataset_checks import require_plain_evaluation, require_whole_images
 from .shots import TrainingShots
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class FewShotRun(TrainingRun):
             if stage == TrainerFn.FITTING:
                 require_whole_images(datamodule)
             require_plain_evaluation(datamodule, getattr(pl_module.pre_processor, "transform", None))
-        self.changes.enter_context(tidy_data(trainer))
+        check_run(trainer)
         if stage == TrainerFn.FITTING:
             self._prepare_training(trainer, cast("FewShotTraining", pl_module))  # which has made this callback
 

@@ -1,21 +1,20 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Hidden files, crosswise masks and soft masks of a user's folder."""
+"""Data that anomalib would read wrongly, refused before a run."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from anomalib.data import Folder, PredictDataset
+from anomalib.data import Datumaro, Folder, PredictDataset
 from PIL import Image, ImageFilter
 
-from anople_anomalib.data import FewShot
-from anople_anomalib.data.dataset_checks import tidy_subsets
+from anople_anomalib.data import FewShot, Parts
 from anople_anomalib.data.image_inputs import each_image
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
-from anople_anomalib.utils.hidden_files import is_hidden
 from helpers.training import make_engine, make_model
 
 HIDDEN = (".ipynb_checkpoints/0-checkpoint.png", "._0.png")
@@ -70,100 +69,170 @@ def masks_of(datamodule: Any) -> set[tuple[str, str]]:  # noqa: ANN401
     return set(zip(names[: len(rows)], names[len(rows) :], strict=True))
 
 
-def test_masks_are_paired_by_folder(root: Path, tmp_path: Path) -> None:
-    right = {("a/0.png", "m_z/0.png"), ("b/0.png", "m_b/0.png")}
+def wrapped_or_not(root: Path, **arguments: Any) -> list[Any]:  # noqa: ANN401
+    return [folder(root, **arguments), FewShot(folder(root, **arguments))]
+
+
+def fit(datamodule: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    make_engine(tmp_path).fit(make_model(epochs=1), datamodule=datamodule)
+
+
+def test_masks_in_another_order_than_the_images_are_refused(root: Path, tmp_path: Path) -> None:
     plain = folder(root)
     plain.setup()
     assert masks_of(plain) == {("a/0.png", "m_b/0.png"), ("b/0.png", "m_z/0.png")}  # anomalib's own
-    few = FewShot(folder(root))
-    few.setup()
-    assert masks_of(few) == right
-    assert {item.gt_mask[:20].any().item() for item in few.test_data if "a/0" in item.image_path} == {True}
-    datamodule = folder(root)
-    make_engine(tmp_path).fit(make_model(epochs=1), datamodule=datamodule)
-    assert masks_of(datamodule) == right
+    for datamodule in wrapped_or_not(root):
+        with pytest.raises(
+            ValueError, match=r"m_b/0.png' for the mask of '.*a/0.png', which is '.*m_z/0.png': .*Parts"
+        ):
+            fit(datamodule, tmp_path)
+    parts = Parts(root, abnormal_dir=["a", "b"], mask_dir=["m_z", "m_b"])
+    fit(parts, tmp_path)
+    assert masks_of(parts) == {("a/0.png", "m_z/0.png"), ("b/0.png", "m_b/0.png")}
+
+
+def test_files_numbered_without_zeros_are_refused_with_the_way_out(root: Path) -> None:
+    for number in (1, 2, 10):
+        save(noise(number), root / "a" / f"{number}.png"), save(square(0), root / "m_z" / f"{number}_mask.png")
+    (root / "a" / "0.png").unlink(), (root / "m_z" / "0.png").unlink()
+    few = FewShot(folder(root, abnormal_dir="a", mask_dir="m_z"))
+    with pytest.raises(ValueError, match=r"'10_mask.png' comes before '1_mask.png'.*by --data Parts"):
+        few.setup()
 
 
 @pytest.mark.parametrize("name", HIDDEN)
-@pytest.mark.parametrize("readable", [True, False])
-def test_hidden_files_are_no_images(root: Path, tmp_path: Path, name: str, readable: bool) -> None:
-    for place in ("good", "a", "m_z"):
-        save(square(0) if place == "m_z" else noise(5), root / place / name)
-        if not readable:
-            (root / place / name).write_bytes(b"\x00\x05\x16\x07")
-    single = {"abnormal_dir": "a", "mask_dir": "m_z"}
-    model, datamodule = make_model(epochs=1, k_shot=None), folder(root, **single)
-    engine = make_engine(tmp_path)
-    engine.train(model, datamodule=datamodule)
-    assert all("checkpoint" not in each and "._" not in each for each in model.drawn_samples["part"])
-    assert masks_of(datamodule) == {("a/0.png", "m_z/0.png")}
-    few = FewShot(folder(root, **single), k_shot=None)
-    few.setup()
-    used = [*few.train_data.samples.image_path, *few.test_data.samples.image_path, *few.test_data.samples.mask_path]
-    assert len(used) == 3 + 1 + 1
-    assert not any(is_hidden(path, root) for path in used if path)
-    predictions = engine.predict(model, data_path=root / "a")
-    assert [Path(path).name for batch in predictions for path in batch.image_path] == ["0.png"]
-    dataset = PredictDataset(root / "good")
-    assert len(engine.predict(model, dataset=dataset)) == 3
-    assert len(dataset.image_filenames) == 4  # the user's object is as it was
-    assert len(list(each_image(root / "good"))) == 3
+def test_hidden_files_are_refused_where_anomalib_takes_them(root: Path, tmp_path: Path, name: str) -> None:
+    save(noise(5), root / "good" / name)
+    alone = {"abnormal_dir": None, "mask_dir": None, "val_split_mode": "none", "test_split_mode": "none"}
+    for datamodule in wrapped_or_not(root, **alone):
+        with pytest.raises(ValueError, match=rf"good/{name}' is one of 1 hidden files.*Parts"):
+            fit(datamodule, tmp_path)
+    parts = Parts(root)
+    parts.setup()
+    assert len(parts.train_data) == len(list(each_image(root / "good"))) == 3
     textures = PixelAnomalySimulator(root / "good").generator.anomaly_source_paths
     assert sorted(Path(path).name for path in textures) == ["0.png", "1.png", "2.png"]
+    model, engine = make_model(epochs=1, k_shot=2), make_engine(tmp_path)
+    engine.fit(model, datamodule=parts)
+    with pytest.raises(ValueError, match=rf"good/{name}' is one of 1 hidden files"):
+        engine.predict(model, data_path=root / "good")
 
 
-@pytest.mark.parametrize("place", ["a", "m_z"])
-@pytest.mark.parametrize("name", HIDDEN)
-def test_hidden_files_that_anomalib_cannot_pair_are_named(root: Path, tmp_path: Path, place: str, name: str) -> None:
-    save(square(0), root / place / name)
-    for datamodule in (folder(root), FewShot(folder(root))):
-        with pytest.raises(ValueError, match=f"{place}/{name}' is one of 1 hidden files that end like images.*remove"):
-            make_engine(tmp_path).fit(make_model(epochs=1), datamodule=datamodule)
+def test_other_endings_beside_predicted_images_are_named(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, kind in (("3.jfif", "JPEG"), ("4.gif", "GIF")):
+        Image.fromarray(noise(0)).save(root / "good" / name, format=kind)
+    (root / "good" / "notes.txt").write_text("no image")
+    model, engine = make_model(epochs=1, k_shot=2), make_engine(tmp_path)
+    engine.fit(model, datamodule=Parts(root))
+    caplog.clear()
+    engine.predict(model, dataset=PredictDataset(root / "good"))
+    assert "2 files are left out, whose ending is not one that anomalib reads" in caplog.text
+    caplog.clear()
+    engine.predict(model, data_path=root / "good" / "0.png")  # one of several: asked for by its name
+    assert "left out" not in caplog.text
 
 
-def test_nothing_to_tidy_changes_nothing(root: Path) -> None:
-    datamodule = folder(root, abnormal_dir="a", mask_dir="m_z")
-    datamodule.setup()
-    assert tidy_subsets(datamodule) == {}
-    alone = folder(root, abnormal_dir=None, mask_dir=None, val_split_mode="none")
-    alone.setup()
-    assert tidy_subsets(alone) == {}
-
-
-def test_soft_masks_are_measured_at_half_their_height(root: Path, tmp_path: Path) -> None:
+def test_soft_masks_are_refused_and_read_right_by_parts(root: Path, tmp_path: Path) -> None:
     for mask in ("m_z", "m_b"):
         path = root / mask / "0.png"
         Image.open(path).filter(ImageFilter.GaussianBlur(3)).convert("L").save(path.with_suffix(".jpg"))
         path.unlink()
-    few, datamodule = FewShot(folder(root)), folder(root)
-    few.setup()
-    make_engine(tmp_path).fit(make_model(epochs=1), datamodule=datamodule)
-    for data in (few, datamodule):
-        data.test_data.augmentations = None
-        areas = [item.gt_mask.sum().item() for item in data.test_data if item.gt_label]
-        assert areas == pytest.approx([600, 600], rel=0.06)
+    for datamodule in wrapped_or_not(root, abnormal_dir="a", mask_dir="m_z"):
+        with pytest.raises(ValueError, match=r"takes every pixel of a mask that is not black.*m_z/0.jpg'.*Parts"):
+            fit(datamodule, tmp_path)
+    parts = Parts(root, abnormal_dir=["a", "b"], mask_dir=["m_z", "m_b"])
+    parts.setup()
+    areas = [item.gt_mask.sum().item() for item in parts.test_data if item.gt_label]
+    assert areas == pytest.approx([600, 600], rel=0.06)
 
 
-def test_data_that_are_tidy_stay_as_they_are(root: Path) -> None:
-    """A test after the training finds masks in place of the soft ones, in another folder and of other names."""
-    for mask in ("m_z", "m_b"):
-        Image.open(root / mask / "0.png").filter(ImageFilter.GaussianBlur(3)).convert("L").save(root / mask / "0.png")
-    datamodule = folder(root)
-    datamodule.setup()
-    assert tidy_subsets(datamodule).keys() == {"val_data", "test_data"}
-    vars(datamodule).update(tidy_subsets(datamodule))
-    assert tidy_subsets(datamodule) == {}
+@pytest.mark.parametrize("kind", ["black", "transparent", "turned"])
+def test_masks_that_mark_nothing_or_would_be_stretched_are_named(root: Path, tmp_path: Path, kind: str) -> None:
+    mask = {"black": square(0) * 0, "turned": np.rot90(square(0)), "transparent": np.zeros((60, 70, 4), np.uint8)}[kind]
+    save(np.ascontiguousarray(mask), root / "m_z" / "0.png")
+    said = "it would be stretched" if kind == "turned" else "marks no pixel"
+    for datamodule in wrapped_or_not(root, abnormal_dir="a", mask_dir="m_z"):
+        with pytest.raises(ValueError, match=rf"The mask '.*m_z/0.png'.*a/0.png'.*{said}"):
+            fit(datamodule, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["10.png", "other.png"])  # the first one is fine with anomalib
 def test_a_mask_of_another_name_is_named(root: Path, tmp_path: Path, name: str) -> None:
     (root / "m_z" / "0.png").rename(root / "m_z" / name)
-    for datamodule in (folder(root), FewShot(folder(root))):
+    for datamodule in wrapped_or_not(root):
         with pytest.raises(ValueError, match=r"a/0\.png' has no mask"):
-            make_engine(tmp_path).fit(make_model(epochs=1), datamodule=datamodule)
+            fit(datamodule, tmp_path)
 
 
 def test_a_mask_without_an_image_is_named(root: Path) -> None:
     save(square(0), root / "m_b" / "7.png")
     with pytest.raises(ValueError, match=r"m_b/7\.png' belongs to no image"):
         FewShot(folder(root)).setup()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"abnormal_dir": "a", "mask_dir": None, "test_split_ratio": 0.5},
+            "has drawn 1 of the good images at random for a test",
+        ),
+        ({"val_split_mode": "from_train"}, "draws its validation images at random .val_split_mode 'from_train'."),
+    ],
+)
+def test_a_random_split_needs_a_seed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], message: str
+) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    with pytest.raises(ValueError, match=rf"Folder {message} and has no seed.*--data.seed 0"):
+        fit(folder(root, seed=None, **arguments), tmp_path)
+
+
+def test_images_that_are_taught_are_not_judged(root: Path) -> None:
+    few = FewShot(folder(root, abnormal_dir="a", mask_dir="m_z", normal_test_dir="good"))
+    with pytest.raises(ValueError, match=r"good/0.png' is one of 3 images of Folder that are both for training and"):
+        few.setup()
+
+
+def test_a_test_on_defects_alone_is_refused(root: Path, tmp_path: Path) -> None:
+    for datamodule in wrapped_or_not(root, abnormal_dir="a", mask_dir="m_z", test_split_mode="none"):
+        with pytest.raises(ValueError, match=r"Folder tests on defects alone.*--data.test_split_mode from_dir"):
+            fit(datamodule, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "items", "message"),
+    [
+        (["scratch", "good"], ["good", "scratch"], "are 0 'scratch', 1 'good', and number 0 is normal to anomalib"),
+        (["OK", "scratch", "dent"], ["OK", "dent"], "anomalib leaves out all images of 'dent' and later ones"),
+        (["Normal", "scratch"], ["Normal", "scratch", None], "the image '2' is one of 1 without any"),
+        (["No defect", "scratch"], ["No defect", "scratch"], None),
+    ],
+)
+def test_labels_of_datumaro_are_checked_by_their_names(
+    tmp_path: Path, labels: list[str], items: list[str | None], message: str | None
+) -> None:
+    content = {
+        "categories": {"label": {"labels": [{"name": label} for label in labels]}},
+        "items": [
+            {
+                "id": str(number),
+                "image": {"path": f"{number}.png"},
+                "annotations": [] if label is None else [{"label_id": labels.index(label)}],
+            }
+            for number, label in enumerate(items)
+        ],
+    }
+    for number in range(len(items)):
+        save(noise(number), tmp_path / "images" / "default" / f"{number}.png")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "default.json").write_text(json.dumps(content))
+    few = FewShot(Datumaro(tmp_path, num_workers=0, val_split_mode="none", test_split_mode="none"))
+    if message is None:
+        with pytest.raises(ValueError, match="Datumaro tests on defects alone"):
+            few.setup()
+    else:
+        with pytest.raises(ValueError, match=message):
+            few.setup()

@@ -160,7 +160,13 @@ def folder(tmp_path: Path) -> Folder:
             if name not in DISTORTED:
                 write(tmp_path / split / name)
     return Folder(
-        name="odd", root=tmp_path, normal_dir="good", abnormal_dir="bad", num_workers=2, val_split_mode="same_as_test"
+        seed=0,
+        name="odd",
+        root=tmp_path,
+        normal_dir="good",
+        abnormal_dir="bad",
+        num_workers=2,
+        val_split_mode="same_as_test",
     )
 
 

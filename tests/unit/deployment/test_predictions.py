@@ -13,9 +13,9 @@ import torch
 from anomalib.data import PredictDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.data.unreadable import PhotographLoader, Photographs
 from anople_anomalib.deployment.table import COLUMNS, ERROR, NOT_OK, OK, TableWriter, regions_of
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
@@ -150,9 +150,8 @@ def test_an_image_that_cannot_be_read_is_a_row(model: AnoPLe, tmp_path: Path, nu
     (images / "truncated.png").write_bytes((images / "0.png").read_bytes()[:60])
     (images / "text.png").write_text("no image")
     (images / "empty.png").touch()
-    dataset = PredictDataset(images)
-    loader = DataLoader(dataset, collate_fn=dataset.collate_fn, num_workers=num_workers)
-    batches = make_engine(tmp_path).predict(model, dataloaders=loader)
+    loader = PhotographLoader(Photographs([images]), num_workers=num_workers)
+    batches = make_engine(tmp_path).predict(model, dataloaders=[loader])
     rows = {Path(row["path"]).name: row for row in rows_in(tmp_path)}
     assert len(batches) == 3
     assert len(rows) == 6

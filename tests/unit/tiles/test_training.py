@@ -40,7 +40,7 @@ def data(folder: Path) -> Folder:
     """The folder as a datamodule whose batches hold two images."""
     return Folder(
         name="parts", root=folder, normal_dir="good", abnormal_dir="bad", mask_dir="mask", num_workers=0,
-        eval_batch_size=2, val_split_mode="same_as_test", test_split_ratio=0.34,
+        eval_batch_size=2, val_split_mode="same_as_test", test_split_ratio=0.34, seed=0,
     )  # fmt: skip
 
 
