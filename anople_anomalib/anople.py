@@ -117,8 +117,8 @@ class AnoPLe(
         memory_per_category: Whether an image is compared with the shots of one category, the one whose patches are
             nearest to it on average, instead of with those of all.
         memory_backbone: A second, frozen backbone whose features join the memory: a model name of timm, or
-            ``"efficientnet-lite0"``, whose weights need no download; ``"none"`` for none. ``None`` is
-            ``"efficientnet-lite0"`` for ``"anople-tiny"`` and none for every other backbone.
+            ``"efficientnet-lite2"``, whose weights need no download; ``"none"`` for none. ``None`` is
+            ``"efficientnet-lite2"`` for ``"anople-tiny"`` and none for every other backbone.
         memory_pretrained: Weights of the second backbone: ``None`` for its pretrained ones, the path of a file, or
             ``"random"``.
         memory_backbone_layers: 1-based numbers of its stages (convolutional) or blocks (transformer); ``None`` for the
@@ -130,7 +130,7 @@ class AnoPLe(
             ``None`` keeps those turned copies that are hardly farther from their shot than slightly moved ones.
         memory_subspace: Share of the variance of its features that is taken for the difference between normal patches:
             a patch counts as the farther, the more it leaves the subspace that explains this share. 0 for none;
-            ``None`` is 0.95 for ``"efficientnet-lite0"`` and 0 for every other.
+            ``None`` is 0.95 for ``"efficientnet-lite2"`` and 0 for every other.
         fusion: ``"paper"`` for equations (12) and (14), or ``"weighted"``, by weights that the parts earn on anomalies
             simulated on the shots; ``None`` is ``"weighted"`` with a second backbone and ``"paper"`` without.
         score_share: Share of the largest values of the map whose mean stands for the image; 0 for the maximum.

@@ -11,7 +11,7 @@ Example:
     >>> from anople_anomalib.config import MemoryConfig, resolve
     >>> settings = resolve("offline", memory=MemoryConfig(turns="none"))
     >>> settings["memory"]["turns"], settings["memory"]["backbone"]
-    ('none', 'efficientnet-lite0')
+    ('none', 'efficientnet-lite2')
 """
 
 import json
@@ -35,7 +35,7 @@ COUPLINGS = ("bidirectional", "text_to_image", "image_to_text", "independent", "
 DECODERS = ("plain", "residual", NONE)
 ALIGNMENTS = ("weighted_sum", "mean", NONE)
 PIXEL_LOGITS = ("dot", "cosine")
-TURNS = ("auto", "right_angles", NONE)
+TURNS = ("auto", "right_angles", "mirrored", NONE)
 FUSIONS = ("paper", "weighted")
 
 
@@ -186,7 +186,7 @@ class MemoryConfig(_Group):
         per_category: Whether an image is compared with the shots of one category, the one whose patches are nearest to
             it on average, instead of with those of all.
         backbone: A second, frozen backbone whose features join the memory: a model name of timm, or
-            ``"efficientnet-lite0"``, whose weights need no download; ``"none"`` for none.
+            ``"efficientnet-lite2"``, whose weights need no download; ``"none"`` for none.
         pretrained: Weights of the second backbone: ``"default"`` for its pretrained ones, the path of a file, or
             ``"random"``.
         backbone_layers: 1-based numbers of its stages (convolutional) or blocks (transformer); ``"default"`` for the
@@ -194,8 +194,10 @@ class MemoryConfig(_Group):
         image_size: Side of the images that it sees; ``"default"`` for its own.
         position_weight: How much farther a patch of its memory counts at another place of the image; 0 for features
             alone.
-        turns: Copies of the shots in its memory, turned by right angles and mirrored: ``"right_angles"`` for all,
-            ``"auto"`` for those that are hardly farther from their shot than slightly moved ones, ``"none"`` for none.
+        turns: Copies of the shots in its memory: ``"none"``, ``"mirrored"``, ``"right_angles"`` (mirrored and not), the
+            degrees n of turns by every n degrees, a multiple of 15 that divides 360, or ``"auto"``, by which the shots
+            choose: every 30 degrees where several shots show that parts lie at any angle, else those by right angles
+            that are hardly farther from their shot than slightly moved ones.
             Beside tiles or a region of interest there are none.
         subspace: Share of the variance of its features that is taken for the difference between normal patches: a patch
             counts as the farther, the more it leaves the subspace that explains this share. 0 for none; below 1.
@@ -213,7 +215,7 @@ class MemoryConfig(_Group):
     backbone_layers: Sequence[int] | str | None = None
     image_size: int | str | None = None
     position_weight: float | None = None
-    turns: str | None = None
+    turns: str | int | None = None
     subspace: float | None = None
     fusion: str | None = None
     score_share: float | None = None
@@ -260,7 +262,10 @@ _RULES: Mapping[str, Mapping[str, _Rule]] = {
         "backbone_layers": _or(DEFAULT, _LAYERS),
         "image_size": _or(DEFAULT, _integer(32)),
         "position_weight": _RATE,
-        "turns": _choice(*TURNS),
+        "turns": _Rule(
+            lambda value: value in TURNS or (type(value) is int and value > 0 and value % 15 == 0 and 360 % value == 0),
+            f"one of {', '.join(TURNS)}, or a multiple of 15 degrees that divides 360",
+        ),
         "subspace": _Rule(
             lambda value: _is_number(value) and 0 <= value < 1, "0 for none or a share of the variance below 1"
         ),

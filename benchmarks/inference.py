@@ -28,7 +28,7 @@ from anomalib.models.image.winclip import torch_model as winclip
 from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib import AnoPLe
-from anople_anomalib.backbones.package_weights import LITE0
+from anople_anomalib.backbones.package_weights import LITE2
 from anople_anomalib.backbones.timm_features import NO_BACKBONE
 from anople_anomalib.method.torch_model import AnoPLeModel
 
@@ -124,7 +124,7 @@ def main() -> None:
     """Measure all and print a table per batch size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="ViT-B-16-plus-240")
-    parser.add_argument("--memory-backbone", default=LITE0, help=f"second backbone, or {NO_BACKBONE!r}")
+    parser.add_argument("--memory-backbone", default=LITE2, help=f"second backbone, or {NO_BACKBONE!r}")
     parser.add_argument("--beside", help="another open_clip model whose encode_image is measured in the same rounds")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=5)

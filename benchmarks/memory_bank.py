@@ -34,7 +34,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from anople_anomalib import AnoPLe
 from anople_anomalib.backbones.outputs import VisualFeatures
-from anople_anomalib.backbones.package_weights import LITE0
+from anople_anomalib.backbones.package_weights import LITE2
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sampling import draw_shots, relative_names
 from anople_anomalib.method.fusion import fuse, image_score
@@ -191,7 +191,7 @@ def main() -> None:
     else:
         datamodule = MVTecAD(root=arguments.data_root, category=arguments.category, num_workers=0)
     model = AnoPLe(
-        memory_backbone=LITE0 if arguments.second else "none",
+        memory_backbone=LITE2 if arguments.second else "none",
         backbone=arguments.backbone,
         pretrained=arguments.pretrained,
         epochs=arguments.epochs,

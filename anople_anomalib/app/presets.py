@@ -11,7 +11,7 @@ from .messages import AppError
 OFFLINE, PAPER, DINOV2 = "offline", "paper", "dinov2"
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    OFFLINE: {"backbone": "anople-tiny", "memory_backbone": "efficientnet-lite0", "fusion": "weighted"},
+    OFFLINE: {"backbone": "anople-tiny", "memory_backbone": "efficientnet-lite2", "fusion": "weighted"},
     PAPER: {"backbone": "ViT-B-16-plus-240", "pretrained": "laion400m_e32"},
     DINOV2: {
         "backbone": "ViT-B-16-plus-240",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.transforms.v2 import functional as tv_functional
 
-from anople_anomalib.backbones.package_weights import LITE0
+from anople_anomalib.backbones.package_weights import LITE2
 from anople_anomalib.backbones.timm_features import NO_BACKBONE, MemoryBackbone
 from anople_anomalib.utils.resizing import resize
 
@@ -40,7 +40,7 @@ def resolve_memory_backbone(name: str | None, *, tiny: bool, memory: bool) -> st
         ValueError: If a second backbone is asked for without a memory.
     """
     if name is None:
-        return LITE0 if tiny and memory else None
+        return LITE2 if tiny and memory else None
     if name == NO_BACKBONE:
         return None
     if not memory:

