@@ -97,7 +97,9 @@ def run(options: Namespace) -> int:
         raise UsageError(msg)
     first = options.good[0].resolve()
     folder = first if first.is_dir() else first.parent
-    name = options.name or (folder.parent if folder.name.lower() in {"good", "normal", "ok"} else folder).name
+    from anople_anomalib.data.listing import name_of
+
+    name = options.name or name_of(folder)
     output = options.output or Path(f"{name}.ckpt")
     if output.exists():
         msg = f"'{output}' exists already: give another --output, nothing is overwritten."
@@ -110,7 +112,7 @@ def _teach(options: Namespace, name: str, output: Path) -> None:
     from anomalib.engine import Engine
 
     from anople_anomalib.anople import AnoPLe
-    from anople_anomalib.data.image_inputs import list_images
+    from anople_anomalib.data.listing import list_images
     from anople_anomalib.data.parts import Parts
 
     listing = list_images(options.good)

@@ -16,10 +16,11 @@ from anomalib.data import ImageBatch, ImageItem
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from .image_inputs import list_images
+from anople_anomalib.utils.hidden_files import holds_drawings
+
 from .image_reading import all_endings, read_image, require_clear_white
+from .listing import list_images
 from .sampling import relative_names
-from .unreadable import Unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,24 @@ _RESCAN = 10.0
 """Seconds after which the folder is listed without a word of the system, which drops events when there are many."""
 _PATIENCE = 10
 """A listing takes at most one part in so many of the time."""
+_REMEMBERED = 200_000
+"""Files that are known again at another place, at most, beside those that are there."""
 _PAUSE = 0.05  # seconds between two looks at files, however many events there are
 _ENDLESS = 10**9
 """Length of an endless series. Lightning reads one batch ahead where it knows no length, and would keep an image
 waiting for the next one."""
+
+
+class Unreadable(NamedTuple):
+    """An image that cannot be read.
+
+    Attributes:
+        path: Its file.
+        error: What is wrong and what to do.
+    """
+
+    path: str
+    error: str
 
 
 class State(NamedTuple):
@@ -219,6 +234,8 @@ class WatchedFolder(ImageSeries):
             self._next_listing = time.monotonic() + max(self._period, _PATIENCE * spent)
             for path in [*self._judged.keys() - found.keys()]:
                 del self._judged[path]
+            if len(self._moved) > _REMEMBERED:
+                self._moved = {state: path for path, state in self._judged.items() if state.number}
             return found
         found = {}
         for path in changed:
@@ -236,7 +253,7 @@ class WatchedFolder(ImageSeries):
             if self._judged.get(path) == state or (path in self._waiting and self._waiting[path][0] == state):
                 continue
             before = self._moved.get(state) if state.number else None
-            if before is not None and before != path and not before.exists():  # moved, not copied
+            if before is not None and before != path and _state_of(before) != state:  # moved, not linked
                 self._take(path, state)
             else:
                 self._waiting[path] = state, time.monotonic()
@@ -342,7 +359,7 @@ def _walk(path: Path) -> dict[Path, State]:
                     continue
                 with suppress(OSError):
                     if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
+                        folders += [] if holds_drawings(Path(entry.path)) else [entry.path]
                     elif os.path.splitext(entry.name)[1].lower() in all_endings():  # noqa: PTH122  # pathlib takes ten times as long
                         found[Path(entry.path)] = _as_state(entry.stat())
     return found

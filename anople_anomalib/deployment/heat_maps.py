@@ -1,52 +1,127 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The default images of a test: image, heat map and outline, with score and verdict below."""
+"""The painter of verdicts: image, heat map and outline, with score and verdict below.
 
+What is drawn are the pixels that were judged, from memory: the file may hold another part by now.
+"""
+
+import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import torch
 from anomalib.data import ImageBatch, ImageItem
-from anomalib.utils.path import generate_output_filename
-from anomalib.visualization import ImageVisualizer
+from anomalib.visualization import Visualizer
 from lightning.pytorch import LightningModule, Trainer
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
+from scipy.ndimage import binary_erosion
 
 from anople_anomalib.data.sampling import relative_names
 from anople_anomalib.data.watching import ImageSeries, series_in
+from anople_anomalib.metrics.raw_scores import RawScoreKeeper
+from anople_anomalib.utils.palette import ORANGE, SKY_BLUE
 
+from .predictions import FrameNames, PredictionTable
+
+logger = logging.getLogger(__name__)
+
+HEAT = "viridis"
+"""Color map of every heat map: its lightness grows evenly, in gray print, too."""
+_HEAT_SHARE = 0.7
+_SIDE = 256  # pixels, width and height of one of the pictures side by side
+_OUTLINE = 2  # pixels
 _CAPTION_HEIGHT, _FONT_SIZE = 28, 18
 _COMPRESSION = 3  # of PNG: a tenth larger than by Pillow's 6, in less than half the time
 _GOOD, _BAD, _UNKNOWN = "#1b7837", "#b2182b", "#444444"
-_TITLES = {"image": "image", "gt_mask": "ground truth"}
 
 
-class HeatMaps(ImageVisualizer):
-    """anomalib's image visualizer with a caption that covers nothing, and a file of its own for every image.
-
-    Every map is drawn on the scale from 0 to 1, with the threshold at 0.5: a good part does not glow. Files are named
-    by their place below the folder that all images of the run share, so that images of the same name in different
-    folders do not overwrite each other.
+def with_heat(photo: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Put a heat map over a photograph.
 
     Args:
-        output_dir: Folder of the images; ``None`` for ``images`` in the results of the run.
+        photo: Shape ``(H, W, 3)``.
+        heat: Shape ``(h, w)``, values in [0, 1]; resized to the photograph.
+    """
+    scaled = Image.fromarray(np.nan_to_num(heat).astype(np.float32))
+    scaled = scaled.resize((photo.shape[1], photo.shape[0]), Image.Resampling.BILINEAR)
+    colors = colormaps[HEAT](np.asarray(scaled))[..., :3] * 255
+    return (_HEAT_SHARE * colors + (1 - _HEAT_SHARE) * photo).astype(np.uint8)
+
+
+def with_outline(photo: NDArray[np.uint8], mask: NDArray[np.bool_], color: str) -> NDArray[np.uint8]:
+    """Outline a mask on a photograph.
+
+    Args:
+        photo: Shape ``(H, W, 3)``.
+        mask: Shape ``(h, w)``, true inside; resized to the photograph.
+        color: Color of the outline.
+    """
+    resized = Image.fromarray(mask).resize((photo.shape[1], photo.shape[0]), Image.Resampling.NEAREST)
+    inside, drawn = np.asarray(resized), photo.copy()
+    drawn[inside & ~binary_erosion(inside, iterations=_OUTLINE)] = ImageColor.getrgb(color)
+    return drawn
+
+
+def draw_verdict(item: ImageItem, image: torch.Tensor) -> Image.Image:
+    """Draw an image, its ground truth if there is one, the heat map, and what is above the threshold.
+
+    The heat map is on the scale from 0 to 1, with the threshold at 0.5: a good part does not glow.
+
+    Args:
+        item: The prediction, with maps on that scale.
+        image: The pixels that were judged, shape ``(3, H, W)``, values in [0, 1].
+    """
+    pixels = torch.nan_to_num(image.detach().float()).clamp(0, 1).mul(255).byte().permute(1, 2, 0).cpu().numpy()
+    photo = np.asarray(Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+    drawn = {"image": photo}
+    if item.gt_mask is not None:
+        drawn["ground truth"] = with_outline(photo, _plane(item.gt_mask) > 0, SKY_BLUE)
+    if item.anomaly_map is not None:
+        drawn["heat map"] = with_heat(photo, _plane(item.anomaly_map))
+    if item.pred_mask is not None:
+        drawn["above the threshold"] = with_outline(photo, _plane(item.pred_mask) > 0, ORANGE)
+    return _with_caption(np.concatenate(list(drawn.values()), axis=1), list(drawn), item)
+
+
+class HeatMaps(Visualizer):
+    """Visualizer of :func:`draw_verdict`, with a file of its own for every image.
+
+    Files are named by their place below the folder that all images of the run share, so that images of the same name
+    in different folders do not overwrite each other; images without a path are numbered.
+
+    Args:
+        output_dir: Folder of the images; ``None`` for ``images`` in the results of the run, with the number of its
+            table.
+
+    Attributes:
+        output_dir: The same; of the last run where none was given.
     """
 
     def __init__(self, output_dir: str | Path | None = None) -> None:
-        super().__init__(output_dir=output_dir, text_config={"enable": False})  # the caption stands below instead
+        super().__init__()
+        self.output_dir, self._given = output_dir, output_dir
         self._names: dict[str, str] = {}
+        self._frames = FrameNames()
         self._series: ImageSeries | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the images of a test."""
         del pl_module
-        self._names = _names_in(trainer.test_dataloaders)
+        self._start(trainer.test_dataloaders)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the images of a prediction."""
         del pl_module
-        self._names = _names_in(trainer.predict_dataloaders)
-        self._series = series_in(trainer.predict_dataloaders)
+        self._start(trainer.predict_dataloaders)
+
+    def _start(self, loaders: object) -> None:
+        self._names, self._frames, self._series = _names_in(loaders), FrameNames(), series_in(loaders)
+        self.output_dir = self._given
 
     def on_test_batch_end(
         self,
@@ -59,58 +134,72 @@ class HeatMaps(ImageVisualizer):
     ) -> None:
         """Draw and save the images of a batch."""
         del pl_module, outputs, batch_idx, dataloader_idx
+        callbacks: Sequence[object] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning does not declare it
         if self.output_dir is None:
-            self.output_dir = Path(trainer.default_root_dir) / "images"
-        for item in batch:
-            drawn = self.visualize(item)
-            if isinstance(drawn, Image.Image):
-                file = self._file_of(trainer, item)
+            number = next((each.number for each in callbacks if isinstance(each, PredictionTable)), "")
+            self.output_dir = Path(trainer.default_root_dir) / f"images{number}"
+        keeper = next((each for each in callbacks if isinstance(each, RawScoreKeeper)), None)
+        shown = cast("torch.Tensor", batch.image if keeper is None or keeper.images is None else keeper.images)
+        for item, image in zip(batch, shown, strict=True):
+            file = Path(self.output_dir) / self._name_of(item)
+            try:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                self._with_caption(drawn, item).save(file, compress_level=_COMPRESSION)
+                draw_verdict(item, image).save(file, format="PNG", compress_level=_COMPRESSION)
+            except OSError as error:  # the verdict itself stands in the table
+                logger.warning("The picture '%s' cannot be written: %s", file, error)
 
-    def _file_of(self, trainer: Trainer, item: ImageItem) -> Path:
-        """Return where the image of an item goes."""
-        name = self._names.get(item.image_path or "")
-        if name is None and self._series is not None:
-            name = self._series.name_of(item.image_path or "")
-        if name is not None:
-            return Path(self.output_dir or "") / name
-        datamodule = getattr(trainer, "datamodule", None)
-        return generate_output_filename(
-            input_path=item.image_path or "image.png",
-            output_path=self.output_dir or "",
-            dataset_name=getattr(datamodule, "name", None),
-            category=getattr(datamodule, "category", None),
-        )
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw and save the images of a batch."""
+        self.on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
-    def _with_caption(self, drawn: Image.Image, item: ImageItem) -> Image.Image:
-        """Add titles above the images, and score and verdict below them."""
-        canvas = ImageOps.expand(drawn, (0, _CAPTION_HEIGHT, 0, _CAPTION_HEIGHT), "white")
-        draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT_SIZE)
-        titles = [_TITLES.get(field, field) for field in self.fields if getattr(item, field, None) is not None]
-        titles += ["heat map", "above the threshold"]
-        width = canvas.width / len(titles)
-        for number, title in enumerate(titles):
-            draw.text(((number + 0.5) * width, _CAPTION_HEIGHT / 2), title, "black", font, anchor="mm")
-        text, color = _verdict(item)
-        draw.text((6, canvas.height - _CAPTION_HEIGHT / 2), text, color, font, anchor="lm")
-        return canvas
+    def _name_of(self, item: ImageItem) -> str:
+        """Return where the picture of an image goes, below the folder of all pictures."""
+        path = self._frames.name_of(item.image_path)
+        if self._series is not None and item.image_path:
+            path = self._series.name_of(path)
+        else:
+            path = self._names.get(path, Path(path).name)
+        return path if path.lower().endswith(".png") else f"{path}.png"
+
+
+def _with_caption(drawn: NDArray[np.uint8], titles: list[str], item: ImageItem) -> Image.Image:
+    """Add titles above the pictures, and score and verdict below them."""
+    canvas = ImageOps.expand(Image.fromarray(drawn), (0, _CAPTION_HEIGHT, 0, _CAPTION_HEIGHT), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT_SIZE)
+    width = canvas.width / len(titles)
+    for number, title in enumerate(titles):
+        draw.text(((number + 0.5) * width, _CAPTION_HEIGHT / 2), title, "black", font, anchor="mm")
+    text, color = _verdict(item)
+    draw.text((6, canvas.height - _CAPTION_HEIGHT / 2), text, color, font, anchor="lm")
+    return canvas
 
 
 def _verdict(item: ImageItem) -> tuple[str, str]:
     """Return the line of text below an image and its color."""
     score = "" if item.pred_score is None else f"score {float(item.pred_score):.3f}"
-    if item.pred_label is None:
+    if item.pred_label is None or (item.pred_score is not None and not torch.isfinite(item.pred_score).all()):
         return score, _UNKNOWN
     verdict, color = ("NOT OK", _BAD) if bool(item.pred_label) else ("OK", _GOOD)
     return f"{verdict}   {score}", color
 
 
-def _names_in(dataloaders: Any) -> dict[str, str]:  # noqa: ANN401
+def _plane(tensor: torch.Tensor) -> NDArray[np.float32]:
+    """Return a map or mask as an array of shape ``(h, w)``."""
+    return tensor.detach().reshape(tensor.shape[-2:]).float().cpu().numpy()
+
+
+def _names_in(loaders: object) -> dict[str, str]:
     """Return a name for every image of a run, by its path."""
-    loaders = dataloaders if isinstance(dataloaders, list) else [dataloaders]
     paths: list[str] = []
-    for loader in loaders:
+    for loader in loaders if isinstance(loaders, list) else [loaders]:
         dataset = getattr(loader, "dataset", None)
         samples = getattr(dataset, "samples", None)
         found = getattr(dataset, "image_filenames", []) if samples is None else samples.image_path

@@ -8,18 +8,19 @@ that is interrupted leaves all that was finished, and nothing is kept in memory 
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from anomalib.data import ImageBatch, ImageItem
 from lightning.pytorch import Callback, LightningModule, Trainer
-from PIL import Image
 
-from anople_anomalib.data.unreadable import Unreadable, take_unreadable
-from anople_anomalib.data.watching import ImageSeries, WatchedFolder, series_in
+from anople_anomalib.data.image_reading import turned_size
+from anople_anomalib.data.watching import ImageSeries, Unreadable, WatchedFolder, series_in
 from anople_anomalib.metrics.category_scores import IMAGE
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.raw_scores import RawScoreKeeper
@@ -27,6 +28,20 @@ from anople_anomalib.metrics.raw_scores import RawScoreKeeper
 from .table import COLUMNS, ERROR, NOT_OK, OK, TableWriter, line_of, regions_of, summary
 
 logger = logging.getLogger(__name__)
+
+
+class FrameNames:
+    """Names of the images of a run: their paths, and numbers for frames that come from no file."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def name_of(self, path: str | None) -> str:
+        """Return the path, or the next number."""
+        if path:
+            return path
+        self._count += 1
+        return f"frame_{self._count:06d}"
 
 
 class PredictionTable(Callback):
@@ -44,6 +59,7 @@ class PredictionTable(Callback):
         self._table: TableWriter | None = None
         self._started = 0.0
         self._series: ImageSeries | None = None
+        self._frames = FrameNames()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the files."""
@@ -77,21 +93,23 @@ class PredictionTable(Callback):
     ) -> None:
         """Write the rows of a batch."""
         del args, kwargs
-        self._write_unreadable(trainer)
         if self._table is None or not isinstance(outputs, ImageBatch):
             return
         seconds = (time.perf_counter() - self._started) / len(outputs)
         threshold = _raw_threshold(pl_module)
         raw = self.raw.of_batch(outputs).pred_score
         scores = [] if raw is None else raw.detach().float().flatten().tolist()
-        category_of = getattr(getattr(trainer, "datamodule", None), "category_of", None)
+        datamodule = getattr(trainer, "datamodule", None)
+        category_of = getattr(datamodule, "category_of", None)
+        images = cast("torch.Tensor", outputs.image if self.raw.images is None else self.raw.images)
         self._write(
             {
-                **_judgment(item, score, threshold),
+                **_judgment(item, score, threshold, _size_of(item.image_path, image, resized=datamodule is not None)),
+                "path": self._frames.name_of(item.image_path),
                 "category": _category(item, category_of, pl_module),
                 "seconds": round(seconds, 4),
             }
-            for item, score in zip(outputs, scores, strict=True)
+            for item, score, image in zip(outputs, scores, images, strict=True)
         )
 
     def on_predict_batch_end(
@@ -108,7 +126,6 @@ class PredictionTable(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the files and log a summary."""
         processor = getattr(pl_module, "post_processor", None)
-        self._write_unreadable(trainer)
         if self._table is not None and trainer.is_global_zero:
             logger.info("%s", summary(self._table))
             if isinstance(processor, ExactPostProcessor) and (doubt := processor.doubt()):
@@ -126,14 +143,10 @@ class PredictionTable(Callback):
             logger.info("Interrupted. %s", summary(self._table))
         self._close()
 
-    def _write_unreadable(self, trainer: Trainer) -> None:
-        """Write a row for every image that the data loaders have left out."""
-        loaders = trainer.predict_dataloaders if trainer.predicting else trainer.test_dataloaders
-        self._write(_error_row(image) for image in take_unreadable(loaders))
-
     def _open(self, trainer: Trainer) -> None:
         """Open the files of this process."""
         self._close()
+        self._frames = FrameNames()
         append = isinstance(self._series, WatchedFolder)
         self._table = TableWriter(Path(trainer.default_root_dir), append=append).__enter__()
 
@@ -164,30 +177,39 @@ class PredictionTable(Callback):
         self._table = None
 
 
+def _unjudged(error: str) -> dict[str, Any]:
+    """Return the part of a row that says why there is no verdict."""
+    return {**dict.fromkeys(COLUMNS), "category": "", "verdict": ERROR, "regions": [], "error": error}
+
+
 def _error_row(image: Unreadable) -> dict[str, Any]:
     """Return the row of an image that cannot be read."""
-    return {**dict.fromkeys(COLUMNS), "category": "", "verdict": ERROR, "regions": [], **image._asdict()}
+    return {**_unjudged(image.error), "path": image.path}
 
 
-def _judgment(item: ImageItem, score: float, threshold: float | None) -> dict[str, Any]:
-    """Return the part of a row that the prediction makes."""
-    if item.pred_label is not None:
-        verdict = NOT_OK if bool(item.pred_label) else OK
-    else:
-        verdict = ERROR if threshold is None else (NOT_OK if score > threshold else OK)
-    path = item.image_path or ""
+def _judgment(item: ImageItem, score: float, threshold: float | None, size: tuple[int, int]) -> dict[str, Any]:
+    """Return the part of a row that the prediction makes: no verdict without a threshold and a score that is a number.
+
+    Args:
+        item: The prediction.
+        score: The raw score.
+        threshold: The raw threshold, if there is one.
+        size: Width and height of the image as it was read.
+    """
+    if not math.isfinite(score):
+        error = f"The score is {score}: the image or the model has values that are no numbers."
+        return {**_unjudged(error), "threshold": threshold}
+    judged = threshold is not None and item.pred_label is not None
     regions = []
-    if item.pred_mask is not None and item.anomaly_map is not None:
-        mask, anomaly_map = item.pred_mask.squeeze().bool(), item.anomaly_map.squeeze()
-        regions = regions_of(mask, anomaly_map, _size_of(path, mask))
+    if judged and item.pred_mask is not None and item.anomaly_map is not None:
+        regions = regions_of(item.pred_mask.squeeze().bool(), item.anomaly_map.squeeze(), size)
     return {
-        "path": path,
-        "verdict": verdict,
+        "verdict": (NOT_OK if bool(item.pred_label) else OK) if judged else ERROR,
         "score": score,
         "normalized_score": None if item.pred_score is None else float(item.pred_score),
         "threshold": threshold,
         "regions": regions,
-        "error": "" if verdict != ERROR else "there is no threshold",
+        "error": "" if judged else "There is no threshold: set one by anople threshold.",
     }
 
 
@@ -208,9 +230,15 @@ def _category(item: ImageItem, category_of: Callable[[str], str] | None, pl_modu
     return names[0] if len(names) == 1 else ""
 
 
-def _size_of(path: str, mask: torch.Tensor) -> tuple[int, int]:
-    """Return width and height of an image file; those of the mask where there is no file."""
-    if not path or not Path(path).is_file():
-        return (mask.shape[1], mask.shape[0])
-    with Image.open(path) as image:  # reads the header alone
-        return image.size
+def _size_of(path: str | None, pixels: torch.Tensor, *, resized: bool) -> tuple[int, int]:
+    """Return width and height of an image as it was read.
+
+    Args:
+        path: Its file, if there is one.
+        pixels: What the data loader gave, shape ``(..., H, W)``.
+        resized: Whether a datamodule has resized it: its file then says how large it was.
+    """
+    if resized and path:
+        with suppress(OSError, ValueError):
+            return turned_size(path)
+    return pixels.shape[-1], pixels.shape[-2]

@@ -102,7 +102,7 @@ class TableWriter:
         """Open both files and write the header, where there is none."""
         if self._append:
             mend(self.jsonl_path)
-            self._jsonl_file = self.jsonl_path.open("a", **_TEXT)
+            self._jsonl_file: TextIO = self.jsonl_path.open("a", **_TEXT)
         else:
             self._jsonl_file = self._claim()
         self._csv_file = self.csv_path.open("a" if self._append else "w", newline="", **_TEXT)
@@ -125,8 +125,9 @@ class TableWriter:
     def _claim(self) -> TextIO:
         """Make the first file of a name that nobody has."""
         for number in count(2):
-            with suppress(FileExistsError):
-                return self.jsonl_path.open("x", **_TEXT)
+            if not self._stem.with_name(f"images{self.number}").exists():  # may be somebody's photographs
+                with suppress(FileExistsError):
+                    return self.jsonl_path.open("x", **_TEXT)
             self.number = f"_{number}"
         raise AssertionError  # numbers do not end
 
@@ -149,7 +150,7 @@ class TableWriter:
             rows: Mappings with the keys of :data:`COLUMNS`; ``regions`` is a list of :class:`Region`.
         """
         for given in rows:
-            row = {column: given.get(column) for column in COLUMNS}
+            row: dict[str, Any] = {column: given.get(column) for column in COLUMNS}
             row["regions"] = [region._asdict() for region in row["regions"]]
             self._jsonl_file.write(json.dumps(row, ensure_ascii=False) + "\n")
             self._writer.writerow(_cells(row))
@@ -229,7 +230,7 @@ def line_of(row: Mapping[str, Any]) -> str:
     Args:
         row: A mapping with the keys of :data:`COLUMNS`.
     """
-    if row["score"] is None:
-        return f"{row['verdict']:6} {row['error']}"
+    if row["verdict"] == ERROR:
+        return f"{row['verdict']:6} {row['error']}" + ("" if row["path"] in row["error"] else f"  {row['path']}")
     threshold = "" if row["threshold"] is None else f" (threshold {row['threshold']:.4g})"
     return f"{row['verdict']:6} {row['score']:.4g}{threshold}  {row['path']}"

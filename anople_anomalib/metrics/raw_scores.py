@@ -23,14 +23,42 @@ class RawScores(NamedTuple):
 
 
 class RawScoreKeeper(Callback):
-    """Callback that keeps the raw scores of the present batch, for whoever comes after the post-processor.
+    """Callback that keeps images and raw scores of the present batch, for callbacks after the processors.
 
     Lightning calls callbacks in the order of the trainer's list. anomalib's post-processor stands there before the
-    evaluator, and replaces a batch's scores by normalized ones, clamped to [0, 1]: this callback comes before both.
+    evaluator, and replaces a batch's scores by normalized ones, clamped to [0, 1]: this callback comes before both, and
+    before the pre-processor, which replaces the images.
+
+    Attributes:
+        images: Images of the batch as they were read, shape ``(B, 3, H, W)``, values in [0, 1].
     """
 
     def __init__(self) -> None:
         self._scores: RawScores | None = None
+        self.images: Tensor | None = None
+
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ANN401
+        *args: object,
+        **kwargs: object,
+    ) -> None:
+        """Keep the images of a batch."""
+        del trainer, pl_module, args, kwargs
+        self.images = getattr(batch, "image", None)
+
+    def on_predict_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ANN401
+        *args: object,
+        **kwargs: object,
+    ) -> None:
+        """Keep the images of a batch."""
+        self.on_test_batch_start(trainer, pl_module, batch, *args, **kwargs)
 
     @classmethod
     def of(cls, trainer: Trainer) -> "RawScoreKeeper":

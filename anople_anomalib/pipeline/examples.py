@@ -11,18 +11,14 @@ import numpy as np
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from matplotlib import colormaps
-from PIL import Image, ImageColor
-from scipy.ndimage import binary_erosion
+from PIL import Image
 
 from anople_anomalib.data.image_reading import open_image
+from anople_anomalib.deployment.heat_maps import with_heat, with_outline
 from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.palette import SKY_BLUE
 
 _SIDE = 112  # pixels
-_HEAT = "viridis"  # as in all figures: its lightness grows evenly
-_HEAT_SHARE = 0.7
-_OUTLINE = 2  # pixels
 
 
 class _Example(NamedTuple):
@@ -88,14 +84,9 @@ def _draw(example: _Example) -> Image.Image:
     """Draw image and map side by side."""
     size = (_SIDE, _SIDE)
     photo = np.asarray(open_image(example.path).convert("RGB").resize(size, Image.Resampling.BILINEAR))
-    left = photo.copy()
-    if example.truth is not None:
-        inside = np.asarray(Image.fromarray(example.truth).resize(size, Image.Resampling.NEAREST))
-        left[inside & ~binary_erosion(inside, iterations=_OUTLINE)] = ImageColor.getrgb(SKY_BLUE)
+    left = photo if example.truth is None else with_outline(photo, example.truth, SKY_BLUE)
     low, high = float(example.heat.min()), float(example.heat.max())
-    heat = Image.fromarray(((example.heat - low) / max(high - low, 1e-12)).astype(np.float32))
-    colors = colormaps[_HEAT](np.asarray(heat.resize(size, Image.Resampling.BILINEAR)))[..., :3] * 255
-    right = (_HEAT_SHARE * colors + (1 - _HEAT_SHARE) * photo).astype(np.uint8)
+    right = with_heat(photo, (example.heat - low) / max(high - low, 1e-12))
     return Image.fromarray(np.concatenate([left, right], axis=1))
 
 

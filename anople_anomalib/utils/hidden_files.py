@@ -1,15 +1,18 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files that are no images of a data set, although they end like some: ``.ipynb_checkpoints/0.png``, ``._0.png``."""
+"""Files that are no images of a data set, although they end like some: ``._0.png``, or a heat map of an earlier run."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+_DRAWINGS = re.compile(r"images((?:_\d+)?)")
+
 
 def is_hidden(path: str | Path, root: str | Path) -> bool:
-    """Return whether a path has a component below ``root`` that starts with a dot.
+    """Return whether a path has a component below ``root`` that starts with a dot, or that a run has drawn.
 
     Args:
         path: A file; one outside of ``root`` is never hidden.
@@ -22,7 +25,17 @@ def is_hidden(path: str | Path, root: str | Path) -> bool:
         False
     """
     path, root = Path(path).absolute(), Path(root).absolute()
-    return path.is_relative_to(root) and any(part.startswith(".") for part in path.relative_to(root).parts)
+    if not path.is_relative_to(root):
+        return False
+    place = path.relative_to(root)
+    folders = [root / parent for parent in place.parents[:-1]]
+    return any(part.startswith(".") for part in place.parts) or any(map(holds_drawings, folders))
+
+
+def holds_drawings(folder: Path) -> bool:
+    """Return whether a folder holds the heat maps of a run of this package: its table lies beside it."""
+    found = _DRAWINGS.fullmatch(folder.name)
+    return found is not None and folder.with_name(f"predictions{found[1]}.jsonl").is_file()
 
 
 def common_folder(paths: Iterable[str | Path]) -> Path | None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from anomalib.data import PredictDataset
+import torch
+from anomalib.data import ImageBatch, ImageItem, PredictDataset
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from anople_anomalib.deployment.heat_maps import HeatMaps
+from anople_anomalib.deployment.heat_maps import HeatMaps, draw_verdict
 from helpers.training import make_datamodule, make_engine, make_model
 
 
@@ -40,3 +42,29 @@ def test_a_test_draws_every_image_below_its_folder(mvtec: Path, tmp_path: Path, 
         assert image.width == 4 * 256  # image, ground truth, heat map, above the threshold
         assert np.asarray(image.convert("L"))[:20].min() < 100  # the titles stand above, on white
         assert np.median(np.asarray(image.convert("L"))[:20]) == 255
+
+
+def test_the_part_that_was_judged_is_drawn_whatever_its_file_holds_by_now(mvtec: Path, tmp_path: Path) -> None:
+    model = make_model(epochs=1, visualizer=HeatMaps(tmp_path / "images"))
+    make_engine(tmp_path).fit(model, datamodule=make_datamodule(mvtec))
+    file = tmp_path / "latest.png"
+    Image.new("RGB", (200, 300), (90, 90, 90)).save(file)
+    dataset = PredictDataset(file)
+
+    def read_then_overwritten(items: list[ImageItem]) -> ImageBatch:
+        batch = ImageBatch.collate(items)
+        Image.new("RGB", (400, 300), (255, 0, 0)).save(file)
+        return batch
+
+    model.post_processor.set_thresholds(pixel=1e-6)  # everything is marked
+    engine = make_engine(tmp_path / "run")
+    engine.predict(model, dataloaders=DataLoader(dataset, collate_fn=read_then_overwritten))
+    shown = np.asarray(Image.open(tmp_path / "images" / "latest.png").convert("RGB"))[40:200, 10:150]
+    assert np.abs(shown.astype(int) - 90).max() < 5
+    table = next((tmp_path / "run").rglob("predictions.csv")).read_text()
+    assert '""box"": [0, 0, 200, 300]' in table  # of the file that was judged
+
+
+def test_what_there_is_is_drawn_side_by_side() -> None:
+    item = ImageItem(image=torch.rand(3, 20, 30), anomaly_map=torch.rand(20, 30), pred_score=torch.tensor(0.2))
+    assert draw_verdict(item, item.image).width == 2 * 256

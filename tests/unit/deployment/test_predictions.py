@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from anomalib.data import PredictDataset
+from anomalib.data import ImageBatch, PredictDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.data.unreadable import PhotographLoader, Photographs
-from anople_anomalib.deployment.table import COLUMNS, ERROR, NOT_OK, OK, TableWriter, regions_of
+from anople_anomalib.data.watching import ImageList
+from anople_anomalib.deployment.table import COLUMNS, ERROR, NOT_OK, OK, TableWriter, mend, regions_of, rows_of
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
 
@@ -141,17 +142,15 @@ def test_rows_are_on_the_disk_before_the_next_batch(tmp_path: Path) -> None:
         assert [worst["score"] for worst in table.worst] == [0.95, 0.9, 0.85, 0.8, 0.75]
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_image_that_cannot_be_read_is_a_row(model: AnoPLe, tmp_path: Path, num_workers: int) -> None:
-    images = tmp_path / "images"
+def test_an_image_that_cannot_be_read_is_a_row(model: AnoPLe, tmp_path: Path) -> None:
+    images = tmp_path / "parts"
     images.mkdir()
     for number in range(3):
         Image.new("RGB", (40, 30), (number, 90, 90)).save(images / f"{number}.png")
     (images / "truncated.png").write_bytes((images / "0.png").read_bytes()[:60])
     (images / "text.png").write_text("no image")
     (images / "empty.png").touch()
-    loader = PhotographLoader(Photographs([images]), num_workers=num_workers)
-    batches = make_engine(tmp_path).predict(model, dataloaders=[loader])
+    batches = make_engine(tmp_path).predict(model, dataloaders=[ImageList([images])])
     rows = {Path(row["path"]).name: row for row in rows_in(tmp_path)}
     assert len(batches) == 3
     assert len(rows) == 6
@@ -160,3 +159,87 @@ def test_an_image_that_cannot_be_read_is_a_row(model: AnoPLe, tmp_path: Path, nu
         assert f"{name}' cannot be read" in rows[name]["error"]
         assert rows[name]["score"] is None
     assert all(rows[f"{number}.png"]["score"] is not None for number in range(3))
+
+
+def row_of(path: str) -> dict:
+    """A row of an image that is fine."""
+    return {**dict.fromkeys(COLUMNS), "path": path, "verdict": OK, "score": 0.25, "regions": [], "error": ""}
+
+
+def test_predictions_of_one_run_never_overwrite_those_of_another(tmp_path: Path) -> None:
+    with TableWriter(tmp_path) as first, TableWriter(tmp_path) as second:
+        first.write([row_of("a.png")])
+        second.write([row_of("b.png")])
+    with TableWriter(tmp_path) as third:
+        third.write([row_of("c.png")])
+    numbers = ("", "_2", "_3")
+    assert [table.number for table in (first, second, third)] == list(numbers)
+    found = [rows_of(tmp_path / f"predictions{number}.jsonl") for number in numbers]
+    assert [[row["path"] for row in rows] for rows in found] == [["a.png"], ["b.png"], ["c.png"]]
+
+
+def test_pictures_never_go_among_photographs(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()  # of somebody else
+    with TableWriter(tmp_path) as table:
+        assert table.number == "_2"
+
+
+@pytest.mark.parametrize("cut", [1, 30, 10_000])
+def test_a_half_line_is_cut_off_and_rows_are_added_after_it(tmp_path: Path, cut: int) -> None:
+    with TableWriter(tmp_path, append=True) as table:
+        table.write([row_of("1.png"), row_of("2.png")])
+    for file in (table.csv_path, table.jsonl_path):
+        file.write_bytes(file.read_bytes()[:-cut])
+    kept = [row["path"] for row in rows_of(table.jsonl_path)]
+    with TableWriter(tmp_path, append=True) as table:
+        table.write([row_of("3.png")])
+    table.jsonl_path.write_bytes(b"no json\n" + table.jsonl_path.read_bytes())
+    mend(table.jsonl_path)
+    rows = [row["path"] for row in rows_of(table.jsonl_path)]
+    assert rows == [path for path in kept if path == "1.png"] + ["3.png"]
+    with table.csv_path.open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == rows
+
+
+def frames(*images: torch.Tensor) -> DataLoader:
+    """Loader of images that come from no file."""
+    return DataLoader(list(images), collate_fn=lambda batch: ImageBatch(image=torch.stack(batch)))
+
+
+def test_a_frame_of_nan_is_no_good_part(root: Path, tmp_path: Path) -> None:
+    model = make_model(epochs=1, visualizer=True)
+    make_engine(tmp_path).fit(model, datamodule=make_datamodule(root))
+    make_engine(tmp_path / "new").predict(model, dataloaders=frames(torch.full((3, 60, 80), float("nan"))))
+    (row,) = rows_in(tmp_path / "new")
+    assert (row["verdict"], row["score"]) == (ERROR, None)
+    assert "no numbers" in row["error"]
+
+
+def test_frames_without_a_path_are_numbered(root: Path, tmp_path: Path) -> None:
+    model = make_model(epochs=1, visualizer=True)
+    make_engine(tmp_path).fit(model, datamodule=make_datamodule(root))
+    make_engine(tmp_path / "new").predict(model, dataloaders=frames(torch.rand(3, 60, 80), torch.rand(3, 60, 80)))
+    assert [row["path"] for row in rows_in(tmp_path / "new")] == ["frame_000001", "frame_000002"]
+    assert sorted(path.name for path in (tmp_path / "new").rglob("images/*")) == [
+        "frame_000001.png",
+        "frame_000002.png",
+    ]
+
+
+def test_a_prediction_takes_none_of_its_own_pictures_and_names_unknown_endings(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model(epochs=1, visualizer=True)
+    make_engine(tmp_path).fit(model, datamodule=make_datamodule(root))
+    images = tmp_path / "images_of_parts"
+    images.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (40, 30), (90, 90, 90)).save(images / name)
+    Image.new("RGB", (40, 30)).save(images / "c.jfif", format="JPEG")
+    make_engine(images).predict(model, dataset=PredictDataset(images))
+    assert "c.jfif" in caplog.text
+    with pytest.raises(ValueError, match="one of 2 hidden files"):
+        make_engine(images).predict(model, dataset=PredictDataset(images))
+    make_engine(images).predict(model, dataloaders=[ImageList([images])])
+    tables = sorted(images.rglob("predictions*.jsonl"))
+    assert [len(rows_of(table)) for table in tables] == [2, 3]

@@ -1,0 +1,256 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A folder that images keep coming into: every picture that was whole is yielded once, whatever else happens there."""
+
+import os
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from anople_anomalib.data import watching
+from anople_anomalib.data.watching import ImageList, State, Unreadable, WatchedFolder
+
+SOAK = "ANOPLE_SOAK_SECONDS"
+"""Environment variable for a soak test of minutes."""
+TIMEOUT = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files settle sooner than in production."""
+    for name, seconds in {"SETTLED": 0.2, "GIVEN_UP": 0.8, "_RESCAN": 1.0}.items():
+        monkeypatch.setattr(watching, name, seconds)
+
+
+def picture(path: Path, number: int = 0) -> Path:
+    """A picture that is known by its width."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (number + 1, 2), (90, 90, 90)).save(path, format="PNG")
+    return path
+
+
+class Watch:
+    """Collects what a folder yields.
+
+    Args:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: WatchedFolder) -> None:
+        self.numbers: list[int] = []
+        self.paths: list[Path] = []
+        self.errors: list[Unreadable] = []
+        self.failure: BaseException | None = None
+        self._folder = folder
+        folder.report = self.errors.append
+        self._thread = threading.Thread(target=self._collect)
+
+    def _collect(self) -> None:
+        try:
+            for batch in self._folder:
+                self.numbers.append(batch.image.shape[-1] - 1)
+                self.paths.append(Path(batch.image_path[0]))
+        except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
+            self.failure = error
+
+    def wait_until(self, true: Callable[[], bool]) -> None:
+        end = time.monotonic() + TIMEOUT
+        while not true():
+            assert self.failure is None
+            assert time.monotonic() < end, (sorted(self.numbers), self.errors)
+            time.sleep(0.02)
+
+
+@contextmanager
+def watched(folder: Path, *arguments: object, **options: bool) -> Iterator[Watch]:
+    folder.mkdir(parents=True, exist_ok=True)
+    series = WatchedFolder(folder, *arguments, **options)
+    watch = Watch(series)
+    watch._thread.start()
+    try:
+        yield watch
+    finally:
+        series.stop()
+        watch._thread.join(TIMEOUT)
+    assert watch.failure is None
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_no_end(tmp_path: Path) -> None:
+    series, stop = WatchedFolder(tmp_path), threading.Event()
+
+    def camera() -> None:
+        while not stop.is_set():
+            folders = [tmp_path / f"part_{number}" for number in range(20)]
+            for folder in folders:
+                folder.mkdir()
+            for folder in folders:
+                folder.rmdir()
+
+    thread = threading.Thread(target=camera)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert series._files() == {}
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_the_watched_folder_itself_may_go_and_come_again(tmp_path: Path) -> None:
+    with watched(tmp_path / "in") as watch:
+        picture(tmp_path / "in" / "0.png", 1)
+        watch.wait_until(lambda: watch.numbers == [1])
+        shutil.rmtree(tmp_path / "in")
+        time.sleep(0.5)
+        picture(tmp_path / "in" / "0.png", 2)
+        watch.wait_until(lambda: watch.numbers == [1, 2])
+
+
+@pytest.mark.parametrize(
+    "name", ["Teil_Ø40.png", "ñ/Gehäuse.PNG", "テスト.png", "a b'c\".png", os.fsdecode(b"teil_\xfc.png")]
+)
+def test_every_name_is_judged(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "in" / name, 3)
+    with watched(tmp_path / "in") as watch:
+        watch.wait_until(lambda: watch.numbers == [3])
+    assert [batch.image_path[0] for batch in ImageList([tmp_path / "in"])] == [str(tmp_path / "in" / name)]
+
+
+def test_a_judged_name_with_another_part_is_judged_however_old_its_file_is(tmp_path: Path) -> None:
+    file = picture(tmp_path / "in" / "0.png", 1)
+    status = file.stat()
+    known = {str(file): State(status.st_mtime_ns, status.st_size)}
+    assert WatchedFolder(tmp_path / "in", known)._judged  # the same file: known
+    picture(file, 700)
+    os.utime(file, (0, 0))
+    with watched(tmp_path / "in", known) as watch:
+        watch.wait_until(lambda: watch.numbers == [700])
+
+
+def test_a_moved_picture_is_judged_once_and_a_copy_again(tmp_path: Path) -> None:
+    first = picture(tmp_path / "in" / "latest.png", 1)
+    with watched(tmp_path / "in") as watch:
+        watch.wait_until(lambda: watch.numbers == [1])
+        (tmp_path / "in" / "archive").mkdir()
+        first.rename(tmp_path / "in" / "archive" / "1.png")
+        picture(first, 2)
+        watch.wait_until(lambda: watch.numbers == [1, 2])
+        shutil.copy2(first, tmp_path / "in" / "copy.png")
+        watch.wait_until(lambda: watch.numbers == [1, 2, 2])
+
+
+def test_images_that_are_there_may_be_left_alone(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "old.png", 1)
+    with watched(tmp_path / "in", only_new=True, polling=True) as watch:
+        picture(tmp_path / "in" / "new.png", 2)
+        watch.wait_until(lambda: watch.numbers == [2])
+    assert watch.numbers == [2]
+
+
+def test_a_broken_file_is_reported_once_and_judged_when_it_is_mended(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with watched(tmp_path / "in") as watch:
+        (tmp_path / "in" / "0.png").write_bytes(b"half")
+        watch.wait_until(lambda: len(watch.errors) == 1)
+        picture(tmp_path / "in" / "0.png", 4)
+        watch.wait_until(lambda: watch.numbers == [4])
+    assert len(watch.errors) == 1
+
+
+def test_a_list_reads_what_pillow_reads_and_reports_the_rest(tmp_path: Path) -> None:
+    image = Image.new("RGB", (6, 4), (10, 20, 30))
+    for name, kind in (("a.png", "PNG"), ("b.jfif", "JPEG"), ("c.jp2", "JPEG2000"), ("d.tga", "TGA"), ("e.gif", "GIF")):
+        image.save(tmp_path / name, format=kind)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "broken.png").write_text("no image")
+    series, errors = ImageList([tmp_path]), []
+    series.report = errors.append
+    assert len(series) == 6
+    assert sorted(Path(batch.image_path[0]).name[0] for batch in series) == list("abcde")
+    assert [Path(error.path).name for error in errors] == ["broken.png"]
+    with pytest.raises(FileNotFoundError, match="There is no image in"):
+        ImageList([(tmp_path / "empty").mkdir() or tmp_path / "empty"])
+
+
+class Camera:
+    """Does things to a folder in a seeded order, and knows which pictures came to rest.
+
+    Args:
+        folder: The folder.
+        seed: Seed of the order.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._folder, self._random = folder, random.Random(seed)
+        self._next, self.whole = 0, {}
+
+    def place(self) -> Path:
+        return self._folder / self._random.choice(["", "lot_1", "lot_2/a"]) / f"{self._random.randrange(12)}.png"
+
+    def act(self) -> None:
+        """Do one thing; what it leaves whole is in ``whole``, by path."""
+        getattr(self, self._random.choice(["add", "add", "add_slowly", "move", "remove", "cut", "empty_folder"]))()
+
+    def add(self) -> None:
+        file, self._next = self.place(), self._next + 1
+        self.whole[picture(file, self._next)] = self._next
+
+    def add_slowly(self) -> None:
+        file, self._next = self.place(), self._next + 1
+        content = picture(self._folder.parent / "camera.png", self._next).read_bytes()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.whole.pop(file, None)
+        with file.open("wb") as stream:
+            stream.write(content[: len(content) // 2])
+            stream.flush()
+            time.sleep(self._random.choice([0.05, 0.5]))  # shorter and longer than a file settles
+            stream.write(content[len(content) // 2 :])
+        self.whole[file] = self._next
+
+    def move(self) -> None:
+        if self.whole:
+            file, target = self._random.choice(sorted(self.whole)), self.place()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(target)
+            self.whole[target] = self.whole.pop(file)
+
+    def remove(self) -> None:
+        if self.whole:
+            file = self._random.choice(sorted(self.whole))
+            file.unlink()
+            del self.whole[file]
+
+    def cut(self) -> None:
+        if self.whole:
+            file = self._random.choice(sorted(self.whole))
+            os.truncate(file, file.stat().st_size // 2)
+            del self.whole[file]
+
+    def empty_folder(self) -> None:
+        folder = self._folder / f"part_{self._next}"
+        folder.mkdir(exist_ok=True)
+        folder.rmdir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_picture_that_was_whole_is_judged_once(tmp_path: Path, seed: int) -> None:
+    """For seconds; ``ANOPLE_SOAK_SECONDS=300`` makes it minutes."""
+    camera, rested = Camera(tmp_path / "in", seed), set[int]()
+    end = time.monotonic() + float(os.environ.get(SOAK, "5"))
+    with watched(tmp_path / "in") as watch:
+        while time.monotonic() < end:
+            for _ in range(camera._random.randrange(1, 12)):
+                camera.act()
+            rested.update(camera.whole.values())
+            watch.wait_until(lambda: rested <= set(watch.numbers))  # called at once
+            assert len(watch.numbers) == len(set(watch.numbers)), sorted(watch.numbers)
+    assert len(rested) > 10
