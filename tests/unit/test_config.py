@@ -171,10 +171,7 @@ def test_arguments_for_the_command_line(arguments: dict[str, Any], expected: lis
         ({"memory": {"image_size": 20}}, "memory.image_size must be an integer, 32 or more, or 'default', got 20"),
         (
             {"memory": {"turns": "all"}},
-            (
-                {"memory": {"turns": "all"}},
-                r"memory.turns must be one of .*, or a multiple of 15 degrees .*, got 'all'",
-            ),
+            "memory.turns must be one of .*, none, or a multiple of 15 degrees that divides 360, got 'all'",
         ),
         ({"memory": {"subspace": 1}}, "memory.subspace must be 0 for none or a share of the variance below 1, got 1"),
         ({"memory": {"fusion": "mean"}}, "memory.fusion must be one of paper, weighted, got 'mean'"),
