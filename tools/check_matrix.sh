@@ -5,6 +5,7 @@
 # Runs the tests with the versions that the package allows, each row in a virtual environment of its own.
 #   tools/check_matrix.sh                       all rows, the unit tests
 #   tools/check_matrix.sh oldest -- tests -x    one row (or several), with arguments for pytest after --
+# "full" has anomalib's own pin of open_clip, 2.26.0 or older; "export" the newest OpenVINO with the newest NNCF.
 # An environment takes 5 to 7 GB where torch comes with CUDA's libraries; it is removed after its row, and with
 # KEEP=1 it is kept in MATRIX_FOLDER and used again.
 set -uo pipefail
@@ -16,6 +17,10 @@ oldest     3.10 anomalib==2.7.0 torch==2.6.0 torchvision==0.21.0 open_clip_torch
 clip-2.24  3.11 open_clip_torch==2.24.0
 clip-2.32  3.11 open_clip_torch==2.32.0
 clip-3.3   3.11 open_clip_torch==3.3.0
+full       3.11 anomalib[full]==2.7.0
+pandas-2   3.11 pandas<3
+torch-2.15 3.12 torch==2.15.* torchvision
+export     3.12 openvino==2026.4.* nncf==3.4.*
 newest     3.13 anomalib torch torchvision open_clip_torch
 ROWS
 }

@@ -217,7 +217,7 @@ def _drawn_from_training(datamodule: AnomalibDataModule) -> int:
 
 def _resolved(datamodule: AnomalibDataModule, name: str) -> set[Path]:
     subset = vars(datamodule).get(name)
-    paths = subset.samples.image_path if isinstance(subset, AnomalibDataset) and len(subset) else []
+    paths: Iterable[str] = subset.samples.image_path if isinstance(subset, AnomalibDataset) and len(subset) else []
     return {Path(path).resolve() for path in paths}
 
 
@@ -238,9 +238,9 @@ def _require_right_masks(subsets: Sequence[AnomalibDataset]) -> None:
     paired = next((subset for subset in subsets if isinstance(subset, PAIRED_BY_ORDER)), None)
     if paired is not None and pairs:
         by_name = pair_masks(list(map(Path, pairs)), list(map(Path, pairs.values())), folders_of(paired))
-        for image, mask in by_name.items():
-            if pairs[str(image)] != str(mask):
-                msg = f"anomalib takes '{pairs[str(image)]}' for the mask of '{image}', which is '{mask}': {_PARTS}."
+        for path, named in by_name.items():
+            if pairs[str(path)] != str(named):
+                msg = f"anomalib takes '{pairs[str(path)]}' for the mask of '{path}', which is '{named}': {_PARTS}."
                 raise ValueError(msg)
     right = taken = 0
     for image, mask in pairs.items():

@@ -62,7 +62,7 @@ def other_normal_images(dataset: AnomalibDataset, shots: AnomalibDataset, seed: 
     samples = normal_samples(dataset)
     samples = samples[~samples.image_path.isin(shots.samples.image_path)]
     names = relative_names(samples.image_path)
-    chosen = samples.index[draw_shots(names, min(most, len(names)), seed, "validation")] if names else []
-    others = dataset.subsample(list(chosen))
+    chosen = draw_shots(names, min(most, len(names)), seed, "validation") if names else []
+    others = dataset.subsample(samples.index[chosen].tolist())
     others.samples.attrs["task"] = TaskType.SEGMENTATION.value
     return others
