@@ -3,8 +3,7 @@
 
 """Refuses, before a run, data that anomalib's own data sets would read wrongly without a word.
 
-Nothing of anomalib's is changed: every message names the file and the way out, often :class:`.parts.Parts`, which reads
-the same folders right. ``docs/upstream.md`` has a program for each fault.
+Nothing of anomalib's is changed: every message names the file and the way out, often :class:`.parts.Parts`.
 """
 
 import functools
@@ -68,6 +67,7 @@ def check_run(trainer: Trainer) -> None:
     if isinstance(datamodule, AnomalibDataModule) and not isinstance(datamodule, OwnDataModule):
         fits = trainer.state.fn == TrainerFn.FITTING
         if fits:
+            require_training_images(datamodule)
             require_seed(datamodule)
         if trainer.state.fn in (TrainerFn.FITTING, TrainerFn.TESTING) and vars(datamodule).get("test_data"):
             _require_paths(datamodule, test_set_of(datamodule))
@@ -193,6 +193,20 @@ def test_set_of(datamodule: AnomalibDataModule) -> AnomalibDataset:
         )
         raise ValueError(msg)
     return test
+
+
+def require_training_images(datamodule: AnomalibDataModule) -> None:
+    """Refuse an empty training set that pandas 3 makes of a full one: its strings are not equal to anomalib's splits.
+
+    Raises:
+        ValueError: If there is no training image and pandas is version 3 or newer.
+    """
+    if len(datamodule.train_data) == 0 and int(pd.__version__.partition(".")[0]) > 2:
+        msg = (
+            f"anomalib finds no training images of {type(datamodule).__name__}. If they are there, it cannot read it "
+            f"with pandas {pd.__version__}: pip install 'pandas<3', or {_PARTS}."
+        )
+        raise ValueError(msg)
 
 
 def _require_paths(datamodule: AnomalibDataModule, test: AnomalibDataset) -> None:

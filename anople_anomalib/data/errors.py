@@ -76,13 +76,13 @@ def clear_error(error: BaseException, datamodule: AnomalibDataModule) -> BaseExc
             f"{name} has too few images for a validation set that is split off the test set: set "
             "val_split_mode to 'none' (--data.val_split_mode none)."
         )
-    if isinstance(error, ValueError | TypeError | MisMatchError) and (found := _wrong_file(datamodule)) is not None:
-        return ValueError(f"{name} cannot be read: {found}")
     if isinstance(error, TypeError) and int(pd.__version__.partition(".")[0]) > 2:
         return ValueError(
             f"anomalib cannot read {name} with pandas {pd.__version__} ({error}): pip install 'pandas<3', or read "
             "folders in the layout of MVTec AD by --data Parts."
         )
+    if isinstance(error, ValueError | TypeError | MisMatchError) and (found := _wrong_file(datamodule)) is not None:
+        return ValueError(f"{name} cannot be read: {found}")
     if isinstance(error, MisMatchError):
         return ValueError(
             f"{name} pairs images and masks by the order of their paths, in which '10_mask.png' comes before "

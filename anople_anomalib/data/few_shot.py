@@ -34,7 +34,14 @@ from torch.utils.data import DataLoader
 
 from anople_anomalib.utils.arguments import check_k_shot
 
-from .dataset_checks import OwnDataModule, check_datamodule, require_apart, require_clear_labels, test_set_of
+from .dataset_checks import (
+    OwnDataModule,
+    check_datamodule,
+    require_apart,
+    require_clear_labels,
+    require_training_images,
+    test_set_of,
+)
 from .errors import clear_error
 from .sampling import check_sample_list, read_sample_list, write_sample_list
 from .shots import draw_normal_images, other_normal_images
@@ -165,6 +172,7 @@ class FewShot(OwnDataModule):
         for category, wrapped in self._wrapped.items():
             _set_up(wrapped, category, stage)
             if not isinstance(wrapped, OwnDataModule):
+                require_training_images(wrapped)
                 require_apart(wrapped)
                 check_datamodule(wrapped)
             wanted = None if self.samples is None else self.samples[category]

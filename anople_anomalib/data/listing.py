@@ -130,3 +130,32 @@ def name_of(root: Path) -> str:
     """Return the name of the parts in a folder: its own, or that of the folder that a folder ``good`` is in."""
     folder = root.resolve()
     return (folder.parent if is_good(folder.name) else folder).name or "parts"
+
+
+def require_one_use(uses: dict[str, Sequence[Path]]) -> None:
+    """Refuse an image with two uses: its score would say nothing about new ones."""
+    first: dict[Path, str] = {}
+    for use, paths in uses.items():
+        for path in paths:
+            if first.setdefault(path.resolve(), use) != use:
+                msg = (
+                    f"The image '{path}' is there for {first[path.resolve()]} and for {use}: give every image one use."
+                )
+                raise ValueError(msg)
+
+
+def say_left_out(listings: dict[str, Listing], used_masks: set[Path]) -> None:
+    """Name files that are not used."""
+    hidden = [path for listing in listings.values() for path in listing.hidden]
+    others = [path for listing in listings.values() for path in listing.others]
+    spare = [path for path in listings["masks"].images if path not in used_masks]
+    for paths, reason in (
+        (hidden, "hidden files are no images"),
+        (
+            others,
+            OTHER_ENDINGS,
+        ),
+        (spare, "masks belong to no image"),
+    ):
+        if paths:
+            logger.warning("%d %s: %s", len(paths), reason, ", ".join(str(path) for path in paths[:5]))

@@ -36,7 +36,7 @@ from torchvision.tv_tensors import Mask
 
 from .dataset_checks import OwnDataModule
 from .image_reading import read_image, require_clear_white, turned_size
-from .listing import OTHER_ENDINGS, Listing, PartFolders, below, find_layout, list_images, name_of
+from .listing import PartFolders, below, find_layout, list_images, name_of, require_one_use, say_left_out
 from .masks import binary_mask, require_same_shape
 from .pairing import pair_masks
 from .sampling import draw_shots, relative_names
@@ -165,7 +165,7 @@ class Parts(OwnDataModule):
         if defective and not good_test and self.test_share and len(good) > 1:
             aside = _draw_test(good, self.test_share, self.name)
             good, good_test = [path for path in good if path not in aside], aside
-        _require_apart({"teaching": good, "calibration": calibration, "the test": [*good_test, *defective]})
+        require_one_use({"teaching": good, "calibration": calibration, "the test": [*good_test, *defective]})
         if self.white is None:
             require_clear_white([*good, *defective, *good_test, *calibration])
         folders = (
@@ -193,7 +193,7 @@ class Parts(OwnDataModule):
             drawn,
             ", with masks" if pairs else "",
         )
-        _say_left_out(listings, used_masks=set(pairs.values()))
+        say_left_out(listings, used_masks=set(pairs.values()))
 
     def _create_test_split(self) -> None:
         """Do nothing: the test set is made of folders."""
@@ -274,18 +274,6 @@ def _draw_test(good: Sequence[Path], share: float, name: str) -> list[Path]:
     return [good[index] for index in draw_shots(relative_names(good), number, 0, f"{name} test")]
 
 
-def _require_apart(uses: dict[str, Sequence[Path]]) -> None:
-    """Refuse an image with two uses: its score would say nothing about new ones."""
-    first: dict[Path, str] = {}
-    for use, paths in uses.items():
-        for path in paths:
-            if first.setdefault(path.resolve(), use) != use:
-                msg = (
-                    f"The image '{path}' is there for {first[path.resolve()]} and for {use}: give every image one use."
-                )
-                raise ValueError(msg)
-
-
 def _require_mask_of(image: Path, mask: Path, ignore: int | None) -> None:
     """Refuse a mask without an anomaly, or of another shape than its image."""
     anomalous, (width, height) = binary_mask(mask, ignore), turned_size(image)
@@ -304,20 +292,3 @@ def _samples(split: Split, good: Sequence[Path], defective: Sequence[Path], pair
     samples = pd.DataFrame(rows, columns=["image_path", "label", "label_index", "mask_path", "split"])
     samples.attrs["task"] = (TaskType.SEGMENTATION if pairs else TaskType.CLASSIFICATION).value
     return samples
-
-
-def _say_left_out(listings: dict[str, Listing], used_masks: set[Path]) -> None:
-    """Name files that are not used."""
-    hidden = [path for listing in listings.values() for path in listing.hidden]
-    others = [path for listing in listings.values() for path in listing.others]
-    spare = [path for path in listings["masks"].images if path not in used_masks]
-    for paths, reason in (
-        (hidden, "hidden files are no images"),
-        (
-            others,
-            OTHER_ENDINGS,
-        ),
-        (spare, "masks belong to no image"),
-    ):
-        if paths:
-            logger.warning("%d %s: %s", len(paths), reason, ", ".join(str(path) for path in paths[:5]))
