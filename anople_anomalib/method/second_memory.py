@@ -89,7 +89,9 @@ class SecondMemory(nn.Module):
         self.backbone, self.asked_turns, self.subspace = backbone, turns, subspace
         # those in the bank, saved: it may grow later
         self.register_buffer("turns", _flags([0] if turns == AUTO else turns_of(turns)))
+        self.register_buffer("lying", self.turns.clone())  # those in which other normal parts are known to lie
         self.turns: torch.Tensor
+        self.lying: torch.Tensor
         bank = (backbone.width, backbone.grid, coreset_sampling_ratio, position_weight, per_category)
         self.memory_bank = SubspaceMemoryBank(*bank, share=subspace) if subspace else ScaledMemoryBank(*bank)
         self.register_buffer("fingerprint", torch.tensor(list(backbone.fingerprint), dtype=torch.uint8))
@@ -156,21 +158,25 @@ class SecondMemory(nn.Module):
         Where they are not asked for, the shots choose. Parts lie at any angle if copies of one shot, turned by every 30
         degrees, are much nearer to another shot than it is itself. Else those turns by right angles are kept that are
         hardly farther from their shot than slightly moved ones: all of them for an even texture, none for what stands
-        upright. A single shot cannot tell at which angles others lie.
+        upright. A single shot cannot tell at which angles others lie: it is remembered at every 30 degrees, which costs
+        parts that stand upright less than it gives to the others. Only what the shots tell counts as :attr:`lying`.
 
         Args:
             images: All shots, each as for :meth:`features`, shape ``(1, 3, H, W)``.
         """
-        chosen = [0] if self.asked_turns == AUTO else turns_of(self.asked_turns)
+        lying = chosen = [0] if self.asked_turns == AUTO else turns_of(self.asked_turns)
         if self.asked_turns == AUTO and images:
             images = [resize(image, self.backbone.image_size) for image in images]
-            if self.unexplained(images[:_COMPARED], turns_of(_ANY_ANGLE)) <= _EXPLAINED:
-                chosen = turns_of(_ANY_ANGLE)
+            any_angle = turns_of(_ANY_ANGLE)
+            if self.unexplained(images[:_COMPARED], any_angle) <= _EXPLAINED:
+                lying = any_angle
             else:
                 table = turns_of("right_angles")
                 ratios = torch.cat([self.compare_turns(image) for image in images]).mean(dim=0).tolist()
-                chosen = [turn for turn, ratio in zip(table, ratios, strict=True) if ratio <= _LIKE]
-        self.turns.copy_(_flags([0, *chosen]))
+                lying = [turn for turn, ratio in zip(table, ratios, strict=True) if turn == 0 or ratio <= _LIKE]
+            chosen = any_angle if len(images) == 1 else lying
+        self.turns.copy_(_flags(chosen))
+        self.lying.copy_(_flags(lying))
 
     def unexplained(self, images: Sequence[torch.Tensor], turns: Sequence[int]) -> float:
         """Measure which share of the distance between two shots is left if one of them may be turned.

@@ -58,7 +58,7 @@ def without_shot(
 
 
 def allowed_turns(model: AnoPLeModel) -> list[int]:
-    """Return the turns in which the model takes parts for normal: those of its memory.
+    """Return the turns in which the shots tell that normal parts lie.
 
     A view in another turn is a defect where parts lie upright: a threshold above its score would let defects pass.
 
@@ -68,7 +68,7 @@ def allowed_turns(model: AnoPLeModel) -> list[int]:
     Returns:
         Turns as for :func:`.view_of`; upright alone without a second memory.
     """
-    return [0] if model.second_memory is None else torch.nonzero(model.second_memory.turns).flatten().tolist()
+    return [0] if model.second_memory is None else torch.nonzero(model.second_memory.lying).flatten().tolist()
 
 
 def moved_region(region: torch.Tensor, size: tuple[int, int], turns: Sequence[int], seed: int) -> torch.Tensor:

@@ -48,8 +48,18 @@ def test_shots_at_several_angles_are_turned_to_every_angle(backbone: MemoryBackb
     memory = SecondMemory(backbone, turns="auto")
     memory.choose_turns([part(0), part(60), part(210)])
     assert torch.nonzero(memory.turns).flatten().tolist() == turns_of(30)
-    memory.choose_turns([part(0)])  # a single shot cannot tell
+    assert torch.equal(memory.lying, memory.turns)
+    memory.choose_turns([part(0), part(0)])
     assert memory.copies < len(turns_of(30))
+
+
+def test_a_single_shot_is_remembered_at_every_angle_but_known_at_none(backbone: MemoryBackbone) -> None:
+    memory = SecondMemory(backbone, turns="auto")
+    ratios = memory.compare_turns(part(15))[0].tolist()
+    memory.choose_turns([part(15)])
+    assert torch.nonzero(memory.turns).flatten().tolist() == turns_of(30)
+    known = [turn for turn, ratio in zip(turns_of("right_angles"), ratios, strict=True) if ratio <= 2]
+    assert torch.nonzero(memory.lying).flatten().tolist() == known
 
 
 def test_unexplained_is_the_share_that_turns_leave(backbone: MemoryBackbone) -> None:
