@@ -4,25 +4,38 @@
 """A trained AnoPLe as it is exported: what detection needs, and nothing else."""
 
 import copy
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.data import AnomalibDataModule, InferenceBatch
+from anomalib.deploy import CompressionType
 from anomalib.models.components.base.export_mixin import ExportMixin
 from lightning.pytorch import LightningModule
+from lightning_utilities.core.imports import module_available
 from torch import nn
 from torch.utils.data import DataLoader
 
 from anople_anomalib.method.torch_model import AnoPLeModel
+from anople_anomalib.metrics.category_scores import IMAGE, PIXEL
+from anople_anomalib.metrics.post_processing import ExactPostProcessor
+from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.finalizable import Finalizable
 from anople_anomalib.utils.transforms import require_one_transform
+from anople_anomalib.utils.version import __version__
+
+from .metadata import ExportMetadata, digest_of, metadata_file, to_json
 
 if TYPE_CHECKING:
     import openvino
 
 _LINEAR_LAYERS = 4  # of a block: queries, keys and values; the heads' output; two of the MLP
+
+_VERSIONED = ("anomalib", "torch", "onnx", "openvino", "nncf")  # names of modules and distributions alike
+NAME = "anople_anomalib"
 
 _OPSET = 18  # the exporter's own; it would have to convert to anomalib's 14, and fails
 
@@ -33,18 +46,37 @@ class Export(Finalizable):
     model: AnoPLeModel
     pre_processor: nn.Module | None
     post_processor: nn.Module | None
+    class_names: list[str]
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Write a file for anomalib's ``TorchInferencer``; see ``ExportMixin.to_torch``."""
-        return self.detector().to_torch(export_root, model_file_name)
+        detector = self.detector()
+        return detector.describe(detector.to_torch(export_root, model_file_name), self.class_names)
 
-    def to_onnx(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401  # anomalib's arguments, not Lightning's
+    def to_onnx(  # type: ignore[override]  # anomalib's arguments, not Lightning's
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Path:
         """Write an ONNX file; see ``ExportMixin.to_onnx``."""
-        return self.detector().to_onnx(export_root, *args, **kwargs)
+        detector = self.detector()
+        path = detector.to_onnx(export_root, model_file_name, input_size, **kwargs)
+        return detector.describe(path, self.class_names, input_size)
 
-    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Path:
         """Write an OpenVINO model; see ``ExportMixin.to_openvino``."""
-        return self.detector().to_openvino(export_root, *args, **kwargs)
+        detector = self.detector()
+        path = detector.to_openvino(export_root, model_file_name, input_size, compression_type, **kwargs)
+        return detector.describe(path, self.class_names, input_size, compression_type)
 
     def detector(self) -> "Detector":
         """Return what detection needs of this model, on the CPU.
@@ -120,6 +152,56 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
         predictions = self.model(images)
         return predictions if self.post_processor is None else self.post_processor(predictions)
 
+    def describe(
+        self,
+        path: Path,
+        class_names: Sequence[str],
+        input_size: tuple[int, int] | None = None,
+        compression: CompressionType | None = None,
+    ) -> Path:
+        """Write the metadata of an export beside it, see :mod:`.metadata`.
+
+        Args:
+            path: The exported file.
+            class_names: Names of the parts.
+            input_size: Height and width that it takes; ``None`` for images of any size.
+            compression: How OpenVINO's weights are compressed.
+
+        Returns:
+            The same path.
+        """
+        processor = self.post_processor if isinstance(self.post_processor, ExactPostProcessor) else None
+        thresholds = (
+            {IMAGE: None, PIXEL: None}
+            if processor is None
+            else {IMAGE: _number(processor.image_threshold), PIXEL: _number(processor.pixel_threshold)}
+        )
+        judges = processor is not None and processor.enable_thresholding
+        files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
+        metadata = ExportMetadata(
+            model_id=self.model_id(),
+            files={file.name: digest_of(file) for file in files},
+            thresholds=thresholds,
+            limits={level: _number(processor.limit(level)) if judges else None for level in (IMAGE, PIXEL)},
+            normalized=processor is not None and processor.enable_normalization and thresholds[IMAGE] is not None,
+            class_names=list(class_names),
+            image_size=list(self.model.input_size),
+            input_size=None if input_size is None else list(input_size),
+            compression=None if compression is None else compression.value.upper(),
+            versions={name: version(name) for name in _VERSIONED if module_available(name)} | {NAME: __version__},
+        )
+        with written_whole(metadata_file(path)) as temporary:
+            temporary.write_text(to_json(metadata), encoding="utf-8")
+        return path
+
+    def model_id(self) -> str:
+        """Return a digest of all that decides about a verdict: weights, memory, thresholds, region of interest."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict(keep_vars=True).items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
     def _post_training_quantization_ov(  # type: ignore[override]  # static in anomalib, which calls it on the instance
         self, model: "openvino.Model", datamodule: AnomalibDataModule | None = None
     ) -> "openvino.Model":
@@ -127,7 +209,7 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
 
         Args:
             model: The converted model.
-            datamodule: Where the images for the calibration come from.
+            datamodule: Where the images for the calibration come from: its validation images, else those for training.
 
         Returns:
             The quantized model.
@@ -142,7 +224,9 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
             msg = "INT8_PTQ calibrates on images: give the data that the model was trained on (--data, datamodule=)."
             raise ValueError(msg)
         datamodule.setup("fit")
-        images = DataLoader(datamodule.val_data, batch_size=1, collate_fn=datamodule.val_data.collate_fn)
+        # of good parts alone there is no validation set: those for training are as good a sample of what comes
+        sample = vars(datamodule).get("val_data") or datamodule.train_data
+        images = DataLoader(sample, batch_size=1, collate_fn=sample.collate_fn)
         return nncf.quantize(
             model,
             nncf.Dataset(images, lambda batch: batch.image.numpy()),
@@ -202,6 +286,11 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
             if kind == "GroupConvolution" or (kind == "Convolution" and shape not in known):
                 names.append(operation.get_friendly_name())
         return names
+
+
+def _number(threshold: torch.Tensor) -> float | None:
+    """Return a threshold as a number; ``None`` for NaN, which stands for none."""
+    return None if threshold.isnan() else float(threshold)
 
 
 def _static_shapes(operation: "openvino.Node") -> Iterator[frozenset[int]]:

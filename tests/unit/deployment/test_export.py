@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from anomalib.data import Folder
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.post_processing import PostProcessor
 from torch.testing import assert_close
 
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.deployment.metadata import read_metadata
 from helpers.miniature import IMAGE_SIZE
 from helpers.training import finish, make_datamodule, make_engine, make_model, train_model
 
@@ -126,7 +128,10 @@ def test_an_onnx_file_is_whole_and_has_a_free_batch(model: AnoPLe, tmp_path: Pat
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     path = make_engine(tmp_path).export(model, "onnx", export_root=tmp_path, input_size=(90, 110))
-    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["model.json", "model.onnx"]
+    described = read_metadata(path)
+    assert described.input_size == [90, 110]
+    assert described.limits["image"] == pytest.approx(float(model.post_processor.image_threshold))
     content = onnx.load(path)
     batch, *rest = content.graph.input[0].type.tensor_type.shape.dim
     assert batch.dim_param
@@ -178,6 +183,20 @@ def test_int8_without_data_says_what_is_missing(model: AnoPLe) -> None:
     pytest.importorskip("nncf")
     with pytest.raises(ValueError, match="INT8_PTQ calibrates on images: give the data"):
         model.detector()._compress_ov_model(None, CompressionType.INT8_PTQ)
+
+
+@pytest.mark.export
+@pytest.mark.slow
+def test_int8_is_calibrated_on_the_good_images_where_there_are_no_others(
+    model: AnoPLe, root: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    pytest.importorskip("onnxscript")
+    folder = Folder("part", root=root / "bottle" / "train", normal_dir="good", val_split_mode="none", num_workers=0)
+    settings = {"compression_type": CompressionType.INT8_PTQ, "datamodule": folder}
+    path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path, **settings)
+    assert read_metadata(path).compression == "INT8_PTQ"
 
 
 @pytest.mark.export
