@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .terminal import FINE, UNJUDGED, quiet_trainer
+from .terminal import FINE, MEGAPIXELS, UNJUDGED, allow_pixels, quiet_trainer
 
 if TYPE_CHECKING:
     from anople_anomalib.anople import AnoPLe
@@ -32,6 +32,7 @@ def add_shared_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of the rows and pictures")
     parser.add_argument("--pictures", type=bool, default=True, help="whether heat maps are drawn")
     parser.add_argument("--white", type=float | None, default=None, help="white of images of 16 bits, 4095 for 12")
+    parser.add_argument("--megapixels", type=float, default=MEGAPIXELS, help="largest image that is opened")
     parser.add_argument("--accelerator", type=str, default="auto", help="as in Lightning's Trainer")
 
 
@@ -39,6 +40,7 @@ def run(options: Namespace) -> int:
     """Judge the images."""
     from anople_anomalib.data.watching import ImageList
 
+    allow_pixels(options.megapixels)
     images = ImageList(options.images, options.white)
     return judge(load(options), images, options)
 

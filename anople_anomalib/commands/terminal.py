@@ -18,6 +18,9 @@ from anople_anomalib.utils.arguments import did_you_mean
 FINE, ERROR, USAGE, UNJUDGED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes."""
 
+MEGAPIXELS = 178.0
+"""Largest image that is opened unasked, as Pillow has it."""
+
 TRACEBACK = "ANOPLE_TRACEBACK"
 """Environment variable that asks for whole tracebacks and all messages."""
 
@@ -37,6 +40,7 @@ _KNOWN_WARNINGS = (
     r"The number of training batches \(\d+\) is smaller than the logging interval",
     r"Trying to infer the `batch_size`",
     r"No (negative|positive) samples ",  # of metrics that are not defined
+    r"Image size .* could be decompression bomb",  # below the limit
     r"Importing from timm.models.layers is deprecated",
     r"The anomalib.models.components.dinov2 package is deprecated",
 )
@@ -100,6 +104,13 @@ def quieten() -> None:
     handler.addFilter(_is_shown)
     logging.getLogger().handlers[:] = [handler]
     logging.getLogger("anople_anomalib").setLevel(logging.INFO)
+
+
+def allow_pixels(megapixels: float) -> None:
+    """Let this process open images of so many pixels: Pillow refuses more than 179 million, which a line scan has."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = round(megapixels * 1e6 / 2)  # it warns from there on, and refuses twice as many
 
 
 def quiet_trainer() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from .judge import add_shared_arguments, judge, load
-from .terminal import UsageError
+from .terminal import UsageError, allow_pixels
 
 if TYPE_CHECKING:
     from anople_anomalib.anople import AnoPLe
@@ -45,6 +45,7 @@ def run(options: Namespace) -> int:
     rows = rows_of(options.output / "predictions.jsonl")
     known = {row["path"]: State(row["modified"], row["bytes"]) for row in rows if row.get("modified") is not None}
     folder = WatchedFolder(options.folder, known, options.white, polling=options.polling, only_new=options.only_new)
+    allow_pixels(options.megapixels)
     model = load(options)
     options.output.mkdir(parents=True, exist_ok=True)
     try:

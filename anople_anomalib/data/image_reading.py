@@ -146,8 +146,9 @@ def turned_size(path: str | Path) -> tuple[int, int]:
 def _unreadable(path: str | Path, error: BaseException) -> ValueError:
     if isinstance(error, Image.DecompressionBombError):
         return ValueError(
-            f"The image '{path}' is larger than Pillow opens unasked ({error}). If it comes from your own camera, cut "
-            "it into pieces, or raise the limit in Python before it is read: PIL.Image.MAX_IMAGE_PIXELS = 10**9."
+            f"The image '{path}' is larger than Pillow opens unasked ({error}). If it comes from your own camera, "
+            "allow it (--megapixels of anople teach, judge and watch; PIL.Image.MAX_IMAGE_PIXELS in Python), and teach "
+            "in tiles (--tiles auto), so that its defects are not shrunk away."
         )
     return ValueError(f"The image '{path}' cannot be read ({error or type(error).__name__}): repair or remove it.")
 

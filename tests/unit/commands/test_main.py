@@ -13,7 +13,8 @@ from PIL import Image
 
 from anople_anomalib.commands.main import COMMANDS, main
 from anople_anomalib.commands.teach import divide
-from anople_anomalib.commands.terminal import TRACEBACK, say_error
+from anople_anomalib.commands.terminal import TRACEBACK, allow_pixels, say_error
+from anople_anomalib.data.image_reading import open_image
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 HEAVY = "{'torch', 'anomalib', 'lightning', 'open_clip', 'timm', 'cv2'} & {*sys.modules}"
@@ -140,3 +141,12 @@ def test_teach_says_where_every_image_went_and_judge_writes_a_row_for_each(
     tables = [(tmp_path / "verdicts" / f"predictions{number}.csv").read_text().splitlines() for number in ("", "_2")]
     assert [len(table) - 1 for table in tables] == [4, 5]
     assert len(list((tmp_path / "verdicts" / "images").iterdir())) == 4
+
+
+def test_a_line_scan_is_opened_when_it_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    file = good_parts(tmp_path / "good", 1)[0]  # 64 x 64
+    with pytest.raises(ValueError, match="larger than Pillow opens unasked.*--megapixels.*--tiles auto"):
+        open_image(file)
+    allow_pixels(0.01)
+    assert open_image(file).size == (64, 64)
