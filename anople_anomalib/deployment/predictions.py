@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from anople_anomalib.data.watching import ImageSeries, Unreadable, WatchedFolder
 from anople_anomalib.metrics.category_scores import IMAGE
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.raw_scores import RawScoreKeeper
+from anople_anomalib.utils.version import __version__
 
 from .table import COLUMNS, ERROR, NOT_OK, OK, TableWriter, line_of, regions_of, summary
 
@@ -161,7 +163,8 @@ class PredictionTable(Callback):
                 logger.info("%s", line_of(row))
 
     def _with_state(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add the state of the file that was read, where it is known."""
+        """Add time and version of the verdict, and the state of the file that was read, where it is known."""
+        row = {**row, "time": datetime.now().astimezone().isoformat(timespec="milliseconds"), "version": __version__}
         state = None if self._series is None else self._series.states.pop(row["path"], None)
         return row if state is None else {**row, "modified": state.modified, "bytes": state.size}
 

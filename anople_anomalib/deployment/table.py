@@ -25,9 +25,10 @@ OK, NOT_OK, ERROR = "OK", "NOT OK", "ERROR"
 
 COLUMNS = (
     "path", "category", "verdict", "score", "normalized_score", "threshold", "regions", "seconds", "error",
-    "modified", "bytes",
+    "modified", "bytes", "time", "version",
 )  # fmt: skip
-"""``modified`` (nanoseconds) and ``bytes`` tell which file it was, where a command of this package has read it."""
+"""``modified`` (nanoseconds) and ``bytes`` tell which file it was, where a command of this package has read it; ``time``
+(with its zone) and ``version`` (of this package) are those of the verdict."""
 _WORST = 5
 
 

@@ -146,7 +146,7 @@ def test_teach_says_where_every_image_went_and_judge_writes_a_row_for_each(
 def test_a_line_scan_is_opened_when_it_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     file = good_parts(tmp_path / "good", 1)[0]  # 64 x 64
-    with pytest.raises(ValueError, match="larger than Pillow opens unasked.*--megapixels.*--tiles auto"):
+    with pytest.raises(ValueError, match=r"larger than Pillow opens unasked.*--megapixels.*--tiles auto"):
         open_image(file)
     allow_pixels(0.01)
     assert open_image(file).size == (64, 64)

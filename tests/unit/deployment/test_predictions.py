@@ -6,6 +6,7 @@
 import csv
 import json
 import logging
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader
 
+import anople_anomalib
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data.watching import ImageList
 from anople_anomalib.deployment.table import COLUMNS, ERROR, NOT_OK, OK, TableWriter, mend, regions_of, rows_of
@@ -243,3 +245,13 @@ def test_a_prediction_takes_none_of_its_own_pictures_and_names_unknown_endings(
     make_engine(images).predict(model, dataloaders=[ImageList([images])])
     tables = sorted(images.rglob("predictions*.jsonl"))
     assert [len(rows_of(table)) for table in tables] == [2, 3]
+
+
+def test_a_row_says_when_and_by_which_version_it_was_judged(model: AnoPLe, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), (90, 90, 90)).save(tmp_path / "a.png")
+    make_engine(tmp_path / "run").predict(model, dataloaders=[ImageList([tmp_path / "a.png"])])
+    (row,) = rows_in(tmp_path / "run")
+    assert datetime.fromisoformat(row["time"]).tzinfo is not None
+    assert row["version"] == anople_anomalib.__version__
+    status = (tmp_path / "a.png").stat()
+    assert (row["modified"], row["bytes"]) == (status.st_mtime_ns, status.st_size)
