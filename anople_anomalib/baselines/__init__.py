@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rivals of AnoPLe that are trained from k normal shots alone, each written from its paper as a model of anomalib.
+"""Baselines: few-shot models that learn from k normal shots alone, each written from its paper for anomalib.
 
 They see the same shots, are measured by the same metrics and share AnoPLe's parts where the papers share them:
 :class:`SPADE` (images of the k nearest neighbors), :class:`FastRecon` (reconstruction from a coreset),

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class FeaturePyramid(nn.Module):
     """A frozen convolutional network that hands out the maps of some of its stages.
 
-    The rivals' papers start from these maps as they are, each with its own pooling and resizing, while
+    The baselines' papers start from these maps as they are, each with its own pooling and resizing, while
     :class:`anople_anomalib.backbones.timm_features.MemoryBackbone` hands out patch features that are pooled and on one
     grid, of transformers as well.
 

@@ -3,21 +3,21 @@
 
 """anomalib's WinCLIP over a CLIP that needs no download.
 
-anomalib's model has its backbone as a constant. Windows, prompts and scores are its own; its images, windows and masks
-fit a CLIP that sees 240 x 240 pixels in patches of 16.
+anomalib's model has its backbone as a constant, so that this one sets the same attributes around another. Windows,
+prompts and scores are anomalib's own; its images, windows and masks fit a CLIP that sees 240 x 240 pixels in patches
+of 16.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
+import torch
 from anomalib.metrics import Evaluator
 from anomalib.models import WinClip
-from anomalib.models.image.winclip import torch_model
+from anomalib.models.image.winclip.torch_model import TEMPERATURE, WinClipModel
 from anomalib.visualization import Visualizer
 from torch import nn
 
 from anople_anomalib.backbones.clip_loading import TINY, load_clip
-from anople_anomalib.utils.scoped import replaced
 
 
 class TinyWinClip(WinClip):
@@ -43,18 +43,30 @@ class TinyWinClip(WinClip):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        with replaced(torch_model.open_clip, "create_model_and_transforms", _tiny_model):
-            super().__init__(
-                class_name=class_name,
-                k_shot=k_shot,
-                scales=tuple(scales),
-                pre_processor=pre_processor,
-                post_processor=post_processor,
-                evaluator=evaluator,
-                visualizer=visualizer,
-            )
+        super(WinClip, self).__init__(  # not WinCLIP's own, which builds its model over a download
+            pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
+        )
+        self.model = _TinyWinClipModel(tuple(scales))
+        self.class_name, self.k_shot = class_name, k_shot
+        self.few_shot_source, self.is_setup = None, False
 
 
-def _tiny_model(*_args: Any, **_kwargs: Any) -> tuple[nn.Module, None, None]:  # noqa: ANN401
-    """Return the model and no transforms, in place of open_clip's function."""
-    return load_clip(TINY).eval(), None, None
+class _TinyWinClipModel(WinClipModel):
+    """WinCLIP's torch model over the bundled CLIP.
+
+    Args:
+        scales: Sides of the windows, in patches.
+    """
+
+    def __init__(self, scales: tuple[int, ...]) -> None:
+        super(WinClipModel, self).__init__()
+        self.clip = load_clip(TINY).eval()
+        self.clip.visual.output_tokens = True
+        self.grid_size = self.clip.visual.grid_size
+        self.temperature, self.scales, self.k_shot = TEMPERATURE, scales, 0
+        self.class_name = self.reference_images = None
+        self.apply_transform, self._transform = False, None
+        self.register_buffer_list("masks", self._generate_masks(), persistent=False)
+        self.register_buffer("_text_embeddings", torch.empty(0))
+        self.register_buffer_list("_visual_embeddings", [torch.empty(0) for _ in scales])
+        self.register_buffer("_patch_embeddings", torch.empty(0))

@@ -19,7 +19,7 @@ from .preprocessing import ExactPreProcessor
 
 
 class ExactEvaluation:
-    """Post-processor and evaluator, by anomalib's names, of AnoPLe and its rivals alike."""
+    """Post-processor and evaluator, by anomalib's names, of AnoPLe and the baselines alike."""
 
     @staticmethod
     def configure_post_processor() -> ExactPostProcessor:

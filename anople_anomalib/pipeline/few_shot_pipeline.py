@@ -25,7 +25,6 @@ Example config::
 """
 
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, wait
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -167,17 +166,4 @@ class FewShotPipeline(Pipeline):
             return SerialRunner(FewShotJobGenerator(accelerator, self.folder))
         # jobs side by side on a CPU share its cores, or each would start a thread per core
         threads = None if gpus else max(1, torch.get_num_threads() // processes)
-        return PatientParallelRunner(FewShotJobGenerator(accelerator, self.folder, threads), n_jobs=processes)
-
-
-class PatientParallelRunner(ParallelRunner):
-    """anomalib's parallel runner, but asleep while all its processes are busy: it would keep a CPU core spinning."""
-
-    def _await_cleanup_processes(self, blocking: bool = False) -> None:
-        """Wait for any one process, then clean up.
-
-        Args:
-            blocking: If True, wait for all processes.
-        """
-        wait([process for process in self.processes.values() if process is not None], return_when=FIRST_COMPLETED)
-        super()._await_cleanup_processes(blocking)
+        return ParallelRunner(FewShotJobGenerator(accelerator, self.folder, threads), n_jobs=processes)

@@ -76,7 +76,7 @@ def ranks(cells: pd.DataFrame) -> dict[Any, int]:
     """Return which cells of one line are the best (1) and second best (2) of their source.
 
     Args:
-        cells: The cells that are compared. Equal numbers, as they are printed, share a rank; a cell without a rival
+        cells: The cells that are compared. Equal numbers, as they are printed, share a rank; a cell that is alone
             has none.
 
     Returns:

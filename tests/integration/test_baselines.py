@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The rivals by anomalib's command line."""
+"""The baselines by anomalib's command line."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_the_command_trains_and_tests(
     model: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write_category(tmp_path / "data")
-    rival = ["--model", model, *arguments, "--model.visualizer", "false"]
-    anomalib("train", *rival, *data_arguments(root), results=tmp_path / "results")
+    baseline = ["--model", model, *arguments, "--model.visualizer", "false"]
+    anomalib("train", *baseline, *data_arguments(root), results=tmp_path / "results")
     assert "image_AUROC" in capsys.readouterr().out
     assert list((tmp_path / "results").rglob("*.ckpt"))

@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 RUNS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("model/*.yaml")])
 DATA = sorted(CONFIGS.glob("data/*.yaml"))
 COMPARISONS = sorted([*CONFIGS.glob("benchmark/*.yaml"), *CONFIGS.glob("ablation/*.yaml")])
-RIVALS = {f"{name.lower()}": f"anople_anomalib.baselines.{name}" for name in baselines.__all__}
+BASELINES = {f"{name.lower()}": f"anople_anomalib.baselines.{name}" for name in baselines.__all__}
 
 
 def identify(path: Path) -> str:
@@ -29,8 +29,8 @@ def test_every_shipped_file_is_read_here() -> None:
 def test_models_and_whole_runs(path: Path) -> None:
     data = () if path.name == "quickstart.yaml" else ("--data", "MVTecAD")
     config = Parser(["train", "--config", str(path), *data], run=False).config.train
-    rival = path.stem.removesuffix("_g")
-    assert config.model.class_path == RIVALS.get(rival, "anople_anomalib.AnoPLe")
+    baseline = path.stem.removesuffix("_g")
+    assert config.model.class_path == BASELINES.get(baseline, "anople_anomalib.AnoPLe")
     assert config.model.init_args.get("k_shot", 1) == 1
     assert "data" in config
 
