@@ -27,7 +27,6 @@ from .shots import Shots
 
 VIEWS = 12
 """Views of all shots together, where a shot has no other to be compared with."""
-_FEW, _QUARTILE = 8, 0.75  # so few shots miss each other: the largest of their scores lets most defects pass
 
 
 def without_shot(
@@ -92,9 +91,6 @@ def moved_region(region: torch.Tensor, size: tuple[int, int], turns: Sequence[in
 class HeldOutShots:
     """Predictions of shots by a memory that does not hold them.
 
-    A memory of few shots lacks much without one of them, so the largest of their scores is far above those of new good
-    parts: of at most 8 shots, scores and maps are cut off at the upper quartile of the scores and of the maps' maxima.
-
     Where there is no other shot or no memory, shots are shown in views instead, as other normal parts might look, and
     the worst of them counts.
 
@@ -117,7 +113,6 @@ class HeldOutShots:
         thumbnails = [thumbnail(shots.image(number)) for number in range(len(shots.categories))]
         self._parts = parts_of(thumbnails)
         self._numbers = {path: number for number, path in enumerate(shots.paths)}
-        self._limits: tuple[float, float] | None = None  # of scores and of maps, of few shots
 
     @torch.no_grad()
     def predict(self, batch: ImageBatch, regions: torch.Tensor | None = None) -> InferenceBatch:
@@ -166,24 +161,7 @@ class HeldOutShots:
         if self._model.second_memory is not None:
             bank, rows = self._model.second_memory.memory_bank, require_memory(features.second)
             reduced.append(without_shot(bank, rows, categories, self._parts, number, features.second_inside))
-        score, anomaly_map = self._detect(image, image.shape[-2:], region, reduced)
-        if region is not None or len(categories) > _FEW:
-            return score, anomaly_map
-        of_scores, of_maps = self._upper_quartiles()
-        return score.clamp(max=of_scores), anomaly_map.clamp(max=of_maps)
-
-    def _upper_quartiles(self) -> tuple[float, float]:
-        """Return the upper quartiles of the scores and of the maps' maxima of all shots that have others."""
-        if self._limits is None:
-            self._limits = (float("inf"), float("inf"))  # while they are measured
-            numbers = [number for number in range(len(self._parts)) if self._has_others(number)]
-            device = cast("ShotFeatures", self._features).first.device
-            images = [self._transform(self._shots.image(number).to(device)) for number in numbers]
-            found = [self._judge(image, number, None) for image, number in zip(images, numbers, strict=True)]
-            scores = torch.cat([score for score, _ in found]).float()
-            maxima = torch.stack([anomaly_map.max() for _, anomaly_map in found]).float()
-            self._limits = (float(scores.quantile(_QUARTILE)), float(maxima.quantile(_QUARTILE)))
-        return self._limits
+        return self._detect(image, image.shape[-2:], region, reduced)
 
     def _judge_views(
         self, image: torch.Tensor, number: int, region: torch.Tensor | None
