@@ -27,8 +27,8 @@ COLUMNS = (
     "path", "category", "verdict", "score", "normalized_score", "threshold", "regions", "seconds", "error",
     "modified", "bytes", "time", "version",
 )  # fmt: skip
-"""``modified`` (nanoseconds) and ``bytes`` tell which file it was, where a command of this package has read it; ``time``
-(with its zone) and ``version`` (of this package) are those of the verdict."""
+"""``modified`` (nanoseconds) and ``bytes`` tell which file it was, where a command of this package has read it;
+``time`` (with its zone) and ``version`` (of this package) are those of the verdict."""
 _WORST = 5
 
 
