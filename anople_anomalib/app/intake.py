@@ -7,7 +7,6 @@ import shlex
 import shutil
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from anople_anomalib.anople import AnoPLe
@@ -109,7 +108,7 @@ def commands(session: Session) -> str:
 
 def _row(session: Session, answer: Answer) -> dict[str, object]:
     """Return a row of the table."""
-    heat, (image, pixel) = torch.from_numpy(answer.heat), session.thresholds
+    heat, (image, pixel) = answer.heat, session.thresholds
     with Image.open(answer.photo.path) as file:
         size = file.size
     return {

@@ -6,6 +6,7 @@
 Usage:
     anople judge FOLDER --model bottle.ckpt
     anople judge 1.png 2.png --model bottle.ckpt --output verdicts
+    anople judge FOLDER --model exported/weights/openvino/model.xml
 """
 
 from pathlib import Path
@@ -18,6 +19,10 @@ from .terminal import FINE, MEGAPIXELS, UNJUDGED, allow_pixels, quiet_trainer
 if TYPE_CHECKING:
     from anople_anomalib.anople import AnoPLe
     from anople_anomalib.data.watching import ImageSeries
+
+
+EXPORTED = (".onnx", ".xml")
+"""Endings of exported models, which need no torch to judge."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -38,9 +43,13 @@ def add_shared_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Judge the images."""
+    allow_pixels(options.megapixels)
+    if options.model.suffix in EXPORTED:  # without torch, and without pictures
+        from anople_anomalib.deployment.runtime import write_verdicts
+
+        return write_verdicts(options.images, options.model, options.output)
     from anople_anomalib.data.watching import ImageList
 
-    allow_pixels(options.megapixels)
     images = ImageList(options.images, options.white)
     return judge(load(options), images, options)
 

@@ -148,9 +148,17 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
         Returns:
             Scores, labels, maps and masks, as of the trained model.
         """
+        # a frame of NaN (a failed flat-field division) is never good: not OK, and no score
+        broken = ~torch.isfinite(images).flatten(1).all(dim=1, keepdim=True)
         images = images if self.pre_processor is None else self.pre_processor(images)
         predictions = self.model(images)
-        return predictions if self.post_processor is None else self.post_processor(predictions)
+        if self.post_processor is not None:
+            predictions = self.post_processor(predictions)
+        score, label = predictions.pred_score.reshape(-1, 1), predictions.pred_label
+        score = torch.where(broken, torch.nan, score).reshape(predictions.pred_score.shape)
+        if label is not None:
+            label = (label.reshape(-1, 1) | broken).reshape(label.shape)
+        return predictions._replace(pred_score=score, pred_label=label)
 
     def describe(
         self,

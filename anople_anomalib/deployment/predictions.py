@@ -205,7 +205,9 @@ def _judgment(item: ImageItem, score: float, threshold: float | None, size: tupl
     judged = threshold is not None and item.pred_label is not None
     regions = []
     if judged and item.pred_mask is not None and item.anomaly_map is not None:
-        regions = regions_of(item.pred_mask.squeeze().bool(), item.anomaly_map.squeeze(), size)
+        regions = regions_of(
+            item.pred_mask.squeeze().bool().cpu().numpy(), item.anomaly_map.squeeze().float().cpu().numpy(), size
+        )
     return {
         "verdict": (NOT_OK if bool(item.pred_label) else OK) if judged else ERROR,
         "score": score,

@@ -12,13 +12,15 @@ from heapq import heappush, heappushpop
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TextIO, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypedDict
 
-import torch
-from skimage.measure import label, regionprops
-from typing_extensions import Self
+import numpy as np
+from numpy.typing import NDArray
 
 from anople_anomalib.utils.files import written_whole
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 OK, NOT_OK, ERROR = "OK", "NOT OK", "ERROR"
 """The verdicts of a row."""
@@ -56,11 +58,11 @@ class Region(NamedTuple):
     area: int
 
 
-def regions_of(mask: torch.Tensor, anomaly_map: torch.Tensor, size: tuple[int, int]) -> list[Region]:
-    """Find the connected regions of a mask.
+def regions_of(mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating[Any]], size: tuple[int, int]) -> list[Region]:
+    """Find the connected regions of a mask; pixels that touch at a corner are connected.
 
     Args:
-        mask: Marked pixels, shape ``(h, w)``, dtype bool.
+        mask: Marked pixels, shape ``(h, w)``.
         anomaly_map: Shape ``(h, w)``.
         size: Width and height of the image file, to which boxes and areas are scaled.
 
@@ -69,12 +71,47 @@ def regions_of(mask: torch.Tensor, anomaly_map: torch.Tensor, size: tuple[int, i
     """
     height, width = mask.shape
     x, y = size[0] / width, size[1] / height
+    rows, starts, ends = _runs(mask)
     regions = []
-    for found in regionprops(label(mask.cpu().numpy()), intensity_image=anomaly_map.float().cpu().numpy()):
-        top, left, bottom, right = found.bbox
+    for members in _connected(rows, starts, ends):
+        top, bottom = rows[members[0]], rows[members[-1]] + 1
+        left, right = min(starts[run] for run in members), max(ends[run] for run in members)
+        area = sum(ends[run] - starts[run] for run in members)
+        peak = max(float(anomaly_map[rows[run], starts[run] : ends[run]].max()) for run in members)
         box = (round(left * x), round(top * y), round((right - left) * x), round((bottom - top) * y))
-        regions.append(Region(box, round(float(found.intensity_max), 6), round(float(found.area) * x * y)))
+        regions.append(Region(box, round(peak, 6), round(area * x * y)))
     return sorted(regions, key=lambda region: -region.peak)
+
+
+def _runs(mask: NDArray[np.bool_]) -> tuple[list[int], list[int], list[int]]:
+    """Return row, start and end of every run of marked pixels, row by row."""
+    edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    return rows.tolist(), starts.tolist(), np.nonzero(edges == -1)[1].tolist()
+
+
+def _connected(rows: list[int], starts: list[int], ends: list[int]) -> Iterable[list[int]]:
+    """Return the numbers of the runs of each connected region, in ascending order."""
+    parents = list(range(len(rows)))
+
+    def root(run: int) -> int:
+        while parents[run] != run:
+            parents[run] = parents[parents[run]]
+            run = parents[run]
+        return run
+
+    above = 0  # the first run of the row above that may touch this one
+    for run, row in enumerate(rows):
+        while rows[above] < row - 1 or (rows[above] == row - 1 and ends[above] < starts[run]):
+            above += 1
+        other = above
+        while rows[other] == row - 1 and starts[other] <= ends[run]:
+            parents[max(root(run), root(other))] = min(root(run), root(other))
+            other += 1
+    members: dict[int, list[int]] = {}
+    for run in range(len(rows)):
+        members.setdefault(root(run), []).append(run)
+    return members.values()
 
 
 class TableWriter:
@@ -99,7 +136,7 @@ class TableWriter:
         self.counts = dict.fromkeys((OK, NOT_OK, ERROR), 0)
         self._heap: list[tuple[float, int, dict[str, Any]]] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         """Open both files and write the header, where there is none."""
         if self._append:
             mend(self.jsonl_path)

@@ -9,11 +9,13 @@ import logging
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch, PredictDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
+from skimage.measure import label, regionprops
 from torch.utils.data import DataLoader
 
 import anople_anomalib
@@ -50,13 +52,24 @@ def rows_in(folder: Path) -> list[dict]:
 
 
 def test_regions_are_in_pixels_of_the_file() -> None:
-    mask, anomaly_map = torch.zeros(10, 20, dtype=torch.bool), torch.rand(10, 20) / 2
+    mask, anomaly_map = np.zeros((10, 20), dtype=bool), np.random.default_rng(0).random((10, 20)) / 2
     mask[2:4, 5:8] = mask[7, 15] = True
     anomaly_map[3, 6], anomaly_map[7, 15] = 0.9, 0.7
     first, second = regions_of(mask, anomaly_map, (200, 50))
     assert first == ((50, 10, 30, 10), pytest.approx(0.9), 6 * 50)
     assert second == ((150, 35, 10, 5), pytest.approx(0.7), 50)
-    assert regions_of(torch.zeros_like(mask), anomaly_map, (200, 50)) == []
+    assert regions_of(np.zeros_like(mask), anomaly_map, (200, 50)) == []
+
+
+@pytest.mark.parametrize("share", [0.1, 0.35, 0.6])
+def test_regions_are_those_that_scikit_image_finds(share: float) -> None:
+    random = np.random.default_rng(int(100 * share))
+    mask, anomaly_map = random.random((40, 50)) < share, random.random((40, 50))
+    found = regionprops(label(mask), intensity_image=anomaly_map)
+    expected = {(*each.bbox, int(each.area), round(float(each.intensity_max), 6)) for each in found}
+    boxes = regions_of(mask, anomaly_map, (50, 40))
+    assert {(y, x, y + h, x + w, area, peak) for (x, y, w, h), peak, area in boxes} == expected
+    assert len(boxes) == len(found)
 
 
 def test_a_test_writes_a_row_for_every_image(model: AnoPLe, root: Path, tmp_path: Path) -> None:

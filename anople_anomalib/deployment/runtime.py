@@ -1,0 +1,254 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Exported models judge images with numpy, Pillow and one runtime alone: ONNX Runtime or OpenVINO.
+
+Nothing here imports torch, Lightning or anomalib, so that a small computer at a line starts in a second. The graph
+resizes and judges, see :mod:`.metadata`: pixels, scores and verdicts are those of the checkpoint. The distribution
+``anople-runtime`` (``runtime/pyproject.toml``) has this module and what it needs.
+
+Usage:
+    anople-runtime FOLDER --model exported/weights/onnx/model.onnx
+"""
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps
+
+from anople_anomalib.utils.files import READ_ERRORS
+from anople_anomalib.utils.version import __version__
+
+from .metadata import ExportMetadata, read_metadata
+from .table import COLUMNS, ERROR, NOT_OK, OK, TableWriter, line_of, regions_of, summary
+
+FINE, UNJUDGED = 0, 3
+"""Exit codes: every image has a verdict, some have none."""
+
+_Outputs = Mapping[str, NDArray[Any]]
+_Run = Callable[[NDArray[np.float32]], _Outputs]
+
+
+class ExportedModel:
+    """An exported model that is ready to judge.
+
+    Args:
+        path: The graph, ``.onnx`` or ``.xml``, with its metadata beside it.
+
+    Attributes:
+        metadata: Its thresholds, sizes and model id.
+
+    Raises:
+        FileNotFoundError: If the graph or its metadata is missing.
+        ImportError: If no runtime for it is installed.
+        ValueError: If the metadata was changed, is that of another graph, or the graph is of another kind.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        if path.suffix not in {".onnx", ".xml"}:
+            msg = f"An exported model is a file .onnx or .xml, got '{path}': write one by anople export."
+            raise ValueError(msg)
+        self.metadata: ExportMetadata = read_metadata(path)
+        self._run = _onnx(path) if path.suffix == ".onnx" else _openvino(path)
+
+    def judge(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        """Judge an image.
+
+        Args:
+            pixels: Upright, in color, shape ``(H, W, 3)``.
+
+        Returns:
+            Verdict, raw and normalized score, threshold, regions and error, as in a row of ``predictions.csv``.
+
+        Raises:
+            ValueError: If the graph takes images of another size.
+        """
+        height, width = pixels.shape[:2]
+        if self.metadata.input_size not in (None, [height, width]):
+            wanted = "x".join(map(str, self.metadata.input_size))
+            msg = f"This model takes images of height and width {wanted}, got {height}x{width}: export it for any size."
+            raise ValueError(msg)
+        batch = pixels.transpose(2, 0, 1)[None].astype(np.float32) * np.float32(1 / 255)
+        found = self._run(np.ascontiguousarray(batch))
+        return self._judgment(found, (width, height))
+
+    def _judgment(self, found: _Outputs, size: tuple[int, int]) -> dict[str, Any]:
+        """Return the part of a row that the graph's outputs make."""
+        normalized = float(found["pred_score"].reshape(-1)[0])
+        limit = self.metadata.limits["image"]
+        row: dict[str, Any] = {"score": None, "normalized_score": None, "threshold": limit, "regions": []}
+        if not math.isfinite(normalized):
+            error = f"The score is {normalized}: the image or the model has values that are no numbers."
+            return {**row, "verdict": ERROR, "error": error}
+        row["score"] = self._raw(normalized)
+        row["normalized_score"] = normalized if self.metadata.normalized else None
+        if limit is None or "pred_label" not in found:
+            error = "There is no threshold: set one by anople threshold and export the model again."
+            return {**row, "verdict": ERROR, "error": error}
+        if "pred_mask" in found:
+            mask, heat = (found[name].reshape(found[name].shape[-2:]) for name in ("pred_mask", "anomaly_map"))
+            row["regions"] = regions_of(mask.astype(bool), heat, size)
+        return {**row, "verdict": NOT_OK if bool(found["pred_label"].reshape(-1)[0]) else OK, "error": ""}
+
+    def _raw(self, normalized: float) -> float:
+        """Return the raw score x of a normalized one, x / (x + threshold)."""
+        threshold = self.metadata.thresholds["image"]
+        if not self.metadata.normalized or threshold is None:
+            return normalized
+        return threshold * normalized / max(1 - normalized, 1e-7)
+
+
+def judge(paths: Iterable[str | Path], model: str | Path | ExportedModel) -> Iterator[dict[str, Any]]:
+    """Judge image files.
+
+    Args:
+        paths: Files, and folders with everything below them.
+        model: An exported model, or its file.
+
+    Yields:
+        A row per image with the keys of :data:`.table.COLUMNS`; one that cannot be judged has the verdict ``"ERROR"``.
+
+    Raises:
+        FileNotFoundError: If a file or folder, the model or its metadata is missing.
+        ValueError: If the model is refused, see :class:`ExportedModel`.
+    """
+    exported = model if isinstance(model, ExportedModel) else ExportedModel(model)
+    names = exported.metadata.class_names
+    category = names[0] if len(names) == 1 else ""
+    for path in image_files(paths):
+        started = time.perf_counter()
+        row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "path": str(path), "category": category, "regions": []}
+        try:
+            state = path.stat()
+            row |= {"modified": state.st_mtime_ns, "bytes": state.st_size}
+            row |= exported.judge(read_pixels(path))
+        except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:
+            row |= {"verdict": ERROR, "error": " ".join(str(error).split()) or type(error).__name__}
+        row["seconds"] = round(time.perf_counter() - started, 4)
+        yield {**row, "time": datetime.now().astimezone().isoformat(timespec="milliseconds"), "version": __version__}
+
+
+def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path) -> int:
+    """Judge images, print a line each and write a row each to ``predictions.csv`` and ``predictions.jsonl``.
+
+    Args:
+        images: Files, and folders with everything below them.
+        model: File of the exported model.
+        output: Folder of the rows.
+
+    Returns:
+        An exit code.
+
+    Raises:
+        FileNotFoundError: As :func:`judge`.
+        ValueError: As :func:`judge`.
+    """
+    exported, images = ExportedModel(model), image_files(images)
+    with TableWriter(output) as table:
+        for row in judge(images, exported):
+            table.write([row])
+            print(line_of(row), flush=True)
+    print(summary(table))
+    return UNJUDGED if table.counts[ERROR] else FINE
+
+
+def image_files(paths: Iterable[str | Path]) -> list[Path]:
+    """List image files: those given, and in folders those whose ending Pillow knows, sorted, without hidden ones.
+
+    Raises:
+        FileNotFoundError: If one is not there.
+    """
+    Image.init()
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            msg = f"There is no file or folder '{path}': check the path."
+            raise FileNotFoundError(msg)
+        below = sorted(path.rglob("*")) if path.is_dir() else []
+        found += (
+            [path]
+            if path.is_file()
+            else [
+                file
+                for file in below
+                if file.suffix.lower() in endings
+                and file.is_file()
+                and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            ]
+        )
+    return found
+
+
+def read_pixels(path: str | Path) -> NDArray[np.uint8]:
+    """Read an image upright and in color, shape ``(H, W, 3)``.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it has more than 8 bits per channel, of which Pillow would cut the most important ones off.
+    """
+    with Image.open(path) as image:
+        deep = image.mode in {"I", "F"} or image.mode.startswith("I;16")
+        if deep or (isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile) for tile in image.tile)):
+            msg = f"The image '{path}' has more than 8 bits per channel: convert it by anople convert."
+            raise ValueError(msg)
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _onnx(path: Path) -> _Run:
+    """Return a function that runs an ONNX graph, in ONNX Runtime or, without it, in OpenVINO."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return _openvino(path)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads would burn cores
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    source, names = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {source: images}), strict=True))
+
+
+def _openvino(path: Path) -> _Run:
+    """Return a function that runs a graph in OpenVINO, in full precision whatever the processor prefers."""
+    try:
+        import openvino
+    except ImportError as error:
+        msg = f"'{path}' needs a runtime: pip install openvino" + (
+            " or onnxruntime." if path.suffix == ".onnx" else "."
+        )
+        raise ImportError(msg) from error
+    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda images: {output.any_name: value for output, value in model(images).items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judge images on the command line: a line each, and a row each in ``predictions.csv``.
+
+    Returns:
+        An exit code.
+    """
+    parser = argparse.ArgumentParser(prog="anople-runtime", description="Judge images by an exported model.")
+    parser.add_argument("images", nargs="+", type=Path, help="folders, with everything below them, or files")
+    parser.add_argument("--model", type=Path, required=True, help="exported model, a file .onnx or .xml")
+    parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of the rows")
+    options = parser.parse_args(arguments)
+    try:
+        return write_verdicts(options.images, options.model, options.output)
+    except (OSError, ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

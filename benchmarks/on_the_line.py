@@ -1,0 +1,127 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""From the start of a process to its first verdict, and images a second: an export beside ``anomalib predict``.
+
+A model is trained on one shot of SampleTextures and exported. Each program then judges the same image, and afterwards
+many, in a process of its own; seconds of wall clock and CPU, and the peak of its memory, are of the whole process.
+Programs take turns, so that other load of the machine meets all of them.
+
+Usage:
+    python benchmarks/on_the_line.py [--preset offline] [--repeats 3] [--images 500]
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CATEGORY, NEW_IMAGE = "brick", "hole/000.png"
+BIN = Path(sys.executable).parent
+MEGABYTE = 1024  # of ru_maxrss, kilobytes on Linux
+
+
+def prepare(folder: Path, preset: str) -> tuple[Path, dict[str, Path], Path]:
+    """Train and export a model; return its checkpoint, its exports, and an image with a defect."""
+    from anople_anomalib import AnoPLe
+    from anople_anomalib.commands.main import main as anople
+    from anople_anomalib.data import SampleTextures
+
+    datamodule = SampleTextures(category=CATEGORY)
+    datamodule.prepare_data()
+    place, checkpoint = Path(datamodule.root) / CATEGORY, folder / "model.ckpt"
+    anople(["teach", str(place / "train" / "good"), "--shots", "1", "--preset", preset, "--output", str(checkpoint)])
+    model = AnoPLe.load_from_checkpoint(checkpoint, visualizer=False).cpu().eval()
+    exports = {"ONNX Runtime": model.to_onnx(folder / "onnx"), "OpenVINO": model.to_openvino(folder / "openvino")}
+    return checkpoint, exports, place / "test" / NEW_IMAGE
+
+
+def commands(
+    checkpoint: Path, exports: dict[str, Path], images: Path, preset: str, output: Path
+) -> dict[str, list[str]]:
+    """Return the command line of every program."""
+    anomalib = [str(BIN / "anomalib"), "predict", "--model", "AnoPLe", *model_arguments(preset)]
+    anomalib += ["--model.visualizer", "false", "--ckpt_path", str(checkpoint), "--data", str(images)]
+    found = {"anomalib predict": [*anomalib, "--default_root_dir", str(output / "anomalib")]}
+    checked = [
+        "judge",
+        str(images),
+        "--model",
+        str(checkpoint),
+        "--pictures",
+        "false",
+        "--output",
+        str(output / "anople"),
+    ]
+    found["anople judge, checkpoint"] = [sys.executable, "-m", "anople_anomalib.commands.main", *checked]
+    for name, graph in exports.items():
+        arguments = [str(images), "--model", str(graph), "--output", str(output / name.replace(" ", "_"))]
+        found[f"runtime, {name}"] = [sys.executable, "-m", "anople_anomalib.deployment.runtime", *arguments]
+    return found
+
+
+def model_arguments(preset: str) -> list[str]:
+    """Return the arguments of ``anomalib predict`` that build the model of the checkpoint."""
+    return ["--model.backbone", "anople-tiny"] if preset == "offline" else ["--model.preset", preset]
+
+
+def run(command: list[str], log: Path) -> tuple[float, float, float]:
+    """Run a command; return its seconds of wall clock and of CPU, and the peak of its memory in MB."""
+    started = time.perf_counter()
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603  # programs of this file
+        _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        sys.exit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}:\n{log.read_text()[-2000:]}")
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / MEGABYTE
+
+
+def many(image: Path, folder: Path, number: int) -> Path:
+    """Return a folder with copies of an image."""
+    folder.mkdir()
+    for count in range(number):
+        shutil.copy(image, folder / f"{count:05d}.png")
+    return folder
+
+
+def main() -> None:
+    """Print two tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--preset", default="offline")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--images", type=int, default=500, help="0 for the first verdict alone")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        checkpoint, exports, image = prepare(root, options.preset)
+        table("First verdict", checkpoint, exports, image, root, options.preset, options.repeats)
+        if options.images:
+            folder = many(image, root / "many", options.images)
+            table(f"{options.images} images", checkpoint, exports, folder, root, options.preset, 1)
+
+
+def table(
+    title: str, checkpoint: Path, exports: dict[str, Path], images: Path, root: Path, preset: str, repeats: int
+) -> None:
+    """Print a table of all programs, with their shares of the first one's."""
+    programs = commands(checkpoint, exports, images, preset, root / "output")
+    figures: dict[str, list[tuple[float, float, float]]] = {program: [] for program in programs}
+    for _ in range(repeats):
+        for program, command in programs.items():
+            figures[program].append(run(command, root / "log.txt"))
+    print(f"\n{title}: | wall s | CPU s | MB | shares of the first\n| --- | --- | --- | --- | --- |")
+    first: list[float] = []
+    for program, measured in figures.items():
+        medians = [statistics.median(column) for column in zip(*measured, strict=True)]
+        first = first or medians
+        shares = ", ".join(f"{own / other:.3f}" for own, other in zip(medians, first, strict=True))
+        print(f"| {program} | {medians[0]:.2f} | {medians[1]:.2f} | {medians[2]:.0f} | {shares} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

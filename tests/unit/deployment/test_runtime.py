@@ -1,0 +1,129 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""An exported model judges as its checkpoint does, without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anople_anomalib.anople import AnoPLe
+from anople_anomalib.commands.main import main as anople
+from anople_anomalib.deployment.runtime import ExportedModel, image_files, judge, main, read_pixels
+from anople_anomalib.deployment.table import rows_of
+from helpers.training import train_model
+
+pytestmark = [pytest.mark.export, pytest.mark.slow]
+FORBIDDEN = ("torch", "lightning", "anomalib", "pandas", "matplotlib", "skimage", "scipy", "cv2", "jsonargparse")
+
+
+@pytest.fixture(scope="module")
+def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
+    """A trained model."""
+    return train_model(root, tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture(scope="module")
+def photos(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of three sizes, one on its side, beside files that nobody can judge."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for number, source in enumerate(sorted(root.rglob("test/*/*.png"))):
+        size = ((96, 96), (150, 110), (300, 200))[number % 3]
+        Image.open(source).convert("RGB").resize(size).save(folder / f"{number}.png")
+    turned = Image.fromarray(random.integers(0, 255, (80, 120, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(folder / "turned.jpg", exif=exif)
+    (folder / "broken.png").write_bytes(b"no image")
+    Image.fromarray(np.full((40, 40), 40000, dtype=np.uint16)).save(folder / "deep.png")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["onnx", "openvino"])
+def graph(request: pytest.FixtureRequest, model: AnoPLe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported model."""
+    pytest.importorskip("onnxruntime" if request.param == "onnx" else "openvino")
+    pytest.importorskip("onnxscript")
+    return getattr(model, f"to_{request.param}")(tmp_path_factory.mktemp(request.param))
+
+
+def test_rows_are_those_of_the_checkpoint(graph: Path, model: AnoPLe, photos: Path, tmp_path: Path) -> None:
+    model.save_checkpoint(tmp_path / "model.ckpt")
+    plain = [str(path) for path in sorted(photos.iterdir()) if path.name not in ("broken.png", "deep.png")]
+    anople(["judge", *plain, "--model", str(tmp_path / "model.ckpt"), "--output", str(tmp_path / "out")])
+    expected = {row["path"]: row for row in rows_of(tmp_path / "out" / "predictions.jsonl")}
+    found = {row["path"]: row for row in judge([photos], graph)}
+    assert expected.keys() == set(plain)
+    assert len(found) == len(plain) + 2
+    for path, row in expected.items():
+        own = found[path]
+        assert own["verdict"] == row["verdict"]
+        assert own["score"] == pytest.approx(row["score"], rel=1e-4)
+        assert own["threshold"] == pytest.approx(row["threshold"], rel=1e-6)
+        assert own["category"] == row["category"]
+        assert [list(each.box) for each in own["regions"]] == [each["box"] for each in row["regions"]]
+    assert {row["verdict"] for row in expected.values()} >= {"NOT OK"}
+    assert "cannot identify" in found[str(photos / "broken.png")]["error"]
+    assert "more than 8 bits" in found[str(photos / "deep.png")]["error"]
+    assert found[str(photos / "deep.png")]["verdict"] == "ERROR"
+
+
+def test_a_frame_that_holds_no_numbers_is_not_good(graph: Path) -> None:
+    exported = ExportedModel(graph)
+    frames = np.full((1, 3, 96, 96), 0.5, dtype=np.float32)
+    frames[0, 1, 40, 40] = np.nan
+    found = exported._run(frames)
+    assert bool(found["pred_label"].reshape(-1)[0])
+    assert np.isnan(found["pred_score"]).all()
+    assert exported._judgment(found, (96, 96))["verdict"] == "ERROR"
+
+
+def test_neither_torch_nor_what_needs_it_is_imported(graph: Path, photos: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom anople_anomalib.deployment.runtime import main\n"
+        f"code = main([{str(photos / '0.png')!r}, '--model', {str(graph)!r}, '--output', {str(tmp_path)!r}])\n"
+        f"print('loaded:', sorted(set(sys.modules) & set({FORBIDDEN})), code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "loaded: [] 0" in done.stdout
+    assert json.loads((tmp_path / "predictions.jsonl").read_text())["path"] == str(photos / "0.png")
+
+
+def test_what_is_wrong_is_one_sentence(
+    graph: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output", str(tmp_path / "out")]
+    assert main([str(tmp_path / "none"), "--model", str(graph), *output]) == 1
+    assert "There is no file or folder" in capsys.readouterr().err
+    assert main([str(photos), "--model", str(photos / "0.png"), *output]) == 1
+    assert "An exported model is a file .onnx or .xml" in capsys.readouterr().err
+    assert main([str(photos), "--model", str(graph), *output]) == 3  # two images without a verdict
+    assert "could not be judged" in capsys.readouterr().out
+
+
+def test_the_command_judges_by_an_exported_model(graph: Path, photos: Path, tmp_path: Path) -> None:
+    assert anople(["judge", str(photos), "--model", str(graph), "--output", str(tmp_path)]) == 3
+    assert rows_of(tmp_path / "predictions.jsonl")[-1]["threshold"] == ExportedModel(graph).metadata.limits["image"]
+
+
+def test_a_graph_for_one_size_names_it(model: AnoPLe, photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = model.to_onnx(tmp_path, input_size=(96, 96))
+    rows = {Path(row["path"]).name: row for row in judge([photos / "0.png", photos / "1.png"], path)}
+    assert rows["0.png"]["verdict"] in ("OK", "NOT OK")
+    assert "height and width 96x96, got 110x150" in rows["1.png"]["error"]
+
+
+def test_hidden_files_are_left_out(photos: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / ".a.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+    assert image_files([tmp_path]) == [tmp_path / "b.png"]
+    assert torch.equal(torch.tensor(read_pixels(photos / "turned.jpg").shape), torch.tensor([120, 80, 3]))
