@@ -12,6 +12,7 @@ Usage:
 """
 
 import argparse
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -98,7 +99,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        checkpoint, exports, image = prepare(root, options.preset)
+        # in a process of its own: a program's peak of memory is never below that of the process that starts it
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            checkpoint, exports, image = pool.apply(prepare, (root, options.preset))
         table("First verdict", checkpoint, exports, image, root, options.preset, options.repeats)
         if options.images:
             folder = many(image, root / "many", options.images)

@@ -11,6 +11,8 @@ from typing import Any
 import anomalib.models
 from anomalib.data import AnomalibDataModule
 from anomalib.models import AnomalibModule, get_model
+from lightning.pytorch import Callback
+from torch import nn
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data import FewShot
@@ -18,7 +20,7 @@ from anople_anomalib.data.wrapping import build_datamodule
 from anople_anomalib.metrics.per_category import PerCategoryEvaluator
 
 from .examples import categories_of
-from .settings import JobSettings, class_name, join_categories
+from .settings import DATA_KEYS, JobSettings, check_keys, class_name, join_categories
 
 ONE_CLASS, MULTI_CLASS = "one-class", "multi-class"
 OWN_SEEDS = ("seed", "training_seed")  # arguments of a model that follow the job's seed unless they are given
@@ -81,10 +83,19 @@ def instantiated(value: Any) -> Any:  # noqa: ANN401
 
     Returns:
         The same with objects, also those within the arguments of others.
+
+    Raises:
+        ValueError: If one is neither a module, nor a callback or a metric: a configuration calls no other code.
     """
     if isinstance(value, Mapping) and "class_path" in value:
-        module, _, name = value["class_path"].rpartition(".")
-        return getattr(import_module(module), name)(**instantiated(value.get("init_args") or {}))
+        check_keys("a class of the fewshot section", value, known=DATA_KEYS, needed=("class_path",))
+        cls = _imported(value["class_path"], "class")
+        if not (isclass(cls) and issubclass(cls, (nn.Module, Callback))):
+            msg = (
+                f"'{value['class_path']}' is no part of a model: it must be a subclass of torch's Module or a Callback."
+            )
+            raise ValueError(msg)
+        return cls(**instantiated(value.get("init_args") or {}))
     if isinstance(value, Mapping):
         return {key: instantiated(each) for key, each in value.items()}
     return [instantiated(each) for each in value] if isinstance(value, list) else value
@@ -111,16 +122,21 @@ def describe(model: AnomalibModule, datamodule: AnomalibDataModule) -> dict[str,
 
 def _model_of_another_package(class_path: str) -> type[AnomalibModule]:
     """Import a model by its full name, as ``anomalib train`` does; ``get_model`` would not."""
-    module, _, name = class_path.rpartition(".")
-    try:
-        found = getattr(import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        msg = f"There is no model '{class_path}': {error}."
-        raise ValueError(msg) from error
+    found = _imported(class_path, "model")
     if not (isclass(found) and issubclass(found, AnomalibModule)):
         msg = f"'{class_path}' is no model of anomalib: it must be a subclass of AnomalibModule."
         raise ValueError(msg)
     return found
+
+
+def _imported(class_path: str, kind: str) -> object:
+    """Import what a dotted name stands for; ``None`` where its module lacks it."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        return getattr(import_module(module), name, None)
+    except (ModuleNotFoundError, ValueError) as error:
+        msg = f"There is no {kind} '{class_path}': {error}."
+        raise ValueError(msg) from error
 
 
 def _number_of_shots(datamodule: FewShot) -> int:

@@ -56,6 +56,9 @@ class ResultsTable:
         if not self.path.is_file():
             return []
         table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
+        if missing := [name for name in ("status", "job_id", "config") if name not in table]:
+            msg = f"'{self.path}' is no table of a comparison: it has no column {', '.join(missing)}."
+            raise ValueError(msg)
         return cast("list[dict[str, str]]", table.to_dict("records"))
 
     def done(self) -> set[str]:
@@ -103,8 +106,39 @@ def write_plan(folder: str | Path, name: str, jobs: Iterable[Mapping[str, Any]],
 
 
 def read_plans(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the plans in a folder, each with ``published_tables`` and ``jobs``, in the order of their names."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("plan_*.json"))]
+    """Return the plans in a folder, each with ``published_tables`` and ``jobs``, in the order of their names.
+
+    Raises:
+        ValueError: If one is not what :func:`write_plan` writes.
+    """
+    plans = []
+    for path in sorted(Path(folder).glob("plan_*.json")):
+        try:
+            plan = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            msg = f"The plan '{path}' is not JSON ({error}): remove it, or run the comparison again."
+            raise ValueError(msg) from error
+        if not _is_plan(plan):
+            msg = (
+                f"'{path}' is no plan of a comparison (published_tables, jobs): remove it, or run the comparison again."
+            )
+            raise ValueError(msg)
+        plans.append(plan)
+    return plans
+
+
+def _is_plan(plan: Any) -> bool:  # noqa: ANN401  # JSON
+    """Return whether plain data are a plan: two lists, of names and of flat rows."""
+    if not isinstance(plan, dict) or plan.keys() != {"published_tables", "jobs"}:
+        return False
+    tables, jobs = plan["published_tables"], plan["jobs"]
+    if not isinstance(tables, list) or not isinstance(jobs, list) or not all(isinstance(each, str) for each in tables):
+        return False
+    plain = (str, int, float, type(None))
+    return all(
+        isinstance(job, dict) and "job_id" in job and all(isinstance(value, plain) for value in job.values())
+        for job in jobs
+    )
 
 
 def metric_names(row: Iterable[str]) -> list[str]:

@@ -449,3 +449,31 @@ def expand_config(path: Path) -> list[JobSettings]:
 def check_arguments(module: ModuleType, settings: dict[str, Any]) -> None:
     cls = getattr(module, settings["class_path"])
     assert set(settings.get("init_args") or {}) <= set(signature(cls).parameters), json.dumps(settings)
+
+
+@pytest.mark.parametrize("class_path", ["builtins.dict", "os.getcwd", "pathlib.Path", "no_such_module.Name"])
+def test_a_configuration_calls_no_other_code_than_parts_of_models(class_path: str) -> None:
+    with pytest.raises(ValueError, match=class_path):
+        instantiated({"transform": {"class_path": class_path, "init_args": {}}})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"jobs": []}',
+        '{"jobs": [{"job_id": {"class_path": "os.getcwd"}}], "published_tables": []}',
+        '{"jobs": [], "published_tables": [], "class_path": "os.getcwd"}',
+    ],
+)
+def test_a_plan_that_holds_something_else_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "plan_a.json").write_text(content)
+    with pytest.raises(ValueError, match=r"plan_a\.json"):
+        read_plans(tmp_path)
+
+
+def test_another_table_than_a_comparison_s_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="no column status, job_id, config"):
+        ResultsTable(tmp_path).rows()
