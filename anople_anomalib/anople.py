@@ -9,7 +9,7 @@ Example:
     >>> from anople_anomalib import AnoPLe
 
     >>> datamodule = MVTecAD(category="bottle")
-    >>> model = AnoPLe(k_shot=1)  # doctest: +SKIP
+    >>> model = AnoPLe(preset="paper", k_shot=1)  # doctest: +SKIP
     >>> engine = Engine()
     >>> engine.train(model=model, datamodule=datamodule)  # doctest: +SKIP
 
@@ -36,8 +36,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 
-from .backbones.clip_loading import TINY, get_tokenizer, load_backbone
-from .backbones.timm_features import check_image_size, load_memory_backbone
+from .backbones.clip_loading import get_tokenizer
+from .config import MemoryConfig, PromptConfig, TrainingConfig, resolve
 from .data.errors import ClearDataErrors
 from .data.wrapping import class_names_of
 from .deployment.components import DefaultComponents
@@ -45,37 +45,28 @@ from .deployment.export import Export
 from .deployment.maintenance import Maintenance
 from .deployment.predictions import PredictionTable
 from .deployment.preprocessing import exact_pre_processor, resize_input
-from .method.anomaly_simulation import PHOTOGRAPHS, PixelAnomalySimulator
+from .method.building import build_backbone, build_model, build_simulator
 from .method.collapse_measures import measure_soundness
-from .method.fusion import make_fusion
-from .method.layers import PAPER_MEMORY_LAYERS, resolve_memory_layers, resolve_prompt_depth
 from .method.loss import AnoPLeLoss
 from .method.prompt_templates import check_texts, clean_class_names, prompt_texts, words_of_categories
-from .method.second_memory import SecondMemory, larger_size, resolve_memory_backbone
 from .method.state_checks import require_finite
-from .method.subspace import resolve_subspace
 from .method.torch_model import AnoPLeModel
-from .method.views import num_views
 from .metrics.post_processing import ExactPostProcessor
 from .metrics.raw_scores import RawScoreKeeper
 from .tiles.ground_truth import within_region
 from .tiles.masks import plain_roi
-from .tiles.tiling import Tiling, plain_tiles, resolve_rotations
+from .tiles.tiling import Tiling, plain_tiles
 from .tiles.training import LargeImageTraining
 from .training.checkpoints import CheckpointHooks
 from .training.collapse_monitor import CollapseWarning
 from .training.hooks import FewShotTraining
 from .training.run import FewShotRun
 from .training.steps import EvaluationPreProcessing, sgd_with_warmup, simulated_views
-from .utils.arguments import as_list, as_text, check_integer, check_k_shot, check_rates, check_scales
+from .utils.arguments import as_list, check_integer, check_k_shot
 from .utils.batches import images_of
 from .utils.seeding import seeded
 
 logger = logging.getLogger(__name__)
-
-IMAGE_LOGIT_SCALE = 1 / 0.07
-"""The scale at which CLIP starts its own training. At the 100 at which it ends, the image loss of a normal view and of
-its damaged copy is a hundred times their difference, and the texts answer by becoming the same."""
 
 
 class AnoPLe(
@@ -87,65 +78,19 @@ class AnoPLe(
     simulated from them, then keeps the shots' patch features in a memory bank.
 
     Args:
+        preset: Settings to start from: ``"paper"`` (for MVTec AD), ``"visa"``, ``"offline"`` (no download) or
+            ``"dinov2"``, see ``docs/presets.md``. What follows changes them; ``None`` is the preset's value.
         backbone: An open_clip model name, or ``"anople-tiny"``, which ships with the package.
-        pretrained: Weights of the backbone: ``None`` for its default (``laion400m_e32`` for the paper's), a tag of
-            open_clip, the path of a checkpoint file, or ``"random"``.
+        pretrained: Weights of the backbone: ``"default"``, a tag of open_clip, the path of a checkpoint file, or
+            ``"random"``.
         k_shot: Normal images per category for training and memory; ``None`` for all. A
             :class:`anople_anomalib.data.FewShot` datamodule's own choice wins.
         seed: Seed of the draw of the shots.
         class_names: Names for the text prompts; ``None`` takes them from the datamodule, in words (``pcb1`` is
             "printed circuit board"), else ``"object"``.
-        state_word: Word of the abnormal prompt, several words for their ensemble, or ``"compositional"``.
-        text_context_length: Number C_t of text prompts per layer.
-        visual_context_length: Number C_v of visual prompts per layer.
-        prompt_depth: Number J of prompted layers.
-        coupling: ``"bidirectional"``, ``"text_to_image"``, ``"image_to_text"``, ``"independent"``, ``"text_only"``
-            or ``"image_only"`` (Table 3a).
-        multi_view: Whether sub-images are views, too, at training.
-        view_signal: Whether a signal c tells the views apart (Table 3b).
-        alignment: ``"weighted_sum"``, ``"mean"`` or ``"none"`` (Table 3c).
-        pixel_anomalies: Whether anomalies are simulated in the image.
-        latent_anomalies: Whether anomalies are simulated on the embedding (Table 5).
-        paired_anomalies: Whether a step sees an image both whole and damaged, as equation (9) has z+ and z-; else one
-            image, damaged with probability one half.
-        anomaly_source_path: What fills the simulated anomalies: ``"photographs"`` (of scikit-image, no download),
-            ``"dtd"`` (as in DRAEM; downloaded once), ``"noise"``, or a folder of texture images.
-        use_memory: Whether the memory bank takes part.
-        memory_layers: 1-based numbers of the layers that make the memory; the default is scaled to the depth of the
-            backbone.
-        coreset_sampling_ratio: Share of the patch features that the memory keeps, chosen by k-center-greedy.
-        memory_per_category: Whether an image is compared with the shots of one category, the one whose patches are
-            nearest to it on average, instead of with those of all.
-        memory_backbone: A second, frozen backbone whose features join the memory: a model name of timm, or
-            ``"efficientnet-lite2"``, whose weights need no download; ``"none"`` for none. ``None`` is
-            ``"efficientnet-lite2"`` for ``"anople-tiny"`` and none for every other backbone.
-        memory_pretrained: Weights of the second backbone: ``None`` for its pretrained ones, the path of a file, or
-            ``"random"``.
-        memory_backbone_layers: 1-based numbers of its stages (convolutional) or blocks (transformer); ``None`` for the
-            stages with strides 8 and 16, or for the last block.
-        memory_image_size: Side of the images that it sees; ``None`` for its own.
-        memory_position_weight: How much farther a patch of its memory counts at another place of the image; 0 for
-            features alone.
-        memory_rotations: Whether its memory holds the shots in all rotations by right angles, mirrored and not;
-            ``None`` keeps those turned copies that are hardly farther from their shot than slightly moved ones.
-        memory_subspace: Share of the variance of its features that is taken for the difference between normal patches:
-            a patch counts as the farther, the more it leaves the subspace that explains this share. 0 for none;
-            ``None`` is 0.95 for ``"efficientnet-lite2"`` and 0 for every other.
-        fusion: ``"paper"`` for equations (12) and (14), or ``"weighted"``, by weights that the parts earn on anomalies
-            simulated on the shots; ``None`` is ``"weighted"`` with a second backbone and ``"paper"`` without.
-        score_share: Share of the largest values of the map whose mean stands for the image; 0 for the maximum.
-        use_decoder: Whether there is a decoder; without it the loss is the image-level term alone.
-        residual_decoder: Whether the decoder refines CLIP's own projection of the patch tokens instead of starting
-            from random local features; ``None`` does so for ``"anople-tiny"`` only.
-        epochs: Number of epochs where the trainer is given none.
-        prompt_lr: Learning rate of the prompts.
-        decoder_lr: Learning rate of the decoder.
-        image_logit_scale: Factor of the cosines of equation (8), 1 / tau; ``None`` for CLIP's own.
-        pixel_logits: How D(z) is compared with the texts: ``"dot"``, as equation (7) is written, or ``"cosine"``;
-            ``None`` for the cosine where the decoder refines CLIP's projection, else the dot product.
-        gradient_checkpointing: Whether the towers keep no values inside their blocks for the backward pass: less
-            memory, more time, the same result.
-        training_seed: Seed of the initial prompts, the simulated anomalies and the order of the shots.
+        prompts: Changes of the prompts, see :class:`.PromptConfig`; a mapping of its options serves, too.
+        training: Changes of the training, see :class:`.TrainingConfig`.
+        memory: Changes of the memory and the fusion, see :class:`.MemoryConfig`.
         tiles: Tiles that large images are cut into, which overlap by a quarter: ``[rows, columns]``, ``"auto"`` for so
             many that the shots are shrunk to no less than half, or ``None`` for the image as a whole.
         roi: Region of interest, the rest of an image being as if it were not there: path of a mask that is white
@@ -166,45 +111,15 @@ class AnoPLe(
 
     def __init__(
         self,
-        backbone: str = "ViT-B-16-plus-240",
-        pretrained: str | None = None,
+        preset: str = "paper",
+        backbone: str | None = None,
+        pretrained: str | Path | None = None,
         k_shot: int | None = 1,
         seed: int = 0,
         class_names: str | Sequence[str] | None = None,
-        state_word: str | Sequence[str] = "abnormal",
-        text_context_length: int = 3,
-        visual_context_length: int = 3,
-        prompt_depth: int = 9,
-        coupling: str = "bidirectional",
-        multi_view: bool = True,
-        view_signal: bool = True,
-        alignment: str = "weighted_sum",
-        pixel_anomalies: bool = True,
-        latent_anomalies: bool = True,  # noqa: ARG002  # kept by save_hyperparameters
-        paired_anomalies: bool = True,
-        anomaly_source_path: str = PHOTOGRAPHS,
-        use_memory: bool = True,
-        memory_layers: Sequence[int] = PAPER_MEMORY_LAYERS,
-        coreset_sampling_ratio: float = 1.0,
-        memory_per_category: bool = False,
-        memory_backbone: str | None = None,
-        memory_pretrained: str | None = None,
-        memory_backbone_layers: Sequence[int] | None = None,
-        memory_image_size: int | None = None,
-        memory_position_weight: float = 1.0,
-        memory_rotations: bool | None = None,
-        memory_subspace: float | None = None,
-        fusion: str | None = None,
-        score_share: float = 0.0,
-        use_decoder: bool = True,
-        residual_decoder: bool | None = None,
-        epochs: int = 60,
-        prompt_lr: float = 1e-3,
-        decoder_lr: float = 2e-4,
-        image_logit_scale: float | None = IMAGE_LOGIT_SCALE,
-        pixel_logits: str | None = None,
-        gradient_checkpointing: bool = False,
-        training_seed: int = 0,
+        prompts: PromptConfig | None = None,
+        training: TrainingConfig | None = None,
+        memory: MemoryConfig | None = None,
         tiles: str | Sequence[int] | None = None,
         roi: str | Path | Sequence[Sequence[float]] | None = None,
         pre_processor: nn.Module | bool = True,
@@ -212,82 +127,29 @@ class AnoPLe(
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        # plain data for the checkpoint's hyper-parameters
-        class_names, state_word = as_list(class_names), as_list(state_word)
-        memory_layers, memory_backbone_layers = as_list(memory_layers), as_list(memory_backbone_layers)
-        pretrained, memory_pretrained = as_text(pretrained), as_text(memory_pretrained)
-        anomaly_source_path, tiles, roi = as_text(anomaly_source_path), plain_tiles(tiles), plain_roi(roi)
-        # cheap checks first: a backbone may have to be downloaded
+        class_names, tiles, roi = as_list(class_names), plain_tiles(tiles), plain_roi(roi)
         check_k_shot(k_shot)
-        check_integer(1, epochs=epochs)
-        check_integer(0, seed=seed, training_seed=training_seed)
-        check_integer(0, text_context_length=text_context_length, visual_context_length=visual_context_length)
-        check_rates(prompt_lr=prompt_lr, decoder_lr=decoder_lr)
-        check_rates(memory_position_weight=memory_position_weight)
-        check_scales(image_logit_scale=image_logit_scale)
-        check_texts(class_names, state_word)
-        check_image_size(memory_image_size)
-        turns = resolve_rotations(tiles, roi, memory_rotations)
-        second_name = resolve_memory_backbone(memory_backbone, tiny=backbone == TINY, memory=use_memory)
-        subspace = resolve_subspace(memory_subspace, second_name)
-        fusion_name = fusion or ("paper" if second_name is None else "weighted")
-        fuser = make_fusion(fusion_name, score_share, memory=use_memory)
-        loss = AnoPLeLoss(alignment)
-        loaded = load_backbone(backbone, pretrained)
-        second: SecondMemory | None = None
-        if second_name is not None:
-            features = load_memory_backbone(
-                second_name, loaded.mean, loaded.std, memory_backbone_layers, memory_image_size, memory_pretrained
-            )
-            second = SecondMemory(
-                features,
-                coreset_sampling_ratio,
-                memory_position_weight,
-                {None: "auto", True: "right_angles", False: "none"}[turns],
-                memory_per_category,
-                subspace,
-            )
+        check_integer(0, seed=seed)
+        whole = roi is None and tiles in (None, [1, 1])
+        settings = resolve(preset, backbone, pretrained, prompts, training, memory, whole=whole)
+        check_texts(class_names, settings["prompts"]["state_word"])
+        # anomalib saves the arguments as they are now for the checkpoint: complete, and plain data
+        backbone, pretrained = settings["backbone"], settings["pretrained"]
+        prompts, training, memory = settings["prompts"], settings["training"], settings["memory"]
+        loaded = build_backbone(settings)
+        with seeded(settings["training"]["seed"]):
+            model, simulator = build_model(settings, loaded), build_simulator(settings)
         if pre_processor is True:
-            size = larger_size(loaded.clip.visual.image_size, second)
-            pre_processor = self.configure_pre_processor(size, loaded.mean, loaded.std)
+            pre_processor = self.configure_pre_processor(model.input_size, loaded.mean, loaded.std)
         if type(post_processor) is PostProcessor:  # its thresholds lie on scores, where rounding decides
             post_processor = ExactPostProcessor.like(post_processor)
-        super().__init__(
-            pre_processor=exact_pre_processor(pre_processor),
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
-        loaded.clip.set_grad_checkpointing(gradient_checkpointing)
-        visual, text = loaded.clip.visual, loaded.clip.text
-        with seeded(training_seed):
-            self.model = AnoPLeModel(
-                loaded.clip,
-                text_context_length=text_context_length,
-                visual_context_length=visual_context_length,
-                prompt_depth=resolve_prompt_depth(prompt_depth, visual.depth, text.depth),
-                coupling=coupling,
-                num_views=num_views(multi_view),
-                view_signal=view_signal,
-                use_decoder=use_decoder,
-                memory_layers=resolve_memory_layers(memory_layers, visual.depth) if use_memory else (),
-                residual_decoder=backbone == TINY if residual_decoder is None else residual_decoder,
-                coreset_sampling_ratio=coreset_sampling_ratio,
-                memory_per_category=memory_per_category,
-                second_memory=second,
-                fusion=fuser,
-                image_logit_scale=image_logit_scale,
-                pixel_logits=pixel_logits,
-            )
-            self.simulator = (
-                PixelAnomalySimulator(anomaly_source_path, 1.0 if paired_anomalies else 0.5, paired_anomalies)
-                if pixel_anomalies
-                else None
-            )
-        self.loss = loss
+        super().__init__(exact_pre_processor(pre_processor), post_processor, evaluator, visualizer)
+        self.model, self.simulator = model, simulator
+        self.epochs, self.training_seed = settings["training"]["epochs"], settings["training"]["seed"]
+        self.loss = AnoPLeLoss(settings["training"]["alignment"])
+        self.weights = loaded.weights
         self.class_names: list[str] = []
         self.drawn_samples: dict[str, list[str]] = {}
-        self.weights = loaded.weights
         if isinstance(tiles, list):
             self.set_tiling(Tiling(*tiles))
 
@@ -323,9 +185,9 @@ class AnoPLe(
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Configure SGD with a linear warm-up from zero (section 6.2)."""
-        groups = [{"params": self.model.prompt_learner.parameters(), "lr": self.hparams["prompt_lr"]}]
+        groups = [{"params": self.model.prompt_learner.parameters(), "lr": self.hparams["training"]["prompt_lr"]}]
         if self.model.decoder is not None:
-            groups.append({"params": self.model.decoder.parameters(), "lr": self.hparams["decoder_lr"]})
+            groups.append({"params": self.model.decoder.parameters(), "lr": self.hparams["training"]["decoder_lr"]})
         return sgd_with_warmup(groups, self.trainer.estimated_stepping_batches)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -344,10 +206,10 @@ class AnoPLe(
             The loss L.
         """
         # seeded by the step alone: a resumed run sees the same anomalies as an uninterrupted one
-        seeds = (self.hparams["training_seed"], self.current_epoch, batch_idx, 0)
+        seeds = (self.training_seed, self.current_epoch, batch_idx, 0)
         with seeded(*seeds, device=self.device):
             views, masks = self._simulated_views(images_of(batch), self.regions_of(getattr(batch, "image_path", None)))
-            normal = masks.flatten(1).amax(dim=1) == 0 if self.hparams["latent_anomalies"] else None
+            normal = masks.flatten(1).amax(dim=1) == 0 if self.hparams["training"]["latent_anomalies"] else None
             output = self.model.training_forward(views, normal)
             losses = self.loss(
                 masks=masks,
@@ -414,7 +276,7 @@ class AnoPLe(
         """
         self.class_names = clean_class_names(class_names)
         tokenize = get_tokenizer(self.hparams["backbone"])
-        normal, abnormal = prompt_texts(self.class_names, self.hparams["state_word"])
+        normal, abnormal = prompt_texts(self.class_names, self.hparams["prompts"]["state_word"])
         logger.info("Texts: normal %s, abnormal %s", normal, abnormal)
         self.model.set_texts(tokenize(normal), tokenize(abnormal))
 

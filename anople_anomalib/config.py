@@ -89,6 +89,7 @@ _WORDS = _Rule(
 )
 
 
+@dataclass(frozen=True)
 class _Group:
     """Options that belong together; a subclass is a frozen dataclass whose fields are all ``None`` by default."""
 

@@ -29,7 +29,7 @@ from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from torchmetrics.functional.classification import binary_auroc
 
-from anople_anomalib import AnoPLe
+from anople_anomalib import AnoPLe, TrainingConfig
 from anople_anomalib.data import SampleTextures
 
 Predict = Callable[[torch.Tensor], ImageBatch]
@@ -48,9 +48,10 @@ def main() -> None:
     os.environ["TRUST_REMOTE_CODE"] = "1"  # the torch file is written a moment before it is read
     datamodule = SampleTextures(category=arguments.category)
     model = AnoPLe(
+        preset="offline",
         backbone=arguments.backbone,
         pretrained=arguments.pretrained,
-        epochs=arguments.epochs,
+        training=TrainingConfig(epochs=arguments.epochs),
         visualizer=False,
     )
     engine = Engine(logger=False, enable_progress_bar=False)

@@ -60,7 +60,7 @@ def anople(backbone: str) -> object:
     """AnoPLe with its defaults."""
     from anople_anomalib import AnoPLe
 
-    return AnoPLe(backbone=backbone, k_shot=1)
+    return AnoPLe("offline", backbone=backbone, k_shot=1)
 
 
 def patchcore(backbone: str) -> object:

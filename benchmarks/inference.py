@@ -27,7 +27,7 @@ from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from anomalib.models.image.winclip import torch_model as winclip
 from torch.nn import functional as F  # noqa: N812
 
-from anople_anomalib import AnoPLe
+from anople_anomalib import AnoPLe, MemoryConfig
 from anople_anomalib.backbones.package_weights import LITE2
 from anople_anomalib.backbones.timm_features import NO_BACKBONE
 from anople_anomalib.method.torch_model import AnoPLeModel
@@ -41,12 +41,12 @@ Times = dict[str, list[tuple[float, float]]]
 
 def anople(backbone: str, images: int, memory_backbone: str = NO_BACKBONE, turns: int = 1) -> AnoPLeModel:
     """Build a model as after training, with random weights and memories of so many images in so many turns."""
-    second_weights = None if memory_backbone == NO_BACKBONE else "random"
+    fusion = "paper" if memory_backbone == NO_BACKBONE else "weighted"
     model = AnoPLe(
+        preset="offline",
         backbone=backbone,
         pretrained="random",
-        memory_backbone=memory_backbone,
-        memory_pretrained=second_weights,
+        memory=MemoryConfig(backbone=memory_backbone, pretrained="random", fusion=fusion),
         visualizer=False,
     ).model
     model.text_features = F.normalize(torch.randn_like(model.text_features), dim=-1)

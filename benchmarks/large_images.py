@@ -25,7 +25,7 @@ from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from PIL import Image
 
-from anople_anomalib import AnoPLe
+from anople_anomalib import AnoPLe, TrainingConfig
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
 
@@ -73,7 +73,7 @@ def measure(folder: Path, category: str, tiles: str | list[int] | None, epochs: 
     """Train and test on panels; return a line of the table."""
     data = {"root": folder, "category": category, "num_workers": 0, "eval_batch_size": 1, "val_split_mode": "none"}
     datamodule = MVTecAD(**data)
-    model = AnoPLe(backbone="anople-tiny", k_shot=1, epochs=epochs, visualizer=False, tiles=tiles)
+    model = AnoPLe("offline", training=TrainingConfig(epochs=epochs), tiles=tiles, visualizer=False)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     with tempfile.TemporaryDirectory() as results:
         engine = Engine(default_root_dir=results, accelerator="cpu", devices=1, **quiet)

@@ -32,9 +32,8 @@ from anomalib.data.utils import read_image
 from anomalib.engine import Engine
 from torchmetrics.functional.classification import binary_auroc
 
-from anople_anomalib import AnoPLe
+from anople_anomalib import AnoPLe, MemoryConfig, TrainingConfig
 from anople_anomalib.backbones.outputs import VisualFeatures
-from anople_anomalib.backbones.package_weights import LITE2
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sampling import draw_shots, relative_names
 from anople_anomalib.method.fusion import fuse, image_score
@@ -191,10 +190,11 @@ def main() -> None:
     else:
         datamodule = MVTecAD(root=arguments.data_root, category=arguments.category, num_workers=0)
     model = AnoPLe(
-        memory_backbone=LITE2 if arguments.second else "none",
+        preset="offline",
         backbone=arguments.backbone,
         pretrained=arguments.pretrained,
-        epochs=arguments.epochs,
+        training=TrainingConfig(epochs=arguments.epochs),
+        memory=MemoryConfig() if arguments.second else MemoryConfig(backbone="none", fusion="paper"),
         visualizer=False,
     )
     Engine(logger=False, enable_progress_bar=False, limit_val_batches=0).fit(model, datamodule=datamodule)

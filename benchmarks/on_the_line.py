@@ -68,7 +68,7 @@ def commands(
 
 def model_arguments(preset: str) -> list[str]:
     """Return the arguments of ``anomalib predict`` that build the model of the checkpoint."""
-    return ["--model.backbone", "anople-tiny"] if preset == "offline" else ["--model.preset", preset]
+    return ["--model.preset", preset]
 
 
 def run(command: list[str], log: Path) -> tuple[float, float, float]:

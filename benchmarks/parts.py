@@ -14,7 +14,7 @@ Every category, number of shots and seed is one training run. Its parts are read
 Usage:
     python benchmarks/parts.py                                               # anople-tiny on SampleTextures
     python benchmarks/parts.py --data-root DIR --category NAME               # a folder in MVTec AD's layout
-    python benchmarks/parts.py --model coupling=text_only decoder_lr=0.0002  # other arguments of AnoPLe
+    python benchmarks/parts.py --model prompts.coupling=text_only training.epochs=30  # other options of AnoPLe
 """
 
 import argparse
@@ -36,7 +36,6 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib import AnoPLe
-from anople_anomalib.backbones.clip_loading import TINY
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
 from anople_anomalib.method.fusion import fuse
@@ -52,7 +51,13 @@ def train(
     datamodule: AnomalibDataModule, k_shot: int, seed: int, arguments: Mapping[str, Any], precision: str
 ) -> AnoPLe:
     """Train one model; validation and visualization are left out."""
-    model = AnoPLe(**arguments, k_shot=k_shot, seed=seed, training_seed=seed, visualizer=False, evaluator=False)
+    model = AnoPLe(
+        **{**arguments, "training": {"seed": seed, **arguments.get("training", {})}},
+        k_shot=k_shot,
+        seed=seed,
+        visualizer=False,
+        evaluator=False,
+    )
     with tempfile.TemporaryDirectory() as folder:
         Engine(default_root_dir=folder, precision=precision, **QUIET).fit(model, datamodule=datamodule)
     return model.eval()
@@ -125,7 +130,7 @@ def measure(arguments: argparse.Namespace) -> Table:
         for k_shot in arguments.shots:
             for seed in arguments.seeds:
                 datamodule = make_datamodule(arguments.data_root, category)
-                settings = {"backbone": TINY, **arguments.model}
+                settings = {"preset": "offline", **arguments.model}
                 model = train(datamodule, k_shot, seed, settings, arguments.precision)
                 for row, metrics in test(model, datamodule).items():
                     table.setdefault((row, k_shot, category), []).append(metrics)
@@ -177,7 +182,11 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.data_root is not None and arguments.category is None:
         parser.error("--data-root needs --category.")
-    arguments.model = dict(arguments.model)
+    settings: dict[str, Any] = {}
+    for name, value in arguments.model:
+        group, _, option = name.rpartition(".")
+        (settings.setdefault(group, {}) if group else settings)[option] = value
+    arguments.model = settings
     arguments.category = arguments.category or list(CATEGORIES)
     return arguments
 

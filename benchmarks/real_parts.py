@@ -44,7 +44,6 @@ from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2 import functional as tv_functional
 
 from anople_anomalib import AnoPLe
-from anople_anomalib.backbones.clip_loading import TINY
 from anople_anomalib.backbones.outputs import VisualFeatures
 from anople_anomalib.backbones.package_weights import LITE0, package_file
 from anople_anomalib.data import SampleTextures
@@ -195,7 +194,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def measure(part: str, shots: int, draw: int, root: Path | None, cells: Path, *, trained: bool) -> list[Result]:
     """Train one model and test it and its baselines."""
-    arguments = {"backbone": TINY} if trained else {"backbone": TINY, "epochs": 1}
+    arguments = {"preset": "offline", "training": {} if trained else {"epochs": 1}}
     model = train(make_datamodule(part, root, cells), shots, draw, arguments, "32-true")
     weights = [round(weight, 2) for weight in model.model.fusion.weights.tolist()]
     turns = model.model.second_memory.turns.int().tolist()

@@ -9,7 +9,7 @@ looked at twenty times a second.
 
 Usage:
     python benchmarks/test_memory.py
-    python benchmarks/test_memory.py --images 100 500 --processes 1 --model memory_backbone=none
+    python benchmarks/test_memory.py --images 100 500 --processes 1 --model memory.backbone=none
 """
 
 import argparse
@@ -30,7 +30,7 @@ from anople_anomalib.data import SampleTextures
 
 COMMAND = [sys.executable, str(Path(sys.executable).parent / "anomalib")]
 TRAINER = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-MODEL = ["--model", "AnoPLe", "--model.backbone", "anople-tiny", "--model.visualizer", "false"]
+MODEL = ["--model", "AnoPLe", "--model.preset", "offline", "--model.visualizer", "false"]
 CATEGORY = "brick"
 _PAUSE = 0.05  # seconds between two looks at the processes
 

@@ -29,7 +29,7 @@ import torch
 from anomalib.data import Folder
 from anomalib.engine import Engine
 
-from anople_anomalib import AnoPLe
+from anople_anomalib import AnoPLe, TrainingConfig
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.image_inputs import each_image
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
@@ -82,7 +82,11 @@ def train_on(files: Sequence[Path], epochs: int) -> tuple[AnoPLe, list[float]]:
             shutil.copy(file, good)
         recorder = Recorder()
         model = AnoPLe(
-            backbone="anople-tiny", k_shot=len(files), epochs=epochs, visualizer=False, post_processor=recorder
+            preset="offline",
+            k_shot=len(files),
+            training=TrainingConfig(epochs=epochs),
+            visualizer=False,
+            post_processor=recorder,
         )
         datamodule = Folder(
             name="part", root=folder, normal_dir="good", val_split_mode="none", test_split_mode="none", num_workers=0

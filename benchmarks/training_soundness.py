@@ -25,7 +25,7 @@ from anomalib.data import AnomalibDataModule
 from scipy.stats import spearmanr
 from torch.nn import functional as F  # noqa: N812
 
-from anople_anomalib import AnoPLe
+from anople_anomalib import AnoPLe, MemoryConfig
 from anople_anomalib.data import FewShot
 from anople_anomalib.metrics.curves import auroc
 from anople_anomalib.metrics.score_histogram import ScoreHistogram
@@ -47,18 +47,16 @@ _COMPARED = 20_000  # pixels of a texture, for the rank correlation
 def build(categories: Sequence[str], seed: int, logit_scale: float | None, arguments: dict[str, Any]) -> AnoPLe:
     """Build a model over a backbone with another logit scale."""
     model = AnoPLe(
-        "anople-tiny",
-        training_seed=seed,
-        memory_backbone="none",
-        fusion="paper",
+        "offline",
+        memory=MemoryConfig(backbone="none", fusion="paper"),
         visualizer=False,
         evaluator=False,
-        **arguments,
+        **{**arguments, "training": {"seed": seed, **arguments.get("training", {})}},
     )
     if logit_scale is not None:
         inner = model.model
         inner.pixel_logit_scale.fill_(logit_scale)
-        if model.hparams["image_logit_scale"] is None:  # CLIP's own
+        if model.hparams["training"]["image_logit_scale"] == "clip":  # CLIP's own
             inner.image_logit_scale.fill_(logit_scale)
     model.prepare_texts(list(categories))
     return model
@@ -86,7 +84,7 @@ def train(model: AnoPLe, images: Sequence[torch.Tensor], steps: int, seed: int) 
         steps: Number of steps.
         seed: Seed of the simulated anomalies.
     """
-    rates = (model.hparams["prompt_lr"], model.hparams["decoder_lr"])
+    rates = (model.hparams["training"]["prompt_lr"], model.hparams["training"]["decoder_lr"])
     parts = (model.model.prompt_learner, model.model.decoder)
     optimizer = torch.optim.SGD(
         [{"params": part.parameters()} for part in parts], lr=rates[0], momentum=0.9, weight_decay=1e-5
@@ -97,7 +95,7 @@ def train(model: AnoPLe, images: Sequence[torch.Tensor], steps: int, seed: int) 
             group["lr"] = rate * min(1.0, (step + 1) / max(1, steps // 10))
         with seeded(seed, step):
             views, masks = model._simulated_views(images[step % len(images)])  # noqa: SLF001  # no trainer here
-            normal = masks.flatten(1).amax(dim=1) == 0 if model.hparams["latent_anomalies"] else None
+            normal = masks.flatten(1).amax(dim=1) == 0 if model.hparams["training"]["latent_anomalies"] else None
             output = model.model.training_forward(views, normal)
         terms = {name: value for name, value in output._asdict().items() if name != "text_features"}
         optimizer.zero_grad()
@@ -153,7 +151,10 @@ def _copy(maps: list[torch.Tensor]) -> float:
 def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the rows of the table: one model per texture, or with ``--together`` one for all."""
     groups = [TEXTURES] if arguments.together else [(texture,) for texture in arguments.textures]
-    settings = dict(yaml.safe_load(f"{name}: {value}").popitem() for name, value in arguments.model)
+    settings: dict[str, Any] = {}
+    for name, value in arguments.model:
+        group, _, option = name.rpartition(".")
+        (settings.setdefault(group, {}) if group else settings)[option] = yaml.safe_load(value)
     for seed in arguments.seeds:
         for categories in groups:
             datamodule = FewShot("SampleTextures", categories=list(categories), seed=seed, num_workers=0)

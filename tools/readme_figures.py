@@ -17,7 +17,7 @@ from pathlib import Path
 from anomalib.engine import Engine
 from matplotlib.figure import Figure
 
-from anople_anomalib import AnoPLe
+from anople_anomalib import AnoPLe, TrainingConfig
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.visualization import draw_gallery, draw_nearest_normal, draw_view_attention, select, shots_of
 
@@ -37,7 +37,7 @@ def draw(epochs: int) -> dict[str, Figure]:
         The images by the name of their file.
     """
     datamodule = SampleTextures(category="brick")
-    model = AnoPLe(backbone="anople-tiny", k_shot=1, epochs=epochs, visualizer=False)
+    model = AnoPLe("offline", k_shot=1, training=TrainingConfig(epochs=epochs), visualizer=False)
     with tempfile.TemporaryDirectory() as results:
         engine = Engine(default_root_dir=results, accelerator="cpu", enable_progress_bar=False)
         engine.fit(model=model, datamodule=datamodule)

@@ -14,7 +14,6 @@ from anople_anomalib.deployment.table import NOT_OK, OK, TableWriter, regions_of
 
 from .judging import Answer
 from .messages import AppError
-from .presets import PRESETS
 from .session import Session
 from .uploads import safe_name
 
@@ -74,14 +73,11 @@ def commands(session: Session) -> str:
     part = shlex.quote(session.part)
     lines = []
     if session.epochs:
-        options = " ".join(
-            f"--model.{name} {str(value).lower() if isinstance(value, bool) else value}"
-            for name, value in PRESETS[session.preset].items()
-        )
         lines += [
             "# GOOD: the folder of the good images",
             (
-                f"anomalib train --model AnoPLe {options} --model.k_shot null --trainer.max_epochs {session.epochs} "
+                f"anomalib train --model AnoPLe --model.preset {session.preset} --model.k_shot null "
+                f"--model.training.epochs {session.epochs} "
                 f"--data Folder --data.name {part} --data.root . --data.normal_dir GOOD --data.val_split_mode none"
             ),
         ]

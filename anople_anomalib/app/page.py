@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from anople_anomalib.config import preset_names, read_preset
 from anople_anomalib.utils.palette import BLUE
 
 from . import drawing
 from . import intake as taking
 from .actions import FULL, RATES, SHORT, Actions, View, add_samples, allow, ask_samples, chosen, correct
 from .messages import message_of
-from .presets import LABELS, OFFLINE
 from .samples import SAMPLES
+from .session import OFFLINE
 from .uploads import MAX_GOOD
 
 LOWEST = 1e-5
@@ -106,7 +107,8 @@ def _teach_controls() -> dict[str, Any]:
             controls["clear"] = gr.Button("Remove the good images")
         with gr.Column():
             controls["part"] = gr.Textbox("object", label="What the part is called", max_lines=1, max_length=60)
-            controls["preset"] = gr.Radio(list(LABELS.items()), value=OFFLINE, label="Preset")
+            choices = [(read_preset(name)["title"], name) for name in preset_names()]
+            controls["preset"] = gr.Radio(choices, value=OFFLINE, label="Preset")
             controls["length"] = gr.Radio([SHORT, FULL], value=SHORT, label="Training")
             with gr.Row():
                 controls["train"] = gr.Button("Train", variant="primary")

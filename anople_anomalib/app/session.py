@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.config import preset_names
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.visualization.explanation import Shot
 from anople_anomalib.visualization.samples import pixels_in_file
 
 from .judging import Answer, Thresholds, allowed, good_scores, judge
 from .messages import AppError
-from .presets import OFFLINE, arguments_of
 from .training import TURNS, Progress, Turns, train
 from .uploads import MAX_ASKED, MAX_GOOD, Photo, take_in
 
+OFFLINE = "offline"
+"""The preset of the page, where none is chosen."""
 SHORT_STEPS = 60
 """Steps of a short training run: those of one image in the paper's 60 epochs."""
 FULL_EPOCHS = 60
@@ -137,13 +139,15 @@ class Session:
         if self.is_training:
             msg = "A training run of yours is not over yet: wait, or stop it."
             raise AppError(msg)
-        arguments = arguments_of(preset)
+        if preset not in preset_names():
+            msg = f"There is no preset {preset!r}: choose one of {', '.join(preset_names())}."
+            raise AppError(msg)
         part = " ".join(part.split())[:60] or "object"
         epochs = FULL_EPOCHS if full else max(1, round(SHORT_STEPS / len(self.taught)))
         photos, self.progress = list(self.taught), Progress()
         self.is_training = True
         try:
-            model = train(self.folder, part, arguments, epochs, self.progress, self._turns)
+            model = train(self.folder, part, preset, epochs, self.progress, self._turns)
         finally:
             self.is_training = False
         with self.lock:

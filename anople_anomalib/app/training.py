@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from anomalib.data import Folder
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.config import TrainingConfig
 
 from .messages import AppError
 
@@ -116,15 +116,13 @@ class ProgressCallback(Callback):
             trainer.should_stop = True
 
 
-def train(
-    folder: Path, name: str, arguments: dict[str, Any], epochs: int, progress: Progress, turns: Turns = TURNS
-) -> AnoPLe:
+def train(folder: Path, name: str, preset: str, epochs: int, progress: Progress, turns: Turns = TURNS) -> AnoPLe:
     """Train a model on the good images in ``folder / "good"``, when it is its turn.
 
     Args:
         folder: Folder of the session.
         name: What the part is called.
-        arguments: Arguments of the model.
+        preset: Preset of the model.
         epochs: Number of epochs.
         progress: Told every step.
         turns: Whose turn it is.
@@ -133,7 +131,7 @@ def train(
         The trained model; stopped early, one that has learnt up to there.
     """
     with turns.turn(progress):
-        model = AnoPLe(k_shot=None, visualizer=False, epochs=epochs, **arguments)
+        model = AnoPLe(preset, k_shot=None, training=TrainingConfig(epochs=epochs), visualizer=False)
         datamodule = Folder(
             name=name,
             root=folder,

@@ -22,7 +22,6 @@ from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anople_anomalib.utils.arguments import check_integer
 from anople_anomalib.utils.downloads import impatient_downloads
 from anople_anomalib.utils.resizing import is_size, resize_exactly
 
@@ -42,7 +41,6 @@ RANDOM = "random"
 NO_FEATURES = (RuntimeError, AttributeError, AssertionError, TypeError, NotImplementedError)
 """What timm raises for a network that hands out no intermediate features."""
 
-_SMALLEST = 32
 _STRIDES = (8, 16)  # of the stages that make the memory of a convolutional network, as in PatchCore
 _VALUES = 64  # of every tensor in a fingerprint
 
@@ -148,7 +146,7 @@ def load_memory_backbone(
     architecture, config = find_architecture(name)
     if config is None:
         msg = (
-            f"memory_backbone must be {LITE2!r}, a model name of timm such as "
+            f"memory.backbone must be {LITE2!r}, a model name of timm such as "
             f"'vit_small_patch14_reg4_dinov2.lvd142m' or {NO_BACKBONE!r}, got {name!r}{_hint(name)}."
         )
         raise ValueError(msg)
@@ -164,21 +162,8 @@ def load_memory_backbone(
     try:
         return MemoryBackbone(model, name, image_size, [index + 1 for index in indices], scale, shift, limits)
     except (RuntimeError, AssertionError) as error:
-        msg = f"memory_image_size {image_size} does not fit {name}: {_first_line(error)}."
+        msg = f"memory.image_size {image_size} does not fit {name}: {_first_line(error)}."
         raise ValueError(msg) from error
-
-
-def check_image_size(image_size: int | None) -> None:
-    """Check the argument ``memory_image_size``.
-
-    Args:
-        image_size: Side of the images; ``None`` for the backbone's own.
-
-    Raises:
-        ValueError: If it is too small for any backbone, or no integer.
-    """
-    if image_size is not None:
-        check_integer(_SMALLEST, memory_image_size=image_size)
 
 
 def find_architecture(name: str) -> tuple[str, PretrainedCfg | None]:
@@ -211,7 +196,7 @@ def _resolve_layers(name: str, architecture: str, layers: Sequence[int] | None, 
             info: Any = _build(architecture, None, sizes, False).feature_info
             strides = info.reduction()
     except NO_FEATURES as error:
-        msg = f"memory_backbone {name} does not tell its intermediate features ({_first_line(error)}): take another."
+        msg = f"memory.backbone {name} does not tell its intermediate features ({_first_line(error)}): take another."
         raise ValueError(msg) from error
     if layers is None:
         chosen = [index for index, stride in enumerate(strides) if stride in _STRIDES]
@@ -219,7 +204,7 @@ def _resolve_layers(name: str, architecture: str, layers: Sequence[int] | None, 
         return chosen if is_pyramid and chosen else [len(strides) - 1]
     numbers = sorted(set(layers))
     if not numbers or not all(isinstance(number, int) and 1 <= number <= len(strides) for number in numbers):
-        msg = f"memory_backbone_layers must be numbers between 1 and {len(strides)} for {name}, got {list(layers)!r}."
+        msg = f"memory.backbone_layers must be numbers between 1 and {len(strides)} for {name}, got {list(layers)!r}."
         raise ValueError(msg)
     return [number - 1 for number in numbers]
 
@@ -260,7 +245,7 @@ def _create(
     overlay: dict[str, Any] | None = None
     if weights is not None:
         if not Path(weights).is_file():
-            msg = f"The weights file {weights!r} for {name} does not exist: check the path given as memory_pretrained."
+            msg = f"The weights file {weights!r} for {name} does not exist: check the path given as memory.pretrained."
             raise FileNotFoundError(msg)
         overlay = {"file": weights}
     elif name in PACKAGE_WEIGHTS:
@@ -274,7 +259,7 @@ def _create(
             raise ValueError(msg) from error
         msg = (
             f"The weights of the memory backbone {name} are not in the cache and cannot be downloaded "
-            f"({_first_line(error)}): connect to the internet once, pass a local file (--model.memory_pretrained "
+            f"({_first_line(error)}): connect to the internet once, pass a local file (--model.memory.pretrained "
             f"PATH), or use --model.memory.backbone {LITE2}, which needs no download."
         )
         raise FileNotFoundError(msg) from error

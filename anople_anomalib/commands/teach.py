@@ -10,13 +10,12 @@ Usage:
 
 import tempfile
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
-from anople_anomalib.config import preset_names
+from anople_anomalib.config import TrainingConfig, preset_names
 from anople_anomalib.utils.arguments import did_you_mean
 
 from .terminal import FINE, MEGAPIXELS, UsageError, allow_pixels, quiet_trainer
@@ -121,7 +120,8 @@ def _teach(options: Namespace, name: str, output: Path) -> None:
     listing = list_images(options.good)
     places = divide([file.absolute() for file in listing.images], options.shots, options.seed, name)
     _say_places(places, listing.hidden, listing.others)
-    model = AnoPLe(k_shot=None, tiles=options.tiles, roi=options.roi, **_settings(options))
+    training = TrainingConfig(epochs=options.epochs)
+    model = AnoPLe(options.preset, k_shot=None, training=training, tiles=options.tiles, roi=options.roi)
     data = Parts("/", name, places.shots, calibration_dir=places.calibration or None, white=options.white)
     with tempfile.TemporaryDirectory(prefix="anople-") as folder:
         engine = Engine(accelerator=options.accelerator, default_root_dir=folder, **quiet_trainer())
@@ -129,20 +129,6 @@ def _teach(options: Namespace, name: str, output: Path) -> None:
         model.save_checkpoint(output)
     threshold = float(model.require_thresholds().image_threshold)
     print(f"{output}: image threshold {threshold:.4g}. To judge parts: anople judge FOLDER --model {output}")
-
-
-def _settings(options: Namespace) -> dict[str, Any]:
-    """Return the model's arguments for a preset."""
-    from anople_anomalib.anople import AnoPLe
-    from anople_anomalib.config import TrainingConfig, read_preset
-
-    if "preset" in signature(AnoPLe).parameters:
-        return {"preset": options.preset, "training": TrainingConfig(epochs=options.epochs)}
-    if options.preset not in {"offline", "paper"}:
-        msg = f"--preset {options.preset} is not ready yet: give offline or paper."
-        raise UsageError(msg)
-    epochs = {} if options.epochs is None else {"epochs": options.epochs}
-    return {"backbone": read_preset(options.preset)["backbone"], **epochs}
 
 
 def _say_places(places: Places, hidden: Sequence[Path], others: Sequence[Path]) -> None:

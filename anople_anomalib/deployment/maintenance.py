@@ -62,7 +62,7 @@ class Maintenance(Finalizable):
         """
         self.require_training()
         if self.model.memory_bank is None:
-            msg = "This model was trained with use_memory=False: it has no memory bank that could be extended."
+            msg = "This model was trained with memory.enabled false: it has no memory bank that could be extended."
             raise RuntimeError(msg)
         number = self._category_number(category)
         self.eval()

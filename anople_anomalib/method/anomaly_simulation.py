@@ -56,8 +56,8 @@ def texture_files(source: Path | str) -> list[Path]:
     files = visible(sorted({path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES}), folder)
     if not files:
         msg = (
-            f"anomaly_source_path must be {PHOTOGRAPHS!r}, {DTD!r}, {NOISE!r} or a folder with images, found none in "
-            f"{str(source)!r}."
+            f"training.anomaly_source must be {PHOTOGRAPHS!r}, {DTD!r}, {NOISE!r} or a folder with images, found none "
+            f"in {str(source)!r}."
         )
         raise FileNotFoundError(msg)
     return files
@@ -76,7 +76,7 @@ def _dtd_folder() -> Path:
         except OSError as error:  # URLError is one
             msg = (
                 f"The textures of DTD are not in '{folder}' and cannot be downloaded ({error}): connect to the "
-                f"internet once, put it there, or use --model.anomaly_source_path {PHOTOGRAPHS}, which needs none."
+                f"internet once, put it there, or use --model.training.anomaly_source {PHOTOGRAPHS}, which needs none."
             )
             raise FileNotFoundError(msg) from error
     return folder

@@ -8,36 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-FUSIONS = ("paper", "weighted")
-"""Ways to fuse: by equations (12) and (14), or by weights that the parts have earned on the shots."""
-
 _FLOOR = 1e-3  # of the decoder's map under a power: a single 0 does not erase what the memory sees
-
-
-def make_fusion(name: str, top_share: float, *, memory: bool) -> "PaperFusion":
-    """Build a fusion from arguments.
-
-    Args:
-        name: One of :data:`FUSIONS`.
-        top_share: As for :class:`PaperFusion`.
-        memory: Whether there is a memory.
-
-    Returns:
-        The fusion.
-
-    Raises:
-        ValueError: If the name is unknown, a number out of range, or there is nothing to weigh.
-    """
-    if name not in FUSIONS:
-        msg = f"fusion must be one of {', '.join(map(repr, FUSIONS))}, got {name!r}."
-        raise ValueError(msg)
-    if name == "weighted" and not memory:
-        msg = "fusion='weighted' weighs the parts against the memory: give use_memory=True, or fusion='paper'."
-        raise ValueError(msg)
-    if not 0 <= top_share <= 1:
-        msg = f"score_share must be between 0 and 1, got {top_share!r}."
-        raise ValueError(msg)
-    return (WeightedFusion if name == "weighted" else PaperFusion)(top_share)
 
 
 class Weights(NamedTuple):

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 PAPER_DEPTH = 12
 PAPER_PROMPT_DEPTH = 9
-PAPER_MEMORY_LAYERS = (7, 8, 9, 10)
+PAPER_MEMORY_LAYERS = ((7, 8, 9, 10), (7, 8, 9))  # MVTec AD, VisA
 
 
 def resolve_prompt_depth(prompt_depth: int, visual_depth: int, text_depth: int) -> int:
@@ -31,11 +31,11 @@ def resolve_prompt_depth(prompt_depth: int, visual_depth: int, text_depth: int) 
     depth = min(visual_depth, text_depth)
     if prompt_depth == PAPER_PROMPT_DEPTH and depth < PAPER_DEPTH:
         scaled = ceil(PAPER_PROMPT_DEPTH * depth / PAPER_DEPTH)
-        logger.info("prompt_depth %d of 12 layers becomes %d of %d layers.", PAPER_PROMPT_DEPTH, scaled, depth)
+        logger.info("prompts.depth %d of 12 layers becomes %d of %d layers.", PAPER_PROMPT_DEPTH, scaled, depth)
         return scaled
     if not isinstance(prompt_depth, int) or not 1 <= prompt_depth <= depth:
         msg = (
-            f"prompt_depth must be between 1 and {depth}, the depth of the shallower tower of this backbone, "
+            f"prompts.depth must be between 1 and {depth}, the depth of the shallower tower of this backbone, "
             f"got {prompt_depth!r}."
         )
         raise ValueError(msg)
@@ -43,7 +43,10 @@ def resolve_prompt_depth(prompt_depth: int, visual_depth: int, text_depth: int) 
 
 
 def resolve_memory_layers(
-    memory_layers: Sequence[int], visual_depth: int, of_paper: Sequence[int] = PAPER_MEMORY_LAYERS
+    memory_layers: Sequence[int],
+    visual_depth: int,
+    of_paper: Sequence[Sequence[int]] = PAPER_MEMORY_LAYERS,
+    option: str = "memory.layers",
 ) -> tuple[int, ...]:
     """Return the layers whose patch features make the memory.
 
@@ -51,6 +54,7 @@ def resolve_memory_layers(
         memory_layers: 1-based numbers that the user asked for; the paper's are scaled for another depth.
         visual_depth: Number of layers of the visual tower.
         of_paper: The numbers that are scaled.
+        option: Name of the argument, for messages.
 
     Returns:
         Ascending 1-based layer numbers.
@@ -60,13 +64,13 @@ def resolve_memory_layers(
     """
     given = memory_layers if isinstance(memory_layers, Sequence) else [memory_layers]
     layers = tuple(sorted(set(given))) if all(isinstance(layer, int) for layer in given) else ()
-    if layers == tuple(of_paper) and visual_depth != PAPER_DEPTH:
+    if layers in of_paper and visual_depth != PAPER_DEPTH:
         scaled = tuple(sorted({ceil(layer * visual_depth / PAPER_DEPTH) for layer in layers}))
-        logger.info("memory_layers %s of 12 layers become %s of %d layers.", layers, scaled, visual_depth)
+        logger.info("%s %s of 12 layers become %s of %d layers.", option, layers, scaled, visual_depth)
         return scaled
     if not layers or layers[0] < 1 or layers[-1] > visual_depth:
         msg = (
-            f"memory_layers must be numbers between 1 and {visual_depth}, the depth of this backbone's visual tower, "
+            f"{option} must be numbers between 1 and {visual_depth}, the depth of this backbone's visual tower, "
             f"got {memory_layers!r}."
         )
         raise ValueError(msg)

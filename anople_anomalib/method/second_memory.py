@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torchvision.transforms.v2 import functional as tv_functional
 
-from anople_anomalib.backbones.package_weights import LITE2
-from anople_anomalib.backbones.timm_features import NO_BACKBONE, MemoryBackbone
+from anople_anomalib.backbones.timm_features import MemoryBackbone
 from anople_anomalib.utils.resizing import resize
 
 from .memory_bank import ScaledMemoryBank
@@ -26,27 +25,6 @@ _ANY_ANGLE = 30  # degrees between the copies of parts that lie at any angle
 _EXPLAINED = 0.7  # parts lie at any angle if turns of one shot take away the rest of the distance to another
 _COMPARED = 4  # shots whose turns are compared with each other: all of them would take the square of their number
 _NOVEL = 0.25  # share of a turned copy's patches that the bank keeps: those farthest from the upright shot
-
-
-def resolve_memory_backbone(name: str | None, *, tiny: bool, memory: bool) -> str | None:
-    """Return the name of the second backbone, or ``None`` for none.
-
-    Args:
-        name: What the user asked for: a name, ``"none"``, or ``None`` for the default.
-        tiny: Whether the backbone is the bundled one, which has hardly seen a photograph.
-        memory: Whether there is a memory.
-
-    Raises:
-        ValueError: If a second backbone is asked for without a memory.
-    """
-    if name is None:
-        return LITE2 if tiny and memory else None
-    if name == NO_BACKBONE:
-        return None
-    if not memory:
-        msg = f"memory_backbone {name!r} is for the memory: give use_memory=True, or memory_backbone={NO_BACKBONE!r}."
-        raise ValueError(msg)
-    return name
 
 
 def larger_size(image_size: tuple[int, int], second: "SecondMemory | None") -> tuple[int, int]:

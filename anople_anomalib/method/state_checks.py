@@ -80,7 +80,7 @@ def _check_backbone(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
         if not isinstance(given, torch.Tensor) or (given.dtype, given.shape) != (own.dtype, own.shape):
             continue
         if not torch.equal(given.cpu(), own.cpu()):
-            second, argument = ("memory ", "memory_backbone") if name.endswith(_FINGERPRINTS[1]) else ("", "backbone")
+            second, argument = ("memory ", "memory.backbone") if name.endswith(_FINGERPRINTS[1]) else ("", "backbone")
             msg = (
                 f"The weights were trained over another {second}backbone (fingerprint {_short(given)}) than this "
                 f"model's ({_short(own)}): build the model with the {argument} and pretrained weights that the "
@@ -170,6 +170,6 @@ def require_memory(part: _Part | None) -> _Part:
         RuntimeError: If the model has none.
     """
     if part is None:
-        msg = "This model has no memory bank: build it with use_memory=True (with memory_layers)."
+        msg = "This model has no memory bank: build it with memory.enabled true."
         raise RuntimeError(msg)
     return part

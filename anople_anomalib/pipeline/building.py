@@ -49,8 +49,8 @@ def build_model(settings: JobSettings, datamodule: AnomalibDataModule) -> Anomal
     """Build the model of a job.
 
     Args:
-        settings: The job. Its seed is also the model's ``seed`` and ``training_seed`` where the model has these
-            arguments and they are not given.
+        settings: The job. Its seed is also the model's ``seed`` and ``training_seed`` (AnoPLe's
+            ``training.seed``) where the model has these arguments and they are not given.
         datamodule: The job's data. The shots of a ``FewShot`` win over the model's own number of shots.
 
     Returns:
@@ -67,6 +67,8 @@ def build_model(settings: JobSettings, datamodule: AnomalibDataModule) -> Anomal
     accepted = signature(cls).parameters if cls is not None else {}
     arguments: dict[str, Any] = {name: settings.seed for name in OWN_SEEDS if name in accepted}
     given = {name: instantiated(value) for name, value in settings.model["init_args"].items()}
+    if cls is AnoPLe:
+        given["training"] = {"seed": settings.seed, **(given.get("training") or {})}
     arguments |= {"visualizer": False, "evaluator": PerCategoryEvaluator(), **given}
     if "post_processor" in accepted and "evaluator" not in settings.model["init_args"]:
         arguments.setdefault("post_processor", False)  # anomalib's keeps every pixel, for labels that nobody asks for

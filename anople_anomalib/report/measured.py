@@ -4,7 +4,7 @@
 """The results of ``anomalib fewshot`` as one value per method, category, seed and metric."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from anople_anomalib.utils.metric_names import split_metric_name
 
 MEASURED = "measured"
 PERCENT = 100
-VARIED = ("k_shot", "seed", "training_seed", "categories", "category", "datamodule", "root", "name")
+VARIED = ("k_shot", "seed", "training_seed", "training.seed", "categories", "category", "datamodule", "root", "name")
 """Arguments that do not make another method: the tables show them otherwise."""
 VALUE_COLUMNS = ("method", "dataset", "setting", "shots", "category", "seed", "metric", "value", "job_id")
 
@@ -48,13 +48,19 @@ class Results:
     @property
     def without_memory(self) -> set[str]:
         """Methods that were given no memory of the shots, as those of the paper's Table 2."""
-        given = [json.loads(config)["model"]["init_args"].get("use_memory", True) for config in self.jobs["config"]]
-        return {method for method, memory in zip(self.jobs["method"], given, strict=True) if not memory}
+        has_memory = [_has_memory(json.loads(config)["model"]["init_args"]) for config in self.jobs["config"]]
+        return {method for method, has in zip(self.jobs["method"], has_memory, strict=True) if not has}
 
     @property
     def failed(self) -> pd.DataFrame:
         """The jobs that failed."""
         return self.jobs[self.jobs["status"] == FAILED]
+
+
+def _has_memory(arguments: Mapping[str, Any]) -> bool:
+    """Return whether a model has a memory: an option of AnoPLe's group, an argument of PromptAD."""
+    memory = arguments.get("memory") or {}
+    return bool(memory.get("enabled", True)) and bool(arguments.get("use_memory", True))
 
 
 def load_results(folders: Sequence[str | Path]) -> Results:
@@ -118,7 +124,7 @@ def _method_names(jobs: Sequence[dict[str, str]]) -> list[str]:
         jobs: Result rows.
 
     Returns:
-        Names such as ``"AnoPLe"`` or ``"AnoPLe (prompt_depth=9)"``.
+        Names such as ``"AnoPLe"`` or ``"AnoPLe (prompts.depth=9)"``.
     """
     settings = [_method_settings(job) for job in jobs]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -139,9 +145,19 @@ def _method_settings(job: dict[str, str]) -> dict[str, Any]:
     data = config["data"]["init_args"]
     wrapped = data.get("datamodule")
     inner = wrapped.get("init_args") or {} if isinstance(wrapped, dict) else {}
-    arguments = {**inner, **data, **config["trainer"], **config["model"]["init_args"]}
+    arguments = {**inner, **data, **config["trainer"], **_flat(config["model"]["init_args"])}
     arguments = {key: value for key, value in arguments.items() if key not in VARIED}
     return {"class": class_name(config["model"]), "on": config["accelerator"], **arguments}
+
+
+def _flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments with the options of a group by their names on the command line, ``prompts.depth``."""
+    flat: dict[str, Any] = {}
+    for name, value in arguments.items():
+        flat |= (
+            {f"{name}.{option}": each for option, each in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return flat
 
 
 def _seed(job: dict[str, str]) -> str:

@@ -135,31 +135,6 @@ def plain_tiles(tiles: object) -> str | list[int] | None:
     return None if tiles is None else "auto"
 
 
-def resolve_rotations(tiles: object, roi: object, rotations: bool | None) -> bool | None:
-    """Return whether the memory holds turned shots: not those of tiles or of a region, which stay where they are.
-
-    Args:
-        tiles: The argument ``tiles``.
-        roi: The argument ``roi``.
-        rotations: The argument ``memory_rotations``; ``None`` where the shots choose.
-
-    Raises:
-        ValueError: If turned shots are asked for besides tiles or a region.
-    """
-    whole = _is_whole(tiles)
-    if whole and roi is None:
-        return rotations
-    if rotations:
-        name = "roi" if whole else "tiles"
-        msg = f"memory_rotations turns whole shots, {name} has its place in the image: leave out one of them."
-        raise ValueError(msg)
-    return False
-
-
-def _is_whole(tiles: object) -> bool:
-    return tiles is None or tiles == [1, 1]
-
-
 def _stride(side: int) -> int:
     return side - side // _OVERLAP
 

@@ -81,8 +81,8 @@ def _well_formed(metadata: Any) -> TypeGuard[Mapping[str, Any]]:  # noqa: ANN401
     return (
         all(isinstance(text, str) for text in texts)
         and all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in lists)
-        and isinstance(metadata.get("memory_layers"), list)
-        and isinstance(metadata.get("residual_decoder"), bool)
+        and isinstance(metadata.get("memory.layers"), list)
+        and isinstance(metadata.get("training.decoder"), str)
     )
 
 

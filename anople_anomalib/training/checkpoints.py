@@ -5,6 +5,7 @@
 
 import inspect
 import logging
+import shlex
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from anomalib.data import AnomalibDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import Self
 
+from anople_anomalib.config import NONE
+from anople_anomalib.config import arguments_of as command_line
 from anople_anomalib.method.state_checks import check_names, check_weights
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.tiles.tiling import Tiling
@@ -63,7 +66,7 @@ class CheckpointHooks(Finalization):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that does not fit, else restore the classes and the shots."""
         metadata = check_metadata(checkpoint)
-        self._check_settings(metadata)
+        self._check_settings(checkpoint)
         tiling = Tiling(*checkpoint["state_dict"]["model.tile_grid"].tolist())
         roi_folder = self._check_images(metadata, tiling)
         check_weights(self, checkpoint["state_dict"], strict=False)
@@ -130,18 +133,21 @@ class CheckpointHooks(Finalization):
         self._accepted = None
         return super().load_state_dict(state_dict, strict, assign)
 
-    def _check_settings(self, metadata: Mapping[str, Any]) -> None:
+    def _check_settings(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of another backbone, or of other settings that its weights do not show."""
+        metadata = checkpoint["anople"]
+        remedy = "build the model with the settings of its training run"
+        if arguments := arguments_of(checkpoint, type(self)):
+            remedy = f"build the model with {shlex.join(command_line(arguments))}"
         if metadata["backbone"] != self.hparams["backbone"]:
             msg = (
                 f"The checkpoint was trained over the backbone {metadata['backbone']} ({metadata['weights']}), this "
-                f"model has {self.hparams['backbone']} ({self.weights}): build the model with that backbone."
+                f"model has {self.hparams['backbone']} ({self.weights}): {remedy}."
             )
             raise ValueError(msg)
         for name, value in _settings_not_in_weights(self.model).items():
-            saved = metadata.get(name)
-            if saved != value:
-                msg = f"The checkpoint was trained with {name} {saved}, this model has {value}: give it the same."
+            if (saved := metadata.get(name)) != value:
+                msg = f"The checkpoint was trained with {name} {saved}, this model has {value}: {remedy}."
                 raise ValueError(msg)
 
     def _check_images(self, metadata: Mapping[str, Any], tiling: Tiling) -> str | None:
@@ -246,12 +252,12 @@ def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:
     """Return the settings that change what the weights mean, but not their names and shapes."""
     second = model.second_memory
     return {
-        "memory_layers": list(model.memory_layers),
-        "residual_decoder": model.residual_decoder,
-        **({} if model.decoder is None else {"pixel_logits": model.pixel_logits}),
-        "memory_backbone": None if second is None else second.backbone.name,
-        "memory_position_weight": 0.0 if second is None else float(second.memory_bank.position_weight),
-        "memory_subspace": 0.0 if second is None else float(second.subspace),
-        "fusion": model.fusion.name,
-        "score_share": float(model.fusion.top_share),
+        "memory.layers": list(model.memory_layers),
+        "training.decoder": NONE if model.decoder is None else "residual" if model.residual_decoder else "plain",
+        **({} if model.decoder is None else {"training.pixel_logits": model.pixel_logits}),
+        "memory.backbone": NONE if second is None else second.backbone.name,
+        "memory.position_weight": 0.0 if second is None else float(second.memory_bank.position_weight),
+        "memory.subspace": 0.0 if second is None else float(second.subspace),
+        "memory.fusion": model.fusion.name,
+        "memory.score_share": float(model.fusion.top_share),
     }

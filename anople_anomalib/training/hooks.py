@@ -32,10 +32,11 @@ class FewShotTraining(Finalization):
     once, after the last step; whatever depends on the final weights is computed then, by ``finalize``, so that the
     checkpoint of the last epoch holds it.
 
-    The model defines ``finalize()``, ``is_finalized``, ``image_size`` and the hyper-parameters ``k_shot``, ``seed``,
-    ``training_seed`` and ``epochs``.
+    The model defines ``finalize()``, ``is_finalized``, ``image_size`` and the hyper-parameters ``k_shot`` and ``seed``.
 
     Attributes:
+        epochs: Number of epochs where the trainer is given none.
+        training_seed: Seed of the simulated anomalies and of the order of the shots.
         drawn_samples: File names of the shots, by category.
         shots: The shots during a training run on a datamodule, else ``None``.
         held_out: Their predictions by the memory of the others, where they are validated on, else ``None``.
@@ -47,6 +48,8 @@ class FewShotTraining(Finalization):
     drawn_samples: dict[str, list[str]]
     shots: TrainingShots | LoadedShots | None = None
     held_out: HeldOutShots | None = None
+    epochs: int
+    training_seed: int
 
     @property
     @abstractmethod
@@ -71,7 +74,7 @@ class FewShotTraining(Finalization):
     @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Arguments for the trainer: the default number of epochs, which gives way to the user's."""
-        return TrainerArguments(self.hparams["epochs"])
+        return TrainerArguments(self.epochs)
 
     def on_test_end(self) -> None:
         """Log where the images of the test are."""

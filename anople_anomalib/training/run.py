@@ -170,7 +170,7 @@ def _shots_of(datamodule: AnomalibDataModule, pl_module: "FewShotTraining") -> T
         k_shot=pl_module.hparams["k_shot"],
         seed=pl_module.hparams["seed"],
         image_size=pl_module.training_size,
-        order_seed=pl_module.hparams["training_seed"],
+        order_seed=pl_module.training_seed,
         input_size=pl_module.input_size,
         transform=getattr(pl_module.pre_processor, "transform", None),
     )

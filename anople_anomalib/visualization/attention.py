@@ -43,7 +43,8 @@ def draw_prompt_attention(model: AnoPLe, batch: ImageBatch, index: int = 0) -> F
     learner = model.model.prompt_learner
     own, number = learner.visual_prompts.shape[1], learner().visual.shape[1]
     if not number:
-        msg = f"A model with coupling {model.hparams['coupling']!r} has no prompts in the visual tower to draw."
+        coupling = model.hparams["prompts"]["coupling"]
+        msg = f"A model with coupling {coupling!r} has no prompts in the visual tower to draw."
         raise ValueError(msg)
     weights = attention_of(model, head(batch, index + 1)).prompts[index]  # (layers, C, C)
     shares = (weights / weights.sum(dim=-1, keepdim=True)).numpy()

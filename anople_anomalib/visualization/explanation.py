@@ -103,7 +103,7 @@ def nearest_normal(model: AnoPLe, batch: ImageBatch, num_shots: int) -> list[Mat
     """
     bank, (height, width) = model.model.memory_bank, model.model.clip.visual.grid
     if bank is None:
-        msg = "This model has no memory (use_memory=False): there is no nearest normal patch."
+        msg = "This model has no memory (memory.enabled false): there is no nearest normal patch."
         raise ValueError(msg)
     if bank.coreset_sampling_ratio < 1 or len(bank) != num_shots * height * width:
         msg = (

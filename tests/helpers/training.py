@@ -3,7 +3,8 @@
 
 """Training runs of a miniature model through anomalib's engine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.testing import assert_close
 
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.config import GROUPS
 from helpers.miniature import MINIATURE
 
 
@@ -62,10 +64,30 @@ class Recorder(Callback):
             self.finalize_at_validation.append(pl_module.is_finalized)
 
 
-def make_model(**arguments: Any) -> AnoPLe:  # noqa: ANN401
-    """An AnoPLe on the miniature CLIP that writes no images."""
-    defaults = {"backbone": MINIATURE, "pretrained": "random", "visualizer": False, "epochs": 2}
-    return AnoPLe(**{**defaults, **arguments})
+_GROUP_OF = {
+    field.name: name
+    for name, group in GROUPS.items()
+    for field in fields(group)
+    if field.name not in {"backbone", "pretrained", "seed"}  # arguments of the model have these names, too
+}
+
+
+def arguments_from(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of AnoPLe on the miniature CLIP for two epochs; options may be given without their group."""
+    arguments: dict[str, Any] = {"backbone": MINIATURE, "pretrained": "random", "training": {"epochs": 2}}
+    for name, value in options.items():
+        if name in GROUPS:
+            arguments[name] = arguments.get(name, {}) | (value if isinstance(value, dict) else value.given())
+        elif name in _GROUP_OF:
+            arguments[_GROUP_OF[name]] = arguments.get(_GROUP_OF[name], {}) | {name: value}
+        else:
+            arguments[name] = value
+    return arguments
+
+
+def make_model(**options: Any) -> AnoPLe:  # noqa: ANN401
+    """An AnoPLe on the miniature CLIP that writes no images, see :func:`arguments_from`."""
+    return AnoPLe(**{"visualizer": False, **arguments_from(options)})
 
 
 def make_engine(folder: Path, callbacks: Sequence[Callback] = (), **arguments: Any) -> Engine:  # noqa: ANN401

@@ -19,10 +19,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from anople_anomalib.app import session
+from anople_anomalib.app import session, training
 from anople_anomalib.app.serving import start
 from anople_anomalib.commands.main import main
-from helpers.miniature import MINIATURE
+from helpers.training import make_model
 
 gradio_client = pytest.importorskip("gradio_client", reason="Gradio is not installed: pip install '.[app]'")
 pytestmark = pytest.mark.slow
@@ -43,7 +43,7 @@ def address(uploads: Path) -> Iterator[str]:
         patch.setenv("GRADIO_TEMP_DIR", "")  # set by start(), and restored here
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         if "ANOPLE_SCREENSHOTS" not in os.environ:
-            patch.setattr(session, "arguments_of", lambda _: {"backbone": MINIATURE, "pretrained": "random"})
+            patch.setattr(training, "AnoPLe", lambda _preset, **arguments: make_model(**arguments))
             patch.setattr(session, "SHORT_STEPS", 20)
         page, sessions = start(uploads)
         yield page.local_url.rstrip("/")

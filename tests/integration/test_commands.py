@@ -161,7 +161,7 @@ class TestCommandLine:
         return results / "AnoPLe" / "MVTecAD" / "bottle" / "v0" / "weights" / "lightning" / "model.ckpt"
 
     def test_train_writes_a_image_of_every_test_image_and_a_checkpoint(self, images: Path, tmp_path: Path) -> None:
-        anomalib("train", *MODEL, *data_arguments(images), "--model.epochs", "1", results=tmp_path)
+        anomalib("train", *MODEL, *data_arguments(images), "--model.training.epochs", "1", results=tmp_path)
         folder = tmp_path / "AnoPLe" / "MVTecAD" / "bottle" / "latest"
         assert len(list(folder.rglob("images/*/*.png"))) == 8
         assert (folder / "weights" / "lightning" / "model.ckpt").is_file()
@@ -209,7 +209,7 @@ def test_one_model_of_several_categories_from_the_command_line(
     wrapped = {"class_path": "MVTecAD", "init_args": {"root": str(tmp_path / "data"), "num_workers": 0}}
     anomalib(
         "train",
-        *(*MODEL, "--model.epochs", "1", "--model.visualizer", "false"),
+        *(*MODEL, "--model.training.epochs", "1", "--model.visualizer", "false"),
         *("--data", "FewShot", "--data.datamodule", json.dumps(wrapped), "--data.categories", "[bottle,cable]"),
         results=tmp_path / "results",
     )
@@ -222,7 +222,7 @@ def test_one_model_of_several_categories_from_the_command_line(
 @pytest.mark.slow
 def test_tiles_and_a_region_by_the_command(images: Path, tmp_path: Path) -> None:
     large = ("--model.tiles", "[1, 2]", "--model.roi", "[[0, 0], [0.6, 0], [0.6, 1], [0, 1]]")
-    one = ("--model.epochs", "1", "--model.visualizer", "false")
+    one = ("--model.training.epochs", "1", "--model.visualizer", "false")
     anomalib("train", *MODEL, *large, *one, *data_arguments(images), results=tmp_path)
     checkpoint = next(tmp_path.rglob("model.ckpt"))
     (tmp_path / "new").mkdir()

@@ -114,7 +114,7 @@ def test_the_shipped_comparison_runs_without_a_download(
     section = config["fewshot"]
     section["seed"] = section["seed"]["grid"][0]
     section["data"]["init_args"] |= {"k_shot": 1, "categories": "brick"}
-    section["model"]["grid"][0]["init_args"] |= {"epochs": 1, "memory_rotations": False}
+    section["model"]["grid"][0]["init_args"] |= {"training": {"epochs": 1}, "memory": {"turns": "none"}}
     section["model"]["grid"] = [model for model in section["model"]["grid"] if model["class_path"] != "Padim"]
     monkeypatch.setenv("ANOPLE_CACHE", str(Path("cache").absolute()))
     with caplog.at_level(logging.INFO, "anople_anomalib"):

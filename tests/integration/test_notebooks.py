@@ -15,7 +15,7 @@ from nbmake.nb_run import NotebookRun
 NOTEBOOKS = ("01_quick_start", "02_compare", "03_explore", "04_your_own_folder")
 EXPORT = ("onnx", "onnxscript", "openvino")
 CELL_SECONDS = 600  # a slow machine is no error
-QUICK = "epochs=1, memory_rotations=False"  # for the arguments of a notebook's models: the turns take most of the time
+QUICK = "TrainingConfig(epochs=1), memory={'turns': 'none'}"  # of a notebook's models: the turns take most of the time
 LARGEST = 400_000  # bytes, which a code host still shows
 
 
@@ -27,7 +27,7 @@ def run(repository: Path, name: str, folder: Path) -> NotebookResult:
     """Run a copy of a notebook in a folder of its own, with a single epoch and shots as they are wherever it trains."""
     notebook, trainings = read(repository, name), 0
     for cell in notebook.cells:
-        cell.source, number = re.subn(r"\bepochs=\d+", QUICK, cell.source)
+        cell.source, number = re.subn(r"TrainingConfig\(epochs=\d+\)", QUICK, cell.source)
         trainings += number
     assert trainings, "it trains for a number of epochs"
     copy = folder / f"{name}.ipynb"

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from torchvision.transforms.v2.functional import normalize
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.backbones.clip_loading import CLIP_MEAN, CLIP_STD, TINY
+from anople_anomalib.backbones.clip_loading import CLIP_MEAN, CLIP_STD
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
 from anople_anomalib.method.loss import ALIGNMENTS
 from anople_anomalib.method.prompts import COUPLINGS
@@ -77,34 +77,16 @@ def test_anomalib_finds_and_trains_it() -> None:
         ({"k_shot": 0}, "k_shot must be an integer, 1 or more, or None for all images, got 0"),
         ({"k_shot": True}, "k_shot must be an integer, 1 or more, or None for all images, got True"),
         ({"k_shot": 1.5}, "k_shot must be an integer, 1 or more, or None for all images, got 1.5"),
-        ({"epochs": 0}, "epochs must be an integer, 1 or more, got 0"),
-        ({"epochs": None}, "epochs must be an integer, 1 or more, got None"),
         ({"seed": "a"}, "seed must be an integer, 0 or more, got 'a'"),
-        ({"training_seed": -1}, "training_seed must be an integer, 0 or more, got -1"),
-        ({"prompt_lr": -1.0}, "prompt_lr must be a finite number, 0 or more, got -1.0"),
-        ({"prompt_lr": "fast"}, "prompt_lr must be a finite number, 0 or more, got 'fast'"),
-        ({"decoder_lr": float("nan")}, "decoder_lr must be a finite number, 0 or more, got nan"),
-        ({"decoder_lr": float("inf")}, "decoder_lr must be a finite number, 0 or more, got inf"),
         ({"class_names": ""}, "class_names must be one or more non-empty names, got ''"),
         ({"class_names": []}, r"class_names must be one or more non-empty names, got \[\]"),
         ({"class_names": [1]}, r"class_names must be one or more non-empty names, got \[1\]"),
         ({"class_names": 3}, "class_names must be one or more non-empty names, got 3"),
-        ({"state_word": ""}, "state_word must be one or more non-empty words or 'compositional', got ''"),
-        ({"state_word": None}, "state_word must be one or more non-empty words or 'compositional', got None"),
-        ({"alignment": "sum"}, "alignment must be one of"),
-        ({"coupling": "both"}, "coupling must be one of"),
-        ({"prompt_depth": 4}, "prompt_depth must be between 1 and 3, .*, got 4"),
-        ({"prompt_depth": "2"}, "prompt_depth must be between 1 and 3, .*, got '2'"),
-        ({"memory_layers": [0]}, r"memory_layers must be numbers between 1 and 3, .*, got \[0\]"),
-        ({"memory_layers": [4]}, r"memory_layers must be numbers between 1 and 3, .*, got \[4\]"),
-        ({"memory_layers": [1.5]}, r"memory_layers must be numbers between 1 and 3, .*, got \[1.5\]"),
-        ({"memory_layers": []}, r"memory_layers must be numbers between 1 and 3, .*, got \[\]"),
-        ({"memory_layers": None}, "memory_layers must be numbers between 1 and 3, .*, got None"),
-        ({"coreset_sampling_ratio": 0}, "coreset_sampling_ratio must be above 0 and at most 1, got 0"),
-        ({"text_context_length": -1}, "text_context_length must be an integer, 0 or more, got -1"),
-        ({"visual_context_length": 2.5}, "visual_context_length must be an integer, 0 or more, got 2.5"),
+        ({"alignment": "sum"}, "training.alignment must be one of"),
+        ({"coupling": "both"}, "prompts.coupling must be one of"),
+        ({"depth": 4}, "prompts.depth must be between 1 and 3, .*, got 4"),
+        ({"layers": [4]}, r"memory.layers must be numbers between 1 and 3, .*, got \[4\]"),
         ({"backbone": "ViT"}, "backbone must be"),
-        ({"backbone": None}, "backbone must be .*, got None"),
         ({"backbone": "hf-hub:somebody/something"}, "backbone must be .*, got 'hf-hub:somebody/something'"),
         ({"pretrained": "best"}, "pretrained must be a tag"),
     ],
@@ -127,7 +109,7 @@ def test_a_misspelled_argument_is_an_error() -> None:
 
 def test_a_missing_anomaly_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="or a folder with images, found none"):
-        _ = make_model(anomaly_source_path=str(tmp_path)).simulator.generator
+        _ = make_model(anomaly_source=str(tmp_path)).simulator.generator
 
 
 def test_layer_numbers_are_scaled_to_the_backbone() -> None:
@@ -137,16 +119,12 @@ def test_layer_numbers_are_scaled_to_the_backbone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ({}, False),
-        ({"residual_decoder": True}, True),
-        ({"backbone": TINY}, True),
-        ({"backbone": TINY, "residual_decoder": False}, False),
-    ],
+    ("decoder", "has_decoder", "is_residual", "logits"),
+    [("plain", True, False, "dot"), ("residual", True, True, "dot"), ("none", False, False, "cosine")],
 )
-def test_only_the_tiny_backbone_has_a_residual_decoder_unasked(arguments: dict[str, Any], expected: bool) -> None:
-    assert make_model(**arguments).model.residual_decoder is expected
+def test_decoders(decoder: str, has_decoder: bool, is_residual: bool, logits: str) -> None:
+    model = make_model(decoder=decoder).model
+    assert (model.decoder is not None, model.residual_decoder, model.pixel_logits) == (has_decoder, is_residual, logits)
 
 
 def test_texts_of_the_classes() -> None:
@@ -203,11 +181,11 @@ def test_without_pixel_anomalies_images_stay_as_they_are() -> None:
         {"pixel_anomalies": False},
         {"latent_anomalies": False},
         {"pixel_anomalies": False, "latent_anomalies": False},
-        {"use_memory": False},
-        {"use_decoder": False, "coupling": "text_to_image"},
+        {"enabled": False},
+        {"decoder": "none", "coupling": "text_to_image"},
         {"text_context_length": 5, "visual_context_length": 8},
         {"text_context_length": 0, "visual_context_length": 0},
-        {"prompt_depth": 1},
+        {"depth": 1},
         {"state_word": "compositional", "class_names": ["bottle", "metal_nut"]},
     ],
     ids=str,
@@ -242,7 +220,7 @@ def test_the_row_of_maple_has_no_visual_prompts_of_its_own_and_trains() -> None:
     rows = rows_labeled("MaPLe+DRAEM")
     assert len(rows) == 2  # MVTec AD and VisA
     for row in rows:
-        model = ready(**row | {"anomaly_source_path": "noise"})  # no download
+        model = ready(**row | {"anomaly_source": "noise"})  # no download
         learner = model.model.prompt_learner
         assert learner.visual_prompts.numel() == 0
         assert learner().visual.shape[1] == learner.text_prompts.shape[1] > 0  # projected text prompts alone
@@ -290,7 +268,7 @@ def test_pairs_show_an_image_whole_and_damaged() -> None:
 
 @pytest.mark.parametrize("scale", [0, -1.0, float("inf"), "100", True])
 def test_a_wrong_logit_scale_is_refused(scale: object) -> None:
-    with pytest.raises(ValueError, match="image_logit_scale must be a finite number above 0, or None"):
+    with pytest.raises(ValueError, match=r"training.image_logit_scale must be a finite number above 0, or 'clip'"):
         make_model(image_logit_scale=scale)
 
 
@@ -328,7 +306,7 @@ def test_initial_prompts_depend_on_the_training_seed_alone() -> None:
     states = []
     for training_seed, global_seed in ((0, 1), (0, 2), (1, 1)):
         torch.manual_seed(global_seed)
-        states.append(make_model(training_seed=training_seed).model.state_dict())
+        states.append(make_model(training={"seed": training_seed}).model.state_dict())
     first, second, other = states
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["prompt_learner.view_signal"], other["prompt_learner.view_signal"])
@@ -337,6 +315,6 @@ def test_initial_prompts_depend_on_the_training_seed_alone() -> None:
 
 def test_textures_reach_the_simulator(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "texture.png")
-    model = make_model(anomaly_source_path=tmp_path)
+    model = make_model(anomaly_source=tmp_path)
     assert isinstance(model.simulator, PixelAnomalySimulator)
     assert model.simulator.generator.anomaly_source_paths == [tmp_path / "texture.png"]

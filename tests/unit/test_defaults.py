@@ -14,34 +14,16 @@ from anople_anomalib.data import FewShot
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
 
 DEFAULTS: dict[Callable, dict[str, Any]] = {
-    AnoPLe: {  # the paper's setting for MVTec AD
-        "backbone": "ViT-B-16-plus-240",
+    AnoPLe: {
+        "preset": "paper",
+        "backbone": None,
         "pretrained": None,
         "k_shot": 1,
         "seed": 0,
         "class_names": None,
-        "state_word": "abnormal",
-        "text_context_length": 3,
-        "visual_context_length": 3,
-        "prompt_depth": 9,
-        "coupling": "bidirectional",
-        "multi_view": True,
-        "view_signal": True,
-        "alignment": "weighted_sum",
-        "pixel_anomalies": True,
-        "latent_anomalies": True,
-        "paired_anomalies": True,
-        "anomaly_source_path": "photographs",
-        "image_logit_scale": 1 / 0.07,
-        "pixel_logits": None,
-        "use_memory": True,
-        "memory_layers": (7, 8, 9, 10),
-        "coreset_sampling_ratio": 1.0,
-        "memory_per_category": False,
-        "use_decoder": True,
-        "epochs": 60,
-        "prompt_lr": 1e-3,
-        "decoder_lr": 2e-4,
+        "prompts": None,
+        "training": None,
+        "memory": None,
         "tiles": None,
         "roi": None,
         "pre_processor": True,
@@ -61,6 +43,10 @@ DEFAULTS: dict[Callable, dict[str, Any]] = {
 )
 def test_defaults(function: Callable, name: str, default: Any) -> None:  # noqa: ANN401
     assert inspect.signature(function).parameters[name].default == default
+
+
+def test_the_model_has_these_arguments_alone() -> None:
+    assert [*inspect.signature(AnoPLe).parameters] == [*DEFAULTS[AnoPLe]]
 
 
 @pytest.mark.parametrize("function", DEFAULTS)

@@ -150,7 +150,10 @@ class PromptAD(ShotMemory, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        layers = resolve_memory_layers(memory_layers, visual.depth, PROMPTAD_MEMORY_LAYERS) if use_memory else ()
+        layers: Sequence[int] = ()
+        if use_memory:
+            of_paper = [PROMPTAD_MEMORY_LAYERS]
+            layers = resolve_memory_layers(memory_layers, visual.depth, of_paper, "memory_layers")
         with seeded(training_seed):
             self.model = PromptADModel(
                 loaded.clip,

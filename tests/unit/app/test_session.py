@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from anomalib.data import PredictDataset
 from PIL import Image
 from torch.testing import assert_close
@@ -20,15 +19,14 @@ from anople_anomalib.anople import AnoPLe
 from anople_anomalib.app import drawing
 from anople_anomalib.app import intake as taking
 from anople_anomalib.app import session as session_module
+from anople_anomalib.app import training as training_module
 from anople_anomalib.app.judging import Thresholds, allowed, note_on
 from anople_anomalib.app.messages import AppError, message_of, without_paths
-from anople_anomalib.app.presets import DINOV2, OFFLINE, PAPER, PRESETS
-from anople_anomalib.app.session import Session
+from anople_anomalib.app.session import OFFLINE, Session
 from anople_anomalib.app.training import Progress, Turns
 from anople_anomalib.app.uploads import MAX_GOOD, safe_name, take_in
 from helpers.folders import write_category
-from helpers.miniature import MINIATURE
-from helpers.training import make_engine
+from helpers.training import make_engine, make_model
 
 REPOSITORY = Path(__file__).parents[3]
 NAMES = ("000", "001", "002")
@@ -41,8 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
-    small = {"backbone": MINIATURE, "pretrained": "random"}
-    monkeypatch.setattr(session_module, "arguments_of", lambda preset: dict(small) if preset else {})
+    monkeypatch.setattr(training_module, "AnoPLe", lambda _preset, **arguments: make_model(**arguments))
     monkeypatch.setattr(session_module, "SHORT_STEPS", 4)
     session = Session(root=tmp_path)
     yield session
@@ -116,7 +113,7 @@ def test_take_away(taught: Session, files: Path) -> None:
     assert float(model.require_thresholds().image_threshold) == pytest.approx(taught.thresholds.image)
     text = taking.commands(taught)
     assert str(taught.folder) not in text
-    assert "--trainer.max_epochs 2" in text
+    assert "--model.training.epochs 2" in text
     fresh = Session(taking.checkpoint(taught), taught.folder)
     assert fresh.thresholds == pytest.approx(taught.thresholds)
     with pytest.raises(AppError, match="No good image"):
@@ -253,11 +250,3 @@ def test_false_alarms_that_few_images_can_promise() -> None:
     assert "takes 99 good images, there are 4" in note_on(0.01, 4)
     good = [(float(score), float(score)) for score in range(1, 21)]
     assert allowed(good, 0.1) == Thresholds(19.5, 19.5)
-
-
-@pytest.mark.parametrize(
-    ("preset", "file"), [(OFFLINE, "anople_offline"), (PAPER, "anople"), (DINOV2, "anople_dinov2")]
-)
-def test_presets_are_those_of_the_files(preset: str, file: str) -> None:
-    written = yaml.safe_load((REPOSITORY / "configs" / "model" / f"{file}.yaml").read_text())["model"]["init_args"]
-    assert PRESETS[preset].items() <= written.items()

@@ -25,7 +25,6 @@ from anople_anomalib.backbones.package_weights import (
     package_weights,
 )
 from anople_anomalib.backbones.timm_features import load_memory_backbone
-from anople_anomalib.method.second_memory import resolve_memory_backbone
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.26, 0.27)
 
@@ -97,7 +96,7 @@ def test_folding_is_undone_where_it_would_change_something() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "error", "message"),
     [
-        ("resnet", {}, ValueError, r"memory_backbone must be .* got 'resnet'"),
+        ("resnet", {}, ValueError, r"memory.backbone must be .* got 'resnet'"),
         ("efficentnet-lite0", {}, ValueError, r"did you mean 'efficientnet-lite0'\?"),
         ("resnet_18", {}, ValueError, r"did you mean 'resnet18'\?"),
         ("vit_small_patch14_reg4_dinov2.lvd142", {}, ValueError, r"did you mean .*lvd142m'\?"),
@@ -124,15 +123,6 @@ def test_a_missing_package_and_a_changed_file_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(package_weights_module, "package_file", lambda _: file)
     with pytest.raises(ValueError, match="does not hold the known weights"):
         load()
-
-
-def test_the_default_is_for_the_bundled_backbone_alone() -> None:
-    assert resolve_memory_backbone(None, tiny=True, memory=True) == LITE2
-    assert resolve_memory_backbone(None, tiny=False, memory=True) is None
-    assert resolve_memory_backbone(None, tiny=True, memory=False) is None
-    assert resolve_memory_backbone("none", tiny=True, memory=True) is None
-    with pytest.raises(ValueError, match="is for the memory"):
-        resolve_memory_backbone(LITE0, tiny=True, memory=False)
 
 
 @pytest.mark.parametrize(("name", "width"), [(LITE0, 40 + 112), (LITE1, 40 + 112), (LITE2, 48 + 120)])

@@ -15,12 +15,13 @@ from anople_anomalib.backbones.package_weights import LITE0
 from helpers.miniature import NUM_PATCHES
 from helpers.training import make_datamodule, make_engine, make_model, train_model
 
-SECOND = {"memory_backbone": LITE0, "memory_image_size": 96, "memory_rotations": False}
+SMALL = {"backbone": LITE0, "image_size": 96, "turns": "none", "subspace": 0.95, "fusion": "weighted"}
+SECOND = {"memory": SMALL}
 PLACES = 12 * 12
 """Of the second backbone: stride 8."""
 
 
-TURNED = {**SECOND, "memory_rotations": True}
+TURNED = {"memory": {**SMALL, "turns": "right_angles"}}
 """All eight rotations and reflections of a shot are in its memory, of the turned ones a quarter of the patches."""
 TURNED_PLACES = PLACES + 7 * (PLACES // 4)
 
@@ -93,7 +94,7 @@ def test_a_resumed_run_ends_with_both_memories(
 
 
 def test_a_coreset_keeps_its_share_of_both_and_of_all_turns(root: Path, tmp_path: Path) -> None:
-    model = train_model(root, tmp_path, coreset_sampling_ratio=0.25, **TURNED)
+    model = train_model(root, tmp_path, coreset_ratio=0.25, **TURNED)
     assert len(model.model.memory_bank) == NUM_PATCHES // 4
     assert len(model.model.second_memory.memory_bank) == TURNED_PLACES // 4
     assert model(torch.rand(1, 3, 96, 96)).pred_score.isfinite().all()

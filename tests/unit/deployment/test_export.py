@@ -60,8 +60,8 @@ def test_torch_inferencer_predicts_as_the_engine_does(
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"use_memory": False},
-        {"use_decoder": False, "coupling": "text_to_image"},
+        {"enabled": False},
+        {"decoder": "none", "coupling": "text_to_image"},
         {"view_signal": False, "coupling": "text_only"},
         {"pre_processor": False, "post_processor": False},
     ],
@@ -214,7 +214,7 @@ def test_an_openvino_model_chooses_the_memory_of_the_same_category(
     pytest.importorskip("onnxscript")
     monkeypatch.chdir(tmp_path)  # anomalib's inferencer keeps a cache where it runs
     shots = torch.rand(3, 3, *IMAGE_SIZE)
-    model = make_model(memory_per_category=True, post_processor=False)
+    model = make_model(per_category=True, post_processor=False)
     finish(model, model.pre_processor.transform(shots), [0, 1, 0])
     settings = {"compression_type": compression, "datamodule": make_datamodule(root) if compression else None}
     path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path, **settings)

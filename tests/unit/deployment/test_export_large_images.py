@@ -58,16 +58,14 @@ def test_an_export_judges_tiles_and_region_as_the_engine_does(
     assert found_map[:, int(0.62 * found_map.shape[1]) :].max() < 1e-6  # outside of the region
 
 
-@pytest.mark.parametrize(
-    ("arguments", "part"), [({"tiles": [1, 2]}, "tiles has its place"), ({"roi": LEFT}, "roi has its place")]
-)
-def test_turned_shots_go_with_neither(arguments: dict[str, Any], part: str) -> None:
-    with pytest.raises(ValueError, match=part):
-        make_model(memory_rotations=True, **arguments)
+@pytest.mark.parametrize("arguments", [{"tiles": [1, 2]}, {"tiles": "auto"}, {"roi": LEFT}], ids=str)
+def test_turned_shots_go_with_neither(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="turns whole shots, tiles and roi have their place"):
+        make_model(turns="right_angles", **arguments)
 
 
 def test_a_region_by_name_stays_with_the_files(root: Path, tmp_path: Path) -> None:
-    model = make_model(use_memory=True)
+    model = make_model()
     model.model.is_fitted.fill_(value=True)
     model.roi_folder = str(tmp_path)
     good = root / "bottle" / "test" / "good"

@@ -20,7 +20,9 @@ PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some CPUs would take bfloat16
 @pytest.fixture(scope="module")
 def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
     folder = tmp_path_factory.mktemp("training")
-    return train_model(root, folder, memory_backbone=LITE0, memory_image_size=128)
+    return train_model(
+        root, folder, memory={"backbone": LITE0, "image_size": 128, "subspace": 0.95, "fusion": "weighted"}
+    )
 
 
 def test_the_backbones_see_images_of_their_own_size(model: AnoPLe) -> None:
@@ -102,11 +104,11 @@ def test_both_memories_keep_categories_apart(
     pytest.importorskip("nncf")
     pytest.importorskip("onnxscript")
     monkeypatch.chdir(tmp_path)  # anomalib's inferencer keeps a cache where it runs
-    second = {"memory_backbone": LITE0, "memory_image_size": 96, "memory_rotations": False}
+    second = {"backbone": LITE0, "image_size": 96, "turns": "none", "subspace": 0.95, "fusion": "weighted"}
     datamodule = make_datamodule(root)
     datamodule.setup()
     images = torch.stack([item.image for item in datamodule.test_data])
-    model = make_model(memory_per_category=True, post_processor=False, **second)
+    model = make_model(post_processor=False, memory={**second, "per_category": True})
     finish(model, model.pre_processor.transform(images[:3]), [0, 1, 0])
     settings = {"compression_type": compression, "datamodule": datamodule if compression else None}
     path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path, **settings)

@@ -117,7 +117,7 @@ def test_bad_input_changes_nothing(model: AnoPLe, call: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "call", "message"),
     [
-        ({"use_memory": False}, "extend_memory_bank", "trained with use_memory=False"),
+        ({"enabled": False}, "extend_memory_bank", "trained with memory.enabled false"),
         ({"post_processor": False}, "recompute_thresholds", "no post-processor"),
     ],
 )

@@ -141,7 +141,7 @@ def test_dtd_without_a_network_is_one_error_message(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("anomalib.data.utils.download.download_and_extract", fail)
     monkeypatch.setattr("anomalib.utils.path.resolve_dataset_root", lambda *_args: tmp_path / "dtd")
     for _ in range(2):  # the second time, there is an empty folder
-        with pytest.raises(FileNotFoundError, match=r"cannot be downloaded .*--model.anomaly_source_path photographs"):
+        with pytest.raises(FileNotFoundError, match=r"downloaded .*--model.training.anomaly_source photographs"):
             PixelAnomalySimulator("dtd")(torch.rand(1, 3, 32, 32))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from anople_anomalib.method.fusion import PaperFusion, WeightedFusion, Weights, fuse, make_fusion
+from anople_anomalib.method.fusion import PaperFusion, WeightedFusion, Weights, fuse
 from anople_anomalib.method.fusion_weights import Trial, choose_weights
 from anople_anomalib.method.trial_images import damage, view_of
 
@@ -62,20 +62,6 @@ def test_papers_fusion_is_equations_12_and_14() -> None:
     fused = PaperFusion().map(decoder, memory)
     assert_close(fused, 1 / (1 / decoder + 1 / memory))
     assert torch.equal(PaperFusion().score(probability, fused), fuse(probability, fused.amax(dim=(1, 2))))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("mean", 0.0, True), "fusion must be one of 'paper', 'weighted', got 'mean'"),
-        (("weighted", 0.0, False), "weighs the parts against the memory"),
-        (("paper", 2.0, True), r"score_share must be between 0 and 1, got 2.0"),
-    ],
-)
-def test_arguments_are_checked(arguments: tuple[str, float, bool], message: str) -> None:
-    *given, memory = arguments
-    with pytest.raises(ValueError, match=message):
-        make_fusion(*given, memory=memory)
 
 
 def test_trial_images_are_the_same_for_a_seed_and_damaged_within_their_mask() -> None:

@@ -29,7 +29,7 @@ def test_prompt_depth(asked: int, visual: int, text: int, expected: int) -> None
 
 @pytest.mark.parametrize(("asked", "visual", "text", "most"), [(0, 12, 12, 12), (13, 12, 12, 12), (5, 12, 4, 4)])
 def test_prompt_depth_that_does_not_fit_is_refused(asked: int, visual: int, text: int, most: int) -> None:
-    with pytest.raises(ValueError, match=f"prompt_depth must be between 1 and {most}, .* got {asked}"):
+    with pytest.raises(ValueError, match=f"prompts.depth must be between 1 and {most}, .* got {asked}"):
         resolve_prompt_depth(asked, visual, text)
 
 
@@ -40,6 +40,7 @@ def test_prompt_depth_that_does_not_fit_is_refused(asked: int, visual: int, text
         ((7, 8, 9, 10), 24, (14, 16, 18, 20)),
         ((7, 8, 9, 10), 3, (2, 3)),
         ((7, 8, 9), 12, (7, 8, 9)),
+        ((7, 8, 9), 3, (2, 3)),
         ((3, 1, 3), 6, (1, 3)),
     ],
 )
@@ -48,14 +49,14 @@ def test_memory_layers(asked: tuple[int, ...], depth: int, expected: tuple[int, 
 
 
 def test_memory_layers_of_another_paper() -> None:
-    assert resolve_memory_layers([3, 8], 12, (3, 8)) == (3, 8)
-    assert resolve_memory_layers([3, 8], 6, (3, 8)) == (2, 4)
-    assert resolve_memory_layers([3, 5], 6, (3, 8)) == (3, 5)
+    assert resolve_memory_layers([3, 8], 12, [(3, 8)]) == (3, 8)
+    assert resolve_memory_layers([3, 8], 6, [(3, 8)]) == (2, 4)
+    assert resolve_memory_layers([3, 5], 6, [(3, 8)]) == (3, 5)
 
 
 @pytest.mark.parametrize("layers", [(), (0, 1), (7, 13), (-1,)])
 def test_memory_layers_that_do_not_exist_are_refused(layers: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="memory_layers must be numbers between 1 and 12"):
+    with pytest.raises(ValueError, match=r"memory.layers must be numbers between 1 and 12"):
         resolve_memory_layers(layers, 12)
 
 
@@ -63,5 +64,5 @@ def test_scaling_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="anople_anomalib"):
         resolve_prompt_depth(9, 6, 6)
         resolve_memory_layers((7, 8, 9, 10), 6)
-    assert "prompt_depth 9 of 12 layers becomes 5 of 6 layers" in caplog.text
-    assert "memory_layers (7, 8, 9, 10) of 12 layers become (4, 5) of 6 layers" in caplog.text
+    assert "prompts.depth 9 of 12 layers becomes 5 of 6 layers" in caplog.text
+    assert "memory.layers (7, 8, 9, 10) of 12 layers become (4, 5) of 6 layers" in caplog.text

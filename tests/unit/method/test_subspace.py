@@ -15,7 +15,7 @@ from anople_anomalib.backbones.timm_features import load_memory_backbone
 from anople_anomalib.method.memory_bank import ScaledMemoryBank
 from anople_anomalib.method.second_memory import SecondMemory
 from anople_anomalib.method.state_checks import check_weights
-from anople_anomalib.method.subspace import SubspaceMemoryBank, resolve_subspace
+from anople_anomalib.method.subspace import SubspaceMemoryBank
 
 GRID, WIDTH = (2, 3), 5
 
@@ -118,20 +118,6 @@ def test_categories_are_kept_apart() -> None:
     mixed = features.clone()
     mixed[2, 3] = features[0, 3]  # normal, but of the other category
     assert bank(mixed)[2].argmax() == 3
-
-
-DEFAULTS = [(None, LITE0, 0.95), (None, "resnet18", 0.0), (None, None, 0.0), (0, LITE0, 0.0), (0.8, "resnet18", 0.8)]
-
-
-@pytest.mark.parametrize(("asked", "backbone", "share"), DEFAULTS)
-def test_the_default_is_what_was_measured(asked: float | None, backbone: str | None, share: float) -> None:
-    assert resolve_subspace(asked, backbone) == share
-
-
-@pytest.mark.parametrize("share", [1, -0.1, True, "0.9", float("nan")])
-def test_no_share_of_the_variance(share: object) -> None:
-    with pytest.raises(ValueError, match="memory_subspace must be"):
-        resolve_subspace(share, LITE0)
 
 
 def test_the_second_memory_has_it_where_it_is_asked_for() -> None:

@@ -115,12 +115,17 @@ class TestCells:
 
     def test_methods_with_one_label_are_told_apart_by_their_arguments(self, tmp_path: Path) -> None:
         rows = [
-            job(seed=seed, job_id=f"{depth}-{seed}", init_args={"prompt_depth": depth, "seed": seed}, image_AUROC=0.5)
+            job(
+                seed=seed,
+                job_id=f"{depth}-{seed}",
+                init_args={"prompts": {"depth": depth}, "training": {"seed": seed}},
+                image_AUROC=0.5,
+            )
             for depth in (3, 9)
             for seed in (0, 1)
         ]
         methods = results(tmp_path, rows).jobs["method"]
-        assert set(methods) == {"Patchcore (prompt_depth=3)", "Patchcore (prompt_depth=9)"}
+        assert set(methods) == {"Patchcore (prompts.depth=3)", "Patchcore (prompts.depth=9)"}
 
     def test_sources_are_ranked_apart_as_printed(self) -> None:
         rows = [("measured", 90.04), ("measured", 89.96), ("measured", 80.0), ("published", 95.0), ("measured", 70.0)]

@@ -50,10 +50,10 @@ def predictions(model: AnoPLe, folder: Path, checkpoint: Path | None = None) -> 
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"memory_backbone": None}, {"memory_backbone": "efficientnet-lite0", "fusion": None}]
+    "arguments", [{}, {"memory": {"backbone": "efficientnet-lite0", "subspace": 0.95, "fusion": "weighted"}}]
 )
 def test_the_shots_fix_the_tiles_for_all_that_follows(folder: Path, arguments: dict) -> None:
-    arguments = {**QUIET, "memory_image_size": 64, **arguments}
+    arguments = {**QUIET, "image_size": 64, **arguments}
     model, engine = make_model(tiles="auto", **arguments), make_engine(folder)
     engine.fit(model, datamodule=data(folder))
     assert model.model.tiling == Tiling(2, 3)

@@ -18,8 +18,8 @@ METADATA = {
     "version": __version__,
     "backbone": "ViT-miniature",
     "weights": "random",
-    "memory_layers": [2, 3],
-    "residual_decoder": False,
+    "memory.layers": [2, 3],
+    "training.decoder": "plain",
     "class_names": ["bottle"],
     "drawn_samples": {"bottle": ["000.png"]},
 }

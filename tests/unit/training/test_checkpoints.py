@@ -117,13 +117,13 @@ def test_a_crafted_checkpoint_is_refused_and_nothing_changes(
     [
         ({"text_context_length": 5}, r"text_prompts has shape \(3, 3, .*\) instead of \(3, 5, "),
         ({"visual_context_length": 1}, "visual_prompts has shape"),
-        ({"prompt_depth": 1}, "prompts has shape"),
+        ({"depth": 1}, "prompts has shape"),
         ({"coupling": "text_to_image"}, "visual_to_text.bias is not part of it"),
-        ({"use_decoder": False}, "decoder.* is not part of it"),
+        ({"decoder": "none"}, "trained with training.decoder plain, this model has none: build the model with"),
         ({"multi_view": False}, "view_signal has shape"),
-        ({"memory_layers": (1, 2)}, r"trained with memory_layers \[2, 3\], this model has \[1, 2\]"),
-        ({"use_memory": False}, r"trained with memory_layers \[2, 3\], this model has \[\]"),
-        ({"residual_decoder": True}, "trained with residual_decoder False, this model has True"),
+        ({"layers": (1, 2)}, r"trained with memory.layers \[2, 3\], this model has \[1, 2\]"),
+        ({"enabled": False}, r"trained with memory.layers \[2, 3\], this model has \[\]"),
+        ({"decoder": "residual"}, "trained with training.decoder plain, this model has residual"),
         ({"backbone": "anople-tiny"}, "trained over the backbone ViT-miniature .random., this model has anople-tiny"),
     ],
 )

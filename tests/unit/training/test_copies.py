@@ -77,12 +77,12 @@ def test_different_parts_are_told_from_frames_of_one() -> None:
 
 def test_textures_are_for_training_alone(mvtec: Path, tmp_path: Path) -> None:
     textures = write_frames(tmp_path / "textures", 2, 0)
-    model = train_model(mvtec, tmp_path, anomaly_source_path=str(textures))
+    model = train_model(mvtec, tmp_path, anomaly_source=str(textures))
     model.save_checkpoint(tmp_path / "model.ckpt")
     shutil.rmtree(textures)
     loaded = AnoPLe.load_from_checkpoint(tmp_path / "model.ckpt", visualizer=False)
     make_engine(tmp_path).predict(loaded, datamodule=make_datamodule(mvtec))
-    with pytest.raises(FileNotFoundError, match="anomaly_source_path must be"):
+    with pytest.raises(FileNotFoundError, match=r"training.anomaly_source must be"):
         make_engine(tmp_path).fit(loaded, datamodule=make_datamodule(mvtec))
 
 

@@ -34,7 +34,7 @@ def test_a_threshold_is_the_largest_score_by_the_memory_of_the_others(tmp_path: 
     assert model.held_out is None  # it belongs to the run
 
 
-@pytest.mark.parametrize("arguments", [{"names": ["0"]}, {"names": ["0", "1"], "use_memory": False}])
+@pytest.mark.parametrize("arguments", [{"names": ["0"]}, {"names": ["0", "1"], "enabled": False}])
 def test_what_cannot_be_held_out_is_shown_in_views(tmp_path: Path, arguments: dict) -> None:
     model, datamodule = trained(tmp_path, **arguments)
     shot = datamodule.train_data[0].image[None]

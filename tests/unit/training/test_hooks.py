@@ -224,7 +224,7 @@ def test_an_untrained_model_is_not_exported(tmp_path: Path, export: str) -> None
     if export == "to_openvino":
         pytest.importorskip("openvino", reason="anomalib's export to OpenVINO asks for openvino first")
     with pytest.raises(RuntimeError, match="This AnoPLe is not trained: run `fit` or `train` first"):
-        getattr(make_model(use_memory=False), export)(tmp_path)
+        getattr(make_model(enabled=False), export)(tmp_path)
     assert not list(tmp_path.rglob("*.*"))
 
 

@@ -23,8 +23,8 @@ def test_hyper_parameters_are_plain_data_and_rebuild_the_model(tmp_path: Path) -
     given = {
         "class_names": ("metal_nut", "bottle"),
         "state_word": ("damaged", "broken"),
-        "memory_layers": (1, 3),
-        "anomaly_source_path": tmp_path,
+        "layers": (1, 3),
+        "anomaly_source": tmp_path,
         "k_shot": None,
     }
     model = make_model(**given)
@@ -39,7 +39,7 @@ def test_hyper_parameters_are_plain_data_and_rebuild_the_model(tmp_path: Path) -
     arguments = dict(model.hparams)
     assert_plain(arguments)
     assert arguments["class_names"] == ["metal_nut", "bottle"]
-    assert arguments["anomaly_source_path"] == str(tmp_path)
+    assert arguments["training"]["anomaly_source"] == str(tmp_path)
     torch.save(arguments, tmp_path / "arguments.pt")
     rebuilt = AnoPLe(**torch.load(tmp_path / "arguments.pt", weights_only=True), visualizer=False)
     assert rebuilt.model.memory_layers == (1, 3)

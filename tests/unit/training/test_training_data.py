@@ -121,7 +121,7 @@ def test_training_depends_on_its_own_seed_alone(mvtec: Path, tmp_path: Path) -> 
     states = []
     for training_seed, global_seed in ((3, 1), (3, 2), (4, 1)):
         torch.manual_seed(global_seed)
-        model = make_model(k_shot=2, training_seed=training_seed)
+        model = make_model(k_shot=2, training={"seed": training_seed})
         torch.manual_seed(global_seed)
         make_engine(tmp_path, limit_val_batches=0).fit(model, datamodule=make_datamodule(mvtec))
         states.append(model.model.state_dict())
@@ -186,7 +186,7 @@ def test_the_seeds_of_shots_and_training_are_separate(mvtec: Path, tmp_path: Pat
     """Another draw of the same shots, all of them, is the same training run; another run has the same shots."""
     outcomes = {}
     for seed, training_seed in ((0, 0), (1, 0), (0, 1)):
-        model = make_model(k_shot=3, seed=seed, training_seed=training_seed, epochs=1)
+        model = make_model(k_shot=3, seed=seed, training={"seed": training_seed, "epochs": 1})
         make_engine(tmp_path, limit_val_batches=0).fit(model, datamodule=make_datamodule(mvtec))
         outcomes[seed, training_seed] = (model.drawn_samples, model.model.prompt_learner.text_prompts)
     assert outcomes[0, 0][0] == outcomes[0, 1][0]
@@ -199,7 +199,7 @@ def test_a_memory_per_category_knows_whose_shots_it_holds(tmp_path: Path) -> Non
     for category in ("cable", "bottle"):
         write_category(tmp_path, category, train_names=[f"{category} {number}" for number in range(3)])
     datamodule = FewShot(make_datamodule(tmp_path), categories=["cable", "bottle"], k_shot=2)
-    model, engine = make_model(memory_per_category=True, fusion="weighted", epochs=1), make_engine(tmp_path)
+    model, engine = make_model(per_category=True, fusion="weighted", epochs=1), make_engine(tmp_path)
     engine.fit(model, datamodule=datamodule)
     bank = model.model.memory_bank
     assert bank.lengths.tolist() == [2 * 16, 2 * 16]

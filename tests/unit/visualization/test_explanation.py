@@ -62,7 +62,7 @@ def test_rows_that_cannot_be_traced_back_are_refused(model: AnoPLe, batch: Image
 
 
 def test_a_coreset_is_refused_even_if_it_is_as_large_as_one_shot(batch: ImageBatch, shots: torch.Tensor) -> None:
-    model = finish(make_model(coreset_sampling_ratio=0.5), shots)
+    model = finish(make_model(coreset_ratio=0.5), shots)
     assert len(model.model.memory_bank) == 16
     with pytest.raises(ValueError, match="reduced to a coreset cannot be traced back to images"):
         nearest_normal(model, batch, num_shots=1)
@@ -77,7 +77,7 @@ def test_images_that_were_added_to_the_memory_count_as_further_shots(shots: torc
 
 
 def test_a_model_without_memory_has_no_nearest_patch(batch: ImageBatch, shots: torch.Tensor) -> None:
-    model = finish(make_model(use_memory=False), shots)
+    model = finish(make_model(enabled=False), shots)
     with pytest.raises(ValueError, match="This model has no memory"):
         draw_nearest_normal(model, batch, [])
 

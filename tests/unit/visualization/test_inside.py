@@ -29,7 +29,7 @@ def test_evidence_adds_up_to_the_prediction(model: AnoPLe, batch: ImageBatch) ->
 
 
 def test_without_a_memory_the_decoder_alone_speaks(batch: ImageBatch, shots: torch.Tensor) -> None:
-    model = finish(make_model(use_memory=False), shots)
+    model = finish(make_model(enabled=False), shots)
     evidence = evidence_of(model, batch)
     assert evidence.memory is None
     assert torch.equal(evidence.fused, evidence.decoder)
