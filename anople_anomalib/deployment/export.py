@@ -178,20 +178,20 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
         Returns:
             The same path.
         """
-        processor = self.post_processor if isinstance(self.post_processor, ExactPostProcessor) else None
-        thresholds = (
-            {IMAGE: None, PIXEL: None}
-            if processor is None
-            else {IMAGE: _number(processor.image_threshold), PIXEL: _number(processor.pixel_threshold)}
-        )
-        judges = processor is not None and processor.enable_thresholding
+        thresholds: dict[str, float | None] = {IMAGE: None, PIXEL: None}
+        limits, normalized = dict(thresholds), False
+        if isinstance(processor := self.post_processor, ExactPostProcessor):
+            thresholds = {IMAGE: _number(processor.image_threshold), PIXEL: _number(processor.pixel_threshold)}
+            normalized = processor.enable_normalization and thresholds[IMAGE] is not None
+            if processor.enable_thresholding:
+                limits = {level: _number(processor.limit(level)) for level in (IMAGE, PIXEL)}
         files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
         metadata = ExportMetadata(
             model_id=self.model_id(),
             files={file.name: digest_of(file) for file in files},
             thresholds=thresholds,
-            limits={level: _number(processor.limit(level)) if judges else None for level in (IMAGE, PIXEL)},
-            normalized=processor is not None and processor.enable_normalization and thresholds[IMAGE] is not None,
+            limits=limits,
+            normalized=normalized,
             class_names=list(class_names),
             image_size=list(self.model.input_size),
             input_size=None if input_size is None else list(input_size),

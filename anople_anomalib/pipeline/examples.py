@@ -86,7 +86,7 @@ def _draw(example: _Example) -> Image.Image:
     photo = np.asarray(open_image(example.path).convert("RGB").resize(size, Image.Resampling.BILINEAR))
     left = photo if example.truth is None else with_outline(photo, example.truth, SKY_BLUE)
     low, high = float(example.heat.min()), float(example.heat.max())
-    right = with_heat(photo, (example.heat - low) / max(high - low, 1e-12))
+    right = with_heat(photo, ((example.heat - low) / max(high - low, 1e-12)).astype(np.float32))
     return Image.fromarray(np.concatenate([left, right], axis=1))
 
 
