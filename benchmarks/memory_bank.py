@@ -36,7 +36,7 @@ from anople_anomalib import AnoPLe, MemoryConfig, TrainingConfig
 from anople_anomalib.backbones.outputs import VisualFeatures
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sampling import draw_shots, relative_names
-from anople_anomalib.method.fusion import fuse, image_score
+from anople_anomalib.method.fusion import PaperFusion, fuse
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.utils.resizing import resize
 
@@ -106,7 +106,7 @@ def judge(model: AnoPLe, bank: MemoryBank, test: Encoded, ratio: float, shots: i
     maps, labels = torch.cat(memory), test.masks.flatten(1).any(dim=1)
     if parts.second_memory is None:
         maps = fuse(test.maps, maps)
-        scores = image_score(test.probability, maps)
+        scores = PaperFusion().score(test.probability, maps)
     else:
         scores = maps.flatten(1).amax(dim=1)
         maps = resize(maps.unsqueeze(1), test.masks.shape[-2:]).squeeze(1)  # masks are as large as the larger input

@@ -12,7 +12,7 @@ from PIL import Image
 from anople_anomalib.data.image_reading import open_image
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
 from anople_anomalib.method.decoder import Decoder
-from anople_anomalib.method.fusion import fuse, image_score
+from anople_anomalib.method.fusion import PaperFusion, fuse
 from anople_anomalib.method.loss import AnoPLeLoss
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.views import cut_masks, cut_views, double, num_views
@@ -104,7 +104,7 @@ def test_fusion_and_score(size: tuple, batch: int, one: float, other: float, dty
     assert fused.dtype == dtype
     assert_within(fused, 0, 0.505)
     assert (fused <= torch.minimum(first, second) * 1.01).all()
-    assert_within(image_score(field((batch,), one, seed, dtype), fused), 0, 0.505)
+    assert_within(PaperFusion().score(field((batch,), one, seed, dtype), fused), 0, 0.505)
 
 
 @given(BATCHES, st.integers(1, 9), st.integers(1, 50), st.integers(1, 9), st.floats(0, 1e6), DTYPES)
