@@ -277,10 +277,11 @@ class ExactPostProcessor(PostProcessor):
         return threshold if sensitivity == 0.5 else threshold * ((1 - sensitivity) / sensitivity)
 
     def _judge(self, scores: Tensor | None, level: str) -> Tensor | None:
-        """Tell which raw scores are anomalous: none without a threshold."""
+        """Tell which raw scores are anomalous; an image without a finite score or a threshold is never called good."""
         if scores is None or not self.enable_thresholding:
             return None
-        return scores > self.limit(level)
+        limit = self.limit(level)
+        return ~(scores <= limit) if level == IMAGE else scores > limit  # NaN compares as false with everything
 
     def _scale(self, scores: Tensor | None, level: str) -> Tensor | None:
         """Map raw scores to [0, 1] in their order, the threshold to 0.5; without a threshold leave them."""
