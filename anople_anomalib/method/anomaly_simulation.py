@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib.utils.hidden_files import visible
+from anople_anomalib.utils.seeding import seeded
 
 LATENT_SIGMA = 0.015
 """Standard deviation of the latent noise, as in SimpleNet."""
@@ -131,7 +132,8 @@ class PixelAnomalySimulator(nn.Module):
             FileNotFoundError: If the folder does not exist or has no image.
         """
         if self._generator is None:
-            self._generator = _Generator(texture_files(self.source), probability=self.probability)
+            with seeded(0):  # anomalib draws the threshold of its solarization once, while the generator is made
+                self._generator = _Generator(texture_files(self.source), probability=self.probability)
         return self._generator
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

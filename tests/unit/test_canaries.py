@@ -10,7 +10,6 @@ for a public way first, then for the new private one.
 import inspect
 import site
 import sys
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +40,6 @@ from lightning.pytorch.trainer.connectors import callback_connector
 from torchvision.transforms.v2 import Resize
 
 from anople_anomalib.training.run import TrainerArguments
-from anople_anomalib.utils import quiet
 
 
 @pytest.fixture(scope="module")
@@ -68,24 +66,6 @@ def test_anomalib_looks_classes_up_in_its_modules() -> None:
     assert isinstance(anomalib.models.__all__, list)
     assert isinstance(anomalib.data.__all__, list)
     assert isinstance(PIPELINE_REGISTRY, dict)
-
-
-@pytest.mark.parametrize(
-    ("module", "text"),
-    [
-        ("anomalib.data.utils.split", "Zero subset length encountered"),
-        ("anomalib.engine.engine", "ckpt_path is not provided"),
-        ("lightning.pytorch.loops.fit_loop", "in eval mode"),
-        ("lightning.pytorch.loops.fit_loop", "is smaller than the logging interval"),
-        ("lightning.pytorch.trainer.connectors.callback_connector", "existing callbacks"),
-        ("lightning.pytorch.trainer.connectors.data_connector", "does not have many workers"),
-        ("lightning.pytorch.utilities.data", "across ranks is zero"),
-        ("lightning.pytorch.utilities.data", "Trying to infer the `batch_size`"),
-    ],
-)
-def test_the_noise_that_is_left_out_is_still_made(module: str, text: str) -> None:
-    assert text in inspect.getsource(import_module(module))
-    assert text in inspect.getsource(quiet)
 
 
 def test_anomalibs_prediction_set_lists_its_files_in_an_attribute(tmp_path: Path) -> None:
