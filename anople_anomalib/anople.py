@@ -45,7 +45,7 @@ from .deployment.export import Export
 from .deployment.maintenance import Maintenance
 from .deployment.predictions import PredictionTable
 from .deployment.preprocessing import exact_pre_processor, resize_input
-from .method.building import build_backbone, build_model, build_simulator
+from .method.building import build_backbone, build_model, build_second_memory, build_simulator
 from .method.collapse_measures import measure_soundness
 from .method.loss import AnoPLeLoss
 from .method.prompt_templates import check_texts, clean_class_names, prompt_texts, words_of_categories
@@ -137,8 +137,9 @@ class AnoPLe(
         backbone, pretrained = settings["backbone"], settings["pretrained"]
         prompts, training, memory = settings["prompts"], settings["training"], settings["memory"]
         loaded = build_backbone(settings)
+        second_memory = build_second_memory(settings, loaded)  # not below: a network draws weights when it is built
         with seeded(settings["training"]["seed"]):
-            model, simulator = build_model(settings, loaded), build_simulator(settings)
+            model, simulator = build_model(settings, loaded, second_memory), build_simulator(settings)
         if pre_processor is True:
             pre_processor = self.configure_pre_processor(model.input_size, loaded.mean, loaded.std)
         if type(post_processor) is PostProcessor:  # its thresholds lie on scores, where rounding decides

@@ -36,19 +36,54 @@ def build_backbone(settings: Mapping[str, Any]) -> Backbone:
     return loaded
 
 
-def build_model(settings: Mapping[str, Any], loaded: Backbone) -> AnoPLeModel:
-    """Build the PyTorch model around a loaded CLIP; its first prompts depend on the present random state.
+def build_second_memory(settings: Mapping[str, Any], loaded: Backbone) -> SecondMemory | None:
+    """Build the memory of another backbone's features, which takes images normalized for CLIP.
 
     Args:
         settings: Resolved settings.
         loaded: See :func:`build_backbone`.
 
     Returns:
+        The memory, empty; ``None`` where there is no second backbone.
+
+    Raises:
+        ValueError: If layers or image size do not fit the backbone.
+        FileNotFoundError: If its weights are neither here nor to be downloaded.
+    """
+    memory = settings["memory"]
+    if memory["backbone"] == NONE:
+        return None
+    features = load_memory_backbone(
+        memory["backbone"],
+        loaded.mean,
+        loaded.std,
+        _own(memory["backbone_layers"]),
+        _own(memory["image_size"]),
+        _own(memory["pretrained"]),
+    )
+    return SecondMemory(
+        features,
+        memory["coreset_ratio"],
+        memory["position_weight"],
+        memory["turns"],
+        memory["per_category"],
+        memory["subspace"],
+    )
+
+
+def build_model(settings: Mapping[str, Any], loaded: Backbone, second_memory: SecondMemory | None) -> AnoPLeModel:
+    """Build the PyTorch model around a loaded CLIP; its first prompts depend on the present random state.
+
+    Args:
+        settings: Resolved settings.
+        loaded: See :func:`build_backbone`.
+        second_memory: See :func:`build_second_memory`.
+
+    Returns:
         The model, untrained.
 
     Raises:
-        ValueError: If the settings do not fit the backbones.
-        FileNotFoundError: If the weights of the memory's backbone are neither here nor to be downloaded.
+        ValueError: If the settings do not fit the towers.
     """
     prompts, training, memory = settings["prompts"], settings["training"], settings["memory"]
     visual, text, decoder = loaded.clip.visual, loaded.clip.text, training["decoder"]
@@ -65,7 +100,7 @@ def build_model(settings: Mapping[str, Any], loaded: Backbone) -> AnoPLeModel:
         residual_decoder=decoder == "residual",
         coreset_sampling_ratio=memory["coreset_ratio"],
         memory_per_category=memory["per_category"],
-        second_memory=_build_second_memory(memory, loaded),
+        second_memory=second_memory,
         fusion=(WeightedFusion if memory["fusion"] == "weighted" else PaperFusion)(memory["score_share"]),
         image_logit_scale=None if training["image_logit_scale"] == "clip" else training["image_logit_scale"],
         pixel_logits="cosine" if decoder == NONE else training["pixel_logits"],
@@ -86,28 +121,6 @@ def build_simulator(settings: Mapping[str, Any]) -> PixelAnomalySimulator | None
         return None
     paired = training["paired_anomalies"]
     return PixelAnomalySimulator(training["anomaly_source"], 1.0 if paired else 0.5, paired)
-
-
-def _build_second_memory(memory: Mapping[str, Any], loaded: Backbone) -> SecondMemory | None:
-    """Build the memory of another backbone's features, which takes images normalized for CLIP."""
-    if memory["backbone"] == NONE:
-        return None
-    features = load_memory_backbone(
-        memory["backbone"],
-        loaded.mean,
-        loaded.std,
-        _own(memory["backbone_layers"]),
-        _own(memory["image_size"]),
-        _own(memory["pretrained"]),
-    )
-    return SecondMemory(
-        features,
-        memory["coreset_ratio"],
-        memory["position_weight"],
-        memory["turns"],
-        memory["per_category"],
-        memory["subspace"],
-    )
 
 
 def _own(value: Any) -> Any:  # noqa: ANN401

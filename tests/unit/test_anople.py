@@ -109,7 +109,7 @@ def test_a_misspelled_argument_is_an_error() -> None:
 
 def test_a_missing_anomaly_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="or a folder with images, found none"):
-        _ = make_model(anomaly_source=str(tmp_path)).simulator.generator
+        make_model(anomaly_source=str(tmp_path)).simulator.find_textures()
 
 
 def test_layer_numbers_are_scaled_to_the_backbone() -> None:
@@ -317,4 +317,13 @@ def test_textures_reach_the_simulator(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "texture.png")
     model = make_model(anomaly_source=tmp_path)
     assert isinstance(model.simulator, PixelAnomalySimulator)
+    model.simulator.find_textures()
     assert model.simulator.generator.anomaly_source_paths == [tmp_path / "texture.png"]
+
+
+def test_initial_prompts_do_not_depend_on_the_memory() -> None:
+    first = make_model().model.prompt_learner.state_dict()
+    second = make_model(memory={"backbone": "resnet18", "pretrained": "random", "image_size": 64})
+    assert second.model.second_memory is not None
+    other = second.model.prompt_learner.state_dict()
+    assert all(torch.equal(first[name], other[name]) for name in first)
