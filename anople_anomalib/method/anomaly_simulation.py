@@ -4,7 +4,6 @@
 """Simulated anomalies in pixel space and in latent space (sections 3.1 and 8.3 of the AnoPLe paper)."""
 
 from pathlib import Path
-from typing import Any
 
 import skimage
 import torch
@@ -13,7 +12,6 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib.utils.hidden_files import visible
-from anople_anomalib.utils.seeding import seeded
 
 LATENT_SIGMA = 0.015
 """Standard deviation of the latent noise, as in SimpleNet."""
@@ -86,10 +84,6 @@ def _dtd_folder() -> Path:
 class _Generator(PerlinAnomalyGenerator):
     """anomalib's generator, whose textures do not depend on the order of the file system and are named in an error."""
 
-    def __init__(self, files: list[Path], **arguments: Any) -> None:  # noqa: ANN401
-        super().__init__(**arguments)
-        self.anomaly_source_paths = files
-
     def generate_perturbation(
         self,
         height: int,
@@ -116,25 +110,24 @@ class PixelAnomalySimulator(nn.Module):
             that judges needs none.
         probability: Probability that an image gets an anomaly, in [0, 1].
         paired: Whether the images are handed out as well, before those made of them, as equation (9) has z+ and z-.
-
     """
 
     def __init__(self, anomaly_source_path: Path | str = NOISE, probability: float = 0.5, paired: bool = False) -> None:
         super().__init__()
-        self.paired, self.probability, self.source = paired, probability, str(anomaly_source_path)
-        self._generator: _Generator | None = None
+        self.paired, self._source = paired, str(anomaly_source_path)
+        self._has_textures = False
+        # anomalib draws the threshold of its solarization while the generator is made: here, where the seed is set
+        self.generator = _Generator(probability=probability)
 
-    @property
-    def generator(self) -> "_Generator":
-        """The generator with its textures.
+    def find_textures(self) -> None:
+        """Look for the textures, once.
 
         Raises:
             FileNotFoundError: If the folder does not exist or has no image.
         """
-        if self._generator is None:
-            with seeded(0):  # anomalib draws the threshold of its solarization once, while the generator is made
-                self._generator = _Generator(texture_files(self.source), probability=self.probability)
-        return self._generator
+        if not self._has_textures:
+            self.generator.anomaly_source_paths = texture_files(self._source)
+            self._has_textures = True
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Damage images, each with the given probability.
@@ -150,6 +143,7 @@ class PixelAnomalySimulator(nn.Module):
             FileNotFoundError: If there are no textures.
             ValueError: If a texture cannot be read.
         """
+        self.find_textures()
         damaged, masks = self.generator(images)
         damaged = damaged.clamp(0, 1)
         if not self.paired:

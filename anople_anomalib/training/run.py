@@ -149,7 +149,7 @@ class FewShotRun(TrainingRun):
         """Replace the data loaders of the datamodule, if there is one."""
         require_one_transform(pl_module.pre_processor)
         if pl_module.simulator is not None:
-            _ = pl_module.simulator.generator  # its textures are looked for before the run, and by no run that judges
+            pl_module.simulator.find_textures()  # before the run, and in no run that judges
         if (datamodule := getattr(trainer, "datamodule", None)) is None:
             pl_module.adapt_to([])
             return

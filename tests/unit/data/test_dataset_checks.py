@@ -110,7 +110,9 @@ def test_hidden_files_are_refused_where_anomalib_takes_them(root: Path, tmp_path
     parts = Parts(root)
     parts.setup()
     assert len(parts.train_data) == len(list(each_image(root / "good"))) == 3
-    textures = PixelAnomalySimulator(root / "good").generator.anomaly_source_paths
+    simulator = PixelAnomalySimulator(root / "good")
+    simulator.find_textures()
+    textures = simulator.generator.anomaly_source_paths
     assert sorted(Path(path).name for path in textures) == ["0.png", "1.png", "2.png"]
     model, engine = make_model(epochs=1, k_shot=2), make_engine(tmp_path)
     engine.fit(model, datamodule=parts)
