@@ -35,10 +35,9 @@ from anople_anomalib.data.image_inputs import each_image
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
 from anople_anomalib.data.sampling import draw_shots
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
-from anople_anomalib.metrics.score_histogram import ScoreHistogram
-from anople_anomalib.metrics.thresholds import threshold_for
+from anople_anomalib.metrics.thresholds import between, good_threshold
 
-RULES: dict[str, dict[str, float]] = {"largest": {"quantile": 1.0}, "fence": {}}
+RULES = {"largest": lambda scores: between(float(scores.max()), None), "fence": good_threshold}
 SOURCES = ("shots", "others")
 
 
@@ -118,9 +117,7 @@ def measure(root: Path, category: str, shots: int, seed: int, epochs: int) -> Sc
 def judged_rightly(scores: Scores, source: str, rule: str) -> tuple[float, float]:
     """Return the shares of good images below and of defective ones above a threshold, in percent."""
     normal = torch.tensor(scores.held_out if source == "shots" else scores.others)
-    histogram = ScoreHistogram()
-    histogram.update(normal, torch.zeros(len(normal)))
-    threshold = threshold_for(histogram, **RULES[rule])
+    threshold = RULES[rule](normal)
     good, bad = torch.tensor(scores.good), torch.tensor(scores.bad)
     return 100 * float((good <= threshold).float().mean()), 100 * float((bad > threshold).float().mean())
 

@@ -27,8 +27,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anople_anomalib import AnoPLe, MemoryConfig
 from anople_anomalib.data import FewShot
-from anople_anomalib.metrics.curves import auroc
-from anople_anomalib.metrics.score_histogram import ScoreHistogram
+from anople_anomalib.metrics.score_histogram import ScoreHistogram, auroc
 from anople_anomalib.utils.seeding import seeded
 
 TEXTURES = ("brick", "grass", "gravel")

@@ -19,7 +19,7 @@ from .sessions import Sessions
 from .training import in_background
 
 RATES = {"by the good images": None, "1 %": 0.01, "5 %": 0.05, "10 %": 0.1, "20 %": 0.2, "30 %": 0.3}
-"""Choices of allowed false alarms."""
+"""Choices of allowed false alarms, which are kept with 95 % confidence."""
 SHORT, FULL = "Short: 60 steps", "Full: 60 epochs"
 
 View = tuple[Any, ...]
@@ -123,8 +123,7 @@ def ask_samples(session: Session, category: str) -> None:
 def allow(session: Session, rate: str) -> str:
     """Move the threshold by a share of false alarms."""
     session.allow_false_alarms(RATES[rate])
-    share = RATES[rate]
-    return note_on(share, len(session.good)) if share is not None else ""
+    return note_on(session.good, session.thresholds)
 
 
 def correct(session: Session, choice: str | None) -> str:

@@ -13,8 +13,8 @@ from torch import nn
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data.image_inputs import each_image
-from anople_anomalib.metrics.score_histogram import ScoreHistogram
-from anople_anomalib.metrics.thresholds import assured_images, threshold_for
+from anople_anomalib.metrics.bounds import Rate
+from anople_anomalib.metrics.thresholds import Promise, good_threshold
 from anople_anomalib.tiles.large_images import ShotFeatures
 from anople_anomalib.training.held_out import HeldOutShots
 
@@ -91,34 +91,29 @@ def good_scores(model: AnoPLe, photos: Sequence[Photo]) -> list[tuple[float, flo
 
 
 def allowed(good: Sequence[tuple[float, float]], rate: float | None) -> Thresholds:
-    """Return the thresholds that allow a share of false alarms.
+    """Return the thresholds of good images, or those that promise at most a share of false alarms.
 
     Args:
         good: Scores of good images as :func:`good_scores` returns them, at least one.
-        rate: Wanted share of new good images above the thresholds; ``None`` for the fence of these.
+        rate: Largest share of new good images above the thresholds, with 95 % confidence; ``None`` for the fence of
+            these.
+
+    Raises:
+        ValueError: If there are too few good images for the promise; it says how many are missing.
     """
-    found = []
-    for values in zip(*good, strict=True):
-        histogram = ScoreHistogram()
-        histogram.update(torch.tensor(values), torch.zeros(len(values), dtype=torch.bool))
-        found.append(threshold_for(histogram, false_alarm_rate=rate))
-    return Thresholds(*found)
+    promise = None if rate is None else Promise(rate)
+    return Thresholds(*(good_threshold(torch.tensor(values), promise) for values in zip(*good, strict=True)))
 
 
-def note_on(rate: float, number: int) -> str:
-    """Say what so few good images can promise.
+def note_on(good: Sequence[tuple[float, float]], thresholds: Thresholds) -> str:
+    """Say how many of the good images are above the threshold, with the bound of false alarms.
 
     Args:
-        rate: Wanted share of false alarms.
-        number: Number of good images.
-
-    Returns:
-        A message, or nothing where the rate can be kept to.
+        good: Their scores, see :func:`good_scores`.
+        thresholds: The present thresholds.
     """
-    needed = assured_images(rate)
-    if number >= needed:
-        return ""
-    return f"{rate:.0%} takes {needed} good images, there are {number}: about one good part in {number + 1} is above."
+    above = sum(score > thresholds.image for score, _ in good)
+    return f"Good images above the threshold: {Rate(above, len(good))}."
 
 
 @torch.no_grad()

@@ -219,18 +219,19 @@ class Session:
         """Move the threshold to what a share of false alarms allows. Nothing is computed anew.
 
         Args:
-            rate: Share of new good parts above the threshold, in (0, 1); ``None`` for the fence of those known.
+            rate: Largest share of new good parts above the threshold, in (0, 1), with 95 % confidence; ``None`` for
+                the fence of those known.
 
         Raises:
-            AppError: If there are no scores of good images, or the rate is out of range.
+            AppError: If there are no scores of good images, too few for the rate, or the rate is out of range.
         """
         if not self.good:
             msg = "No good image is known: a model from a checkpoint holds none. Say of one below that it is good."
             raise AppError(msg)
-        if rate is not None and not 0 < rate < 1:
-            msg = f"The share of false alarms must be between 0 and 1, got {rate}."
-            raise AppError(msg)
-        self.thresholds = allowed(self.good, rate)
+        try:
+            self.thresholds = allowed(self.good, rate)
+        except ValueError as error:
+            raise AppError(str(error)) from error
 
     # -------------------------------------------------------------------------------------------------- correct
 

@@ -5,7 +5,7 @@
 
 Usage:
     anople threshold --model bottle.ckpt --output new.ckpt --images DIR/good
-    anople threshold --model bottle.ckpt --output new.ckpt --images DIR/good --false_alarm_rate 0.01
+    anople threshold --model bottle.ckpt --output new.ckpt --images DIR/good --false-alarms 0.01 --confidence 0.95
     anople threshold --model bottle.ckpt --output new.ckpt --image_threshold 0.04
 """
 
@@ -23,30 +23,35 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--image_threshold", type=float | None, default=None, help="raw threshold of image scores")
     parser.add_argument("--pixel_threshold", type=float | None, default=None, help="raw threshold of anomaly maps")
     parser.add_argument("--images", type=Path, nargs="+", help="files or folders of good parts, none of them learned")
-    parser.add_argument("--quantile", type=float | None, default=None, help="share of them below the thresholds")
     parser.add_argument(
-        "--false_alarm_rate", type=float | None, default=None, help="wanted share of new good parts above them"
+        "--false-alarms", type=float | None, default=None, help="largest share of new good parts above the thresholds"
     )
+    parser.add_argument("--confidence", type=float, default=0.95, help="confidence with which --false-alarms is kept")
 
 
 def run(options: Namespace) -> int:
     """Change the thresholds of a checkpoint."""
-    rule = options.quantile, options.false_alarm_rate
     thresholds = options.image_threshold, options.pixel_threshold
-    if not options.images and (thresholds == (None, None) or rule != (None, None)):
+    if not options.images and (thresholds == (None, None) or options.false_alarms is not None):
         msg = "Give --images, good parts that set the thresholds, or --image_threshold or --pixel_threshold."
         raise UsageError(msg)
     from anople_anomalib.anople import AnoPLe
+    from anople_anomalib.metrics.thresholds import Promise
 
     model = AnoPLe.load_from_checkpoint(options.model)
     processor = model.require_thresholds()
-    before, behind = (float(processor.image_threshold), float(processor.pixel_threshold)), ""
+    before = float(processor.image_threshold), float(processor.pixel_threshold)
     if options.images:
-        behind = f", from {model.recompute_thresholds(options.images, *rule)} good parts"
+        promise = None if options.false_alarms is None else Promise(options.false_alarms, options.confidence)
+        model.recompute_thresholds(options.images, promise)
     model.set_thresholds(*thresholds)
     model.save_checkpoint(options.output)
     print(
         f"{options.output}: image threshold {before[0]:.4g} -> {float(processor.image_threshold):.4g}, "
-        f"pixel threshold {before[1]:.4g} -> {float(processor.pixel_threshold):.4g}{behind}."
+        f"pixel threshold {before[1]:.4g} -> {float(processor.pixel_threshold):.4g}."
     )
+    if processor.normal_scores:
+        print(processor.calibration(options.confidence))
+    if doubt := processor.doubt():
+        print(doubt)
     return FINE

@@ -43,6 +43,16 @@ def each_image(images: Images) -> Iterator[torch.Tensor]:
             raise TypeError(msg)
 
 
+def files_of(images: Images) -> list[Path]:
+    """List the files among images, as :func:`each_image` takes them.
+
+    Args:
+        images: Tensors, files, folders, or a list of them.
+    """
+    parts = [images] if isinstance(images, (torch.Tensor, str, Path)) else list(images)
+    return [file for part in parts if not isinstance(part, torch.Tensor) for file in _files(Path(part))]
+
+
 def _checked(images: torch.Tensor) -> torch.Tensor:
     """Return a tensor of images, shape ``(B, 3, H, W)``."""
     batch = images.unsqueeze(0) if images.ndim == 3 else images

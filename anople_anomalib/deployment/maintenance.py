@@ -12,11 +12,11 @@ from anomalib.data import ImageBatch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from anople_anomalib.data.image_inputs import Images, each_image
+from anople_anomalib.data.image_inputs import Images, each_image, files_of
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
-from anople_anomalib.metrics.thresholds import check_rules, warn_of_few
+from anople_anomalib.metrics.thresholds import Promise
 from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.finalizable import Finalizable
 
@@ -88,17 +88,14 @@ class Maintenance(Finalizable):
         return names.index(category)
 
     @torch.no_grad()
-    def recompute_thresholds(
-        self, images: Images, quantile: float | None = None, false_alarm_rate: float | None = None
-    ) -> int:
+    def recompute_thresholds(self, images: Images, promise: Promise | None = None) -> int:
         """Compute the thresholds anew, from normal images alone.
 
         By default a threshold is the fence of their scores, see :mod:`.thresholds`.
 
         Args:
             images: At least two normal images that are not in the memory, as for :meth:`extend_memory_bank`.
-            quantile: Share of them that is below the thresholds, in (0, 1].
-            false_alarm_rate: Wanted share of new normal images that is above, in (0, 1).
+            promise: A bound of the false alarms that the thresholds keep.
 
         Returns:
             How many images there were.
@@ -106,13 +103,12 @@ class Maintenance(Finalizable):
         Raises:
             RuntimeError: If the model is not trained or has no post-processor with thresholds.
             FileNotFoundError: If there is no such file or folder.
-            ValueError: If there are fewer than two images, one is in the memory or cannot be read, or a tensor has
-                another shape or range.
+            ValueError: If there are fewer than two images or too few for the promise, one is in the memory or cannot be
+                read, or a tensor has another shape or range.
         """
         self.require_training()
         require_one_region(self)
         processor = self.require_thresholds()
-        check_rules(quantile, false_alarm_rate)
         self.eval()
         no_trainer = cast("Trainer", None)  # which the post-processor asks for and does not use
         number = 0
@@ -123,11 +119,10 @@ class Maintenance(Finalizable):
             if number < 2:
                 msg = f"Thresholds need at least two normal images that are not in the memory, got {number}."
                 raise ValueError(msg)
-            processor.fit_thresholds(quantile, false_alarm_rate)
-            processor.fit_ranges()
+            processor.fit_thresholds(promise)
         finally:
             processor.forget()
-        warn_of_few(number, false_alarm_rate)
+        processor.know(files_of(images))
         return number
 
     def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:

@@ -10,8 +10,8 @@ import torch
 from anomalib.metrics.pro import connected_components_cpu
 from torch import Tensor
 
-from .curves import aupro, auroc, average_precision, best_f1
-from .score_histogram import Counts, ScoreHistogram
+from .bounds import Rate
+from .score_histogram import Counts, ScoreHistogram, aupro, auroc, average_precision, best_f1
 
 IMAGE, PIXEL = "image", "pixel"
 SCORE_METRICS: dict[str, Callable[[Counts], Tensor]] = {
@@ -28,6 +28,8 @@ METRICS = tuple(
 )
 """All that can be asked for."""
 PAPER_METRICS = ("image_AUROC", "image_AUPR", "image_F1Max", "pixel_AUROC", "pixel_AUPRO", "pixel_F1Max")
+GOOD = "good"
+"""Class of the parts without a defect."""
 ANOMALIB_METRICS = ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score")
 
 
@@ -55,13 +57,6 @@ class LabelCounts:
         self.misses += int((~labels & truth).sum())
         self.seen = True
 
-    def merge(self, other: "LabelCounts") -> None:
-        """Count what another has counted."""
-        self.hits += other.hits
-        self.false_alarms += other.false_alarms
-        self.misses += other.misses
-        self.seen |= other.seen
-
     def f1_score(self) -> float:
         """Compute 2 TP / (2 TP + FP + FN), where there is an anomalous one."""
         return 2 * self.hits / (2 * self.hits + self.false_alarms + self.misses)
@@ -73,16 +68,20 @@ class CategoryScores:
     def __init__(self) -> None:
         self.images = 0
         self.regions = 0
+        self.classes: dict[str, list[int]] = {}  # parts called wrongly, and all parts
         self.scores = {IMAGE: ScoreHistogram(), PIXEL: ScoreHistogram()}
         self.labels = {IMAGE: LabelCounts(), PIXEL: LabelCounts()}
 
-    def update_images(self, scores: Tensor | None, labels: Tensor | None, truth: Tensor | None) -> None:
+    def update_images(
+        self, scores: Tensor | None, labels: Tensor | None, truth: Tensor | None, defects: Sequence[str] = ()
+    ) -> None:
         """Count images.
 
         Args:
             scores: Raw scores, one per image.
             labels: Whether each is called anomalous.
             truth: Whether it is.
+            defects: Name of the defect of each, where it has one; empty where none is known.
         """
         if scores is not None:
             self.images += scores.numel()
@@ -92,6 +91,15 @@ class CategoryScores:
             self.scores[IMAGE].update(scores, truth)
         if labels is not None:
             self.labels[IMAGE].update(labels, truth)
+            names = defects or [""] * len(truth)
+            for label, anomalous, defect in zip(labels.flatten(), truth.flatten(), names, strict=True):
+                counted = self.classes.setdefault(defect or "defective" if anomalous else GOOD, [0, 0])
+                counted[0] += bool(label) != bool(anomalous)
+                counted[1] += 1
+
+    def rates(self) -> dict[str, Rate]:
+        """Return the share of wrong verdicts by class: of good parts the false alarms, of defects the escapes."""
+        return {name: Rate(*counted) for name, counted in sorted(self.classes.items())}
 
     def update_pixels(self, maps: Tensor | None, masks: Tensor | None, truth: Tensor | None) -> None:
         """Count pixels.
@@ -109,14 +117,6 @@ class CategoryScores:
             self.regions += regions
         if masks is not None:
             self.labels[PIXEL].update(masks, truth)
-
-    def merge(self, other: "CategoryScores") -> None:
-        """Count what another process has counted."""
-        self.images += other.images
-        self.regions += other.regions
-        for level in (IMAGE, PIXEL):
-            self.scores[level].merge(other.scores[level])
-            self.labels[level].merge(other.labels[level])
 
     def compute(self, metrics: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Compute metrics.

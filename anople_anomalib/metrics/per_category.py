@@ -17,6 +17,7 @@ Example:
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,9 +28,9 @@ from torch import Tensor
 
 from anople_anomalib.utils.metric_names import metric_name
 
-from .category_scores import METRICS, PAPER_METRICS, CategoryScores
+from .bounds import Rate
+from .category_scores import GOOD, METRICS, PAPER_METRICS, CategoryScores
 from .raw_scores import RawScoreKeeper
-from .score_histogram import of_all_processes
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,9 @@ class PerCategoryEvaluator(Evaluator):
         metrics: Names of the metrics, of :data:`~anople_anomalib.metrics.category_scores.METRICS`; ``None`` for AUROC,
             AUPR and F1Max of images, AUROC, AUPRO and F1Max of pixels.
 
+    Attributes:
+        rates: Wrong verdicts of the last test by category and class, see :meth:`.CategoryScores.rates`.
+
     Raises:
         ValueError: If a category appears twice or a metric is not known.
     """
@@ -79,6 +83,7 @@ class PerCategoryEvaluator(Evaluator):
             raise ValueError(msg)
         self._given = (categories, category_of)
         self._category_of = category_of
+        self.rates: dict[str, dict[str, Rate]] = {}
         self._raw_scores = RawScoreKeeper()
         self._scores = {category: CategoryScores() for category in categories or [""]}
 
@@ -96,9 +101,13 @@ class PerCategoryEvaluator(Evaluator):
             stage: Stage of the trainer.
 
         Raises:
-            ValueError: If there are several categories and nothing tells which image belongs to which.
+            ValueError: If there are several categories and nothing tells which image belongs to which, or several
+                processes, of which each would count its own images.
         """
         del pl_module, stage
+        if getattr(trainer, "world_size", 1) > 1:
+            msg = f"PerCategoryEvaluator counts in one process, got {trainer.world_size}: give the trainer devices=1."
+            raise ValueError(msg)
         datamodule = getattr(trainer, "datamodule", None)
         categories, category_of = self._given
         self._category_of = category_of or getattr(datamodule, "category_of", None)
@@ -123,7 +132,9 @@ class PerCategoryEvaluator(Evaluator):
         for category, rows in self._rows(batch).items():
             scores = self._scores[category]
             truth, labels = getattr(batch, "gt_label", None), getattr(batch, "pred_label", None)
-            scores.update_images(_part(raw.pred_score, rows), _part(labels, rows), _part(truth, rows))
+            defects = [Path(path).parent.name for path in batch.image_path or ()]
+            defects = defects[rows] if isinstance(rows, slice) else [defects[row] for row in rows]
+            scores.update_images(_part(raw.pred_score, rows), _part(labels, rows), _part(truth, rows), defects)
             truth, masks = getattr(batch, "gt_mask", None), getattr(batch, "pred_mask", None)
             scores.update_pixels(_part(raw.anomaly_map, rows), _part(masks, rows), _part(truth, rows))
 
@@ -147,12 +158,12 @@ class PerCategoryEvaluator(Evaluator):
                 trainer.callback_metrics[name] = trainer.logged_metrics[name] = value
 
     def compute(self) -> dict[str, Tensor]:
-        """Compute the metrics of all that was tested, in all processes, and forget it.
+        """Compute the metrics of all that was tested, log wrong verdicts with their bounds, and forget it.
 
         Returns:
             The means over the categories (or the metrics of the one category), then the metrics of each category.
         """
-        everything = dict(zip(self._scores, of_all_processes(list(self._scores.values())), strict=True))
+        everything = self._scores
         self._scores = {category: CategoryScores() for category in self._scores}
         several = len(everything) > 1
         values: dict[str, Tensor] = {}
@@ -163,6 +174,9 @@ class PerCategoryEvaluator(Evaluator):
                 logger.warning("No image of category '%s' was tested, so the means leave it out.", category)
                 continue
             defined, reasons = scores.compute(self.metrics)
+            self.rates[category] = scores.rates()
+            if self.rates[category]:
+                logger.info("%s%s", f"{category}: " if several else "", wrong_verdicts(self.rates[category]))
             for metric, value in defined.items():
                 values[metric_name(category, metric) if several else metric] = value
                 by_metric[metric].append(value)
@@ -174,6 +188,22 @@ class PerCategoryEvaluator(Evaluator):
         if not several:
             return values
         return {**{name: torch.stack(each).mean() for name, each in by_metric.items() if each}, **values}
+
+
+def wrong_verdicts(rates: Mapping[str, Rate]) -> str:
+    """Say how many good parts were called defective, and how many defective ones good, with bounds and by defect.
+
+    Args:
+        rates: See :meth:`.CategoryScores.rates`.
+    """
+    defects = {name: rate for name, rate in rates.items() if name != GOOD}
+    lines = [f"False alarms: {rates[GOOD]}."] if GOOD in rates else []
+    if defects:
+        escapes = Rate(sum(rate.k for rate in defects.values()), sum(rate.n for rate in defects.values()))
+        lines.append(f"Escapes: {escapes}.")
+    if len(defects) > 1:
+        lines += [f"  {name}: {rate}" for name, rate in defects.items()]
+    return "\n".join(lines)
 
 
 def _part(values: Tensor | None, rows: list[int] | slice) -> Tensor | None:

@@ -8,7 +8,10 @@ anomalib's own post-processor takes a score of the validation set as the thresho
 linearly and clamps, which makes one score of all that is far from the threshold.
 """
 
+import hashlib
 import logging
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,14 +20,14 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from .bounds import CONFIDENCE, Rate
 from .category_scores import IMAGE, PIXEL
-from .score_histogram import ScoreHistogram, of_all_processes
-from .thresholds import check_rules, check_threshold, doubt_about, fit_threshold
+from .score_histogram import ScoreHistogram
+from .thresholds import Promise, Zone, check_threshold, doubt_about, fit_threshold, look_zone
 
 logger = logging.getLogger(__name__)
 
 _MAXIMA = "maxima"  # of the images' maps
-_RULES = ("quantile", "false_alarm_rate")
 
 
 class ExactPostProcessor(PostProcessor):
@@ -32,12 +35,11 @@ class ExactPostProcessor(PostProcessor):
 
     A raw score ``x`` with the threshold ``t`` becomes ``x / (x + t)``: the threshold is 0.5, 0 stays 0 (but for
     rounding), and nothing but infinity reaches 1, whatever the validation set held. An image or a pixel is anomalous
-    if its normalized score is above ``1 - sensitivity``, which is tested on the raw score: with and without
-    normalization alike. Scores are taken to be at least 0, as AnoPLe's are.
+    unless its raw score is known to be at most the limit, whose normalized score is ``1 - sensitivity``: NaN is
+    anomalous. Without a threshold there are no labels. Scores are taken to be at least 0, as AnoPLe's are.
 
     The threshold of a training run is the one with the largest F1 score on the validation set; where that has no
-    anomalous image, it is the fence of the normal ones, see :mod:`.thresholds`. ``quantile`` and ``false_alarm_rate``
-    take it from the normal images alone as well; for pixels, their maps' maxima count.
+    anomalous image, it is the fence of the normal ones, see :mod:`.thresholds`; for pixels, their maps' maxima count.
 
     Args:
         enable_normalization: Whether scores are normalized.
@@ -47,11 +49,14 @@ class ExactPostProcessor(PostProcessor):
         pixel_sensitivity: Sensitivity for pixels, as for images.
         image_threshold: Raw threshold of images, which no validation changes; ``None`` for the fitted one.
         pixel_threshold: Raw threshold of pixels, as for images.
-        quantile: Share of the normal validation images below the thresholds, in (0, 1].
-        false_alarm_rate: Wanted share of new normal images above the thresholds, in (0, 1).
+
+    Attributes:
+        normal_scores: Raw scores of the normal images of the last calibration, ascending.
+        normal_only: Whether the image threshold rests on them alone.
+        known_images: SHA-256 of the files of shots and of the last calibration: no study may rest on them.
 
     Raises:
-        ValueError: If a value is out of its range, or two rules are given for one threshold.
+        ValueError: If a value is out of its range.
     """
 
     def __init__(
@@ -63,54 +68,31 @@ class ExactPostProcessor(PostProcessor):
         pixel_sensitivity: float | None = None,
         image_threshold: float | None = None,
         pixel_threshold: float | None = None,
-        quantile: float | None = None,
-        false_alarm_rate: float | None = None,
     ) -> None:
         for name, sensitivity in (("image_sensitivity", image_sensitivity), ("pixel_sensitivity", pixel_sensitivity)):
             if sensitivity is not None and not 0 < sensitivity < 1:
                 msg = f"{name} must be in (0, 1), got {sensitivity}."
                 raise ValueError(msg)
-        check_rules(quantile, false_alarm_rate)
-        super().__init__(
-            enable_normalization,
-            enable_thresholding,
-            enable_threshold_matching,
-            0.5 if image_sensitivity is None else image_sensitivity,
-            0.5 if pixel_sensitivity is None else pixel_sensitivity,
-        )
-        for name in ("_image_threshold_metric", "_pixel_threshold_metric"):
-            delattr(self, name)  # they would keep every pixel
-        self.quantile, self.false_alarm_rate = quantile, false_alarm_rate
-        self.normal_images, self.normal_only = 0, False
-        self._rule_followed = False
-        self._explicit = {
-            name: value
-            for name, value in (
-                ("enable_normalization", None if enable_normalization else False),
-                ("enable_thresholding", None if enable_thresholding else False),
-                ("enable_threshold_matching", None if enable_threshold_matching else False),
-                ("image_sensitivity", image_sensitivity),
-                ("pixel_sensitivity", pixel_sensitivity),
-                ("image_threshold", image_threshold),
-                ("pixel_threshold", pixel_threshold),
-                ("quantile", quantile),
-                ("false_alarm_rate", false_alarm_rate),
-            )
-            if value is not None
+        switches = {
+            "enable_normalization": enable_normalization,
+            "enable_thresholding": enable_thresholding,
+            "enable_threshold_matching": enable_threshold_matching,
         }
+        sensitivities = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity}
+        super().__init__(**switches, **{name: 0.5 if value is None else value for name, value in sensitivities.items()})
+        del self._image_threshold_metric, self._pixel_threshold_metric  # they would keep every pixel
+        self.normal_scores: list[float] = []
+        self.normal_only = False
+        self.known_images: list[str] = []
+        given = {**sensitivities, "image_threshold": image_threshold, "pixel_threshold": pixel_threshold}
+        self._explicit = {name: False for name, value in switches.items() if not value}
+        self._explicit |= {name: value for name, value in given.items() if value is not None}
         self.forget()
         self.set_thresholds(image_threshold, pixel_threshold)
 
     @classmethod
     def like(cls, processor: PostProcessor) -> "ExactPostProcessor":
-        """Take over the settings of anomalib's own post-processor, as if each had been given.
-
-        Args:
-            processor: An instance of anomalib's class itself.
-
-        Returns:
-            One that judges by the same settings.
-        """
+        """Take over the settings of an instance of anomalib's own class, as if each had been given."""
         return cls(
             processor.enable_normalization,
             processor.enable_thresholding,
@@ -132,14 +114,14 @@ class ExactPostProcessor(PostProcessor):
             ValueError: If a threshold is not a positive number.
         """
         for buffer, value in ((self._image_threshold, image), (self._pixel_threshold, pixel)):
-            if value is None:
-                continue
-            check_threshold(value)
-            buffer.fill_(value)
+            if value is not None:
+                check_threshold(value)
+                buffer.fill_(value)
 
     def forget(self) -> None:
         """Forget what :meth:`on_validation_batch_end` has counted."""
         self._histograms = {IMAGE: ScoreHistogram(), PIXEL: ScoreHistogram(), _MAXIMA: ScoreHistogram()}
+        self._files: list[Path] = []
 
     def on_validation_batch_end(
         self,
@@ -161,68 +143,60 @@ class ExactPostProcessor(PostProcessor):
             self._histograms[PIXEL].update(maps, masks)
         if maps is not None and truth is not None:
             self._histograms[_MAXIMA].update(maps.reshape(len(maps), -1).amax(dim=1), truth)
+        self._files += [Path(path) for path in outputs.image_path or () if path]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fit the thresholds to what was counted in all processes, and forget it."""
+        """Fit the thresholds to all that was counted, and forget it."""
         del trainer, pl_module
-        self.fit_ranges()
-        self._histograms = dict(zip(self._histograms, of_all_processes(list(self._histograms.values())), strict=True))
-        self.fit_thresholds(self.quantile, self.false_alarm_rate)
-        if self.normal_only and not self._rule_followed:
-            logger.warning(
-                "No validation image is anomalous: the thresholds rest on the scores of %d good images.",
-                self.normal_images,
-            )
+        self.fit_thresholds()
+        if self.normal_only:
+            logger.warning("No validation image is anomalous. %s", self.calibration())
 
-    def fit_ranges(self) -> None:
-        """Note the smallest and the largest raw scores, which no judgment depends on."""
+    def fit_thresholds(self, promise: Promise | None = None) -> None:
+        """Fit thresholds to what :meth:`on_validation_batch_end` has counted, note its range, and forget it.
+
+        Args:
+            promise: A bound of the false alarms, for images and for the maxima of their maps.
+
+        Raises:
+            ValueError: If there are too few images for the promise.
+        """
+        images, pixels, maxima = self._histograms.values()
         for level, metric in ((IMAGE, self._image_min_max_metric), (PIXEL, self._pixel_min_max_metric)):
-            if metric.update_called:
+            if metric.update_called:  # anomalib's smallest and largest raw scores, which no judgment depends on
                 low, high = metric.compute()
                 getattr(self, f"{level}_min").copy_(low)
                 getattr(self, f"{level}_max").copy_(high)
                 metric.reset()
-
-    def fit_thresholds(self, quantile: float | None = None, false_alarm_rate: float | None = None) -> None:
-        """Fit the thresholds to what :meth:`on_validation_batch_end` has counted, and forget it.
-
-        Args:
-            quantile: Share of the normal images below the thresholds.
-            false_alarm_rate: Wanted share of new normal images above them.
-        """
-        images, pixels, maxima = self._histograms.values()
+        given = self._explicit.get
+        fitted = fit_threshold(images, images, promise), fit_threshold(pixels, maxima, promise)
+        self.normal_scores = images.normal_scores().tolist()
+        self.normal_only = images.has_normal and (promise is not None or not images.has_anomalous)
+        self.know(self._files)
         self.forget()
-        self.normal_images, self.normal_only = images.normal_count, False
-        if not self.enable_thresholding:
-            return
-        follows = images.has_normal and (quantile is not None or false_alarm_rate is not None)
-        self._rule_followed = self._rule_followed or follows
-        self.normal_only = images.has_normal and (follows or not images.has_anomalous)
-        given, rule = self._explicit.get, (quantile, false_alarm_rate)
-        self.set_thresholds(
-            given("image_threshold", fit_threshold(images, images, *rule)),
-            given("pixel_threshold", fit_threshold(pixels, maxima, *rule)),
-        )
+        if self.enable_thresholding:
+            self.set_thresholds(given("image_threshold", fitted[0]), given("pixel_threshold", fitted[1]))
+
+    def know(self, files: Iterable[Path]) -> None:
+        """Remember files that are no evidence of the model's quality, because it rests on them."""
+        found = {content_hash(file) for file in files if file.is_file()}
+        self.known_images = sorted(found.union(self.known_images))
+
+    def calibration(self, confidence: float = CONFIDENCE) -> str:
+        """Say how many of the good images of the calibration are above the image threshold, with the bound."""
+        limit = float(self.limit(IMAGE))
+        above = Rate(sum(score > limit for score in self.normal_scores), len(self.normal_scores), confidence)
+        return f"Good images above the threshold of {limit:.4g}: {above}."
+
+    def zone(self) -> Zone | None:
+        """Return the scores around the limit for which the verdict is LOOK; ``None`` where no spread is known."""
+        limit = float(self.limit(IMAGE))
+        return look_zone(torch.tensor(self.normal_scores), limit) if limit == limit else None
 
     def doubt(self) -> str:
-        """Say what is to be thought of the image threshold, see :func:`doubt_about`."""
+        """Say how much the image threshold is worth, see :func:`doubt_about`."""
         rests_on_them = self.normal_only and "image_threshold" not in self._explicit
-        return doubt_about(self.normal_images) if rests_on_them else ""
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a rule that was given and has not been followed."""
-        del trainer, pl_module
-        for name in _RULES:
-            if name in self._explicit and not self._rule_followed:
-                msg = (
-                    f"The thresholds of a checkpoint cannot follow {name}={self._explicit[name]} without images: "
-                    "write a checkpoint with other thresholds by anople threshold."
-                )
-                raise ValueError(msg)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a rule that was given and has not been followed."""
-        self.on_test_start(trainer, pl_module)
+        return doubt_about(len(self.normal_scores)) if rests_on_them else ""
 
     # -------------------------------------------------------------------------------------------------- judgment
 
@@ -256,12 +230,15 @@ class ExactPostProcessor(PostProcessor):
             batch: Batch with ``pred_score`` and ``anomaly_map``; labels that it has already are kept.
         """
         score, anomaly_map = batch.pred_score, batch.anomaly_map
-        if self.enable_thresholding and batch.pred_label is None:
+        if batch.pred_label is None:
             batch.pred_label = self._judge(score, IMAGE)
-        if self.enable_thresholding and batch.pred_mask is None:
+        if batch.pred_mask is None:
             batch.pred_mask = self._judge(anomaly_map, PIXEL)
         if self.enable_normalization:
             batch.pred_score, batch.anomaly_map = self._scale(score, IMAGE), self._scale(anomaly_map, PIXEL)
+
+    def _threshold(self, level: str) -> Tensor:
+        return self.image_threshold if level == IMAGE else self.pixel_threshold
 
     def limit(self, level: str) -> Tensor:
         """Return the raw score above which something is anomalous: the threshold, moved by the sensitivity.
@@ -272,31 +249,35 @@ class ExactPostProcessor(PostProcessor):
         Returns:
             A number; NaN without a threshold.
         """
-        sensitivity = getattr(self, f"{level}_sensitivity")
-        threshold = getattr(self, f"{level}_threshold")
+        sensitivity = self.image_sensitivity if level == IMAGE else self.pixel_sensitivity
+        threshold = self._threshold(level)
         return threshold if sensitivity == 0.5 else threshold * ((1 - sensitivity) / sensitivity)
 
     def _judge(self, scores: Tensor | None, level: str) -> Tensor | None:
-        """Tell which raw scores are anomalous; an image without a finite score or a threshold is never called good."""
+        """Tell which raw scores are anomalous: all that are not known to be at most the limit; ``None`` without one."""
         if scores is None or not self.enable_thresholding:
             return None
         limit = self.limit(level)
-        return ~(scores <= limit) if level == IMAGE else scores > limit  # NaN compares as false with everything
+        if not torch.compiler.is_compiling() and bool(
+            torch.isnan(limit)
+        ):  # in an exported graph, all is anomalous then
+            return None
+        return ~(scores <= limit)
 
     def _scale(self, scores: Tensor | None, level: str) -> Tensor | None:
         """Map raw scores to [0, 1] in their order, the threshold to 0.5; without a threshold leave them."""
         if scores is None:
             return None
-        threshold = getattr(self, f"{level}_threshold")
+        threshold = self._threshold(level)
         # 1 / (1 + t / x): every step rounds without changing the order, which x / (x + t) does not
         scaled = 1 / (1 + threshold / scores.clamp_min(torch.finfo(scores.dtype).tiny))
-        return torch.where(torch.isnan(threshold), scores, scaled).to(scores.dtype)
+        return torch.where(torch.isnan(threshold) | torch.isnan(scores), scores, scaled).to(scores.dtype)
 
     # -------------------------------------------------------------------------------------------------- checkpoints
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "normal_images", "normal_only")
+        return (*super()._checkpoint_config_keys, "normal_scores", "normal_only", "known_images")
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the settings of a checkpoint, except for those that were given to this instance.
@@ -310,3 +291,8 @@ class ExactPostProcessor(PostProcessor):
         """Load thresholds and ranges; thresholds that were given stay."""
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.set_thresholds(self._explicit.get("image_threshold"), self._explicit.get("pixel_threshold"))
+
+
+def content_hash(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

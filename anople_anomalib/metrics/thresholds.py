@@ -1,23 +1,23 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Thresholds of counted scores.
+"""Thresholds of raw scores, as pure functions.
 
 Where there are anomalous scores, a threshold lies midway between two neighbouring ones. Normal scores alone have an
 upper fence, by Tukey's rule (Exploratory Data Analysis, 1977): 1.5 times the distance of their quartiles above the
-upper one. Their maximum would be as odd as the oddest image, and too low where a few images happen to be alike.
+upper one. Their maximum would be as odd as the oddest image, and too low where a few images happen to be alike. A
+promise of at most so many false alarms takes an order statistic of the normal scores instead, see :mod:`.bounds`.
 """
 
-import logging
-from math import ceil
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.stats import nct, norm
+from torch import Tensor
 
-from .curves import best_f1
-from .score_histogram import ScoreHistogram
-
-logger = logging.getLogger(__name__)
+from .bounds import CONFIDENCE, promised_number
+from .score_histogram import ScoreHistogram, best_f1
 
 MARGIN = 1e-3
 """How far a threshold lies above the largest score, as a share of it: further than rounding in an export goes."""
@@ -29,25 +29,23 @@ _REACH = 1.5  # Tukey's: of the quartiles' distance
 _SMALLEST = float(torch.finfo(torch.float32).tiny)
 
 
-def check_rules(quantile: float | None, false_alarm_rate: float | None) -> None:
-    """Check a rule for thresholds.
+class Promise(NamedTuple):
+    """A bound of the false alarms that a threshold is to keep.
 
-    Args:
-        quantile: Share of the normal images below the thresholds, or ``None``.
-        false_alarm_rate: Wanted share of new normal images above them, or ``None``.
-
-    Raises:
-        ValueError: If one is out of its range, or both are given.
+    Attributes:
+        false_alarms: Largest share of new good parts above the threshold, in (0, 1).
+        confidence: Share of all draws of the calibration parts in which the promise is kept, in (0, 1).
     """
-    if quantile is not None and not 0 < quantile <= 1:
-        msg = f"quantile must be in (0, 1], got {quantile}."
-        raise ValueError(msg)
-    if false_alarm_rate is not None and not 0 < false_alarm_rate < 1:
-        msg = f"false_alarm_rate must be in (0, 1), got {false_alarm_rate}."
-        raise ValueError(msg)
-    if quantile is not None and false_alarm_rate is not None:
-        msg = f"Give quantile or false_alarm_rate, not both, got {quantile} and {false_alarm_rate}."
-        raise ValueError(msg)
+
+    false_alarms: float
+    confidence: float = CONFIDENCE
+
+
+class Zone(NamedTuple):
+    """Raw scores between which too little is known for a verdict: above ``lower``, up to ``upper``."""
+
+    lower: float
+    upper: float
 
 
 def check_threshold(value: float) -> None:
@@ -64,28 +62,95 @@ def check_threshold(value: float) -> None:
         raise ValueError(msg)
 
 
-def warn_of_few(number: int, false_alarm_rate: float | None = None) -> None:
-    """Log a warning where too few normal images are behind a threshold.
+def fit_threshold(judged: ScoreHistogram, images: ScoreHistogram, promise: Promise | None = None) -> float | None:
+    """Fit the threshold of images or of pixels.
 
     Args:
-        number: How many there are.
-        false_alarm_rate: The rate that was asked for, if one was.
+        judged: Counted raw scores of images or of pixels.
+        images: One score of each image: its own, or the largest of its map.
+        promise: A bound of the false alarms; the anomalous scores are then left out.
+
+    Returns:
+        By a promise, or where nothing is anomalous, that of the normal images; else the one with the largest F1 score;
+        ``None`` where there is nothing to fit it to.
+
+    Raises:
+        ValueError: If there are too few images for the promise.
     """
-    if false_alarm_rate is not None and number < (needed := assured_images(false_alarm_rate)):
-        logger.warning(
-            "A false-alarm rate of %g takes %d normal images, there are %d: the thresholds are just above the "
-            "largest score, and about one normal image in %d will be above.",
-            false_alarm_rate,
-            needed,
-            number,
-            number + 1,
-        )
-    elif number < FEW_IMAGES:
-        logger.warning("The thresholds rest on %d normal images only; %d are better.", number, FEW_IMAGES)
+    if judged.has_anomalous and promise is None:
+        return best_threshold(judged)
+    return good_threshold(images.normal_scores(), promise) if images.has_normal else None
+
+
+def best_threshold(scores: ScoreHistogram) -> float:
+    """Return the threshold with the largest F1 score.
+
+    Args:
+        scores: Counted raw scores, at least one of them anomalous.
+
+    Returns:
+        A positive number: midway between two neighbouring scores, or below the smallest if none is normal.
+    """
+    counts = scores.read()
+    _, lowest = best_f1(counts.normal, counts.anomalous)
+    below = counts.highest[lowest + 1].item() if lowest + 1 < len(counts.lowest) else 0.0
+    return between(below, counts.lowest[lowest].item())
+
+
+def good_threshold(scores: Tensor, promise: Promise | None = None) -> float:
+    """Return a threshold from normal scores alone: by a promise, else their upper fence, kept off the scores.
+
+    Args:
+        scores: Raw scores of at least one normal image, shape ``(n,)``.
+        promise: A bound of the false alarms.
+
+    Returns:
+        A positive number; of fewer than four scores the fence is just above the largest.
+
+    Raises:
+        ValueError: If there are too few scores for the promise.
+    """
+    scores = scores.double().sort().values
+    if promise is not None:
+        return between(*_around(scores, len(scores) - promised_number(len(scores), *promise)))
+    if len(scores) < FENCED:
+        return between(float(scores[-1]), None)
+    lower, upper = scores.quantile(torch.tensor([0.25, 0.75], dtype=scores.dtype)).tolist()
+    fence = upper + _REACH * (upper - lower)
+    below, above = _around(scores, int((scores <= fence).sum()))
+    threshold = max(fence, between(below, None))
+    return threshold if above is None else min(threshold, between(below, above))
+
+
+def look_zone(scores: Tensor, threshold: float, share: float = 0.95, confidence: float = CONFIDENCE) -> Zone | None:
+    """Return the scores around a threshold for which the verdict is LOOK, because too little is known.
+
+    A quantile of the good scores is known to an interval alone, whose width follows from their number and their spread:
+    for log-normal scores its ends are m + k s, with m and s the mean and the deviation of the logarithms and k sqrt(n)
+    the quantiles of a noncentral t distribution (the factors of one-sided tolerance limits). This interval, as a
+    factor, is laid around the threshold.
+
+    Args:
+        scores: Raw scores of good images that the threshold rests on, shape ``(n,)``.
+        threshold: The threshold.
+        share: Share of the good parts below the quantile, in (0, 1).
+        confidence: Confidence of each end, in (0, 1).
+
+    Returns:
+        The zone around the threshold; ``None`` for a single score, which has no spread.
+    """
+    n = len(scores)
+    if n < 2:  # a deviation takes two
+        return None
+    spread = float(scores.double().clamp_min(_SMALLEST).log().std())
+    quantile = norm.ppf(share)
+    low, high = nct.ppf([1 - confidence, confidence], n - 1, quantile * n**0.5) / n**0.5
+    lower, upper = (threshold * float(np.exp((factor - quantile) * spread)) for factor in (low, high))
+    return Zone(lower, upper)
 
 
 def doubt_about(number: int) -> str:
-    """Say what is to be thought of a threshold that normal images alone are behind.
+    """Say how much a threshold is worth that normal images alone are behind.
 
     Args:
         number: How many there are.
@@ -106,99 +171,6 @@ def doubt_about(number: int) -> str:
     return f"{behind}: set it from {FEW_IMAGES} or more that are no shots (anople threshold --images)."
 
 
-def fit_threshold(
-    judged: ScoreHistogram,
-    images: ScoreHistogram,
-    quantile: float | None = None,
-    false_alarm_rate: float | None = None,
-) -> float | None:
-    """Fit the threshold of images or of pixels.
-
-    Args:
-        judged: Counted raw scores of what is judged, images or pixels.
-        images: One score of each image: its own, or the largest of its map.
-        quantile: As for :func:`threshold_for`.
-        false_alarm_rate: Likewise.
-
-    Returns:
-        By a rule, or where nothing is anomalous, that of the normal images; else the one with the largest F1 score;
-        ``None`` where there is nothing to fit it to.
-    """
-    follows = images.has_normal and (quantile is not None or false_alarm_rate is not None)
-    if judged.has_anomalous and not follows:
-        return best_threshold(judged)
-    return threshold_for(images, quantile, false_alarm_rate) if images.has_normal else None
-
-
-def best_threshold(scores: ScoreHistogram) -> float:
-    """Return the threshold with the largest F1 score.
-
-    Args:
-        scores: Counted raw scores, at least one of them anomalous.
-
-    Returns:
-        A positive number: midway between two neighbouring scores, or below the smallest if none is normal.
-    """
-    counts = scores.read()
-    _, lowest = best_f1(counts.normal, counts.anomalous)
-    below = counts.highest[lowest + 1].item() if lowest + 1 < len(counts) else 0.0
-    return between(below, counts.lowest[lowest].item())
-
-
-def threshold_for(
-    scores: ScoreHistogram, quantile: float | None = None, false_alarm_rate: float | None = None
-) -> float:
-    """Return a threshold from normal scores alone: the fence of all of them, or one that follows a rule.
-
-    Args:
-        scores: Counted raw scores, at least one of them normal; anomalous ones are left out.
-        quantile: Share of these normal scores that are below.
-        false_alarm_rate: Share of new normal scores that may be above, on average over such draws of n scores: the
-            number k of scores below is the smallest with ``k / (n + 1) >= 1 - rate``.
-
-    Returns:
-        A positive number.
-    """
-    counts = scores.read()
-    numbers = counts.normal.flip(0).long()
-    normal = _Sorted(*(bins.flip(0).repeat_interleave(numbers) for bins in (counts.lowest, counts.highest)))
-    total = len(normal.highest)
-    if false_alarm_rate is not None:
-        return between(*normal.around(min(total, ceil((1 - false_alarm_rate) * (total + 1) - 1e-9))))
-    if quantile is not None:
-        return between(*normal.around(max(1, ceil(quantile * total - 1e-9))))
-    return _fence(normal)
-
-
-class _Sorted(NamedTuple):
-    """Scores in ascending order, shape ``(n,)``: the ends of the bins that they were counted in."""
-
-    lowest: torch.Tensor
-    highest: torch.Tensor
-
-    def around(self, number: int) -> tuple[float, float | None]:
-        """Return the score of this number, counted from 1, and the next larger one if there is one."""
-        below = self.highest[number - 1]
-        above = self.lowest[self.lowest > below]
-        return below.item(), above[0].item() if len(above) else None
-
-
-def _fence(scores: _Sorted) -> float:
-    """Return the upper fence of scores, kept off the scores themselves; of too few, just above the largest."""
-    if len(scores.highest) < FENCED:
-        return between(scores.highest[-1].item(), None)
-    lower, upper = scores.highest.quantile(torch.tensor([0.25, 0.75], dtype=scores.highest.dtype)).tolist()
-    fence = upper + _REACH * (upper - lower)
-    below, above = scores.around(int((scores.highest <= fence).sum()))
-    threshold = max(fence, between(below, None))
-    return threshold if above is None else min(threshold, between(below, above))
-
-
-def assured_images(false_alarm_rate: float) -> int:
-    """Return how many normal images a false-alarm rate needs before it can be kept to."""
-    return ceil(1 / false_alarm_rate - 1e-9) - 1
-
-
 def between(below: float, above: float | None) -> float:
     """Return a threshold between two neighbouring scores.
 
@@ -211,3 +183,10 @@ def between(below: float, above: float | None) -> float:
     """
     threshold = below * (1 + MARGIN) if above is None else (below + above) / 2
     return max(threshold, _SMALLEST)
+
+
+def _around(scores: Tensor, number: int) -> tuple[float, float | None]:
+    """Return the score of this number in ascending order, counted from 1, and the next larger one if there is one."""
+    below = scores[number - 1]
+    above = scores[scores > below]
+    return float(below), float(above[0]) if len(above) else None

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from anomalib.data import AnomalibDataModule
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anople_anomalib.data.dataset_checks import check_run
+from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.utils.scoped import replaced
 from anople_anomalib.utils.transforms import require_one_transform
 
@@ -161,6 +163,9 @@ class FewShotRun(TrainingRun):
         self.changes.enter_context(replaced(pl_module, "shots", shots))
         self.changes.enter_context(replaced(pl_module, "held_out", None))  # until there is a memory
         pl_module.drawn_samples = shots.names
+        if isinstance(processor := pl_module.post_processor, ExactPostProcessor):
+            processor.known_images = []
+            processor.know(map(Path, shots.paths))
 
 
 def _shots_of(datamodule: AnomalibDataModule, pl_module: "FewShotTraining") -> TrainingShots:

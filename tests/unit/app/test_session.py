@@ -245,8 +245,10 @@ def test_actions_without_a_model_say_so(tmp_path: Path) -> None:
     session.close()
 
 
-def test_false_alarms_that_few_images_can_promise() -> None:
-    assert note_on(0.2, 4) == ""
-    assert "takes 99 good images, there are 4" in note_on(0.01, 4)
-    good = [(float(score), float(score)) for score in range(1, 21)]
-    assert allowed(good, 0.1) == Thresholds(19.5, 19.5)
+def test_false_alarms_are_promised_with_confidence() -> None:
+    good = [(float(score), float(score)) for score in range(1, 47)]
+    thresholds = allowed(good, 0.1)
+    assert thresholds == Thresholds(45.5, 45.5)  # 1 of 46 promises 10 %
+    assert note_on(good, thresholds).startswith("Good images above the threshold: 1 of 46 (2.17 %; at most 9.9")
+    with pytest.raises(ValueError, match="takes 29 good parts, there are 4: 25 more are missing"):
+        allowed(good[:4], 0.1)

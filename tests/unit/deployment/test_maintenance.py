@@ -150,11 +150,24 @@ def test_a_command_changes_the_thresholds(
     main([*files, "--image_threshold", "0.25"])
     restored = AnoPLe.load_from_checkpoint(new, visualizer=False)
     assert restored.post_processor.image_threshold.item() == 0.25
-    main([*files, "--images", str(root / "bottle" / "test" / "good"), "--false_alarm_rate", "0.1"])
-    assert "from 2 good parts" in capsys.readouterr().out
+    main(
+        [
+            *files,
+            "--images",
+            str(root / "bottle" / "test" / "good"),
+        ]
+    )
+    told = capsys.readouterr().out
+    assert "Good images above the threshold of" in told
+    assert "0 of 2 (0 %; at most 77.6 % with 95 % confidence)." in told
     assert AnoPLe.load_from_checkpoint(new, visualizer=False).post_processor.image_threshold.item() < 0.25
-    assert main([*files, "--images", str(root), "--quantile", "2"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: quantile must be in (0, 1], got 2.0")
+    good = str(root / "bottle" / "test" / "good")
+    assert main([*files, "--images", good, "--false-alarms", "0.05"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(
+        "error: At most 5 % of false alarms with 95 % confidence takes 59 good parts, there are 2: 57"
+    )
+    assert main([*files, "--images", good, "--false-alarms", "0.9", "--confidence", "0.8"]) == 0
     with pytest.raises(SystemExit, match="2"):
-        main([*files, "--quantile", "0.5"])
+        main([*files, "--false-alarms", "0.5"])
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: Give --images,")

@@ -8,8 +8,9 @@ import torch
 from anomalib.metrics import AUPR, AUPRO, AUROC, F1Max, F1Score
 from torch import Tensor, nn
 
+from anople_anomalib.metrics.bounds import Rate
 from anople_anomalib.metrics.category_scores import METRICS, CategoryScores, region_weights
-from anople_anomalib.metrics.curves import aupro, best_f1
+from anople_anomalib.metrics.score_histogram import aupro, best_f1
 
 
 def batches(number: int = 3, levels: int = 0) -> list[SimpleNamespace]:
@@ -69,10 +70,12 @@ def test_metrics_equal_anomalibs(name: str, levels: int) -> None:
     assert values[name].item() == pytest.approx(metric.compute().item(), abs=1e-5)
 
 
-def test_processes_together_equal_one() -> None:
-    first, second, both = count(batches()[:1]), count(batches()[1:]), count(batches())
-    first.merge(second)
-    assert first.compute(METRICS) == both.compute(METRICS)
+def test_wrong_verdicts_are_counted_by_class() -> None:
+    counted = CategoryScores()
+    truth, labels = torch.tensor([False, False, True, True, True]), torch.tensor([True, False, False, True, False])
+    counted.update_images(None, labels, truth, ["good", "good", "crack", "crack", "hole"])
+    counted.update_images(None, torch.tensor([False]), torch.tensor([True]))
+    assert counted.rates() == {"good": Rate(1, 2), "crack": Rate(1, 2), "hole": Rate(1, 1), "defective": Rate(1, 1)}
 
 
 def test_perfect_maps_score_one() -> None:

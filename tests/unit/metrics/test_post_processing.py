@@ -3,6 +3,8 @@
 
 """Thresholds and normalized scores."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,8 @@ from anomalib.post_processing import PostProcessor
 from torch import Tensor
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.metrics.post_processing import ExactPostProcessor
-from anople_anomalib.metrics.score_histogram import ScoreHistogram
-from anople_anomalib.metrics.thresholds import MARGIN, assured_images, between, threshold_for
+from anople_anomalib.metrics.post_processing import ExactPostProcessor, content_hash
+from anople_anomalib.metrics.thresholds import MARGIN, Promise, between, good_threshold, look_zone
 from helpers.training import make_model
 
 
@@ -56,7 +57,7 @@ def test_of_few_normal_images_the_threshold_is_just_above_the_largest_score() ->
     processor = fit(ExactPostProcessor(), batch([0.1, 0.2], [False, False]))
     assert processor.image_threshold.item() == pytest.approx(0.2, rel=2e-3)
     assert labels_of(processor, [0.2 * (1 + 1e-5), 0.21]) == [False, True]
-    assert processor.normal_images == 2
+    assert processor.normal_scores == pytest.approx([0.1, 0.2])
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
@@ -131,12 +132,34 @@ def test_batches_and_exports_are_judged_alike() -> None:
         assert torch.equal(getattr(judged, name), getattr(exported, name)), name
 
 
-def test_without_a_threshold_scores_stay_raw_and_nothing_is_flagged() -> None:
-    result = ExactPostProcessor()(InferenceBatch(pred_score=torch.tensor([0.3])))
+@pytest.mark.parametrize("exported", [False, True])
+def test_without_a_threshold_nothing_is_called_good(exported: bool) -> None:
+    """Eagerly there are no labels; a graph, which has no branch for it, calls everything anomalous."""
+    processor = ExactPostProcessor().eval()
+    raw = InferenceBatch(pred_score=torch.tensor([[0.3]]), anomaly_map=torch.rand(1, 1, 4, 4))
+    result = torch.export.export(processor, (raw,)).module()(raw) if exported else processor(raw)
     assert result.pred_score.item() == pytest.approx(0.3)
-    assert not result.pred_label.any()
+    assert result.pred_label is None or bool(result.pred_label.all())
+    assert exported == (result.pred_label is not None)
+    assert result.pred_mask is None or bool(result.pred_mask.all())
+
+
+def test_a_prediction_without_score_and_map_is_refused() -> None:
     with pytest.raises(ValueError, match="At least one of"):
         ExactPostProcessor()(InferenceBatch())
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_score_that_is_no_number_is_never_good(exported: bool) -> None:
+    processor = ExactPostProcessor(image_threshold=0.5, pixel_threshold=0.5).eval()
+    nan = float("nan")
+    raw = InferenceBatch(
+        pred_score=torch.tensor([[nan], [0.1], [float("inf")]]), anomaly_map=torch.full((3, 1, 2, 2), nan)
+    )
+    result = torch.export.export(processor, (raw,)).module()(raw) if exported else processor(raw)
+    assert result.pred_label.flatten().tolist() == [True, False, True]
+    assert result.pred_score[0].isnan()
+    assert result.pred_mask.all()
 
 
 def test_memory_does_not_grow_with_the_validation_set() -> None:
@@ -145,41 +168,75 @@ def test_memory_does_not_grow_with_the_validation_set() -> None:
         histogram.capacity = 20
     for _ in range(5):
         processor.on_validation_batch_end(None, None, batch([0.1, 0.9], [False, True], torch.rand(2, 4, 4)))
-    assert max(len(histogram) for histogram in processor._histograms.values()) <= 20
+    assert max(len(histogram.keys) for histogram in processor._histograms.values()) <= 20
 
 
-@pytest.mark.parametrize(
-    ("rule", "below"),
-    [
-        ({"quantile": 1.0}, 20),
-        ({"quantile": 0.9}, 18),
-        ({"quantile": 0.01}, 1),
-        ({"false_alarm_rate": 0.5}, 11),
-        ({"false_alarm_rate": 0.1}, 19),
-        ({"false_alarm_rate": 0.01}, 20),
-    ],
-)
-def test_rules_count_the_normal_scores_below(rule: dict[str, float], below: int) -> None:
-    histogram = ScoreHistogram()
-    scores = torch.arange(1, 21) / 100
-    histogram.update(scores, torch.zeros(20))
-    histogram.update(torch.tensor([5.0]), torch.ones(1))
-    threshold = threshold_for(histogram, **rule)
-    assert int((scores < threshold).sum()) == below
-    assert (scores - threshold).abs().min() > 1e-4
+@pytest.mark.parametrize(("number", "above"), [(59, 0), (92, 0), (93, 1), (124, 2)])
+def test_a_promise_takes_an_order_statistic(number: int, above: int) -> None:
+    """At most 5 % of false alarms: 0 of 59, 1 of 93, 2 of 124 good parts above the threshold (Wilks)."""
+    scores = torch.arange(1, number + 1) / 1000
+    threshold = good_threshold(scores[torch.randperm(number)], Promise(0.05))
+    assert int((scores > threshold).sum()) == above
+    assert (scores - threshold).abs().min() > 1e-5
 
 
-def test_a_false_alarm_rate_needs_images() -> None:
-    assert [assured_images(rate) for rate in (0.5, 0.1, 0.05)] == [1, 9, 19]
+def test_a_promise_that_cannot_be_kept_is_refused() -> None:
+    processor = ExactPostProcessor()
+    processor.on_validation_batch_end(None, None, batch([0.1] * 58, [False] * 58))
+    with pytest.raises(ValueError, match=r"takes 59 good parts, there are 58: 1 more are missing"):
+        processor.fit_thresholds(Promise(0.05))
+    assert processor.image_threshold.isnan()
     assert between(0.0, None) > 0
 
 
-def test_validation_follows_a_rule_and_what_was_given() -> None:
-    processor = ExactPostProcessor(quantile=0.5, pixel_threshold=0.7)
-    fit(processor, batch([0.1, 0.2, 0.3, 0.4, 0.5], [False] * 4 + [True]))
+def test_the_calibration_is_told_with_its_bound() -> None:
+    processor = fit(ExactPostProcessor(), batch([0.1] * 20, [False] * 20))
+    told = "Good images above the threshold of 0.1001: 0 of 20 (0 %; at most 13.9 % with 95 % confidence)."
+    assert processor.calibration() == told
+    processor.set_thresholds(image=0.05)
+    assert "20 of 20" in processor.calibration()
+
+
+def test_files_behind_a_threshold_are_known(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"a")
+    judged = batch([0.1, 0.2], [False, False])
+    judged.image_path = [str(tmp_path / "a.png"), str(tmp_path / "missing.png")]
+    processor = fit(ExactPostProcessor(), judged)
+    restored = ExactPostProcessor()
+    restored.load_checkpoint_config(processor.checkpoint_config())
+    assert restored.known_images == [content_hash(tmp_path / "a.png")]
+    assert restored.normal_scores == processor.normal_scores
+
+
+def test_the_zone_of_doubt_shrinks_with_what_is_known() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.exp(0.2 * torch.randn(200, generator=generator))
+    zones = [look_zone(scores[:number], 2.0) for number in (3, 10, 50, 200)]
+    ratios = [zone.upper / zone.lower for zone in zones]
+    assert ratios == sorted(ratios, reverse=True)
+    assert all(zone.lower < 2 < zone.upper for zone in zones)
+    assert ratios[-1] < 1.15
+    wide = look_zone(scores[:10] ** 3, 2.0)  # three times the spread of the logarithms
+    assert np.log(wide.upper / wide.lower) == pytest.approx(3 * np.log(ratios[1]), rel=1e-4)
+    assert look_zone(scores[:1], 2.0) is None
+
+
+def test_the_zone_of_doubt_holds_the_quantile_as_often_as_stated() -> None:
+    """Each end of the interval of the 95 % quantile is missed in 5 % of all draws."""
+    generator = torch.Generator().manual_seed(0)
+    missed = torch.zeros(2)
+    for _ in range(1000):
+        logs = torch.randn(8, generator=generator)
+        center = float(torch.exp(logs.mean() + 1.6449 * logs.std()))
+        zone = look_zone(logs.exp(), center)
+        missed += torch.tensor([float(zone.lower > np.exp(1.6449)), float(zone.upper < np.exp(1.6449))])
+    assert (missed / 1000).tolist() == pytest.approx([0.05, 0.05], abs=0.02)
+
+
+def test_validation_keeps_what_was_given() -> None:
+    processor = fit(ExactPostProcessor(pixel_threshold=0.7), batch([0.1, 0.2, 0.3], [False, False, True]))
     assert processor.image_threshold.item() == pytest.approx(0.25)
     assert processor.pixel_threshold.item() == pytest.approx(0.7)
-    processor.on_test_start(None, None)
 
 
 def test_what_is_given_beats_a_checkpoint() -> None:
@@ -193,8 +250,6 @@ def test_what_is_given_beats_a_checkpoint() -> None:
     plain = ExactPostProcessor()
     plain.load_checkpoint_config(saved.checkpoint_config())
     assert plain.image_sensitivity == 0.3
-    with pytest.raises(ValueError, match=r"cannot follow quantile=0\.9 without images"):
-        ExactPostProcessor(quantile=0.9).on_predict_start(None, None)
 
 
 def test_anomalibs_own_is_taken_over_with_its_settings() -> None:
@@ -210,9 +265,6 @@ def test_anomalibs_own_is_taken_over_with_its_settings() -> None:
     ("arguments", "message"),
     [
         ({"image_sensitivity": 1.0}, r"image_sensitivity must be in \(0, 1\), got 1.0"),
-        ({"quantile": 0.0}, r"quantile must be in \(0, 1\], got 0.0"),
-        ({"false_alarm_rate": 1.0}, r"false_alarm_rate must be in \(0, 1\), got 1.0"),
-        ({"quantile": 0.5, "false_alarm_rate": 0.5}, "not both"),
         ({"pixel_threshold": -1.0}, "must be a positive number, got -1.0"),
     ],
 )

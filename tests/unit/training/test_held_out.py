@@ -41,4 +41,4 @@ def test_what_cannot_be_held_out_is_shown_in_views(tmp_path: Path, arguments: di
     with torch.no_grad():
         own = float(model.model(model.pre_processor(shot)).pred_score)
     assert own < float(model.post_processor.image_threshold) < 0.5 * (2 if model.model.memory_bank is None else 1)
-    assert model.post_processor.normal_images == len(datamodule.train_data)
+    assert len(model.post_processor.normal_scores) == len(datamodule.train_data)

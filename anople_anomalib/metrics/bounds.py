@@ -1,0 +1,139 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Counted rates with exact bounds: k of n parts, and the largest true rate that would still show so few.
+
+A bound of Clopper and Pearson (Biometrika 26, 1934) keeps its promise whatever the true rate is: it is exceeded in at
+most 5 % of all studies. Thresholds by promise are order statistics of good scores (Wilks, 1941), with the same bound.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import bdtr
+from scipy.stats import binomtest
+
+CONFIDENCE = 0.95
+"""Confidence of every bound that does not say another."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """k of n parts.
+
+    Attributes:
+        k: Parts that count, such as false alarms among the good ones.
+        n: All parts.
+        confidence: Confidence of the bounds, in (0, 1).
+    """
+
+    k: int
+    n: int
+    confidence: float = CONFIDENCE
+
+    def __post_init__(self) -> None:
+        """Refuse what is no rate."""
+        if not 0 <= self.k <= self.n:
+            msg = f"A rate is k of n parts with 0 <= k <= n, got {self.k} of {self.n}."
+            raise ValueError(msg)
+        _require_share("confidence", self.confidence)
+
+    @property
+    def value(self) -> float:
+        """The share k / n in [0, 1]; NaN where nothing was counted."""
+        return self.k / self.n if self.n else float("nan")
+
+    @property
+    def at_most(self) -> float:
+        """Exact one-sided upper bound of the true rate, in [0, 1]."""
+        return self._interval("less").high if self.n else 1.0
+
+    @property
+    def at_least(self) -> float:
+        """Exact one-sided lower bound of the true rate, in [0, 1]."""
+        return self._interval("greater").low if self.n else 0.0
+
+    def _interval(self, alternative: str):  # noqa: ANN202  # a private type of scipy's
+        test = binomtest(self.k, self.n, alternative=alternative)
+        return test.proportion_ci(self.confidence, method="exact")
+
+    def further_parts(self, rate: float) -> int:
+        """Return how many more parts, none of which counts, would bring the upper bound down to a rate.
+
+        Args:
+            rate: The wished bound, in (0, 1).
+        """
+        return max(0, parts_needed(rate, self.confidence, self.k) - self.n)
+
+    def __str__(self) -> str:
+        """Say k of n, the rate and its upper bound."""
+        if not self.n:
+            return "0 of 0"
+        bound = f"at most {percent(self.at_most)} with {percent(self.confidence)} confidence"
+        return f"{self.k} of {self.n} ({percent(self.value)}; {bound})"
+
+
+def percent(share: float) -> str:
+    """Return a share as text in percent with three digits at most, such as ``18.3 %`` or ``0.0998 %``."""
+    return f"{100 * share:.3g} %"
+
+
+def parts_needed(rate: float, confidence: float = CONFIDENCE, k: int = 0) -> int:
+    """Return the smallest n for which k of n promises a rate: its upper bound is at most the rate.
+
+    Args:
+        rate: The wished bound, in (0, 1).
+        confidence: Confidence of the bound, in (0, 1).
+        k: Parts that count.
+
+    Raises:
+        ValueError: If a share is not in (0, 1).
+    """
+    _require_share("rate", rate)
+    _require_share("confidence", confidence)
+    low, high = k, k + 1
+    while not _promises(k, high, rate, confidence):
+        low, high = high, 2 * high
+    while high - low > 1:  # fewer parts promise less
+        middle = (low + high) // 2
+        low, high = (low, middle) if _promises(k, middle, rate, confidence) else (middle, high)
+    return high
+
+
+def promised_number(n: int, rate: float, confidence: float = CONFIDENCE) -> int:
+    """Return how many of n good scores may lie above a threshold that promises a rate of false alarms.
+
+    A new good part is above the k-th largest of n scores with a probability that exceeds the rate in at most
+    1 - confidence of all such draws. It takes no distribution of the scores, only that parts are drawn alike.
+
+    Args:
+        n: Number of good scores.
+        rate: Promised share of new good parts above the threshold, in (0, 1).
+        confidence: Confidence of the promise, in (0, 1).
+
+    Returns:
+        The largest k that keeps the promise.
+
+    Raises:
+        ValueError: If no threshold keeps it; it says how many parts are missing.
+    """
+    needed = parts_needed(rate, confidence)
+    if n < needed:
+        msg = (
+            f"At most {percent(rate)} of false alarms with {percent(confidence)} confidence takes {needed} good parts, "
+            f"there are {n}: {needed - n} more are missing."
+        )
+        raise ValueError(msg)
+    return int(np.flatnonzero(_promises(np.arange(n), n, rate, confidence))[-1])
+
+
+def _promises(k: ArrayLike, n: ArrayLike, rate: float, confidence: float) -> np.ndarray:
+    """Return whether the upper bound of k of n is at most a rate: P(at most k of n) at this rate is small enough."""
+    return bdtr(k, n, rate) <= (1 - confidence) * (1 + 1e-12)
+
+
+def _require_share(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        msg = f"{name} must be in (0, 1), got {value}."
+        raise ValueError(msg)
