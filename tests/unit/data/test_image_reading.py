@@ -159,12 +159,20 @@ def folder(tmp_path: Path) -> Folder:
         for name, write in {**GOOD, **ODD_SIZES}.items():
             if name not in DISTORTED:
                 write(tmp_path / split / name)
+    (tmp_path / "good" / "1x1.png").unlink()  # a mirrored pixel is a copy of itself
+    for path in (tmp_path / "good").iterdir():  # shots that are tested are refused: these are light on the left
+        image = Image.open(path)
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    (tmp_path / "fine").mkdir()
+    for number in range(2):
+        Image.fromarray(np.roll(NOISE, 50 * number, axis=0)).save(tmp_path / "fine" / f"{number}.png")
     return Folder(
         seed=0,
         name="odd",
         root=tmp_path,
         normal_dir="good",
         abnormal_dir="bad",
+        normal_test_dir="fine",
         num_workers=2,
         val_split_mode="same_as_test",
     )
@@ -193,7 +201,7 @@ def test_a_broken_image_stops_a_run_and_is_named(folder: Folder, tmp_path: Path,
     for path in (tmp_path / "good").iterdir():
         path.unlink()
     BAD[name](tmp_path / "good" / name)
-    GOOD["rgb.png"](tmp_path / "good" / "fine.png")
+    Image.fromarray(np.roll(NOISE, 30, axis=1)).save(tmp_path / "good" / "fine.png")
     folder.num_workers = num_workers
     with pytest.raises(ValueError, match=f"The image '.*{name}' cannot be read"):
         make_engine(tmp_path).fit(make_model(k_shot=None, epochs=1), datamodule=folder)
