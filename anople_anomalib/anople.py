@@ -69,7 +69,7 @@ from .utils.seeding import seeded
 logger = logging.getLogger(__name__)
 
 
-class AnoPLe(
+class AnoPLe(  # type: ignore[misc]  # the parts override anomalib's and Lightning's methods
     DefaultComponents, CheckpointHooks, LargeImageTraining, FewShotTraining, Maintenance, Export, AnomalibModule
 ):
     """AnoPLe Lightning model.

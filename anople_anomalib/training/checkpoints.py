@@ -188,7 +188,7 @@ class CheckpointHooks(Finalization):
         """Judge images by these tiles."""
 
     @classmethod
-    def load_from_checkpoint(
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's hparams_file is refused with the checkpoint's own
         cls,
         checkpoint_path: str | Path | IO[bytes],
         map_location: Any = None,  # noqa: ANN401

@@ -184,8 +184,8 @@ class TrainingShots:
         drawn = draw_shots(relative_names(others.image_path), min(len(others), _LOOKED_AT), self._seed, "validation")
         others = others.iloc[sorted(drawn)]
         plain = _with_augmentations(whole, None)
-        rows = [*others.index]
-        looked_at = [thumbnail(images_of(plain[whole.samples.index.get_loc(row)]).unsqueeze(0)) for row in rows]
+        places = whole.samples.index.get_indexer(others.index).tolist()
+        looked_at = [thumbnail(images_of(plain[place]).unsqueeze(0)) for place in places]
         held = [thumbnail(self.image(number)) for number in range(min(len(self), _LOOKED_AT))]
         parts = parts_of([*held, *looked_at])[len(held) :]
         apart = [part >= len(held) for part in parts]
