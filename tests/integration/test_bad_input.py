@@ -70,6 +70,4 @@ def test_a_training_set_without_normal_images(tmp_path: Path) -> None:
     root = write_category(tmp_path / "data")
     shutil.rmtree(root / "bottle" / "train")
     with pytest.raises(ValueError, match=r"finds no training images|of category 'bottle' has no normal images"):
-        ValueError, match="anomalib finds no training images of MVTecAD|The training set of category 'bottle' has no"
-    ):
         anomalib("fit", *MODEL, *data_arguments(root), results=tmp_path)
