@@ -3,11 +3,15 @@
 
 """The shipped configurations, read by the real command line."""
 
+from inspect import signature
 from pathlib import Path
 
 import pytest
+import yaml
 
-from anople_anomalib import baselines
+from anople_anomalib import AnoPLe, baselines
+from anople_anomalib.config import resolve
+from anople_anomalib.pipeline.settings import expand_jobs
 from helpers.command_line import Parser
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -47,3 +51,15 @@ def test_data(path: Path, command: str) -> None:
 def test_comparisons(path: Path) -> None:
     config = Parser(["fewshot", "--config", str(path)], run=False).config
     assert Path(str(config.fewshot.config)).resolve() == path
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=identify)
+def test_models_of_comparisons_are_given_options_that_they_have(path: Path) -> None:
+    section = yaml.safe_load(path.read_text(encoding="utf-8"))["fewshot"]
+    section.pop("published_tables", None)  # of the report
+    jobs = expand_jobs(section, accelerator="cpu")
+    ours = [job.model["init_args"] for job in jobs if job.model["class_path"] == "AnoPLe"]
+    assert ours
+    for given in ours:
+        assert set(given) <= set(signature(AnoPLe).parameters)
+        resolve(**{name: value for name, value in given.items() if name in signature(resolve).parameters})
