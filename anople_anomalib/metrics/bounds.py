@@ -47,16 +47,16 @@ class Rate:
     @property
     def at_most(self) -> float:
         """Exact one-sided upper bound of the true rate, in [0, 1]."""
-        return self._interval("less").high if self.n else 1.0
+        return self._ends("less")[1] if self.n else 1.0
 
     @property
     def at_least(self) -> float:
         """Exact one-sided lower bound of the true rate, in [0, 1]."""
-        return self._interval("greater").low if self.n else 0.0
+        return self._ends("greater")[0] if self.n else 0.0
 
-    def _interval(self, alternative: str):  # noqa: ANN202  # a private type of scipy's
-        test = binomtest(self.k, self.n, alternative=alternative)
-        return test.proportion_ci(self.confidence, method="exact")
+    def _ends(self, alternative: str) -> tuple[float, float]:
+        interval = binomtest(self.k, self.n, alternative=alternative).proportion_ci(self.confidence, method="exact")
+        return float(interval.low), float(interval.high)
 
     def further_parts(self, rate: float) -> int:
         """Return how many more parts, none of which counts, would bring the upper bound down to a rate.

@@ -79,14 +79,20 @@ class ExactPostProcessor(PostProcessor):
             "enable_threshold_matching": enable_threshold_matching,
         }
         sensitivities = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity}
-        super().__init__(**switches, **{name: 0.5 if value is None else value for name, value in sensitivities.items()})
+        super().__init__(
+            enable_normalization,
+            enable_thresholding,
+            enable_threshold_matching,
+            0.5 if image_sensitivity is None else image_sensitivity,
+            0.5 if pixel_sensitivity is None else pixel_sensitivity,
+        )
         del self._image_threshold_metric, self._pixel_threshold_metric  # they would keep every pixel
         self.normal_scores: list[float] = []
         self.normal_only = False
         self.known_images: list[str] = []
         given = {**sensitivities, "image_threshold": image_threshold, "pixel_threshold": pixel_threshold}
-        self._explicit = {name: False for name, value in switches.items() if not value}
-        self._explicit |= {name: value for name, value in given.items() if value is not None}
+        self._explicit: dict[str, Any] = {name: False for name, value in switches.items() if not value}
+        self._explicit.update((name, value) for name, value in given.items() if value is not None)
         self.forget()
         self.set_thresholds(image_threshold, pixel_threshold)
 

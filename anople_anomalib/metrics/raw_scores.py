@@ -71,7 +71,7 @@ class RawScoreKeeper(Callback):
         keeper = next((callback for callback in callbacks if isinstance(callback, cls)), None)
         if keeper is None:
             keeper = cls()
-            callbacks.insert(0, keeper)  # where the trainer goes through the list right now, who asks is asked twice
+            trainer.callbacks = [keeper, *callbacks]  # type: ignore[attr-defined]  # it may run through the old list
         return keeper
 
     def on_test_batch_end(

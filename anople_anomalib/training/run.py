@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from anople_anomalib.data.dataset_checks import check_run
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.utils.scoped import replaced
-from anople_anomalib.utils.transforms import require_one_transform
+from anople_anomalib.utils.transforms import require_one_transform, warn_of_values
 
 from .copies import require_no_shots
 from .dataset_checks import require_plain_evaluation, require_whole_images
@@ -150,6 +150,7 @@ class FewShotRun(TrainingRun):
     def _prepare_training(self, trainer: Trainer, pl_module: "FewShotTraining") -> None:
         """Replace the data loaders of the datamodule, if there is one."""
         require_one_transform(pl_module.pre_processor)
+        warn_of_values(getattr(pl_module.pre_processor, "transform", None))
         if pl_module.simulator is not None:
             pl_module.simulator.find_textures()  # before the run, and in no run that judges
         if (datamodule := getattr(trainer, "datamodule", None)) is None:

@@ -3,12 +3,18 @@
 
 """What the transform of a pre-processor may be: one that training, memory, test, checkpoint and export do alike."""
 
+import logging
+
+import torch
 from anomalib.pre_processing import PreProcessor
 from torch import nn
 from torchvision.transforms.v2 import Compose, Grayscale, Normalize, Resize, Transform
 
 from .resizing import bicubic_resize, is_exact
 
+logger = logging.getLogger(__name__)
+
+_BLACK, _WHITE = (-3.0, -0.5), (0.5, 4.0)
 _HOOKS = ("forward", "on_validation_batch_start", "on_test_batch_start", "on_predict_batch_start")
 _ALLOWED = (
     "a transform may hold Resize([height, width]) once, bicubic or bilinear with antialias=True, "
@@ -51,6 +57,28 @@ def require_one_transform(pre_processor: nn.Module | bool | None) -> None:
             "what only training needs."
         )
         raise ValueError(msg)
+
+
+def warn_of_values(transform: Transform | None) -> None:
+    """Warn where a transform gives other values than pretrained backbones were trained on.
+
+    Images have values in [0, 1]. The means and deviations of CLIP, ImageNet and Inception turn black into -1 to -2.2 and
+    white into 1 to 2.7; without a normalization, with two, or with one for bytes it is far from that.
+
+    Args:
+        transform: Transform of a pre-processor.
+    """
+    values = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 1, 1)
+    for part in pointwise(transform):
+        values = part(values)
+    black, white = values[0].mean().item(), values[1].mean().item()
+    if not (_BLACK[0] <= black <= _BLACK[1] and _WHITE[0] <= white <= _WHITE[1]):
+        logger.warning(
+            "The pre-processor turns black into %.3g and white into %.3g, far from the values that pretrained backbones "
+            "know (about -2 and 2): its transform needs one Normalize with the backbone's mean and std for [0, 1].",
+            black,
+            white,
+        )
 
 
 def flat(transform: Transform | None) -> list[Transform]:

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import (
 )
 
 from anople_anomalib.deployment.preprocessing import ExactPreProcessor
-from anople_anomalib.utils.transforms import flat, pointwise, require_one_transform, resize_like
+from anople_anomalib.utils.transforms import flat, pointwise, require_one_transform, resize_like, warn_of_values
 
 NORMALIZE = Normalize([0.5] * 3, [0.2] * 3)
 RESIZE = Resize((24, 32))
@@ -86,3 +86,24 @@ def test_parts_of_a_transform() -> None:
 def test_a_resize_of_the_same_kind() -> None:
     assert resize_like(Compose([RESIZE]), (4, 6)).interpolation == RESIZE.interpolation
     assert resize_like(NORMALIZE, (4, 6)).interpolation == InterpolationMode.BICUBIC
+
+
+CLIP, IMAGENET = ([0.481, 0.458, 0.408], [0.269, 0.261, 0.276]), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.mark.parametrize(
+    ("normalizations", "warned"),
+    [
+        ([CLIP], False),
+        ([IMAGENET], False),
+        ([([0.5] * 3, [0.5] * 3)], False),
+        ([], True),
+        ([CLIP, CLIP], True),
+        ([([123.0, 116.0, 103.0], [58.0, 57.0, 57.0])], True),
+    ],
+)
+def test_values_that_no_backbone_knows_are_told(
+    normalizations: list, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_values(Compose([RESIZE, *(Normalize(*each) for each in normalizations)]))
+    assert ("needs one Normalize" in caplog.text) == warned
