@@ -62,8 +62,8 @@ def require_one_transform(pre_processor: nn.Module | bool | None) -> None:
 def warn_of_values(transform: Transform | None) -> None:
     """Warn where a transform gives other values than pretrained backbones were trained on.
 
-    Images have values in [0, 1]. The means and deviations of CLIP, ImageNet and Inception turn black into -1 to -2.2 and
-    white into 1 to 2.7; without a normalization, with two, or with one for bytes it is far from that.
+    Images have values in [0, 1]. The means and deviations of CLIP, ImageNet and Inception turn black into -1 to -2.2
+    and white into 1 to 2.7; without a normalization, with two, or with one for bytes it is far from that.
 
     Args:
         transform: Transform of a pre-processor.
@@ -74,8 +74,9 @@ def warn_of_values(transform: Transform | None) -> None:
     black, white = values[0].mean().item(), values[1].mean().item()
     if not (_BLACK[0] <= black <= _BLACK[1] and _WHITE[0] <= white <= _WHITE[1]):
         logger.warning(
-            "The pre-processor turns black into %.3g and white into %.3g, far from the values that pretrained backbones "
-            "know (about -2 and 2): its transform needs one Normalize with the backbone's mean and std for [0, 1].",
+            "The pre-processor turns black into %.3g and white into %.3g, far from the values that pretrained "
+            "backbones know (about -2 and 2): its transform needs one Normalize with the backbone's mean and std for "
+            "[0, 1].",
             black,
             white,
         )
