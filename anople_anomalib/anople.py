@@ -41,7 +41,6 @@ from .config import MemoryConfig, PromptConfig, TrainingConfig, resolve
 from .data.errors import ClearDataErrors
 from .data.wrapping import class_names_of
 from .deployment.components import DefaultComponents
-from .deployment.export import Export
 from .deployment.maintenance import Maintenance
 from .deployment.predictions import PredictionTable
 from .deployment.preprocessing import exact_pre_processor, resize_input
@@ -56,10 +55,7 @@ from .metrics.raw_scores import RawScoreKeeper
 from .tiles.ground_truth import within_region
 from .tiles.masks import plain_roi
 from .tiles.tiling import Tiling, plain_tiles
-from .tiles.training import LargeImageTraining
-from .training.checkpoints import CheckpointHooks
 from .training.collapse_monitor import CollapseWarning
-from .training.hooks import FewShotTraining
 from .training.run import FewShotRun
 from .training.steps import EvaluationPreProcessing, sgd_with_warmup, simulated_views
 from .utils.arguments import as_list, check_integer, check_k_shot
@@ -69,9 +65,7 @@ from .utils.seeding import seeded
 logger = logging.getLogger(__name__)
 
 
-class AnoPLe(  # type: ignore[misc]  # the parts override anomalib's and Lightning's methods
-    DefaultComponents, CheckpointHooks, LargeImageTraining, FewShotTraining, Maintenance, Export, AnomalibModule
-):
+class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods override anomalib's and Lightning's
     """AnoPLe Lightning model.
 
     Trains prompts and a decoder around a frozen CLIP on ``k_shot`` normal images per category and on anomalies
@@ -155,6 +149,11 @@ class AnoPLe(  # type: ignore[misc]  # the parts override anomalib's and Lightni
             self.set_tiling(Tiling(*tiles))
 
     # ------------------------------------------------------------------------------------------------ components
+
+    configure_pre_processor = staticmethod(DefaultComponents.configure_pre_processor)
+    configure_post_processor = staticmethod(DefaultComponents.configure_post_processor)
+    configure_evaluator = staticmethod(DefaultComponents.configure_evaluator)
+    configure_visualizer = staticmethod(DefaultComponents.configure_visualizer)  # type: ignore[assignment]  # AnoPLe's own
 
     def configure_callbacks(self) -> list[Callback]:
         """Let the pre-processor transform evaluation batches only; training batches need the larger image."""
@@ -250,16 +249,6 @@ class AnoPLe(  # type: ignore[misc]  # the parts override anomalib's and Lightni
     def is_finalized(self) -> bool:
         """Whether text features and memory belong to the present prompts."""
         return bool(self.model.is_fitted)
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the images that the model sees."""
-        return self.model.image_size
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """Height and width that the pre-processor resizes to: those of the backbone that sees more."""
-        return self.model.input_size
 
     def set_tiling(self, tiling: Tiling) -> None:
         """Judge images by these tiles, and let the pre-processor resize to what they cover."""

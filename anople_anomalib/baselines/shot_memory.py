@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Res
 from anople_anomalib.deployment.components import ExactEvaluation
 from anople_anomalib.deployment.export import WholeOnnx
 from anople_anomalib.deployment.preprocessing import ExactPreProcessor, exact_pre_processor
+from anople_anomalib.training.checkpoints import complete_checkpoint
 from anople_anomalib.training.finalization import Finalization
 from anople_anomalib.utils.batches import images_of
 
@@ -62,6 +63,11 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
     def learning_type(self) -> LearningType:
         """One-class: anomalib's engine trains no model that calls itself few-shot."""
         return LearningType.ONE_CLASS
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Fill the model before its last checkpoint."""
+        super().on_save_checkpoint(checkpoint)
+        complete_checkpoint(self, checkpoint)
 
     @staticmethod
     def configure_optimizers() -> None:

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.metrics.category_scores import IMAGE, PIXEL
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
+from anople_anomalib.training.hooks import FewShotTraining
 from anople_anomalib.utils.files import written_whole
-from anople_anomalib.utils.finalizable import Finalizable
 from anople_anomalib.utils.transforms import require_one_transform
 from anople_anomalib.utils.version import __version__
 
@@ -40,13 +40,10 @@ NAME = "anople_anomalib"
 _OPSET = 18  # the exporter's own; it would have to convert to anomalib's 14, and fails
 
 
-class Export(Finalizable):
+class Export(FewShotTraining):
     """anomalib's exports, mixed into the model: each writes a :class:`Detector` instead of the whole model."""
 
-    model: AnoPLeModel
-    pre_processor: nn.Module | None
     post_processor: nn.Module | None
-    class_names: list[str]
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Write a file for anomalib's ``TorchInferencer``; see ``ExportMixin.to_torch``."""

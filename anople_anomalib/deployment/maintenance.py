@@ -14,13 +14,11 @@ from torch import nn
 
 from anople_anomalib.data.image_inputs import Images, each_image, files_of
 from anople_anomalib.method.state_checks import require_memory
-from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.thresholds import Promise
 from anople_anomalib.utils.files import written_whole
-from anople_anomalib.utils.finalizable import Finalizable
 
-from .export import require_one_region
+from .export import Export, require_one_region
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +26,7 @@ _SAME = 1e-5
 """Largest memory distance of an image that lies in the memory itself: nothing but rounding."""
 
 
-class Maintenance(Finalizable):
+class Maintenance(Export):
     """Changes of a trained model without training, mixed into the model.
 
     Example:
@@ -38,11 +36,6 @@ class Maintenance(Finalizable):
         >>> model.recompute_thresholds("new_variant/more_good")  # doctest: +SKIP
         >>> model.save_checkpoint("model_2.ckpt")  # doctest: +SKIP
     """
-
-    model: AnoPLeModel
-    drawn_samples: dict[str, list[str]]
-    pre_processor: nn.Module | None
-    post_processor: nn.Module | None
 
     @torch.no_grad()
     def extend_memory_bank(self, images: Images, category: str | None = None) -> None:

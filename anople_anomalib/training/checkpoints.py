@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from anople_anomalib.config import NONE
 from anople_anomalib.config import arguments_of as command_line
-from anople_anomalib.method.state_checks import check_names, check_weights
+from anople_anomalib.method.state_checks import check_names, check_weights, require_finite
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.tiles.tiling import Tiling
 from anople_anomalib.utils.trainers import trainer_of
@@ -49,6 +49,7 @@ class CheckpointHooks(Finalization):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the backbone, settings that its weights do not show, the classes and the shots as metadata."""
         super().on_save_checkpoint(checkpoint)
+        complete_checkpoint(self, checkpoint)
         checkpoint["anople"] = self._metadata()
 
     def _metadata(self) -> dict[str, Any]:
@@ -222,6 +223,24 @@ class CheckpointHooks(Finalization):
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"], strict=strict is not False)
         return model.to(next(iter(checkpoint["state_dict"].values())).device)
+
+
+def complete_checkpoint(model: Finalization, checkpoint: dict[str, Any]) -> None:
+    """Finalize a model before its last checkpoint where a callback stopped training after the epoch.
+
+    Args:
+        model: The model.
+        checkpoint: What is about to be saved; its weights are replaced.
+
+    Raises:
+        ValueError: If weights are not finite.
+    """
+    trainer = trainer_of(model)
+    if trainer is not None and trainer.training and trainer.should_stop and not model.is_finalized:
+        model.finalize()
+        checkpoint["state_dict"] = model.state_dict()  # that of before is not finalized
+    learned = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
+    require_finite(learned, where="The weights are")
 
 
 def arguments_of(checkpoint: Mapping[str, Any], model_class: type) -> dict[str, Any]:

@@ -4,27 +4,35 @@
 """When a model is finalized: what depends on its final weights is computed before anything evaluates or saves it."""
 
 import logging
-from typing import Any
+from abc import ABC, abstractmethod
 
 from anomalib.data import Batch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from anople_anomalib.method.state_checks import require_finite, require_trained
-from anople_anomalib.utils.finalizable import Finalizable
-from anople_anomalib.utils.trainers import trainer_of
+from anople_anomalib.method.state_checks import require_trained
 
 from .run import training_ends, validates_at_the_end
 
 logger = logging.getLogger(__name__)
 
 
-class Finalization(Finalizable):
+class Finalization(LightningModule, ABC):
     """Lightning hooks that call ``finalize`` after the last training step, mixed into the model.
 
-    The model defines ``finalize()`` and ``is_finalized``. Four events can be the first after the last step, whatever
+    Four events can be the first after the last step, whatever
     ended the training run: the one validation, the end of the epoch, a checkpoint, and the end of training.
     """
+
+    @property
+    @abstractmethod
+    def is_finalized(self) -> bool:
+        """Whether what is computed from the weights belongs to the present ones."""
+
+    @abstractmethod
+    def finalize(self) -> None:
+        """Compute it."""
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
         """Validate after the last step."""
@@ -43,16 +51,6 @@ class Finalization(Finalizable):
         """Finalize the model after the last epoch where there was no validation."""
         if training_ends(self.trainer) and not self.is_finalized:
             self.finalize()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Finalize the model before its last checkpoint where a callback stopped training after the epoch."""
-        super().on_save_checkpoint(checkpoint)
-        trainer = trainer_of(self)
-        if trainer is not None and trainer.training and trainer.should_stop and not self.is_finalized:
-            self.finalize()
-            checkpoint["state_dict"] = self.state_dict()  # that of before is not finalized
-        learned = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
-        require_finite(learned, where="The weights are")
 
     def on_train_end(self) -> None:
         """Finalize the model, whatever ended the training run, and say so where it has no threshold."""

@@ -4,8 +4,8 @@
 """How AnoPLe is trained inside anomalib's engine: the trainer's side of it, without maths."""
 
 import logging
-from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,8 +15,11 @@ from torch import nn
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.tiles.large_images import ShotFeatures
+from anople_anomalib.tiles.masks import image_size_of, polygon_mask, read_region, region_file
+from anople_anomalib.tiles.region import at_size
+from anople_anomalib.tiles.tiling import Tiling, automatic_tiling
 
-from .finalization import Finalization
+from .checkpoints import CheckpointHooks
 from .held_out import HeldOutShots
 from .memory import fill_memory
 from .run import TrainerArguments
@@ -25,16 +28,19 @@ from .shots import LoadedShots, TrainingShots
 logger = logging.getLogger(__name__)
 
 
-class FewShotTraining(Finalization):
+class FewShotTraining(CheckpointHooks):
     """Lightning hooks for training on k shots, mixed into the model.
 
     Shots are drawn before training and replace the training set until its end (:mod:`.run`). Validation runs
     once, after the last step; whatever depends on the final weights is computed then, by ``finalize``, so that the
     checkpoint of the last epoch holds it.
 
-    The model defines ``finalize()``, ``is_finalized``, ``image_size`` and the hyper-parameters ``k_shot`` and ``seed``.
+    What the shots decide before a training run is here, too: the tiles of large images, and the region of interest. The
+    model defines ``finalize()``, ``is_finalized``, ``set_tiling()`` and the hyper-parameters ``k_shot``, ``seed``,
+    ``tiles`` and ``roi``.
 
     Attributes:
+        roi_folder: Folder with a mask per image, where each has its own region.
         epochs: Number of epochs where the trainer is given none.
         training_seed: Seed of the simulated anomalies and of the order of the shots.
         drawn_samples: File names of the shots, by category.
@@ -48,28 +54,19 @@ class FewShotTraining(Finalization):
     drawn_samples: dict[str, list[str]]
     shots: TrainingShots | LoadedShots | None = None
     held_out: HeldOutShots | None = None
+    roi_folder: str | None = None
     epochs: int
     training_seed: int
 
     @property
-    @abstractmethod
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images that the model sees."""
+        return self.model.image_size
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width of the images that the pre-processor makes."""
-        return self.image_size
-
-    @property
-    def training_size(self) -> tuple[int, int]:
-        """Height and width at half of which the images of a training run are seen, all tiles together."""
-        return self.image_size
-
-    def adapt_to(self, paths: Sequence[str]) -> bool:
-        """Adapt to the shots, and return whether the pre-processor makes images of another size now."""
-        del paths
-        return False
+        """Height and width that the pre-processor resizes to: those of the backbone that sees more."""
+        return self.model.input_size
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -89,11 +86,6 @@ class FewShotTraining(Finalization):
         if folder is not None:
             logger.info("Heat maps: %s", folder)
 
-    def regions_of(self, paths: Sequence[str] | None) -> torch.Tensor | None:
-        """Return the regions of images that have a region each; ``None`` where all have the model's."""
-        del paths
-        return None  # for the type checker: other models give regions
-
     def remember_shots(self) -> None:
         """Fill the memory with the shots of the present training run, and hold them out where they are validated on."""
         transform, shots = getattr(self.pre_processor, "transform", None), self.shots
@@ -106,3 +98,77 @@ class FewShotTraining(Finalization):
             )
         if shots is not None and shots.validate:
             self.held_out = HeldOutShots(self.model, shots, features, transform)
+
+    # ---------------------------------------------------------------------------------------- tiles and region
+
+    @property
+    def training_size(self) -> tuple[int, int]:
+        """Height and width at half of which the images of a training run are seen, all tiles together."""
+        return self.model.tiling.canvas(self.model.image_size)
+
+    def adapt_to(self, paths: Sequence[str]) -> bool:
+        """Fix tiles and region for a training run; a checkpoint has both, so that later runs decide nothing.
+
+        Args:
+            paths: Files of the shots; empty where they are not known.
+
+        Returns:
+            Whether images have another size now.
+
+        Raises:
+            ValueError: If they cannot be fixed without a shot, or a mask does not fit.
+            FileNotFoundError: If a mask is not there.
+        """
+        before, tiles = self.model.input_size, self.hparams["tiles"]
+        sizes = {Path(path): image_size_of(Path(path)) for path in paths} if tiles or self.hparams["roi"] else {}
+        if tiles == "auto":
+            if not sizes:
+                msg = "tiles='auto' looks at the shots of a datamodule: give tiles=[rows, columns] for data loaders."
+                raise ValueError(msg)
+            tiling = automatic_tiling(sizes.values(), self.model.tile_size)
+            logger.info("Tiles: %d x %d, for images of the size of the shots.", tiling.rows, tiling.columns)
+        else:
+            tiling = Tiling(*tiles) if tiles else Tiling()
+        if tiling != self.model.tiling:
+            self.set_tiling(tiling)
+        self._set_region(sizes)
+        return self.model.input_size != before
+
+    def regions_of(self, paths: Sequence[str] | None) -> torch.Tensor | None:
+        """Return the regions of images that have a region each.
+
+        Args:
+            paths: Their files.
+
+        Returns:
+            Shape ``(B, 1, H, W)``, dtype bool, at the size that the model takes; ``None`` where all have the same.
+
+        Raises:
+            ValueError: If the images have no files, or a mask does not fit.
+            FileNotFoundError: If a mask is not there.
+        """
+        if self.roi_folder is None:
+            return None
+        if not paths:
+            msg = f"roi='{self.roi_folder}' has a mask per image, by its name: images without a file have none."
+            raise ValueError(msg)
+        folder = Path(self.roi_folder)
+        regions = []
+        for path in map(Path, paths):
+            mask = read_region(region_file(folder, path), {path: image_size_of(path)})
+            regions.append(at_size(mask[None, None], self.model.input_size))
+        return torch.cat(regions).to(self.device)
+
+    def _set_region(self, sizes: dict[Path, tuple[int, int]]) -> None:
+        roi, self.roi_folder, size = self.hparams["roi"], None, self.model.input_size
+        if roi is None:
+            self.model.region.set(None)
+        elif not isinstance(roi, str):
+            self.model.region.set(polygon_mask(roi, size))
+        elif Path(roi).is_dir():
+            self.model.region.set(None)
+            self.roi_folder = roi
+            for path in sizes:
+                read_region(region_file(Path(roi), path), {path: sizes[path]})
+        else:
+            self.model.region.set(at_size(read_region(Path(roi), sizes)[None, None], size)[0, 0])
