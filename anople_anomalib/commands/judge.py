@@ -36,6 +36,7 @@ def add_shared_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="checkpoint of anople teach or anomalib train")
     parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of the rows and pictures")
     parser.add_argument("--pictures", type=bool, default=True, help="whether heat maps are drawn")
+    parser.add_argument("--look", type=bool | None, default=None, help="whether doubtful parts get the verdict LOOK")
     parser.add_argument("--white", type=float | None, default=None, help="white of images of 16 bits, 4095 for 12")
     parser.add_argument("--megapixels", type=float, default=MEGAPIXELS, help="largest image that is opened")
     parser.add_argument("--accelerator", type=str, default="auto", help="as in Lightning's Trainer")
@@ -61,7 +62,10 @@ def load(options: Namespace) -> "AnoPLe":
     if not options.model.is_file():
         msg = f"There is no model '{options.model}': give the checkpoint that anople teach wrote (--model)."
         raise FileNotFoundError(msg)
-    return AnoPLe.load_from_checkpoint(options.model, **({} if options.pictures else {"visualizer": False}))
+    model = AnoPLe.load_from_checkpoint(options.model, **({} if options.pictures else {"visualizer": False}))
+    if options.look is not None:
+        model.require_thresholds().look = options.look
+    return model
 
 
 def judge(model: "AnoPLe", images: "ImageSeries", options: Namespace) -> int:

@@ -26,13 +26,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--false-alarms", type=float | None, default=None, help="largest share of new good parts above the thresholds"
     )
+    parser.add_argument("--look", type=bool | None, default=None, help="whether doubtful parts get the verdict LOOK")
     parser.add_argument("--confidence", type=float, default=0.95, help="confidence with which --false-alarms is kept")
 
 
 def run(options: Namespace) -> int:
     """Change the thresholds of a checkpoint."""
     thresholds = options.image_threshold, options.pixel_threshold
-    if not options.images and (thresholds == (None, None) or options.false_alarms is not None):
+    changed = options.look is not None or thresholds != (None, None)
+    if not options.images and (not changed or options.false_alarms is not None):
         msg = "Give --images, good parts that set the thresholds, or --image_threshold or --pixel_threshold."
         raise UsageError(msg)
     from anople_anomalib.anople import AnoPLe
@@ -45,6 +47,7 @@ def run(options: Namespace) -> int:
         promise = None if options.false_alarms is None else Promise(options.false_alarms, options.confidence)
         model.recompute_thresholds(options.images, promise)
     model.set_thresholds(*thresholds)
+    processor.look = processor.look if options.look is None else options.look
     model.save_checkpoint(options.output)
     print(
         f"{options.output}: image threshold {before[0]:.4g} -> {float(processor.image_threshold):.4g}, "

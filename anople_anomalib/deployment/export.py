@@ -176,11 +176,12 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
             The same path.
         """
         thresholds: dict[str, float | None] = {IMAGE: None, PIXEL: None}
-        limits, normalized = dict(thresholds), False
+        limits, normalized, zone = dict(thresholds), False, None
         if isinstance(processor := self.post_processor, ExactPostProcessor):
             thresholds = {IMAGE: _number(processor.image_threshold), PIXEL: _number(processor.pixel_threshold)}
             normalized = processor.enable_normalization and thresholds[IMAGE] is not None
             if processor.enable_thresholding:
+                zone = processor.zone() if processor.look else None
                 limits = {level: _number(processor.limit(level)) for level in (IMAGE, PIXEL)}
         files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
         metadata = ExportMetadata(
@@ -188,6 +189,7 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
             files={file.name: digest_of(file) for file in files},
             thresholds=thresholds,
             limits=limits,
+            look=None if zone is None else list(zone),
             normalized=normalized,
             class_names=list(class_names),
             image_size=list(self.model.input_size),

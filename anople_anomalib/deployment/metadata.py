@@ -34,6 +34,7 @@ class ExportMetadata:
             where there is none.
         limits: Raw scores above which the graph calls an image or a pixel anomalous: the thresholds, moved by the
             sensitivities.
+        look: Raw scores above the first and up to the second of which the verdict is LOOK; ``None`` for none.
         normalized: Whether the graph gives x / (x + threshold) instead of the raw score x.
         class_names: Names of the parts that the model was trained on.
         image_size: Height and width to which the graph resizes images.
@@ -47,6 +48,7 @@ class ExportMetadata:
     files: dict[str, str]
     thresholds: dict[str, float | None]
     limits: dict[str, float | None]
+    look: list[float] | None
     normalized: bool
     class_names: list[str]
     image_size: list[int]
@@ -145,6 +147,10 @@ def _is_valid(name: str, value: Any) -> bool:  # noqa: ANN401
             return isinstance(value, dict) and all(isinstance(version, str) for version in value.values())
         case "thresholds" | "limits":
             return isinstance(value, dict) and value.keys() == _LEVELS and all(map(_is_threshold, value.values()))
+        case "look":
+            return value is None or (
+                isinstance(value, list) and len(value) == _PAIR and all(map(_is_threshold, value)) and None not in value
+            )
         case "class_names":
             return isinstance(value, list) and all(isinstance(word, str) for word in value)
         case "image_size" | "input_size":

@@ -25,9 +25,10 @@ from anople_anomalib.data.watching import ImageSeries, Unreadable, WatchedFolder
 from anople_anomalib.metrics.category_scores import IMAGE
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.raw_scores import RawScoreKeeper
+from anople_anomalib.metrics.thresholds import Zone
 from anople_anomalib.utils.version import __version__
 
-from .table import COLUMNS, ERROR, NOT_OK, OK, TableWriter, line_of, regions_of, summary
+from .table import COLUMNS, ERROR, TableWriter, line_of, regions_of, summary, verdict_of
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +102,15 @@ class PredictionTable(Callback):
         threshold = _raw_threshold(pl_module)
         raw = self.raw.of_batch(outputs).pred_score
         scores = [] if raw is None else raw.detach().float().flatten().tolist()
+        processor = getattr(pl_module, "post_processor", None)
+        zone = processor.zone() if isinstance(processor, ExactPostProcessor) and processor.look else None
         datamodule = getattr(trainer, "datamodule", None)
+        resized = datamodule is not None
         category_of = getattr(datamodule, "category_of", None)
         images = cast("torch.Tensor", outputs.image if self.raw.images is None else self.raw.images)
         self._write(
             {
-                **_judgment(item, score, threshold, _size_of(item.image_path, image, resized=datamodule is not None)),
+                **_judgment(item, score, threshold, zone, _size_of(item.image_path, image, resized=resized)),
                 "path": self._frames.name_of(item.image_path),
                 "category": _category(item, category_of, pl_module),
                 "seconds": round(seconds, 4),
@@ -190,13 +194,16 @@ def _error_row(image: Unreadable) -> dict[str, Any]:
     return {**_unjudged(image.error), "path": image.path}
 
 
-def _judgment(item: ImageItem, score: float, threshold: float | None, size: tuple[int, int]) -> dict[str, Any]:
+def _judgment(
+    item: ImageItem, score: float, threshold: float | None, zone: Zone | None, size: tuple[int, int]
+) -> dict[str, Any]:
     """Return the part of a row that the prediction makes: no verdict without a threshold and a score that is a number.
 
     Args:
         item: The prediction.
         score: The raw score.
         threshold: The raw threshold, if there is one.
+        zone: Raw scores for which somebody has to look.
         size: Width and height of the image as it was read.
     """
     if not math.isfinite(score):
@@ -209,7 +216,7 @@ def _judgment(item: ImageItem, score: float, threshold: float | None, size: tupl
             item.pred_mask.squeeze().bool().cpu().numpy(), item.anomaly_map.squeeze().float().cpu().numpy(), size
         )
     return {
-        "verdict": (NOT_OK if bool(item.pred_label) else OK) if judged else ERROR,
+        "verdict": verdict_of(bool(item.pred_label), score, zone) if judged else ERROR,
         "score": score,
         "normalized_score": None if item.pred_score is None else float(item.pred_score),
         "threshold": threshold,

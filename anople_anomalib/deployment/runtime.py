@@ -29,7 +29,7 @@ from anople_anomalib.utils.files import READ_ERRORS
 from anople_anomalib.utils.version import __version__
 
 from .metadata import ExportMetadata, read_metadata
-from .table import COLUMNS, ERROR, NOT_OK, OK, TableWriter, line_of, regions_of, summary
+from .table import COLUMNS, ERROR, TableWriter, line_of, regions_of, summary, verdict_of
 
 FINE, UNJUDGED = 0, 3
 """Exit codes: every image has a verdict, some have none."""
@@ -98,7 +98,8 @@ class ExportedModel:
         if "pred_mask" in found:
             mask, heat = (found[name].reshape(found[name].shape[-2:]) for name in ("pred_mask", "anomaly_map"))
             row["regions"] = regions_of(mask.astype(bool), heat, size)
-        return {**row, "verdict": NOT_OK if bool(found["pred_label"].reshape(-1)[0]) else OK, "error": ""}
+        anomalous = bool(found["pred_label"].reshape(-1)[0])
+        return {**row, "verdict": verdict_of(anomalous, row["score"], self.metadata.look), "error": ""}
 
     def _raw(self, normalized: float) -> float:
         """Return the raw score x of a normalized one, x / (x + threshold)."""

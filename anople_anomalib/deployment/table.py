@@ -6,7 +6,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from heapq import heappush, heappushpop
 from itertools import count
@@ -22,8 +22,8 @@ from anople_anomalib.utils.files import written_whole
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-OK, NOT_OK, ERROR = "OK", "NOT OK", "ERROR"
-"""The verdicts of a row."""
+OK, NOT_OK, LOOK, ERROR = "OK", "NOT OK", "LOOK", "ERROR"
+"""The verdicts of a row. OK alone counts as good; LOOK asks a person, because too little is known."""
 
 COLUMNS = (
     "path", "category", "verdict", "score", "normalized_score", "threshold", "regions", "seconds", "error",
@@ -133,7 +133,7 @@ class TableWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self._append, self.number = append, ""
         self._stem = folder / name
-        self.counts = dict.fromkeys((OK, NOT_OK, ERROR), 0)
+        self.counts = dict.fromkeys((OK, NOT_OK, LOOK, ERROR), 0)
         self._heap: list[tuple[float, int, dict[str, Any]]] = []
 
     def __enter__(self) -> "Self":
@@ -201,6 +201,19 @@ class TableWriter:
         self._jsonl_file.flush()
 
 
+def verdict_of(anomalous: bool, score: float, zone: Sequence[float] | None = None) -> str:
+    """Return the verdict on an image with a threshold and a finite score.
+
+    Args:
+        anomalous: Whether it was called anomalous.
+        score: Its raw score.
+        zone: Raw scores above the first and up to the second of which somebody has to look; ``None`` for none.
+    """
+    if zone is not None and zone[0] < score <= zone[1]:
+        return LOOK
+    return NOT_OK if anomalous else OK
+
+
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a ``predictions.jsonl``; a line that is no row is left out.
 
@@ -254,8 +267,9 @@ def summary(table: TableWriter) -> str:
         A few lines of text.
     """
     counts = table.counts
-    unjudged = sum(counts.values()) - counts[OK] - counts[NOT_OK]
+    unjudged = counts[ERROR]
     lines = [f"{sum(counts.values())} images: {counts[NOT_OK]} not OK, {counts[OK]} OK"]
+    lines[0] += f", {counts[LOOK]} to look at" if counts[LOOK] else ""
     lines[0] += f", {unjudged} could not be judged." if unjudged else "."
     lines += [f"  {line_of(row)}" for row in table.worst]
     lines.append(f"Every image: {table.csv_path} and {table.jsonl_path.name}")

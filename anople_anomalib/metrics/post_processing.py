@@ -49,6 +49,8 @@ class ExactPostProcessor(PostProcessor):
         pixel_sensitivity: Sensitivity for pixels, as for images.
         image_threshold: Raw threshold of images, which no validation changes; ``None`` for the fitted one.
         pixel_threshold: Raw threshold of pixels, as for images.
+        look: Whether images about which too little is known get the verdict LOOK, see :meth:`zone`; ``None`` for that
+            of the checkpoint, else not. Labels stay as they are.
 
     Attributes:
         normal_scores: Raw scores of the normal images of the last calibration, ascending.
@@ -68,6 +70,7 @@ class ExactPostProcessor(PostProcessor):
         pixel_sensitivity: float | None = None,
         image_threshold: float | None = None,
         pixel_threshold: float | None = None,
+        look: bool | None = None,
     ) -> None:
         for name, sensitivity in (("image_sensitivity", image_sensitivity), ("pixel_sensitivity", pixel_sensitivity)):
             if sensitivity is not None and not 0 < sensitivity < 1:
@@ -87,10 +90,12 @@ class ExactPostProcessor(PostProcessor):
             0.5 if pixel_sensitivity is None else pixel_sensitivity,
         )
         del self._image_threshold_metric, self._pixel_threshold_metric  # they would keep every pixel
+        self.look = bool(look)
         self.normal_scores: list[float] = []
         self.normal_only = False
         self.known_images: list[str] = []
-        given = {**sensitivities, "image_threshold": image_threshold, "pixel_threshold": pixel_threshold}
+        given: dict[str, Any] = {**sensitivities, "look": look}
+        given |= {"image_threshold": image_threshold, "pixel_threshold": pixel_threshold}
         self._explicit: dict[str, Any] = {name: False for name, value in switches.items() if not value}
         self._explicit.update((name, value) for name, value in given.items() if value is not None)
         self.forget()
@@ -195,7 +200,7 @@ class ExactPostProcessor(PostProcessor):
         return f"Good images above the threshold of {limit:.4g}: {above}."
 
     def zone(self) -> Zone | None:
-        """Return the scores around the limit for which the verdict is LOOK; ``None`` where no spread is known."""
+        """Return the scores whose verdict would be LOOK, see :func:`.look_zone`; ``None`` if that is unknown."""
         limit = float(self.limit(IMAGE))
         return look_zone(torch.tensor(self.normal_scores), limit) if limit == limit else None
 
@@ -283,7 +288,7 @@ class ExactPostProcessor(PostProcessor):
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "normal_scores", "normal_only", "known_images")
+        return (*super()._checkpoint_config_keys, "look", "normal_scores", "normal_only", "known_images")
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the settings of a checkpoint, except for those that were given to this instance.

@@ -146,7 +146,7 @@ def look_zone(scores: Tensor, threshold: float, share: float = 0.95, confidence:
     quantile = norm.ppf(share)
     low, high = nct.ppf([1 - confidence, confidence], n - 1, quantile * n**0.5) / n**0.5
     lower, upper = (threshold * float(np.exp((factor - quantile) * spread)) for factor in (low, high))
-    return Zone(lower, upper)
+    return Zone(max(lower, _SMALLEST), min(upper, 1 / _SMALLEST))
 
 
 def doubt_about(number: int) -> str:

@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 
 import anople_anomalib
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.commands.main import main as anople
 from anople_anomalib.data.watching import ImageList
-from anople_anomalib.deployment.table import COLUMNS, ERROR, NOT_OK, OK, TableWriter, mend, regions_of, rows_of
+from anople_anomalib.deployment.table import COLUMNS, ERROR, LOOK, NOT_OK, OK, TableWriter, mend, regions_of, rows_of
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
 
@@ -258,6 +259,27 @@ def test_a_prediction_takes_none_of_its_own_pictures_and_names_unknown_endings(
     make_engine(images).predict(model, dataloaders=[ImageList([images])])
     tables = sorted(images.rglob("predictions*.jsonl"))
     assert [len(rows_of(table)) for table in tables] == [2, 3]
+
+
+def test_doubtful_parts_are_looked_at_and_never_count_as_good(root: Path, tmp_path: Path) -> None:
+    """Without the option the same rows have two verdicts; an image in the zone has the third with it."""
+    model = make_model()
+    make_engine(tmp_path / "run").fit(model, datamodule=make_datamodule(root))
+    processor = model.require_thresholds()
+    processor.normal_scores, processor.normal_only = [0.5, 1.0, 2.0], True  # so wide that everything is in the zone
+    images = str(root / "bottle" / "test")
+    model.save_checkpoint(tmp_path / "model.ckpt")
+    arguments = ["judge", images, "--model", str(tmp_path / "model.ckpt"), "--pictures", "false", "--output"]
+    anople([*arguments, str(tmp_path / "plain")])
+    anople([*arguments, str(tmp_path / "look"), "--look", "true"])
+    plain, looked = (rows_of(tmp_path / name / "predictions.jsonl") for name in ("plain", "look"))
+    zone = processor.zone()
+    assert {row["verdict"] for row in plain} <= {OK, NOT_OK}
+    doubtful = [zone.lower < row["score"] <= zone.upper for row in looked]
+    assert any(doubtful)
+    for row, before, is_doubtful in zip(looked, plain, doubtful, strict=True):
+        assert row["verdict"] == (LOOK if is_doubtful else before["verdict"])
+        assert row["score"] == before["score"]
 
 
 def test_a_row_says_when_and_by_which_version_it_was_judged(model: AnoPLe, tmp_path: Path) -> None:

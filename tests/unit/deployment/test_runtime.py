@@ -75,6 +75,20 @@ def test_rows_are_those_of_the_checkpoint(graph: Path, model: AnoPLe, photos: Pa
     assert found[str(photos / "deep.png")]["verdict"] == "ERROR"
 
 
+def test_doubtful_parts_are_looked_at_as_by_the_checkpoint(model: AnoPLe, photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    processor = model.require_thresholds()
+    before = processor.look, processor.normal_scores
+    processor.look, processor.normal_scores = True, [0.5, 1.0, 2.0]
+    try:
+        zone, graph = processor.zone(), model.to_onnx(tmp_path)
+    finally:
+        processor.look, processor.normal_scores = before
+    rows = [row for row in judge([photos], graph) if row["verdict"] != "ERROR"]
+    assert {row["verdict"] for row in rows} >= {"LOOK"}
+    assert all((row["verdict"] == "LOOK") == (zone.lower < row["score"] <= zone.upper) for row in rows)
+
+
 def test_a_frame_that_holds_no_numbers_is_not_good(graph: Path) -> None:
     exported = ExportedModel(graph)
     frames = np.full((1, 3, 96, 96), 0.5, dtype=np.float32)
