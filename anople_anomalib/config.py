@@ -15,15 +15,16 @@ Example:
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
-from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
+
+from .utils.arguments import FILE, FLAG, LAYERS, NAME, RATE, WORDS, Rule, choice, either, integer, is_number
 
 NONE = "none"
 """The word that switches something off."""
@@ -39,56 +40,6 @@ TURNS = ("auto", "right_angles", "mirrored", NONE)
 FUSIONS = ("paper", "weighted")
 
 
-class _Rule(NamedTuple):
-    """Values that an option may have.
-
-    Attributes:
-        allows: Whether a value is allowed.
-        text: The allowed values in words, after "must be".
-    """
-
-    allows: Callable[[Any], bool]
-    text: str
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-
-
-def _is_integer(value: object, minimum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
-
-
-def _integer(minimum: int) -> _Rule:
-    return _Rule(lambda value: _is_integer(value, minimum), f"an integer, {minimum} or more")
-
-
-def _word(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _choice(*words: str) -> _Rule:
-    return _Rule(lambda value: isinstance(value, str) and value in words, f"one of {', '.join(words)}")
-
-
-def _or(word: str, rule: _Rule) -> _Rule:
-    return _Rule(lambda value: value == word or rule.allows(value), f"{rule.text}, or {word!r}")
-
-
-_FLAG = _Rule(lambda value: isinstance(value, bool), "true or false")
-_RATE = _Rule(lambda value: _is_number(value) and value >= 0, "a finite number, 0 or more")
-_NAME = _Rule(_word, "a name")
-_FILE = _Rule(lambda value: _word(value) or isinstance(value, Path), "a name or a path")
-_LAYERS = _Rule(
-    lambda value: isinstance(value, list | tuple) and bool(value) and all(_is_integer(each, 1) for each in value),
-    "layer numbers, 1 or more",
-)
-_WORDS = _Rule(
-    lambda value: _word(value) or (isinstance(value, list | tuple) and bool(value) and all(map(_word, value))),
-    "one or more non-empty words, or 'compositional'",
-)
-
-
 @dataclass(frozen=True)
 class _Group:
     """Options that belong together; a subclass is a frozen dataclass whose fields are all ``None`` by default."""
@@ -100,10 +51,10 @@ class _Group:
             ValueError: If an option has a value that it cannot have.
         """
         group = _NAMES[type(self)]
-        for name, value in vars(self).items():
-            rule = _RULES[group][name]
+        for option in fields(self):
+            value, rule = vars(self)[option.name], option.metadata["rule"]
             if value is not None and not rule.allows(value):
-                msg = f"{group}.{name} must be {rule.text}, got {value!r}."
+                msg = f"{group}.{option.name} must be {rule.text}, got {value!r}."
                 raise ValueError(msg)
 
     def given(self) -> dict[str, Any]:
@@ -125,12 +76,12 @@ class PromptConfig(_Group):
         view_signal: Whether a signal c tells the views apart (Table 3b).
     """
 
-    text_context_length: int | None = None
-    visual_context_length: int | None = None
-    depth: int | None = None
-    coupling: str | None = None
-    state_word: str | Sequence[str] | None = None
-    view_signal: bool | None = None
+    text_context_length: int | None = field(default=None, metadata={"rule": integer(0)})
+    visual_context_length: int | None = field(default=None, metadata={"rule": integer(0)})
+    depth: int | None = field(default=None, metadata={"rule": integer(1)})
+    coupling: str | None = field(default=None, metadata={"rule": choice(*COUPLINGS)})
+    state_word: str | Sequence[str] | None = field(default=None, metadata={"rule": WORDS})
+    view_signal: bool | None = field(default=None, metadata={"rule": FLAG})
 
 
 @dataclass(frozen=True)
@@ -159,20 +110,25 @@ class TrainingConfig(_Group):
         seed: Seed of the initial prompts, the simulated anomalies and the order of the shots.
     """
 
-    epochs: int | None = None
-    prompt_lr: float | None = None
-    decoder_lr: float | None = None
-    decoder: str | None = None
-    multi_view: bool | None = None
-    alignment: str | None = None
-    pixel_anomalies: bool | None = None
-    latent_anomalies: bool | None = None
-    paired_anomalies: bool | None = None
-    anomaly_source: str | Path | None = None
-    image_logit_scale: float | str | None = None
-    pixel_logits: str | None = None
-    gradient_checkpointing: bool | None = None
-    seed: int | None = None
+    epochs: int | None = field(default=None, metadata={"rule": integer(1)})
+    prompt_lr: float | None = field(default=None, metadata={"rule": RATE})
+    decoder_lr: float | None = field(default=None, metadata={"rule": RATE})
+    decoder: str | None = field(default=None, metadata={"rule": choice(*DECODERS)})
+    multi_view: bool | None = field(default=None, metadata={"rule": FLAG})
+    alignment: str | None = field(default=None, metadata={"rule": choice(*ALIGNMENTS)})
+    pixel_anomalies: bool | None = field(default=None, metadata={"rule": FLAG})
+    latent_anomalies: bool | None = field(default=None, metadata={"rule": FLAG})
+    paired_anomalies: bool | None = field(default=None, metadata={"rule": FLAG})
+    anomaly_source: str | Path | None = field(default=None, metadata={"rule": FILE})
+    image_logit_scale: float | str | None = field(
+        default=None,
+        metadata={
+            "rule": either("clip", Rule(lambda value: is_number(value) and value > 0, "a finite number above 0"))
+        },
+    )
+    pixel_logits: str | None = field(default=None, metadata={"rule": choice(*PIXEL_LOGITS)})
+    gradient_checkpointing: bool | None = field(default=None, metadata={"rule": FLAG})
+    seed: int | None = field(default=None, metadata={"rule": integer(0)})
 
 
 @dataclass(frozen=True)
@@ -207,73 +163,47 @@ class MemoryConfig(_Group):
         score_share: Share of the largest values of the map whose mean stands for the image; 0 for the maximum.
     """
 
-    enabled: bool | None = None
-    layers: Sequence[int] | None = None
-    coreset_ratio: float | None = None
-    per_category: bool | None = None
-    backbone: str | None = None
-    pretrained: str | Path | None = None
-    backbone_layers: Sequence[int] | str | None = None
-    image_size: int | str | None = None
-    position_weight: float | None = None
-    turns: str | int | None = None
-    subspace: float | None = None
-    fusion: str | None = None
-    score_share: float | None = None
+    enabled: bool | None = field(default=None, metadata={"rule": FLAG})
+    layers: Sequence[int] | None = field(default=None, metadata={"rule": LAYERS})
+    coreset_ratio: float | None = field(
+        default=None,
+        metadata={"rule": Rule(lambda value: is_number(value) and 0 < value <= 1, "above 0 and at most 1")},
+    )
+    per_category: bool | None = field(default=None, metadata={"rule": FLAG})
+    backbone: str | None = field(default=None, metadata={"rule": NAME})
+    pretrained: str | Path | None = field(default=None, metadata={"rule": FILE})
+    backbone_layers: Sequence[int] | str | None = field(default=None, metadata={"rule": either(DEFAULT, LAYERS)})
+    image_size: int | str | None = field(default=None, metadata={"rule": either(DEFAULT, integer(32))})
+    position_weight: float | None = field(default=None, metadata={"rule": RATE})
+    turns: str | int | None = field(
+        default=None,
+        metadata={
+            "rule": Rule(
+                lambda value: (
+                    value in TURNS or (type(value) is int and value > 0 and (value % 15 == 0) and (360 % value == 0))
+                ),
+                f"one of {', '.join(TURNS)}, or a multiple of 15 degrees that divides 360",
+            )
+        },
+    )
+    subspace: float | None = field(
+        default=None,
+        metadata={
+            "rule": Rule(
+                lambda value: is_number(value) and 0 <= value < 1, "0 for none or a share of the variance below 1"
+            )
+        },
+    )
+    fusion: str | None = field(default=None, metadata={"rule": choice(*FUSIONS)})
+    score_share: float | None = field(
+        default=None, metadata={"rule": Rule(lambda value: is_number(value) and 0 <= value <= 1, "between 0 and 1")}
+    )
 
 
 GROUPS: Mapping[str, type[_Group]] = {"prompts": PromptConfig, "training": TrainingConfig, "memory": MemoryConfig}
 """The groups by the name of their argument."""
 
 _NAMES = {group: name for name, group in GROUPS.items()}
-_RULES: Mapping[str, Mapping[str, _Rule]] = {
-    "prompts": {
-        "text_context_length": _integer(0),
-        "visual_context_length": _integer(0),
-        "depth": _integer(1),
-        "coupling": _choice(*COUPLINGS),
-        "state_word": _WORDS,
-        "view_signal": _FLAG,
-    },
-    "training": {
-        "epochs": _integer(1),
-        "prompt_lr": _RATE,
-        "decoder_lr": _RATE,
-        "decoder": _choice(*DECODERS),
-        "multi_view": _FLAG,
-        "alignment": _choice(*ALIGNMENTS),
-        "pixel_anomalies": _FLAG,
-        "latent_anomalies": _FLAG,
-        "paired_anomalies": _FLAG,
-        "anomaly_source": _FILE,
-        "image_logit_scale": _or(
-            "clip", _Rule(lambda value: _is_number(value) and value > 0, "a finite number above 0")
-        ),
-        "pixel_logits": _choice(*PIXEL_LOGITS),
-        "gradient_checkpointing": _FLAG,
-        "seed": _integer(0),
-    },
-    "memory": {
-        "enabled": _FLAG,
-        "layers": _LAYERS,
-        "coreset_ratio": _Rule(lambda value: _is_number(value) and 0 < value <= 1, "above 0 and at most 1"),
-        "per_category": _FLAG,
-        "backbone": _NAME,
-        "pretrained": _FILE,
-        "backbone_layers": _or(DEFAULT, _LAYERS),
-        "image_size": _or(DEFAULT, _integer(32)),
-        "position_weight": _RATE,
-        "turns": _Rule(
-            lambda value: value in TURNS or (type(value) is int and value > 0 and value % 15 == 0 and 360 % value == 0),
-            f"one of {', '.join(TURNS)}, or a multiple of 15 degrees that divides 360",
-        ),
-        "subspace": _Rule(
-            lambda value: _is_number(value) and 0 <= value < 1, "0 for none or a share of the variance below 1"
-        ),
-        "fusion": _choice(*FUSIONS),
-        "score_share": _Rule(lambda value: _is_number(value) and 0 <= value <= 1, "between 0 and 1"),
-    },
-}
 _PRESET_KEYS = {"title", "backbone", "pretrained", *GROUPS}
 _OF_THE_BACKBONE = ("pretrained", "backbone_layers", "image_size")  # options of the memory
 

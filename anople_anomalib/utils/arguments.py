@@ -4,10 +4,11 @@
 """Checks of arguments, their form as plain data, and the value that was probably meant."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import isfinite
 from numbers import Integral, Real
-from typing import Any, TypeGuard
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
 
 
 def as_list(value: Any) -> Any:  # noqa: ANN401
@@ -97,3 +98,57 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
 
 def _is_finite(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+class Rule(NamedTuple):
+    """Values that an option may have.
+
+    Attributes:
+        allows: Whether a value is allowed.
+        text: The allowed values in words, after "must be".
+    """
+
+    allows: Callable[[Any], bool]
+    text: str
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number."""
+    return _is_finite(value)
+
+
+def _is_integer(value: object, minimum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def integer(minimum: int) -> Rule:
+    """Allow integers from a minimum on."""
+    return Rule(lambda value: _is_integer(value, minimum), f"an integer, {minimum} or more")
+
+
+def _word(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def choice(*words: str) -> Rule:
+    """Allow some words."""
+    return Rule(lambda value: isinstance(value, str) and value in words, f"one of {', '.join(words)}")
+
+
+def either(word: str, rule: Rule) -> Rule:
+    """Allow a word beside the values of another rule."""
+    return Rule(lambda value: value == word or rule.allows(value), f"{rule.text}, or {word!r}")
+
+
+FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
+RATE = Rule(lambda value: is_number(value) and value >= 0, "a finite number, 0 or more")
+NAME = Rule(_word, "a name")
+FILE = Rule(lambda value: _word(value) or isinstance(value, Path), "a name or a path")
+LAYERS = Rule(
+    lambda value: isinstance(value, list | tuple) and bool(value) and all(_is_integer(each, 1) for each in value),
+    "layer numbers, 1 or more",
+)
+WORDS = Rule(
+    lambda value: _word(value) or (isinstance(value, list | tuple) and bool(value) and all(map(_word, value))),
+    "one or more non-empty words, or 'compositional'",
+)
