@@ -3,7 +3,8 @@
 
 """The command ``anople``, in a process of its own: few words, errors of one sentence, exit codes.
 
-0: fine; 1: an error; 2: wrong usage; 3: some images could not be judged; 130: interrupted. ``ANOPLE_TRACEBACK=1`` shows
+0: fine; 1: an error; 2: wrong usage; 3: some images could not be judged; 4: criteria failed or not proven; 130:
+interrupted. ``ANOPLE_TRACEBACK=1`` shows
 whole tracebacks and every message of the libraries. A subcommand is a module with ``add_arguments`` and ``run``; what
 is slow to import is imported in ``run``.
 """
@@ -12,7 +13,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from . import compare, convert, export, judge, learn_more, page, report, teach, threshold, watch
+from . import compare, convert, export, judge, learn_more, page, qualify, report, teach, threshold, watch
 from .terminal import ERROR, INTERRUPTED, USAGE, Parser, UsageError, quieten, say_error, wants_everything
 
 COMMANDS = {
@@ -20,6 +21,7 @@ COMMANDS = {
     "judge": judge,
     "watch": watch,
     "threshold": threshold,
+    "qualify": qualify,
     "learn-more": learn_more,
     "export": export,
     "page": page,

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 
 from anople_anomalib.utils.arguments import did_you_mean
 
-FINE, ERROR, USAGE, UNJUDGED, INTERRUPTED = 0, 1, 2, 3, 130
+FINE, ERROR, USAGE, UNJUDGED, NOT_MET, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes."""
 
 MEGAPIXELS = 178.0

@@ -1,0 +1,117 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""An acceptance study from the command to the page."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anople_anomalib.commands.main import main
+from anople_anomalib.commands.qualify import find_pictures, read_trials
+from helpers.folders import write_category
+from helpers.training import make_datamodule, make_engine, make_model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained model, beside the data that it was trained on."""
+    folder = tmp_path_factory.mktemp("model")
+    model = make_model()
+    make_engine(folder).fit(model, datamodule=make_datamodule(write_category(folder / "data")))
+    model.set_thresholds(image=0.01, pixel=0.01)
+    model.save_checkpoint(folder / "model.ckpt")
+    return folder / "model.ckpt"
+
+
+def write_parts(folder: Path, *kinds: str, number: int = 3, seed: int = 0) -> Path:
+    """Pictures that no model has seen."""
+    rng = np.random.default_rng(seed)
+    for kind in kinds:
+        (folder / kind).mkdir(parents=True)
+        for part in range(number):
+            Image.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)).save(folder / kind / f"{part}.png")
+    return folder
+
+
+def study_of(folder: Path) -> dict:
+    return json.loads((folder / "study.json").read_text(encoding="utf-8"))
+
+
+def test_a_study_is_written(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = write_parts(tmp_path / "parts", "OK", "crack", "hole")
+    output = tmp_path / "study"
+    assert main(["qualify", str(parts), "--model", str(checkpoint), "--output", str(output)]) == 4
+    told = capsys.readouterr().out
+    assert "False alarms: at most 5 % with 95 % confidence: fail. 3 of 3" in told
+    assert "Escapes: at most 2 % with 95 % confidence: not proven. 0 of 6" in told
+    study = study_of(output)
+    assert study["result"] == "fail"
+    assert {name: rate["n"] for name, rate in study["study"]["classes"].items()} == {"crack": 3, "good": 3, "hole": 3}
+    assert study["threshold"] == pytest.approx(0.01)
+    assert len(study["subject"]["model SHA-256"]) == 64
+    assert len(study["pictures"]) == 9
+    page = (output / "study.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 9
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert "Repeatability: every part was pictured once." in page
+    assert main(["qualify", str(parts), "--model", str(checkpoint), "--output", str(output)]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_trials_make_an_agreement_study(checkpoint: Path, tmp_path: Path) -> None:
+    for trial in range(2):
+        write_parts(tmp_path / "parts" / f"trial {trial}", "good", "crack", seed=trial)
+    main(["qualify", str(tmp_path / "parts"), "--model", str(checkpoint), "--output", str(tmp_path / "study")])
+    study = study_of(tmp_path / "study")["study"]
+    assert study["classes"]["good"]["n"] == 3
+    assert study["agreement"]["stations"][""]["right_verdicts"]["n"] == 12
+    assert study["agreement"]["repeatability"]["sigma"] > 0
+    assert "Agreement of trials" in (tmp_path / "study" / "study.html").read_text(encoding="utf-8")
+
+
+def test_pictures_that_the_model_rests_on_are_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = write_parts(tmp_path / "parts", "good", "crack")
+    shot = next((checkpoint.parent / "data").rglob("train/good/*.png"))
+    for image in sorted((checkpoint.parent / "data").rglob("train/good/*.png")):
+        shutil.copy(image, parts / "good" / f"renamed {image.name}")
+    assert shot.is_file()
+    assert main(["qualify", str(parts), "--model", str(checkpoint), "--output", str(tmp_path / "study")]) == 1
+    assert "are shots or calibration images of this model, such as" in capsys.readouterr().err
+
+
+def test_a_copy_is_no_repeat(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for trial in "12":
+        write_parts(tmp_path / trial, "good", "crack")
+    assert main(["qualify", str(tmp_path), "--model", str(checkpoint), "--output", str(tmp_path / "study")]) == 1
+    assert "are the same picture: a copy is no other part and no repeat" in capsys.readouterr().err
+
+
+def test_a_table_names_parts_trials_and_stations(tmp_path: Path) -> None:
+    write_parts(tmp_path, "ok", "crack")
+    table = tmp_path / "trials.csv"
+    table.write_text("part,trial,station,file\n7,1,A,ok/0.png\n7,2,A,ok/1.png\n8,1,B,crack/0.png\n", encoding="utf-8")
+    found = [each[1:] for each in read_trials(table, tmp_path)]
+    assert found == [("good", "7", "A", "1"), ("good", "7", "A", "2"), ("crack", "8", "B", "1")]
+    table.write_text("part,file\n7,ok/0.png\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="missing: station, trial"):
+        read_trials(table, tmp_path)
+    table.write_text("part,trial,station,file\n7,1,A,ok/9.png\n", encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=r"names 'ok/9\.png', which is not in"):
+        read_trials(table, tmp_path)
+
+
+def test_folders_without_good_parts_are_refused(tmp_path: Path) -> None:
+    write_parts(tmp_path, "crack", "hole")
+    with pytest.raises(FileNotFoundError, match="must have a folder of good parts"):
+        find_pictures(tmp_path)
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        find_pictures(tmp_path / "missing")
