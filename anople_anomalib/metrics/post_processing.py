@@ -241,9 +241,10 @@ class ExactPostProcessor(PostProcessor):
             batch: Batch with ``pred_score`` and ``anomaly_map``; labels that it has already are kept.
         """
         score, anomaly_map = batch.pred_score, batch.anomaly_map
-        if batch.pred_label is None:
+        # without a limit there is no verdict; an export must have one, as its outputs are named by their order
+        if batch.pred_label is None and not self.limit(IMAGE).isnan():
             batch.pred_label = self._judge(score, IMAGE)
-        if batch.pred_mask is None:
+        if batch.pred_mask is None and not self.limit(PIXEL).isnan():
             batch.pred_mask = self._judge(anomaly_map, PIXEL)
         if self.enable_normalization:
             batch.pred_score, batch.anomaly_map = self._scale(score, IMAGE), self._scale(anomaly_map, PIXEL)
@@ -265,15 +266,10 @@ class ExactPostProcessor(PostProcessor):
         return threshold if sensitivity == 0.5 else threshold * ((1 - sensitivity) / sensitivity)
 
     def _judge(self, scores: Tensor | None, level: str) -> Tensor | None:
-        """Tell which raw scores are anomalous: all that are not known to be at most the limit; ``None`` without one."""
+        """Tell which raw scores are anomalous: all that are not known to be at most the limit, all without a limit."""
         if scores is None or not self.enable_thresholding:
             return None
-        limit = self.limit(level)
-        if not torch.compiler.is_compiling() and bool(
-            torch.isnan(limit)
-        ):  # in an exported graph, all is anomalous then
-            return None
-        return ~(scores <= limit)
+        return ~(scores <= self.limit(level))
 
     def _scale(self, scores: Tensor | None, level: str) -> Tensor | None:
         """Map raw scores to [0, 1] in their order, the threshold to 0.5; without a threshold leave them."""
