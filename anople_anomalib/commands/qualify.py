@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
+from anople_anomalib.utils.files import digest_of
+
 from .judge import EXPORTED, judge, load
 from .terminal import FINE, MEGAPIXELS, NOT_MET, UsageError, allow_pixels
 
@@ -174,11 +176,9 @@ def hash_all(pictures: Sequence[Picture]) -> dict[str, Path]:
     Raises:
         ValueError: If two have the same content: a picture taken anew is a trial, a copy is none.
     """
-    from anople_anomalib.metrics.post_processing import content_hash
-
     found: dict[str, Path] = {}
     for picture in pictures:
-        other = found.setdefault(content_hash(picture.path), picture.path)
+        other = found.setdefault(digest_of(picture.path), picture.path)
         if other is not picture.path:
             msg = f"'{picture.path}' and '{other}' are the same picture: a copy is no other part and no repeat."
             raise ValueError(msg)
@@ -259,7 +259,7 @@ def _facts(options: Namespace, pictures: Sequence[Picture], hashes: dict[str, Pa
         counts[picture.kind] += 1
     return {
         "model": str(options.model),
-        "model SHA-256": hashlib.sha256(options.model.read_bytes()).hexdigest(),
+        "model SHA-256": digest_of(options.model),
         "pictures": dict(counts),
         "pictures SHA-256": hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest(),
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -23,11 +23,11 @@ from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.metrics.category_scores import IMAGE, PIXEL
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.training.hooks import FewShotTraining
-from anople_anomalib.utils.files import written_whole
+from anople_anomalib.utils.files import digest_of, written_whole
 from anople_anomalib.utils.transforms import require_one_transform
 from anople_anomalib.utils.version import __version__
 
-from .metadata import ExportMetadata, digest_of, metadata_file, to_json
+from .metadata import ExportMetadata, metadata_file, to_json
 
 if TYPE_CHECKING:
     import openvino

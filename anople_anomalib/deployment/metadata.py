@@ -7,7 +7,7 @@ The graph itself judges: its thresholds are constants in it, so that every runti
 which they are. It is sealed by checksums: one that was edited, or lies beside another graph, is refused, because rows
 would show other thresholds than those behind the verdicts. New thresholds come from the checkpoint by a new export.
 
-This module is part of the runtime without torch: it imports the standard library alone.
+This module is part of the runtime without torch: it needs nothing but the standard library.
 """
 
 import hashlib
@@ -15,6 +15,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from anople_anomalib.utils.files import digest_of
 
 FORMAT = 1
 """Version of the file's layout."""
@@ -102,15 +104,6 @@ def read_metadata(graph: str | Path) -> ExportMetadata:
         )
         raise ValueError(msg)
     return metadata
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _checked(content: Any, file: Path) -> ExportMetadata:  # noqa: ANN401  # JSON

@@ -8,7 +8,6 @@ anomalib's own post-processor takes a score of the validation set as the thresho
 linearly and clamps, which makes one score of all that is far from the threshold.
 """
 
-import hashlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +18,8 @@ from anomalib.data import Batch, InferenceBatch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+
+from anople_anomalib.utils.files import digest_of
 
 from .bounds import CONFIDENCE, Rate
 from .category_scores import IMAGE, PIXEL
@@ -190,7 +191,7 @@ class ExactPostProcessor(PostProcessor):
 
     def know(self, files: Iterable[Path]) -> None:
         """Remember files that are no evidence of the model's quality, because it rests on them."""
-        found = {content_hash(file) for file in files if file.is_file()}
+        found = {digest_of(file) for file in files if file.is_file()}
         self.known_images = sorted(found.union(self.known_images))
 
     def calibration(self, confidence: float = CONFIDENCE) -> str:
@@ -298,8 +299,3 @@ class ExactPostProcessor(PostProcessor):
         """Load thresholds and ranges; thresholds that were given stay."""
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.set_thresholds(self._explicit.get("image_threshold"), self._explicit.get("pixel_threshold"))
-
-
-def content_hash(file: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()

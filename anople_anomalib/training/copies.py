@@ -3,13 +3,14 @@
 
 """Images that show what the memory holds already, so that no threshold or metric may rest on them."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from anomalib.data import AnomalibDataModule
 from torch.nn import functional as F  # noqa: N812
+
+from anople_anomalib.utils.files import digest_of
 
 _SIDE = 32  # of a thumbnail: the noise of a camera averages out
 _ALIKE = 0.005  # mean difference of thumbnails: 1.3 of 255 gray levels; frames with a noise of 2 levels differ by 0.003
@@ -49,11 +50,11 @@ def require_no_shots(datamodule: AnomalibDataModule, shots: Iterable[str]) -> No
     """
     sizes: dict[int, set[str]] = {}
     for path in map(Path, shots):
-        sizes.setdefault(path.stat().st_size, set()).add(_content(path))
+        sizes.setdefault(path.stat().st_size, set()).add(digest_of(path))
     for name, purpose in (("val_data", "validation"), ("test_data", "test")):
         data = getattr(datamodule, name, None)
         paths = [Path(path) for path in data.samples.image_path] if data is not None and len(data) else []
-        found = [path for path in paths if (size := path.stat().st_size) in sizes and _content(path) in sizes[size]]
+        found = [path for path in paths if (size := path.stat().st_size) in sizes and digest_of(path) in sizes[size]]
         if found:
             msg = (
                 f"{len(found)} of {len(paths)} images of the {purpose} are shots or copies of them, such as "
@@ -61,7 +62,3 @@ def require_no_shots(datamodule: AnomalibDataModule, shots: Iterable[str]) -> No
                 "give other good images, or none."
             )
             raise ValueError(msg)
-
-
-def _content(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

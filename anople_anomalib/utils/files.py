@@ -3,6 +3,7 @@
 
 """Files and folders that appear complete or not at all, and what can go wrong when others read them."""
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -22,6 +23,15 @@ READ_ERRORS = (
     pickle.UnpicklingError,
 )
 """What libraries raise that read a damaged file."""
+
+
+def digest_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.deployment.metadata import ExportMetadata, digest_of, metadata_file, read_metadata, to_json
+from anople_anomalib.deployment.metadata import ExportMetadata, metadata_file, read_metadata, to_json
+from anople_anomalib.utils.files import digest_of
 from helpers.training import train_model
 
 LEVELS = {"image": 0.5, "pixel": None}

@@ -13,8 +13,9 @@ from anomalib.post_processing import PostProcessor
 from torch import Tensor
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.metrics.post_processing import ExactPostProcessor, content_hash
+from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.thresholds import MARGIN, Promise, between, good_threshold, look_zone
+from anople_anomalib.utils.files import digest_of
 from helpers.training import make_model
 
 
@@ -203,7 +204,7 @@ def test_files_behind_a_threshold_are_known(tmp_path: Path) -> None:
     processor = fit(ExactPostProcessor(), judged)
     restored = ExactPostProcessor()
     restored.load_checkpoint_config(processor.checkpoint_config())
-    assert restored.known_images == [content_hash(tmp_path / "a.png")]
+    assert restored.known_images == [digest_of(tmp_path / "a.png")]
     assert restored.normal_scores == processor.normal_scores
 
 
