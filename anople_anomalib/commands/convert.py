@@ -59,11 +59,10 @@ def convert_images(source: Path, target: Path, white: float | None = None) -> in
 
 def _image_files(source: Path) -> list[Path]:
     """List all images that Pillow knows, also those whose ending anomalib does not know."""
-    from anople_anomalib.data.image_reading import all_endings
     from anople_anomalib.data.listing import list_images
 
     listing = list_images([source] if source.is_dir() else [])
-    files = sorted([*listing.images, *(file for file in listing.others if file.suffix.lower() in all_endings())])
+    files = sorted([*listing.images, *listing.convertible])
     if not files:
         msg = f"'{source}' is no folder with images: give the folder of a data set."
         raise FileNotFoundError(msg)

@@ -125,19 +125,22 @@ def find_pictures(folder: Path) -> list[Picture]:
     Raises:
         FileNotFoundError: If there is no such folder, or none of good parts.
     """
-    from anople_anomalib.data.listing import GOOD_NAMES, is_good
+    from anople_anomalib.data.listing import GOOD_NAMES, is_good, subfolders
 
-    kinds = _subfolders(folder)
+    if not folder.is_dir():
+        msg = f"There is no folder '{folder}': check the path."
+        raise FileNotFoundError(msg)
+    kinds = subfolders(folder)
     if any(is_good(kind.name) for kind in kinds):
         return [picture for kind in kinds for picture in _pictures(kind, "")]
-    trials = [trial for trial in kinds if any(is_good(kind.name) for kind in _subfolders(trial))]
+    trials = [trial for trial in kinds if any(is_good(kind.name) for kind in subfolders(trial))]
     if not trials or trials != kinds:
         msg = (
             f"'{folder}' must have a folder of good parts ({', '.join(GOOD_NAMES)}) and one for every kind of defect, "
             "or such folders in a folder for each trial."
         )
         raise FileNotFoundError(msg)
-    return [picture for trial in trials for kind in _subfolders(trial) for picture in _pictures(kind, trial.name)]
+    return [picture for trial in trials for kind in subfolders(trial) for picture in _pictures(kind, trial.name)]
 
 
 def read_trials(file: Path, folder: Path) -> list[Picture]:
@@ -286,10 +289,3 @@ def _kind(name: str) -> str:
     from anople_anomalib.metrics.category_scores import GOOD
 
     return GOOD if is_good(name) else name
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        msg = f"There is no folder '{folder}': check the path."
-        raise FileNotFoundError(msg)
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

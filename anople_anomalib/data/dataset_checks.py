@@ -26,7 +26,7 @@ from anople_anomalib.utils.hidden_files import common_folder, is_hidden
 
 from .image_reading import require_plain_images, turned_size
 from .listing import is_good, say_other_endings
-from .masks import binary_mask, require_same_shape
+from .masks import binary_mask, require_marked, require_same_shape
 from .pairing import PAIRED_BY_ORDER, folders_of, pair_masks
 
 SUBSETS = ("train_data", "val_data", "test_data")
@@ -259,9 +259,7 @@ def _require_right_masks(subsets: Sequence[AnomalibDataset]) -> None:
     right = taken = 0
     for image, mask in pairs.items():
         meant, read = _areas(mask)
-        if not meant:
-            msg = f"The mask '{mask}' of the defective part '{image}' marks no pixel: draw the defect in it, in white."
-            raise ValueError(msg)
+        require_marked(image, mask, meant)
         right, taken = right + meant, taken + read
         require_same_shape(image, turned_size(image), mask, turned_size(mask))
     if abs(taken - right) > _TOLERANCE * right:

@@ -37,6 +37,11 @@ class Listing(NamedTuple):
     hidden: list[Path]
     others: list[Path]
 
+    @property
+    def convertible(self) -> list[Path]:
+        """Those of the others that Pillow knows as images by their ending."""
+        return [file for file in self.others if file.suffix.lower() in all_endings()]
+
 
 def say_other_endings(images: Sequence[str | Path]) -> None:
     """Warn of visible files beside images that anomalib leaves out: a part that is not judged must not go unnoticed.
@@ -45,7 +50,7 @@ def say_other_endings(images: Sequence[str | Path]) -> None:
         images: The images of a run; nothing is said where they are not all of their folder.
     """
     there = list_images([root] if (root := common_folder(images)) is not None else [])
-    others = [file for file in there.others if file.suffix.lower() in all_endings()]
+    others = there.convertible
     if others and len(images) == len(there.images):
         logger.warning("%d %s: %s", len(others), OTHER_ENDINGS, ", ".join(map(str, others[:5])))
 
@@ -103,7 +108,7 @@ def find_layout(root: Path) -> PartFolders:
         raise FileNotFoundError(msg)
     if train := _good_folder(root / "train"):
         good_test, truth = _good_folder(root / "test"), root / "ground_truth"
-        defects = [folder for folder in _subfolders(root / "test") if [folder] != good_test]
+        defects = [folder for folder in subfolders(root / "test") if [folder] != good_test]
         masks = [truth / folder.name for folder in defects] if truth.is_dir() else []
         return PartFolders(train, defects, good_test, masks, _good_folder(root / "validation"))
     good = _good_folder(root)
@@ -118,12 +123,13 @@ def find_layout(root: Path) -> PartFolders:
     return PartFolders(good, [], [], [], [])
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
+    """List the folders in a folder that are not hidden, sorted; none where it is not there."""
     return sorted(each for each in folder.glob("*") if each.is_dir() and not each.name.startswith("."))
 
 
 def _good_folder(folder: Path) -> list[Path]:
-    return [each for each in _subfolders(folder) if is_good(each.name)][:1]
+    return [each for each in subfolders(folder) if is_good(each.name)][:1]
 
 
 def name_of(root: Path) -> str:

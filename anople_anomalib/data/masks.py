@@ -73,6 +73,22 @@ def binary_mask(path: str | Path, ignore: int | None = None) -> NDArray[np.bool_
     return 2 * values > largest
 
 
+def require_marked(image: str | Path, mask: str | Path, anomalous: int) -> None:
+    """Refuse a mask of a defective part without an anomalous pixel.
+
+    Args:
+        image: The image.
+        mask: Its mask.
+        anomalous: Number of its anomalous pixels.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if not anomalous:
+        msg = f"The mask '{mask}' of the defective part '{image}' marks no pixel: draw the defect in it, in white."
+        raise ValueError(msg)
+
+
 def require_same_shape(image: str | Path, size: tuple[int, int], mask: str | Path, mask_size: tuple[int, int]) -> None:
     """Refuse a mask of another shape than its image; another size of the same shape is fine.
 

@@ -37,7 +37,7 @@ from torchvision.tv_tensors import Mask
 from .dataset_checks import OwnDataModule
 from .image_reading import read_image, require_clear_white, turned_size
 from .listing import PartFolders, below, find_layout, list_images, name_of, require_one_use, say_left_out
-from .masks import binary_mask, require_same_shape
+from .masks import binary_mask, require_marked, require_same_shape
 from .pairing import pair_masks
 from .sampling import draw_shots, relative_names
 
@@ -277,9 +277,7 @@ def _draw_test(good: Sequence[Path], share: float, name: str) -> list[Path]:
 def _require_mask_of(image: Path, mask: Path, ignore: int | None) -> None:
     """Refuse a mask without an anomaly, or of another shape than its image."""
     anomalous, (width, height) = binary_mask(mask, ignore), turned_size(image)
-    if not anomalous.any():
-        msg = f"The mask '{mask}' of the defective part '{image}' marks no pixel: draw the defect in it, in white."
-        raise ValueError(msg)
+    require_marked(image, mask, int(anomalous.sum()))
     require_same_shape(image, (width, height), mask, (anomalous.shape[1], anomalous.shape[0]))
 
 

@@ -113,8 +113,7 @@ class ImageList(ImageSeries):
     def __init__(self, paths: Sequence[str | Path], white: float | None = None) -> None:
         super().__init__(white)
         listing = list_images(paths)
-        others = [path for path in listing.others if path.suffix.lower() in all_endings()]
-        files = [path.absolute() for path in (*listing.images, *others)]
+        files = [path.absolute() for path in (*listing.images, *listing.convertible)]
         if not files:
             msg = f"There is no image in {', '.join(map(str, paths))}: give files, or folders of images."
             raise FileNotFoundError(msg)

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,9 +25,8 @@ from anople_anomalib.metrics.category_scores import IMAGE
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.raw_scores import RawScoreKeeper
 from anople_anomalib.metrics.thresholds import Zone
-from anople_anomalib.utils.version import __version__
 
-from .table import COLUMNS, ERROR, TableWriter, line_of, regions_of, summary, verdict_of
+from .table import COLUMNS, ERROR, TableWriter, line_of, regions_of, stamped, summary, verdict_of
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +166,7 @@ class PredictionTable(Callback):
 
     def _with_state(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add time and version of the verdict, and the state of the file that was read, where it is known."""
-        row = {**row, "time": datetime.now().astimezone().isoformat(timespec="milliseconds"), "version": __version__}
+        row = stamped(row)
         state = None if self._series is None else self._series.states.pop(row["path"], None)
         return row if state is None else {**row, "modified": state.modified, "bytes": state.size}
 

@@ -17,7 +17,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from anople_anomalib.utils.files import READ_ERRORS
-from anople_anomalib.utils.version import __version__
 
 from .metadata import ExportMetadata, read_metadata
-from .table import COLUMNS, ERROR, TableWriter, line_of, regions_of, summary, verdict_of
+from .table import COLUMNS, ERROR, TableWriter, line_of, regions_of, stamped, summary, verdict_of
 
 FINE, UNJUDGED = 0, 3
 """Exit codes: every image has a verdict, some have none."""
@@ -136,7 +134,7 @@ def judge(paths: Iterable[str | Path], model: str | Path | ExportedModel) -> Ite
         except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:
             row |= {"verdict": ERROR, "error": " ".join(str(error).split()) or type(error).__name__}
         row["seconds"] = round(time.perf_counter() - started, 4)
-        yield {**row, "time": datetime.now().astimezone().isoformat(timespec="milliseconds"), "version": __version__}
+        yield stamped(row)
 
 
 def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path) -> int:

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from heapq import heappush, heappushpop
 from itertools import count
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anople_anomalib.utils.files import written_whole
+from anople_anomalib.utils.version import __version__
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -199,6 +201,11 @@ class TableWriter:
                 (heappush if len(self._heap) < _WORST else heappushpop)(self._heap, entry)
         self._csv_file.flush()
         self._jsonl_file.flush()
+
+
+def stamped(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with the present time, with its zone, and the version of this package."""
+    return {**row, "time": datetime.now().astimezone().isoformat(timespec="milliseconds"), "version": __version__}
 
 
 def verdict_of(anomalous: bool, score: float, zone: Sequence[float] | None = None) -> str:
