@@ -148,17 +148,9 @@ class HeatMaps(Visualizer):
             except OSError as error:  # the verdict itself stands in the table
                 logger.warning("The picture '%s' cannot be written: %s", file, error)
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Draw and save the images of a batch."""
-        self.on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Draw and save the images of a batch, as those of a test."""
+        self.on_test_batch_end(*args, **kwargs)
 
     def _name_of(self, item: ImageItem) -> str:
         """Return where the picture of an image goes, below the folder of all pictures."""

@@ -100,8 +100,8 @@ class PredictionTable(Callback):
         threshold = _raw_threshold(pl_module)
         raw = self.raw.of_batch(outputs).pred_score
         scores = [] if raw is None else raw.detach().float().flatten().tolist()
-        processor = getattr(pl_module, "post_processor", None)
-        zone = processor.zone() if isinstance(processor, ExactPostProcessor) and processor.look else None
+        processor = _exact_processor(pl_module)
+        zone = processor.zone() if processor is not None and processor.look else None
         datamodule = getattr(trainer, "datamodule", None)
         resized = datamodule is not None
         category_of = getattr(datamodule, "category_of", None)
@@ -129,10 +129,10 @@ class PredictionTable(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the files and log a summary."""
-        processor = getattr(pl_module, "post_processor", None)
+        processor = _exact_processor(pl_module)
         if self._table is not None and trainer.is_global_zero:
             logger.info("%s", summary(self._table))
-            if isinstance(processor, ExactPostProcessor) and (doubt := processor.doubt()):
+            if processor is not None and (doubt := processor.doubt()):
                 logger.warning("%s", doubt)
         self._close()
 
@@ -223,13 +223,18 @@ def _judgment(
     }
 
 
+def _exact_processor(pl_module: LightningModule) -> ExactPostProcessor | None:
+    """Return the model's post-processor if it is this package's own."""
+    processor = getattr(pl_module, "post_processor", None)
+    return processor if isinstance(processor, ExactPostProcessor) else None
+
+
 def _raw_threshold(pl_module: LightningModule) -> float | None:
     """Return the threshold of the raw scores, if there is one."""
-    processor = getattr(pl_module, "post_processor", None)
-    threshold = processor.limit(IMAGE) if isinstance(processor, ExactPostProcessor) else None
-    threshold = getattr(processor, "image_threshold", None) if threshold is None else threshold
-    value = float("nan") if threshold is None else float(threshold)
-    return None if value != value else value  # NaN
+    exact = _exact_processor(pl_module)
+    others = getattr(getattr(pl_module, "post_processor", None), "image_threshold", math.nan)
+    threshold = float(others if exact is None else exact.limit(IMAGE))
+    return None if math.isnan(threshold) else threshold
 
 
 def _category(item: ImageItem, category_of: Callable[[str], str] | None, pl_module: LightningModule) -> str:

@@ -57,6 +57,30 @@ def without_shot(
     return reduced
 
 
+def banks_without(
+    model: AnoPLeModel, features: ShotFeatures, categories: Sequence[int], parts: Sequence[int], number: int
+) -> list[MemoryBank]:
+    """Return the model's banks without one shot, each by :func:`without_shot`.
+
+    Args:
+        model: The trained model, with its memory.
+        features: What the banks were built from, one row per shot.
+        categories: Number of each shot's category.
+        parts: Number of the part that each shot shows.
+        number: Row of the shot.
+    """
+    banks = [without_shot(model.memory_bank, features.first, categories, parts, number, features.first_inside)]
+    if model.second_memory is not None:
+        bank, rows = model.second_memory.memory_bank, require_memory(features.second)
+        banks.append(without_shot(bank, rows, categories, parts, number, features.second_inside))
+    return banks
+
+
+def parts_shown(shots: Shots) -> list[int]:
+    """Return the number of the part that each shot shows, see :func:`.copies.parts_of`."""
+    return parts_of([thumbnail(shots.image(number)) for number in range(len(shots.categories))])
+
+
 def allowed_turns(model: AnoPLeModel) -> list[int]:
     """Return the turns in which the shots tell that normal parts lie.
 
@@ -110,8 +134,7 @@ class HeldOutShots:
     ) -> None:
         self._model, self._shots = model, shots
         self._features, self._transform = features, transform or nn.Identity()
-        thumbnails = [thumbnail(shots.image(number)) for number in range(len(shots.categories))]
-        self._parts = parts_of(thumbnails)
+        self._parts = parts_shown(shots)
         self._numbers = {path: number for number, path in enumerate(shots.paths)}
 
     @torch.no_grad()
@@ -152,15 +175,8 @@ class HeldOutShots:
         self, image: torch.Tensor, number: int, region: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return score and map of one shot by the memory of the others."""
-        features, categories = cast("ShotFeatures", self._features), self._shots.categories
-        reduced = [
-            without_shot(
-                self._model.memory_bank, features.first, categories, self._parts, number, features.first_inside
-            )
-        ]
-        if self._model.second_memory is not None:
-            bank, rows = self._model.second_memory.memory_bank, require_memory(features.second)
-            reduced.append(without_shot(bank, rows, categories, self._parts, number, features.second_inside))
+        features = cast("ShotFeatures", self._features)
+        reduced = banks_without(self._model, features, self._shots.categories, self._parts, number)
         return self._detect(image, image.shape[-2:], region, reduced)
 
     def _judge_views(

@@ -23,8 +23,7 @@ from anople_anomalib.tiles.region import at_size
 from anople_anomalib.utils.resizing import resize
 from anople_anomalib.utils.transforms import pointwise
 
-from .copies import parts_of, thumbnail
-from .held_out import allowed_turns, moved_region, without_shot
+from .held_out import allowed_turns, banks_without, moved_region, parts_shown
 from .shots import Shots
 
 _TRIALS = 12
@@ -86,17 +85,12 @@ def _try_parts(
         region_of: As for :func:`fill_memory`.
     """
     views = ceil(_TRIALS / len(features.first))
-    parts = parts_of([thumbnail(shots.image(number)) for number in range(len(features.first))])
+    parts = parts_shown(shots)
     # a tile has its size already
     of_tile = transform if model.tiling.number == 1 else nn.Sequential(*pointwise(cast("Transform", transform)))
     rows = []
     for number in range(min(len(features.first), _TRIALS)):
-        banks = [
-            without_shot(model.memory_bank, features.first, shots.categories, parts, number, features.first_inside)
-        ]
-        if model.second_memory is not None:
-            bank, second = model.second_memory.memory_bank, require_memory(features.second)
-            banks.append(without_shot(bank, second, shots.categories, parts, number, features.second_inside))
+        banks = banks_without(model, features, shots.categories, parts, number)
         region = region_of(number) if region_of else None
         region = model.region(model.input_size) if region is None else region
         image = shots.image(number).to(features.first.device)

@@ -16,11 +16,6 @@ def as_list(value: Any) -> Any:  # noqa: ANN401
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
 
 
-def as_text(value: Any) -> Any:  # noqa: ANN401
-    """Turn a path into text, plain data for a checkpoint's hyper-parameters; leave ``None`` alone."""
-    return None if value is None else str(value)
-
-
 def check_integer(minimum: int, **values: object) -> None:
     """Check arguments that count something.
 
