@@ -16,7 +16,7 @@ from anomalib.data import ImageBatch, ImageItem
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from anople_anomalib.utils.hidden_files import holds_drawings
+from anople_anomalib.utils.hidden_files import holds_drawings, is_hidden
 
 from .image_reading import all_endings, read_image, require_clear_white
 from .listing import list_images
@@ -238,7 +238,7 @@ class WatchedFolder(ImageSeries):
             return found
         found = {}
         for path in changed:
-            if path.is_relative_to(self.folder) and not _is_hidden(path.relative_to(self.folder)):
+            if path.is_relative_to(self.folder) and not is_hidden(path, self.folder):
                 found.update(_walk(path))
         return found
 
@@ -338,10 +338,6 @@ def series_in(loaders: object) -> ImageSeries | None:
 def _is_same(judged: State | None, state: State) -> bool:
     """Return whether a file is the one that was judged: rows do not hold its number."""
     return judged is not None and judged[:2] == state[:2]
-
-
-def _is_hidden(place: Path) -> bool:
-    return any(part.startswith(".") for part in place.parts)
 
 
 def _walk(path: Path) -> dict[Path, State]:

@@ -147,6 +147,20 @@ def test_a_moved_picture_is_judged_once_and_a_copy_again(tmp_path: Path) -> None
         watch.wait_until(lambda: watch.numbers == [1, 2, 2])
 
 
+def test_heat_maps_of_a_run_that_writes_into_the_folder_are_not_judged(tmp_path: Path) -> None:
+    (tmp_path / "in" / "run").mkdir(parents=True)
+    (tmp_path / "in" / "run" / "predictions.jsonl").touch()
+    (tmp_path / "in" / "run" / "images").mkdir()
+    with watched(tmp_path / "in") as watch:
+        picture(tmp_path / "in" / "first.png", 1)
+        watch.wait_until(lambda: watch.numbers == [1])  # from now on changes are told, not only listed
+        picture(tmp_path / "in" / "run" / "images" / "0.png", 2)
+        time.sleep(3 * watching.SETTLED)
+        picture(tmp_path / "in" / "last.png", 3)
+        watch.wait_until(lambda: 3 in watch.numbers)
+    assert watch.numbers == [1, 3]
+
+
 def test_images_that_are_there_may_be_left_alone(tmp_path: Path) -> None:
     picture(tmp_path / "in" / "old.png", 1)
     with watched(tmp_path / "in", only_new=True, polling=True) as watch:
