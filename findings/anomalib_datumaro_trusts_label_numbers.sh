@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 #
 # anomalib's Datumaro takes label number 0 for good and number 1 for defective, whatever their names are, and drops the rest.

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 #
 # anomalib's Folder with good parts alone sets a fifth of them aside for a test that has no defect, and another fifth every time.

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 #
 # anomalib's MVTecAD leaves out JPEG photographs in MVTec's layout, without a word where there are PNG files beside them.

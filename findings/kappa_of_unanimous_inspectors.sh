@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 #
 # Inspectors who agree on every part have no kappa at all if no part was defective, in scikit-learn and in statsmodels.

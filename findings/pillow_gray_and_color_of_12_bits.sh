@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 #
 # The same 12-bit photograph becomes white in gray and black in color when Pillow makes 8-bit RGB of it.

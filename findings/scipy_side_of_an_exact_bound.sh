@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 #
 # The side of scipy's Clopper-Pearson interval is chosen where the test is made, not where the interval is asked for.

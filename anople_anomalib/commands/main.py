@@ -4,9 +4,8 @@
 """The command ``anople``, in a process of its own: few words, errors of one sentence, exit codes.
 
 0: fine; 1: an error; 2: wrong usage; 3: some images could not be judged; 4: criteria failed or not proven; 130:
-interrupted. ``ANOPLE_TRACEBACK=1`` shows
-whole tracebacks and every message of the libraries. A subcommand is a module with ``add_arguments`` and ``run``; what
-is slow to import is imported in ``run``.
+interrupted. ``ANOPLE_TRACEBACK=1`` shows whole tracebacks and every message of the libraries. A subcommand is a module
+with ``add_arguments`` and ``run``, which imports the libraries that are slow to import.
 """
 
 import socket

@@ -157,10 +157,7 @@ def say_left_out(listings: dict[str, Listing], used_masks: set[Path]) -> None:
     spare = [path for path in listings["masks"].images if path not in used_masks]
     for paths, reason in (
         (hidden, "hidden files are no images"),
-        (
-            others,
-            OTHER_ENDINGS,
-        ),
+        (others, OTHER_ENDINGS),
         (spare, "masks belong to no image"),
     ):
         if paths:

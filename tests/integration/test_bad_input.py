@@ -3,9 +3,11 @@
 
 """Wrong input at the command line: one error message with the value, before any training run."""
 
+import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from helpers.command_line import MODEL, anomalib, data_arguments
@@ -69,5 +71,8 @@ def test_the_parser_says_what_has_the_wrong_type(
 def test_a_training_set_without_normal_images(tmp_path: Path) -> None:
     root = write_category(tmp_path / "data")
     shutil.rmtree(root / "bottle" / "train")
-    with pytest.raises(ValueError, match=r"finds no training images|of category 'bottle' has no normal images"):
+    message = "The training set of category 'bottle' has no normal images"
+    if int(pd.__version__.partition(".")[0]) > 2:  # with which an empty set may be one that anomalib cannot read
+        message = "anomalib finds no training images of MVTecAD. If they are there, it cannot read it with pandas"
+    with pytest.raises(ValueError, match=re.escape(message)):
         anomalib("fit", *MODEL, *data_arguments(root), results=tmp_path)
