@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--category", default="brick")
     parser.add_argument("--backbone", default="anople-tiny")
     parser.add_argument("--pretrained")
-    parser.add_argument("--second", action="store_true", help="measure the second memory, of EfficientNet-Lite0")
+    parser.add_argument("--second", action="store_true", help="measure the second memory")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--ratios", type=float, nargs="+", default=[1.0, 0.1])
     parser.add_argument("--plot", type=Path)

@@ -9,7 +9,7 @@ first 100 good and the first 100 defective ones of a kind are tested, or those t
 are drawn from the other good ones; ``darkness`` shows what their brightness alone tells.
 
 Rows: ``AnoPLe, weighted`` is the default over anople-tiny; ``AnoPLe, paper`` is equations (12) and (14) over its CLIP
-alone; then the parts, each by its largest value; ``bank`` is a plain nearest-neighbor bank of EfficientNet-Lite0's
+alone; then the parts, each by its largest value; ``bank`` is a plain nearest-neighbor bank of the second backbone's
 features, and ``PatchCore`` anomalib's, over the same features. With ``--memories-only`` one step is trained, and those
 rows alone are measured that do not depend on the training: the second memory, ``bank``, ``PatchCore``, ``darkness``.
 
@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import timm
 import torch
 from anomalib.data import AnomalibDataModule, Folder, MVTecAD
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
@@ -45,7 +44,8 @@ from torchvision.transforms.v2 import functional as tv_functional
 
 from anople_anomalib import AnoPLe
 from anople_anomalib.backbones.outputs import VisualFeatures
-from anople_anomalib.backbones.package_weights import LITE0, package_file
+from anople_anomalib.backbones.package_weights import PACKAGE_WEIGHTS, package_weights
+from anople_anomalib.backbones.timm_features import MemoryBackbone
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
 from anople_anomalib.method.fusion import PaperFusion
@@ -95,12 +95,11 @@ def make_datamodule(name: str, root: Path | None, cells: Path) -> AnomalibDataMo
     return SampleTextures(category=name, **settings) if root is None else MVTecAD(root=root, category=name, **settings)
 
 
-def patchcore(shots: list[Tensor]) -> PatchcoreModel:
-    """Return anomalib's PatchCore over EfficientNet-Lite0's stages with strides 8 and 16."""
-    model = PatchcoreModel(layers=("blocks.2", "blocks.4"), backbone="tf_efficientnet_lite0", pre_trained=False)
-    extractor = model.feature_extractor.feature_extractor
-    names = timm.create_model("tf_efficientnet_lite0").state_dict()
-    weights = dict(zip(names, torch.load(package_file(LITE0), weights_only=True).values(), strict=True))
+def patchcore(shots: list[Tensor], backbone: str) -> PatchcoreModel:
+    """Return anomalib's PatchCore over the stages with strides 8 and 16 of the second memory's backbone."""
+    architecture = PACKAGE_WEIGHTS[backbone].architecture
+    model = PatchcoreModel(layers=("blocks.2", "blocks.4"), backbone=architecture, pre_trained=False)
+    extractor, weights = model.feature_extractor.feature_extractor, package_weights(backbone)
     extractor.load_state_dict({name: weights[name] for name in extractor.state_dict()})
     model.train()
     model.feature_extractor.eval()
@@ -113,7 +112,7 @@ def patchcore(shots: list[Tensor]) -> PatchcoreModel:
 def rows_of(model: AnoPLe, bank: ScaledMemoryBank, baseline: PatchcoreModel, image: Tensor, *, trained: bool) -> Rows:
     """Return the prediction of every row for an image of shape (1, 3, H, W) in [0, 1]."""
     parts, images = model.model, model.pre_processor.transform(image)
-    visual, other = parts.encode_whole(images), baseline(as_lite0_sees(image))
+    visual, other = parts.encode_whole(images), baseline(as_backbone_sees(image, parts.second_memory.backbone))
     rows = trained_rows(model, images, visual) if trained else {}
     second = parts.second_memory_map(visual)
     plain = bank(visual.second_features).reshape(1, *parts.second_memory.backbone.grid)
@@ -140,9 +139,9 @@ def trained_rows(model: AnoPLe, images: Tensor, visual: VisualFeatures) -> Rows:
     }
 
 
-def as_lite0_sees(image: Tensor) -> Tensor:
-    """Resize and normalize an image for EfficientNet-Lite0."""
-    return 2 * tv_functional.resize(image, [256, 256], antialias=True) - 1
+def as_backbone_sees(image: Tensor, backbone: MemoryBackbone) -> Tensor:
+    """Resize and normalize an image as an EfficientNet-Lite was trained."""
+    return 2 * tv_functional.resize(image, list(backbone.image_size), antialias=True) - 1
 
 
 def auroc(scores: Tensor, labels: Tensor) -> float:
@@ -160,7 +159,7 @@ def test(model: AnoPLe, datamodule: AnomalibDataModule, *, trained: bool) -> Ite
     second = model.model.second_memory
     bank = ScaledMemoryBank(second.backbone.width, second.backbone.grid)
     bank.build(torch.cat([second.features(model.pre_processor.transform(shot)) for shot in shots]))
-    baseline = patchcore([as_lite0_sees(shot) for shot in shots])
+    baseline = patchcore([as_backbone_sees(shot, second.backbone) for shot in shots], second.backbone.name)
     scores: dict[str, list[Tensor]] = {}
     maps: dict[str, list[Tensor]] = {}
     labels, masks = [], []
