@@ -17,6 +17,7 @@ from anople_anomalib.metrics.bounds import Rate
 from anople_anomalib.metrics.thresholds import Promise, good_threshold
 from anople_anomalib.tiles.large_images import ShotFeatures
 from anople_anomalib.training.held_out import HeldOutShots
+from anople_anomalib.utils.batches import joined
 
 from .uploads import Photo
 
@@ -81,9 +82,7 @@ def good_scores(model: AnoPLe, photos: Sequence[Photo]) -> list[tuple[float, flo
     images = [transform(shots.image(number)) for number in range(len(photos))]
     features: ShotFeatures | None = None
     if network.memory_bank is not None:
-        rows = [network.shot_features(image) for image in images]
-        columns = [None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)]
-        features = ShotFeatures._make(columns)
+        features = joined([network.shot_features(image) for image in images])
     held_out = HeldOutShots(network, shots, features, transform)
     found = held_out.predict(ImageBatch(image=torch.cat(images), image_path=shots.paths))
     scores, maps = cast("torch.Tensor", found.pred_score), cast("torch.Tensor", found.anomaly_map)

@@ -82,7 +82,8 @@ def start(
 
     sessions = Sessions(folder, ckpt_path)
     if ckpt_path is not None:
-        sessions.close(str(sessions.of("check").folder) and "check")  # a refused checkpoint is an error now
+        sessions.of("check")  # a refused checkpoint is an error now
+        sessions.close("check")
     page = build_page(Actions(sessions, folder / "uploads"))
     page.launch(
         server_name=host,

@@ -10,7 +10,6 @@ as rotated. Such files are refused before anything is trained or predicted (:fun
 """
 
 import contextlib
-import functools
 import os
 import shlex
 import struct
@@ -27,6 +26,7 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anople_anomalib.utils.files import READ_ERRORS
+from anople_anomalib.utils.image_kinds import is_deep
 
 IMAGE_ERRORS = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises for files that it cannot read."""
@@ -39,20 +39,6 @@ _ORIENTATION = 0x0112  # the tag of EXIF
 _ON_ITS_SIDE = 5  # from this orientation on width and height are exchanged
 _SCALED_BY_PILLOW = {".pgm", ".ppm", ".pnm"}  # by the largest value that their head names
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-@functools.cache
-def all_endings() -> frozenset[str]:
-    """Return the endings of all images that Pillow reads, more than anomalib lists: ``.jfif``, ``.jp2``, ``.gif``."""
-    Image.init()
-    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-
-
-def is_deep(image: Image.Image) -> bool:
-    """Return whether a file that was opened, and not loaded yet, has 16 or 32 bits in a channel, gray or color."""
-    modes = image.mode in {"I", "F"} or image.mode.startswith("I;16")
-    # Pillow has no mode for color of 16 bits: it takes the upper 8, and says so only in what its decoder is given
-    return modes or (isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile) for tile in image.tile))
 
 
 def open_image(path: str | Path, white: float | None = None) -> Image.Image:

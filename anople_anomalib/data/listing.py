@@ -11,8 +11,9 @@ from typing import NamedTuple
 from anomalib.data.utils.image import is_image_file
 
 from anople_anomalib.utils.hidden_files import common_folder, is_hidden
+from anople_anomalib.utils.image_kinds import all_endings
 
-from .image_reading import COMMAND, all_endings
+from .image_reading import COMMAND
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from .image_reading import IMAGE_ERRORS, deep_values, is_deep
+from anople_anomalib.utils.image_kinds import is_deep
+
+from .image_reading import IMAGE_ERRORS, deep_values
 
 _CLASSES = 32
 """Masks without a value as large as this one hold numbers of classes, not brightnesses."""

@@ -17,8 +17,9 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from anople_anomalib.utils.hidden_files import holds_drawings, is_hidden
+from anople_anomalib.utils.image_kinds import all_endings
 
-from .image_reading import all_endings, read_image, require_clear_white
+from .image_reading import read_image, require_clear_white
 from .listing import list_images
 from .sampling import relative_names
 

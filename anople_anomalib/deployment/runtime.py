@@ -22,9 +22,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageOps
 
 from anople_anomalib.utils.files import READ_ERRORS
+from anople_anomalib.utils.hidden_files import is_hidden
+from anople_anomalib.utils.image_kinds import all_endings, is_deep
 
 from .metadata import ExportMetadata, read_metadata
 from .table import COLUMNS, ERROR, TableWriter, line_of, regions_of, stamped, summary, verdict_of
@@ -167,8 +169,6 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     Raises:
         FileNotFoundError: If one is not there.
     """
-    Image.init()
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
@@ -181,9 +181,7 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
             else [
                 file
                 for file in below
-                if file.suffix.lower() in endings
-                and file.is_file()
-                and not any(part.startswith(".") for part in file.relative_to(path).parts)
+                if file.suffix.lower() in all_endings() and file.is_file() and not is_hidden(file, path)
             ]
         )
     return found
@@ -197,8 +195,7 @@ def read_pixels(path: str | Path) -> NDArray[np.uint8]:
         ValueError: If it has more than 8 bits per channel, of which Pillow would cut the most important ones off.
     """
     with Image.open(path) as image:
-        deep = image.mode in {"I", "F"} or image.mode.startswith("I;16")
-        if deep or (isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile) for tile in image.tile)):
+        if is_deep(image):
             msg = f"The image '{path}' has more than 8 bits per channel: convert it by anople convert."
             raise ValueError(msg)
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

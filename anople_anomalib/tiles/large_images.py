@@ -18,6 +18,7 @@ from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.second_memory import SecondMemory, larger_size
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.views import double
+from anople_anomalib.utils.batches import joined
 from anople_anomalib.utils.resizing import is_size, resize, resize_exactly
 
 from .region import Region, at_size
@@ -233,10 +234,10 @@ class LargeImages(nn.Module):
 
     def _inspect(self, tiles: torch.Tensor) -> Parts:
         """Encode tiles of shape ``(B * T, 3, h, w)``; of the decoder's features only the map outlives its tile."""
-        columns = []
+        rows = []
         for some in self._at_once(tiles):
             visual = self.encode_whole(some)
-            columns.append(
+            rows.append(
                 Parts(
                     self.abnormal_probability(visual),
                     self.decoder_map(visual),
@@ -244,8 +245,7 @@ class LargeImages(nn.Module):
                     visual.second_features,
                 )
             )
-        joined = [None if column[0] is None else torch.cat(column) for column in zip(*columns, strict=True)]
-        return Parts._make(joined) if len(columns) > 1 else columns[0]
+        return joined(rows) if len(rows) > 1 else rows[0]
 
     def _memory_map(self, parts: Parts, banks: Sequence[MemoryBank] | None) -> torch.Tensor | None:
         """Compute M_mem of whole images, shape ``(B, h, w)``; ``None`` without a memory."""

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 class Finalization(LightningModule, ABC):
     """Lightning hooks that call ``finalize`` after the last training step, mixed into the model.
 
-    Four events can be the first after the last step, whatever
-    ended the training run: the one validation, the end of the epoch, a checkpoint, and the end of training.
+    Four events can be the first after the last step, whatever ended the training run: the one validation, the end of
+    the epoch, a checkpoint, and the end of training.
     """
 
     @property

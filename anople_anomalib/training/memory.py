@@ -20,6 +20,7 @@ from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.method.trial_images import damage, view_of
 from anople_anomalib.tiles.large_images import ShotFeatures
 from anople_anomalib.tiles.region import at_size
+from anople_anomalib.utils.batches import joined
 from anople_anomalib.utils.resizing import resize
 from anople_anomalib.utils.transforms import pointwise
 
@@ -57,12 +58,12 @@ def fill_memory(
         second.choose_turns(
             [transform(shots.image(number).to(device)) for number in numbers] if second.asked_turns == AUTO else ()
         )
-    rows = [
-        model.shot_features(transform(shots.image(number).to(device)), region_of(number) if region_of else None)
-        for number in numbers
-    ]
-    columns = [None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)]
-    features = ShotFeatures._make(columns)
+    features = joined(
+        [
+            model.shot_features(transform(shots.image(number).to(device)), region_of(number) if region_of else None)
+            for number in numbers
+        ]
+    )
     bank.build(features.first, shots.categories, features.first_inside)
     if second is not None:
         second.memory_bank.build(require_memory(features.second), shots.categories, features.second_inside)
@@ -96,7 +97,7 @@ def _try_parts(
         image = shots.image(number).to(features.first.device)
         seeds = range(number * _TRIALS, number * _TRIALS + views)
         rows += [_try_view(model, _make_view(model, image, region, seed), of_tile, banks) for seed in seeds]
-    return Trial._make(None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True))
+    return joined(rows)
 
 
 class _Tried(NamedTuple):

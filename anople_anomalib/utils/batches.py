@@ -1,12 +1,15 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Typed access to anomalib's batches."""
+"""Typed access to anomalib's batches, and tensors of several batches as those of one."""
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from anomalib.data import Batch, DatasetItem
+
+_Tensors = TypeVar("_Tensors", bound=NamedTuple)
 
 
 def images_of(batch: Batch[Any] | DatasetItem[Any]) -> torch.Tensor:
@@ -21,3 +24,16 @@ def images_of(batch: Batch[Any] | DatasetItem[Any]) -> torch.Tensor:
         Shape ``(B, 3, H, W)``, of an item ``(3, H, W)``.
     """
     return cast("torch.Tensor", batch.image)
+
+
+def joined(rows: Sequence[_Tensors]) -> _Tensors:
+    """Join named tuples of tensors along their first axis.
+
+    Args:
+        rows: At least one; what is ``None`` in the first is ``None`` in all.
+
+    Returns:
+        A tuple of the same kind.
+    """
+    columns = zip(*rows, strict=True)
+    return type(rows[0])._make(None if column[0] is None else torch.cat(column) for column in columns)

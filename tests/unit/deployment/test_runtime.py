@@ -4,6 +4,7 @@
 """An exported model judges as its checkpoint does, without torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,3 +142,11 @@ def test_hidden_files_are_left_out(photos: Path, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
     assert image_files([tmp_path]) == [tmp_path / "b.png"]
     assert torch.equal(torch.tensor(read_pixels(photos / "turned.jpg").shape), torch.tensor([120, 80, 3]))
+
+
+def test_heat_maps_of_an_earlier_run_are_no_parts(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "predictions.jsonl").touch()
+    for name in ("part.png", "images/part.png"):
+        shutil.copy(next(photos.glob("*.png")), tmp_path / name)
+    assert image_files([tmp_path]) == [tmp_path / "part.png"]
