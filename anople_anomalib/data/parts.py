@@ -176,6 +176,7 @@ class Parts(OwnDataModule):
             _require_mask_of(image, mask, self.ignore)
 
         def subset(split: Split, normal: list[Path], abnormal: Sequence[Path] = ()) -> PartsDataset:
+            """Make a data set of good and of defective parts."""
             return PartsDataset(_samples(split, normal, abnormal, pairs), self.name, self.white, self.ignore)
 
         self.train_data = subset(Split.TRAIN, good)

@@ -97,6 +97,7 @@ def _connected(rows: list[int], starts: list[int], ends: list[int]) -> Iterable[
     parents = list(range(len(rows)))
 
     def root(run: int) -> int:
+        """Return the first run of a region, and shorten the way to it."""
         while parents[run] != run:
             parents[run] = parents[parents[run]]
             run = parents[run]
