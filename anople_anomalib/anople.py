@@ -60,7 +60,7 @@ from .training.run import FewShotRun
 from .training.steps import EvaluationPreProcessing, sgd_with_warmup, simulated_views
 from .utils.arguments import as_list, check_integer, check_k_shot
 from .utils.batches import images_of
-from .utils.seeding import seeded
+from .utils.scoped import seeded
 
 logger = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
 
     # ------------------------------------------------------------------------------------------------ evaluation
 
-    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Predict a batch; shots that stand in for validation images, by a memory that does not hold them.
 
         Args:
@@ -293,7 +293,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         batch.update(**prediction._asdict())
         return cast("STEP_OUTPUT", within_region(batch, self.model.region if regions is None else regions))
 
-    def test_step(self, batch: Batch, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+    def test_step(self, batch: Batch, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Predict a batch, as :meth:`validation_step` does; anomalib's own step knows of no region."""
         return self.validation_step(batch, batch_idx, *args, **kwargs)
 

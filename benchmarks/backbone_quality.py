@@ -25,7 +25,7 @@ import open_clip
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torchvision.models import wide_resnet50_2
 from torchvision.transforms.v2 import functional as transforms
 

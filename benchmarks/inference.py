@@ -25,11 +25,11 @@ import open_clip
 import torch
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from anomalib.models.image.winclip import torch_model as winclip
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from anople_anomalib import AnoPLe, MemoryConfig
 from anople_anomalib.backbones.package_weights import LITE2
-from anople_anomalib.backbones.timm_features import NO_BACKBONE
+from anople_anomalib.backbones.timm_loading import NO_BACKBONE
 from anople_anomalib.method.torch_model import AnoPLeModel
 
 MEMORIES = {"1-shot": 1, "4-shot": 4, "multi-class": 15}

@@ -38,7 +38,7 @@ from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sampling import draw_shots, relative_names
 from anople_anomalib.method.fusion import PaperFusion, fuse
 from anople_anomalib.method.memory_bank import MemoryBank
-from anople_anomalib.utils.resizing import resize
+from anople_anomalib.utils.transforms import resize
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -33,7 +33,7 @@ import yaml
 from anomalib.data import AnomalibDataModule, ImageBatch, MVTecAD
 from anomalib.engine import Engine
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from anople_anomalib import AnoPLe
 from anople_anomalib.data import SampleTextures

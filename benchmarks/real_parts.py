@@ -38,7 +38,7 @@ from anomalib.data import AnomalibDataModule, Folder, MVTecAD
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from parts import train
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2 import functional as tv_functional
 

@@ -23,12 +23,12 @@ import torch
 import yaml
 from anomalib.data import AnomalibDataModule
 from scipy.stats import spearmanr
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from anople_anomalib import AnoPLe, MemoryConfig
 from anople_anomalib.data import FewShot
 from anople_anomalib.metrics.score_histogram import ScoreHistogram, auroc
-from anople_anomalib.utils.seeding import seeded
+from anople_anomalib.utils.scoped import seeded
 
 TEXTURES = ("brick", "grass", "gravel")
 COLUMNS = {

@@ -40,7 +40,7 @@ class Actions:
     def handler(self, work: Callable[..., str | None]) -> Callable[..., View]:
         """Make a handler of a function of a session; what it raises becomes the page's one message."""
 
-        def handle(request: gr.Request, *values: Any) -> View:  # noqa: ANN401
+        def handle(request: gr.Request, *values: Any) -> View:
             """Do the work in the session of the request."""
             try:
                 session = self.session(request)

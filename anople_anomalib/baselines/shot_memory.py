@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
+from anople_anomalib.backbones.timm_loading import RANDOM, feature_layers, load_features, require_known
 from anople_anomalib.deployment.components import ExactEvaluation
 from anople_anomalib.deployment.export import WholeOnnx
 from anople_anomalib.deployment.preprocessing import ExactPreProcessor, exact_pre_processor
@@ -22,9 +23,66 @@ from anople_anomalib.training.checkpoints import complete_checkpoint
 from anople_anomalib.training.finalization import Finalization
 from anople_anomalib.utils.batches import images_of
 
-from .feature_pyramid import FeaturePyramid
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class FeaturePyramid(nn.Module):
+    """A frozen convolutional network that hands out the maps of some of its stages.
+
+    The baselines' papers start from these maps as they are, each with its own pooling and resizing, while
+    :class:`anople_anomalib.backbones.timm_features.MemoryBackbone` hands out patch features that are pooled and on one
+    grid, of transformers as well.
+
+    Args:
+        backbone: A model name of timm, or ``"efficientnet-lite0"``, whose weights need no download.
+        strides: Strides of the stages that the method of the paper takes, in ascending order.
+        layers: Names of the stages, as many, for another choice; ``None`` for those with the strides.
+        pre_trained: Whether it has its pretrained weights; random ones are for tests and speed measurements only.
+
+    Raises:
+        ValueError: If the name is unknown, or the network has no such stages.
+        FileNotFoundError: If the weights are neither here nor to be downloaded.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        strides: Sequence[int],
+        layers: Sequence[str] | None = None,
+        pre_trained: bool = True,
+    ) -> None:
+        super().__init__()
+        config = require_known(backbone, "backbone")
+        self.mean, self.std = tuple(config.mean), tuple(config.std)
+        stages = feature_layers(backbone, "backbone")
+        names, reductions = list(stages), list(stages.values())
+        if layers is None and (not set(strides) <= set(reductions) or len(set(reductions)) != len(reductions)):
+            msg = f"backbone {backbone} has stages with the strides {reductions}, the method needs {list(strides)}."
+            raise ValueError(msg)
+        if layers is not None and (len(layers) != len(strides) or not set(layers) <= set(names)):
+            msg = f"layers must be {len(strides)} of {', '.join(names)} for {backbone}, got {list(layers)!r}."
+            raise ValueError(msg)
+        indices = [reductions.index(stride) for stride in strides] if layers is None else [*map(names.index, layers)]
+        self.extractor = load_features(backbone, indices, None if pre_trained else RANDOM, "backbone")
+        with torch.no_grad():
+            self.widths = [maps.shape[1] for maps in self.extractor.eval()(torch.zeros(1, 3, 64, 64))]
+        self.requires_grad_(requires_grad=False)
+
+    def train(self, mode: bool = True) -> "FeaturePyramid":
+        """Stay in evaluation mode, whatever the mode of the parent."""
+        del mode
+        return super().train(mode=False)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the maps.
+
+        Args:
+            images: Images normalized by :attr:`mean` and :attr:`std`, shape ``(B, 3, H, W)``.
+
+        Returns:
+            One map per stage, shape ``(B, C_i, H_i, W_i)``.
+        """
+        return self.extractor(images)
 
 
 class ShotModel(nn.Module):
@@ -156,7 +214,7 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
             self.model.is_fitted.fill_(value=True)
         self._shots = {}
 
-    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Predict a batch.
 
         Args:
@@ -175,7 +233,7 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
         export_root: Path | str,
         model_file_name: str = "model",
         input_size: tuple[int, int] | None = None,
-        **kwargs: Any,  # noqa: ANN401  # as in anomalib, for torch.onnx.export
+        **kwargs: Any,  # as in anomalib, for torch.onnx.export
     ) -> Path:
         """Write one ONNX file, weights included; see ``ExportMixin.to_onnx``."""
         self.require_training()

@@ -22,7 +22,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
-from anople_anomalib.utils.hidden_files import common_folder, is_hidden
+from anople_anomalib.utils.files import common_folder, is_hidden
 
 from .image_reading import require_plain_images, turned_size
 from .listing import is_good, say_other_endings

@@ -16,7 +16,7 @@ from anomalib.data.utils import ValSplitMode
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anople_anomalib.utils.arguments import did_you_mean
-from anople_anomalib.utils.hidden_files import is_hidden
+from anople_anomalib.utils.files import is_hidden
 
 from .dataset_checks import require_clear_labels
 from .image_reading import open_image

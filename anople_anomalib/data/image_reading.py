@@ -25,8 +25,7 @@ from PIL import Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from anople_anomalib.utils.files import READ_ERRORS
-from anople_anomalib.utils.image_kinds import is_deep
+from anople_anomalib.utils.files import READ_ERRORS, is_deep
 
 IMAGE_ERRORS = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises for files that it cannot read."""

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from anomalib.data.utils.image import is_image_file
 
-from anople_anomalib.utils.hidden_files import common_folder, is_hidden
-from anople_anomalib.utils.image_kinds import all_endings
+from anople_anomalib.utils.files import all_endings, common_folder, is_hidden
 
 from .image_reading import COMMAND
 

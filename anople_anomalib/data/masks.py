@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from anople_anomalib.utils.image_kinds import is_deep
+from anople_anomalib.utils.files import is_deep
 
 from .image_reading import IMAGE_ERRORS, deep_values
 

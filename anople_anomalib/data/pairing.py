@@ -23,7 +23,7 @@ from anomalib.data.datasets.image import (
 )
 from anomalib.data.utils.image import is_image_file
 
-from anople_anomalib.utils.hidden_files import common_folder
+from anople_anomalib.utils.files import common_folder
 
 PAIRED_BY_ORDER = (FolderDataset, MPDDDataset, MVTecADDataset, VADDataset, VisaDataset)
 """Data sets of anomalib that pair by order, with a folder of images for every folder of masks."""

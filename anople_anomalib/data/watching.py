@@ -16,8 +16,7 @@ from anomalib.data import ImageBatch, ImageItem
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from anople_anomalib.utils.hidden_files import holds_drawings, is_hidden
-from anople_anomalib.utils.image_kinds import all_endings
+from anople_anomalib.utils.files import all_endings, holds_drawings, is_hidden
 
 from .image_reading import read_image, require_clear_white
 from .listing import list_images

@@ -12,7 +12,7 @@ from anople_anomalib.backbones.clip_loading import CLIP_MEAN, CLIP_STD
 from anople_anomalib.metrics.category_scores import ANOMALIB_METRICS
 from anople_anomalib.metrics.per_category import PerCategoryEvaluator
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
-from anople_anomalib.utils.resizing import bicubic_resize
+from anople_anomalib.utils.transforms import bicubic_resize
 
 from .heat_maps import HeatMaps
 from .preprocessing import ExactPreProcessor

@@ -55,7 +55,7 @@ class Export(FewShotTraining):
         export_root: Path | str,
         model_file_name: str = "model",
         input_size: tuple[int, int] | None = None,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> Path:
         """Write an ONNX file; see ``ExportMixin.to_onnx``."""
         detector = self.detector()
@@ -68,7 +68,7 @@ class Export(FewShotTraining):
         model_file_name: str = "model",
         input_size: tuple[int, int] | None = None,
         compression_type: CompressionType | None = None,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> Path:
         """Write an OpenVINO model; see ``ExportMixin.to_openvino``."""
         detector = self.detector()
@@ -113,7 +113,7 @@ class WholeOnnx(ExportMixin):
         export_root: Path | str,
         model_file_name: str = "model",
         input_size: tuple[int, int] | None = None,
-        **kwargs: Any,  # noqa: ANN401  # as in anomalib, for torch.onnx.export
+        **kwargs: Any,  # as in anomalib, for torch.onnx.export
     ) -> Path:
         """Write one ONNX file, weights included; see ``ExportMixin.to_onnx``."""
         kwargs = {"opset_version": _OPSET, "external_data": False, **kwargs}

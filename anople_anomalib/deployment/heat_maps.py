@@ -148,7 +148,7 @@ class HeatMaps(Visualizer):
             except OSError as error:  # the verdict itself stands in the table
                 logger.warning("The picture '%s' cannot be written: %s", file, error)
 
-    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Draw and save the images of a batch, as those of a test."""
         self.on_test_batch_end(*args, **kwargs)
 

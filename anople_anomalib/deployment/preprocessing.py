@@ -11,8 +11,7 @@ from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
 
-from anople_anomalib.utils.resizing import ExactResize, is_exact
-from anople_anomalib.utils.transforms import require_one_transform, resize_like
+from anople_anomalib.utils.transforms import ExactResize, is_exact, require_one_transform, resize_like
 
 
 class ExactPreProcessor(PreProcessor):

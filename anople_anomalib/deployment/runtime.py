@@ -24,9 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from anople_anomalib.utils.files import READ_ERRORS
-from anople_anomalib.utils.hidden_files import is_hidden
-from anople_anomalib.utils.image_kinds import all_endings, is_deep
+from anople_anomalib.utils.files import READ_ERRORS, all_endings, is_deep, is_hidden
 
 from .metadata import ExportMetadata, read_metadata
 from .table import COLUMNS, ERROR, TableWriter, line_of, regions_of, stamped, summary, verdict_of

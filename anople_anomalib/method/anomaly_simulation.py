@@ -9,9 +9,9 @@ import skimage
 import torch
 from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
-from anople_anomalib.utils.hidden_files import visible
+from anople_anomalib.utils.files import visible
 
 LATENT_SIGMA = 0.015
 """Standard deviation of the latent noise, as in SimpleNet."""

@@ -6,7 +6,7 @@
 import torch
 from einops import rearrange
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 _WIDTH_DIVISOR = 8  # hidden width = visual width / 8: the decoder then costs under a tenth of the visual tower
 _MIN_HIDDEN_DIM = 32

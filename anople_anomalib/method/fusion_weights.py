@@ -7,7 +7,7 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
 from .fusion import WeightedFusion, Weights

@@ -7,7 +7,7 @@ import torch
 from einops import einsum, rearrange
 from kornia.losses import focal_loss
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 ALIGNMENTS = ("weighted_sum", "mean", "none")
 """The rows of Table 3 (c)."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from anomalib.models.components.base.dynamic_buffer import DynamicBufferMixin
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from typing_extensions import Self
 
 from .coreset import choose_coreset

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as tv_functional
 
 from anople_anomalib.backbones.timm_features import MemoryBackbone
-from anople_anomalib.utils.resizing import resize
+from anople_anomalib.utils.transforms import resize
 
 from .memory_bank import ScaledMemoryBank
 from .subspace import SubspaceMemoryBank

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from einops import einsum, rearrange, repeat
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from anople_anomalib.backbones.clip import FrozenCLIP
 from anople_anomalib.backbones.outputs import TrainingOutput, VisualFeatures
 from anople_anomalib.tiles.large_images import LargeImages
 from anople_anomalib.tiles.tiling import Tiling
-from anople_anomalib.utils.resizing import is_size, resize_exactly
+from anople_anomalib.utils.transforms import is_size, resize_exactly
 
 from .anomaly_simulation import simulate_latent_anomalies
 from .decoder import Decoder

@@ -6,7 +6,7 @@
 import math
 
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 STEP = 15
 """Degrees between the turns of the table."""

@@ -5,9 +5,9 @@
 
 import torch
 from einops import rearrange
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
-from anople_anomalib.utils.resizing import resize
+from anople_anomalib.utils.transforms import resize
 
 NUM_CROPS = 4
 """N: the sub-images that a double-resolution image is divided into, without overlap."""

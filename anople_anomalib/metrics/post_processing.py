@@ -140,8 +140,8 @@ class ExactPostProcessor(PostProcessor):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,  # noqa: ANN401  # a batch, as in anomalib
-        *args: Any,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """Count the scores of a validation batch, for thresholds and ranges."""
         del trainer, pl_module, args, kwargs
@@ -295,7 +295,7 @@ class ExactPostProcessor(PostProcessor):
         """
         super().load_checkpoint_config({name: value for name, value in config.items() if name not in self._explicit})
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load thresholds and ranges; thresholds that were given stay."""
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.set_thresholds(self._explicit.get("image_threshold"), self._explicit.get("pixel_threshold"))

@@ -22,7 +22,7 @@ def register_model() -> None:
     """Add AnoPLe and the baselines to ``anomalib.models`` and ``anomalib.models.image``, and their weights to timm."""
     from anople_anomalib import baselines
     from anople_anomalib.anople import AnoPLe
-    from anople_anomalib.backbones.timm_names import register_names
+    from anople_anomalib.backbones.package_weights import register_names
 
     register_names()
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from anople_anomalib.backbones.outputs import VisualFeatures
 from anople_anomalib.method.fusion import PaperFusion
@@ -19,7 +19,7 @@ from anople_anomalib.method.second_memory import SecondMemory, larger_size
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.views import double
 from anople_anomalib.utils.batches import joined
-from anople_anomalib.utils.resizing import is_size, resize, resize_exactly
+from anople_anomalib.utils.transforms import is_size, resize, resize_exactly
 
 from .region import Region, at_size
 from .tiling import Tiling

@@ -6,7 +6,7 @@
 import torch
 from anomalib.models.components.base.dynamic_buffer import DynamicBufferMixin
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 
 class Region(DynamicBufferMixin, nn.Module):

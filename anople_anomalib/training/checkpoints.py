@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from anomalib.data import AnomalibDataModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import Self
 
@@ -20,7 +21,6 @@ from anople_anomalib.config import arguments_of as command_line
 from anople_anomalib.method.state_checks import check_names, check_weights, require_finite
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.tiles.tiling import Tiling
-from anople_anomalib.utils.trainers import trainer_of
 from anople_anomalib.utils.version import __version__
 
 from .checkpoint_files import check_metadata, read_checkpoint
@@ -77,7 +77,7 @@ class CheckpointHooks(Finalization):
             raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
         self._keep_final_weights(checkpoint)
-        trainer = trainer_of(self)
+        trainer = _trainer_of(self)
         if trainer is None or trainer.state.fn != TrainerFn.FITTING:  # a resumed run ends with its own texts and shots
             self.class_names, self.drawn_samples = metadata["class_names"], metadata["drawn_samples"]
         self.roi_folder = roi_folder
@@ -99,7 +99,7 @@ class CheckpointHooks(Finalization):
 
         anomalib's ``Engine.train`` gives its ``ckpt_path`` to the test as well, which would undo the training run.
         """
-        trainer = trainer_of(self)
+        trainer = _trainer_of(self)
         if trainer is None:
             return
         if trainer.state.fn == TrainerFn.FITTING:
@@ -170,7 +170,7 @@ class CheckpointHooks(Finalization):
 
     def _adopt(self, tiling: Tiling) -> None:
         """Take the tiles of a checkpoint, and tell them to data that were set up before it was read."""
-        trainer = trainer_of(self)
+        trainer = _trainer_of(self)
         if tiling == self.model.tiling:
             return
         if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
@@ -195,7 +195,7 @@ class CheckpointHooks(Finalization):
         map_location: Any = None,  # noqa: ANN401
         strict: bool | None = None,
         weights_only: bool | None = True,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> Self:
         """Build the model of a checkpoint.
 
@@ -235,7 +235,7 @@ def complete_checkpoint(model: Finalization, checkpoint: dict[str, Any]) -> None
     Raises:
         ValueError: If weights are not finite.
     """
-    trainer = trainer_of(model)
+    trainer = _trainer_of(model)
     if trainer is not None and trainer.training and trainer.should_stop and not model.is_finalized:
         model.finalize()
         checkpoint["state_dict"] = model.state_dict()  # that of before is not finalized
@@ -280,3 +280,11 @@ def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:
         "memory.fusion": model.fusion.name,
         "memory.score_share": float(model.fusion.top_share),
     }
+
+
+def _trainer_of(module: LightningModule) -> Trainer | None:
+    """Return the trainer that a module is attached to, ``None`` outside of one."""
+    try:
+        return module.trainer
+    except RuntimeError:  # Lightning's answer where there is none
+        return None

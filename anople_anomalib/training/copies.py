@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from anomalib.data import AnomalibDataModule
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from anople_anomalib.utils.files import digest_of
 

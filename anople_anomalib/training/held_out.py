@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.state_checks import require_memory

@@ -21,8 +21,7 @@ from anople_anomalib.method.trial_images import damage, view_of
 from anople_anomalib.tiles.large_images import ShotFeatures
 from anople_anomalib.tiles.region import at_size
 from anople_anomalib.utils.batches import joined
-from anople_anomalib.utils.resizing import resize
-from anople_anomalib.utils.transforms import pointwise
+from anople_anomalib.utils.transforms import pointwise, resize
 
 from .held_out import allowed_turns, banks_without, moved_region, parts_shown
 from .shots import Shots

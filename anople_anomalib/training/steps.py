@@ -84,14 +84,14 @@ class EvaluationPreProcessing(Callback):
     def __init__(self, pre_processor: Callback) -> None:
         self.pre_processor = pre_processor
 
-    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Transform a validation batch."""
         self.pre_processor.on_validation_batch_start(*args[:4], **kwargs)
 
-    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Transform a test batch."""
         self.pre_processor.on_test_batch_start(*args, **kwargs)
 
-    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Transform a batch to predict."""
         self.pre_processor.on_predict_batch_start(*args, **kwargs)

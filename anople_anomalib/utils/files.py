@@ -1,16 +1,23 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files and folders that appear complete or not at all, and what can go wrong when others read them."""
+"""Files: which are images of a data set, how they appear complete or not at all, and what can go wrong in reading.
 
+Of what is imported here, Pillow alone is no part of Python: the runtime without torch has this file.
+"""
+
+import functools
 import hashlib
 import os
 import pickle
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from PIL import Image, ImageFile
 
 READ_ERRORS = (
     RuntimeError,
@@ -23,6 +30,8 @@ READ_ERRORS = (
     pickle.UnpicklingError,
 )
 """What libraries raise that read a damaged file."""
+
+_DRAWINGS = re.compile(r"images((?:_\d+)?)")
 
 
 def digest_of(path: str | Path) -> str:
@@ -87,3 +96,64 @@ def folder_written_whole(path: str | Path) -> Iterator[Path]:
 def _beside(path: Path) -> Path:
     """Return a hidden name that no other process uses."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def is_hidden(path: str | Path, root: str | Path) -> bool:
+    """Return whether a path has a component below ``root`` that starts with a dot, or that a run has drawn.
+
+    Args:
+        path: A file; one outside of ``root`` is never hidden.
+        root: The folder of the data, whose own path may have such components.
+
+    Example:
+        >>> is_hidden("/home/.cache/data/good/.ipynb_checkpoints/0.png", "/home/.cache/data")
+        True
+        >>> is_hidden("/home/.cache/data/good/0.png", "/home/.cache/data")
+        False
+    """
+    path, root = Path(path).absolute(), Path(root).absolute()
+    if not path.is_relative_to(root):
+        return False
+    place = path.relative_to(root)
+    folders = [root / parent for parent in place.parents[:-1]]
+    return any(part.startswith(".") for part in place.parts) or any(map(holds_drawings, folders))
+
+
+def holds_drawings(folder: Path) -> bool:
+    """Return whether a folder holds the heat maps of a run of this package: its table lies beside it."""
+    found = _DRAWINGS.fullmatch(folder.name)
+    return found is not None and folder.with_name(f"predictions{found[1]}.jsonl").is_file()
+
+
+def common_folder(paths: Iterable[str | Path]) -> Path | None:
+    """Return the deepest folder that holds all files, or ``None`` without files."""
+    folders = [Path(path).absolute().parent for path in paths]
+    return Path(os.path.commonpath(folders)) if folders else None
+
+
+def visible(paths: Sequence[Path], root: str | Path | None = None) -> list[Path]:
+    """Leave hidden files out.
+
+    Args:
+        paths: Files.
+        root: The folder of the data; ``None`` for the deepest folder that holds all files.
+
+    Returns:
+        The files that are not hidden, in their order.
+    """
+    root = root or common_folder(paths) or ""
+    return [path for path in paths if not is_hidden(path, root)]
+
+
+@functools.cache
+def all_endings() -> frozenset[str]:
+    """Return the endings of all images that Pillow reads, more than anomalib lists: ``.jfif``, ``.jp2``, ``.gif``."""
+    Image.init()
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Return whether a file that was opened, and not loaded yet, has 16 or 32 bits in a channel, gray or color."""
+    modes = image.mode in {"I", "F"} or image.mode.startswith("I;16")
+    # Pillow has no mode for color of 16 bits: it takes the upper 8, and says so only in what its decoder is given
+    return modes or (isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile) for tile in image.tile))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from anomalib.data import ImageBatch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.backbones.recorded_attention import recorded_attention

@@ -22,7 +22,7 @@ class Dying(Padim):
         **others: Arguments of Padim.
     """
 
-    def __init__(self, marker: str, deaths: int = 1, waits: bool = False, **others: Any) -> None:  # noqa: ANN401
+    def __init__(self, marker: str, deaths: int = 1, waits: bool = False, **others: Any) -> None:
         with Path(marker).open("a", encoding="utf-8") as file:
             file.write(f"{os.getpid()}\n")
         if len(Path(marker).read_text(encoding="utf-8").split()) <= deaths:

@@ -34,7 +34,7 @@ def kill_in(epoch: int, name: str, hook: str = "on_train_batch_end") -> None:
     setattr(AnoPLe, hook, with_signal)
 
 
-def run(arguments: list[str], **kill: Any) -> int:  # noqa: ANN401
+def run(arguments: list[str], **kill: Any) -> int:
     """Run the command in a copy of this process; its exit code, or the signal that ended it as a negative number."""
     child = os.fork()
     if child == 0:

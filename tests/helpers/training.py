@@ -85,23 +85,23 @@ def arguments_from(options: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def make_model(**options: Any) -> AnoPLe:  # noqa: ANN401
+def make_model(**options: Any) -> AnoPLe:
     """An AnoPLe on the miniature CLIP that writes no images, see :func:`arguments_from`."""
     return AnoPLe(**{"visualizer": False, **arguments_from(options)})
 
 
-def make_engine(folder: Path, callbacks: Sequence[Callback] = (), **arguments: Any) -> Engine:  # noqa: ANN401
+def make_engine(folder: Path, callbacks: Sequence[Callback] = (), **arguments: Any) -> Engine:
     """Anomalib's engine, on the CPU and quiet."""
     quiet = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
     return Engine(callbacks=list(callbacks), default_root_dir=folder / "results", **{**quiet, **arguments})
 
 
-def make_datamodule(root: Path, **arguments: Any) -> MVTecAD:  # noqa: ANN401
+def make_datamodule(root: Path, **arguments: Any) -> MVTecAD:
     """The tiny category as anomalib's own datamodule."""
     return MVTecAD(**{"root": root, "category": "bottle", "num_workers": 0, **arguments})
 
 
-def train_model(root: Path, folder: Path, **arguments: Any) -> AnoPLe:  # noqa: ANN401
+def train_model(root: Path, folder: Path, **arguments: Any) -> AnoPLe:
     """Train a model for one epoch and return it, ready to predict."""
     model = make_model(**{"epochs": 1, **arguments})
     make_engine(folder).fit(model, datamodule=make_datamodule(root))

@@ -29,7 +29,7 @@ from helpers.miniature import DEPTH, IMAGE_SIZE
 from helpers.training import make_model
 
 
-def ready(**arguments: Any) -> AnoPLe:  # noqa: ANN401
+def ready(**arguments: Any) -> AnoPLe:
     """A model that knows its classes, outside a trainer."""
     model = make_model(**arguments)
     model.prepare_texts(model.hparams["class_names"] or "object")

@@ -150,7 +150,7 @@ def late():
 
 
 PATCHES = {  # places that change objects of other packages, each a row of docs/architecture.md
-    "backbones/timm_names.py": 1,
+    "backbones/package_weights.py": 1,
     "commands/terminal.py": 1,
     "metrics/per_category.py": 1,
     "metrics/raw_scores.py": 1,

@@ -7,7 +7,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 FILLS: tuple[str, ...] = ("dark", "bright", "color", "other", "blur", "shade", "grain", "shift", "relief", "negative")
 """What a mark changes a pixel to."""

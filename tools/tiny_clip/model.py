@@ -9,7 +9,7 @@ import open_clip
 import torch
 from open_clip import CLIP
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 MODEL_CONFIG: dict = {
     "embed_dim": 128,

@@ -7,7 +7,7 @@ import open_clip
 import torch
 from open_clip import CLIP
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
 from .canvases import COLORS, NAMES, render_many

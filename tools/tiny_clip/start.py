@@ -16,7 +16,7 @@ import torch
 from open_clip import CLIP
 from scipy.fft import idctn
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from .filters import filter_energies
 from .model import normalize_pixels

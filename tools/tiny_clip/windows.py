@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from .captions import ABNORMAL, NORMAL, captions_of, vocabulary_captions
 from .damage import damage, patch_labels, place

@@ -26,8 +26,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
 from torch import nn
 
-from anople_anomalib.baselines.feature_pyramid import FeaturePyramid
-from anople_anomalib.baselines.shot_memory import ShotMemory
+from anople_anomalib.baselines.shot_memory import FeaturePyramid, ShotMemory
 from anople_anomalib.utils.arguments import as_list, check_rates
 
 from .torch_model import FastReconModel

@@ -43,7 +43,7 @@ from anople_anomalib.method.state_checks import check_weights, require_finite
 from anople_anomalib.training.run import TrainerArguments, TrainingRun
 from anople_anomalib.utils.arguments import as_list, check_integer, check_rates, check_scales
 from anople_anomalib.utils.batches import images_of
-from anople_anomalib.utils.seeding import seeded
+from anople_anomalib.utils.scoped import seeded
 
 from .anomalies import GENERIC, customized, templates_of
 from .torch_model import PromptADModel

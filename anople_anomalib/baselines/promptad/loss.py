@@ -4,7 +4,7 @@
 """The losses of PromptAD, equations (4) to (7); pure functions of tensors."""
 
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from .prompts import PromptFeatures
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from einops import repeat
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from anople_anomalib.backbones.clip import PromptedTextTower
 

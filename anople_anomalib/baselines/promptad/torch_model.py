@@ -34,7 +34,7 @@ from anomalib.data import InferenceBatch
 from anomalib.models.components import GaussianBlur2d
 from einops import rearrange
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from anople_anomalib.backbones.clip import FrozenCLIP
 from anople_anomalib.backbones.outputs import ValueFeatures
@@ -42,7 +42,7 @@ from anople_anomalib.baselines.shot_memory import ShotModel
 from anople_anomalib.method.fusion import fuse
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.state_checks import require_trained
-from anople_anomalib.utils.resizing import is_size, resize_exactly
+from anople_anomalib.utils.transforms import is_size, resize_exactly
 
 from .loss import alignment_loss, contrastive_loss, margin_loss
 from .prompts import PromptHead

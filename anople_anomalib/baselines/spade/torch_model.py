@@ -21,10 +21,9 @@ from anomalib.data import InferenceBatch
 from anomalib.models.components import GaussianBlur2d
 from anomalib.models.components.base import DynamicBufferMixin
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
-from anople_anomalib.baselines.feature_pyramid import FeaturePyramid
-from anople_anomalib.baselines.shot_memory import ShotModel
+from anople_anomalib.baselines.shot_memory import FeaturePyramid, ShotModel
 from anople_anomalib.method.state_checks import require_trained
 
 _QUERIES = 256  # pixels that are compared with all pixels of a shot at once

@@ -11,7 +11,7 @@ import open_clip
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from anople_anomalib.backbones.clip import FrozenCLIP

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from anople_anomalib.backbones import package_weights as package_weights_module
 from anople_anomalib.backbones import timm_features as memory_backbones
-from anople_anomalib.backbones.batch_norm import fold_batch_norm
 from anople_anomalib.backbones.package_weights import (
     LITE0,
     LITE1,
@@ -24,12 +23,12 @@ from anople_anomalib.backbones.package_weights import (
     package_file,
     package_weights,
 )
-from anople_anomalib.backbones.timm_features import load_memory_backbone
+from anople_anomalib.backbones.timm_features import fold_batch_norm, load_memory_backbone
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.26, 0.27)
 
 
-def load(name: str = LITE0, **arguments: Any) -> memory_backbones.MemoryBackbone:  # noqa: ANN401
+def load(name: str = LITE0, **arguments: Any) -> memory_backbones.MemoryBackbone:
     return load_memory_backbone(name, MEAN, STD, **{"image_size": 64, **arguments})
 
 

@@ -10,8 +10,8 @@ from anomalib.models.components import TimmFeatureExtractor
 from torch.testing import assert_close
 
 from anople_anomalib.backbones.clip_loading import TINY, load_backbone
-from anople_anomalib.backbones.timm_names import LITE0_NAME, TINY_NAME, register_names
-from anople_anomalib.baselines.feature_pyramid import FeaturePyramid
+from anople_anomalib.backbones.package_weights import LITE0_NAME, TINY_NAME, register_names
+from anople_anomalib.baselines.shot_memory import FeaturePyramid
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from anople_anomalib.backbones.clip import FrozenCLIP
@@ -35,7 +35,7 @@ def random_prompts() -> PromptFeatures:
     return PromptFeatures(torch.randn(3, EMBED_DIM), torch.randn(5, EMBED_DIM), torch.randn(4, EMBED_DIM))
 
 
-def trained(root: Path, folder: Path, **arguments: Any) -> PromptAD:  # noqa: ANN401
+def trained(root: Path, folder: Path, **arguments: Any) -> PromptAD:
     """A model that is trained on the three good images of the tiny category."""
     model = PromptAD(**{**SMALL, **arguments})
     make_engine(folder).fit(model, datamodule=make_datamodule(root))

@@ -47,7 +47,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def folder(root: Path, **arguments: Any) -> Folder:  # noqa: ANN401
+def folder(root: Path, **arguments: Any) -> Folder:
     defaults = {
         "name": "part",
         "root": root,
@@ -69,7 +69,7 @@ def masks_of(datamodule: Any) -> set[tuple[str, str]]:  # noqa: ANN401
     return set(zip(names[: len(rows)], names[len(rows) :], strict=True))
 
 
-def wrapped_or_not(root: Path, **arguments: Any) -> list[Any]:  # noqa: ANN401
+def wrapped_or_not(root: Path, **arguments: Any) -> list[Any]:
     return [folder(root, **arguments), FewShot(folder(root, **arguments))]
 
 

@@ -9,7 +9,7 @@ from urllib.error import URLError
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from anople_anomalib.method.anomaly_simulation import (

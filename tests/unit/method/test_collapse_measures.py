@@ -4,7 +4,7 @@
 """What tells a collapsed training step."""
 
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from anople_anomalib.backbones.outputs import TrainingOutput

@@ -7,7 +7,7 @@ from math import exp, log
 
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from anople_anomalib.method.loss import ALIGNMENTS, AnoPLeLoss, alignment_loss, dice_loss, image_loss, pixel_loss

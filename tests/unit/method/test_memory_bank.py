@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.models.components import KCenterGreedy
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -12,7 +12,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from anople_anomalib.backbones.clip import FrozenCLIP
@@ -26,7 +26,7 @@ NORMAL, ABNORMAL = ["bottle", "metal nut"], ["abnormal bottle", "abnormal metal 
 J = 2
 
 
-def make(clip: FrozenCLIP, **arguments: Any) -> AnoPLeModel:  # noqa: ANN401
+def make(clip: FrozenCLIP, **arguments: Any) -> AnoPLeModel:
     """A model whose learned parts are far from their small initial values."""
     model = AnoPLeModel(clip, **{"prompt_depth": J, "memory_layers": (1, 3), **arguments})
     with torch.no_grad():

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from torchvision.transforms.v2 import InterpolationMode, functional
 
 from anople_anomalib.method.views import cut_masks, cut_views, double, num_views
-from anople_anomalib.utils.resizing import resize
+from anople_anomalib.utils.transforms import resize
 
 SIZE = (6, 10)
 

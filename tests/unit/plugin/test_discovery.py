@@ -55,7 +55,7 @@ FILES = {
     """,
     "anople_anomalib/method/__init__.py": "",
     "anople_anomalib/backbones/__init__.py": "",  # a zip file has no packages without one
-    "anople_anomalib/backbones/timm_names.py": "def register_names(): ...",
+    "anople_anomalib/backbones/package_weights.py": "def register_names(): ...",
     "anople_anomalib/baselines/__init__.py": "__all__ = []",
     "anople_anomalib/data/sample_textures/__init__.py": """
         from .datamodule import SampleTextures

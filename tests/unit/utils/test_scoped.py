@@ -4,8 +4,9 @@
 """A change that ends with its block."""
 
 import pytest
+import torch
 
-from anople_anomalib.utils.scoped import replaced
+from anople_anomalib.utils.scoped import replaced, seeded
 
 
 class Thing:
@@ -28,3 +29,14 @@ def test_a_change_lasts_as_long_as_the_block(name: str) -> None:
     with pytest.raises(ArithmeticError), replaced(thing, name, 1):
         raise ArithmeticError
     assert vars(thing) == before
+
+
+def test_seeded_numbers_leave_the_generator_alone() -> None:
+    state = torch.get_rng_state()
+    drawn = []
+    for seeds in ((1, 2), (1, 2), (2, 1), (1, 3)):
+        with seeded(*seeds):
+            drawn.append(torch.rand(3))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(drawn[0], drawn[1])
+    assert len({tuple(numbers.tolist()) for numbers in drawn}) == 3

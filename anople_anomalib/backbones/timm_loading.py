@@ -1,0 +1,176 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Models of timm that hand out their features, for the second memory and for the baselines alike.
+
+timm builds the models, downloads the weights and hands out the features of convolutional networks and transformers by
+one interface (``FeatureGetterNet``). What is added here are the weights that need no network and one error message for
+whatever is missing.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
+from torch import nn
+
+from anople_anomalib.utils.downloads import impatient_downloads
+
+from .package_weights import LITE2, PACKAGE_WEIGHTS, forget_weights, package_weights
+
+logger = logging.getLogger(__name__)
+
+OPTION = "memory.backbone"
+"""Name of the option, for error messages."""
+
+NO_BACKBONE = "none"
+"""The word that asks for no second backbone."""
+
+RANDOM = "random"
+"""The word that asks for random weights, for tests and speed measurements only."""
+
+_NO_FEATURES = (RuntimeError, AttributeError, AssertionError, TypeError, NotImplementedError)
+
+
+def require_known(name: str, option: str = OPTION) -> PretrainedCfg:
+    """Return the settings of a network's weights: the size and the normalization of its images among them.
+
+    Args:
+        name: A model name of timm, or one of :data:`.package_weights.PACKAGE_WEIGHTS`.
+        option: Name of the user's option, for the error message.
+
+    Raises:
+        ValueError: If timm lacks the name or its tag.
+    """
+    architecture = _architecture(name)
+    try:
+        config = get_pretrained_cfg(architecture, allow_unregistered=False) if is_model(architecture) else None
+    except RuntimeError:  # a known architecture with an unknown tag
+        config = None
+    if config is None:
+        none = f" or {NO_BACKBONE!r}" if option == OPTION else ""
+        msg = (
+            f"{option} must be {LITE2!r}, a model name of timm such as 'wide_resnet50_2' or "
+            f"'vit_small_patch14_reg4_dinov2.lvd142m'{none}, got {name!r}{_hint(name)}."
+        )
+        raise ValueError(msg)
+    return config
+
+
+def feature_layers(name: str, option: str = OPTION, sizes: Mapping[str, Any] | None = None) -> dict[str, int]:
+    """Return the stride of every layer whose features a network hands out, by the layer's name, from fine to coarse.
+
+    Args:
+        name: A known name.
+        option: Name of the user's option, for the error message.
+        sizes: Arguments of a transformer whose image has another size than its own.
+
+    Raises:
+        ValueError: If it tells no features.
+    """
+    try:
+        with torch.device("meta"):  # a model that holds no values
+            info: Any = timm.create_model(_architecture(name), pretrained=False, **(sizes or {})).feature_info
+            _build(_architecture(name), range(len(info)), sizes or {}, pretrained=False)
+            return {layer["module"]: int(layer["reduction"]) for layer in info}
+    except _NO_FEATURES as error:
+        msg = f"{option} {name} does not tell its intermediate features ({first_line(error)}): take another."
+        raise ValueError(msg) from error
+
+
+def load_features(
+    name: str,
+    indices: Sequence[int],
+    weights: str | None = None,
+    option: str = OPTION,
+    sizes: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Build timm's model that hands out the features of some layers, without the layers that follow the last of them.
+
+    Args:
+        name: A known name.
+        indices: 0-based numbers of the layers.
+        weights: ``None`` for the pretrained ones; the path of a file; or ``"random"``.
+        option: Name of the user's option, for the error message.
+        sizes: As for :func:`feature_layers`.
+
+    Returns:
+        A module from normalized images to a list of maps, one per layer, each of shape ``(B, C_i, H_i, W_i)``.
+
+    Raises:
+        ValueError: If the weights are not readable.
+        FileNotFoundError: If the weights are neither here nor to be downloaded.
+    """
+    architecture, sizes = _architecture(name), sizes or {}
+    if weights == RANDOM:
+        logger.warning("%s has random weights, as asked for: its detections mean nothing.", name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return _build(architecture, indices, sizes, pretrained=False)
+    overlay: dict[str, Any] | None = None
+    if weights is not None:
+        if not Path(weights).is_file():
+            msg = f"The weights file {weights!r} for {name} does not exist: check the path given as memory.pretrained."
+            raise FileNotFoundError(msg)
+        overlay = {"file": weights}
+    elif name in PACKAGE_WEIGHTS:
+        overlay = {"state_dict": package_weights(name)}
+    try:
+        with impatient_downloads() if overlay is None else nullcontext():
+            return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
+    except Exception as error:  # hubs and timm raise whatever they like
+        if weights is not None:
+            msg = f"{weights!r} does not hold readable weights of {name} ({first_line(error)})."
+            raise ValueError(msg) from error
+        file = "pass a local file (--model.memory.pretrained PATH), " if option == OPTION else ""
+        msg = (
+            f"The weights of {option} {name} are not in the cache and cannot be downloaded ({first_line(error)}): "
+            f"connect to the internet once, {file}or use --model.{option} {LITE2}, which needs no download."
+        )
+        raise FileNotFoundError(msg) from error
+
+
+def _architecture(name: str) -> str:
+    """Return timm's name of a network."""
+    return PACKAGE_WEIGHTS[name].architecture if name in PACKAGE_WEIGHTS else name
+
+
+def _hint(name: str) -> str:
+    """Return the known name that a wrong one resembles, as a question."""
+    stem = name.split(".", 1)[0]
+    known = get_close_matches(stem, [*PACKAGE_WEIGHTS, NO_BACKBONE, *timm.list_models()], n=1)
+    tags = timm.list_pretrained(f"{stem}.*") if is_model(stem) else []
+    close = get_close_matches(name, tags, n=1, cutoff=0.0) or known
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _build(
+    architecture: str,
+    indices: Sequence[int],
+    sizes: Mapping[str, Any],
+    pretrained: bool,
+    overlay: dict[str, Any] | None = None,
+) -> nn.Module:
+    """Build timm's model that hands out features."""
+    model = timm.create_model(
+        architecture,
+        pretrained=pretrained,
+        pretrained_cfg_overlay=overlay,
+        features_only=True,
+        feature_cls="getter",
+        out_indices=tuple(indices),
+        **sizes,
+    )
+    return forget_weights(model)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without its point."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
