@@ -353,7 +353,7 @@ def _options(name: str, options: _Group | Mapping[str, Any] | None) -> dict[str,
     return options.given()
 
 
-def _require_keys(where: str, content: Any, keys: set[str]) -> None:  # noqa: ANN401
+def _require_keys(where: str, content: Any, keys: set[str]) -> None:
     """Refuse a preset with missing or unknown keys, or without a value for one."""
     found = {key for key, value in content.items() if value is not None} if isinstance(content, Mapping) else set()
     if found != keys:
@@ -362,12 +362,12 @@ def _require_keys(where: str, content: Any, keys: set[str]) -> None:  # noqa: AN
         raise ValueError(msg)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401
+def _plain(value: Any) -> Any:
     """Turn sequences into lists and paths into text, plain data for a checkpoint's hyper-parameters."""
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
 
 
-def _folder() -> Any:  # noqa: ANN401  # importlib.resources.abc is named otherwise in Python 3.10
+def _folder() -> Any:  # importlib.resources.abc is named otherwise in Python 3.10
     return files("anople_anomalib") / "presets"

@@ -66,7 +66,7 @@ class Scores(NamedTuple):
 class Recorder(ExactPostProcessor):
     """Keeps the scores that the thresholds are fitted to."""
 
-    def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
         """Keep the scores of a batch."""
         self.seen = [*getattr(self, "seen", []), *outputs.pred_score.flatten().tolist()]
         super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)

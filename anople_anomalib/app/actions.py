@@ -133,7 +133,7 @@ def correct(session: Session, choice: str | None) -> str:
     return f"'{answer.photo.name}' is in the memory now; the threshold was updated."
 
 
-def chosen(session: Session, choice: str | None) -> Any:  # noqa: ANN401
+def chosen(session: Session, choice: str | None) -> Any:
     """Return the answer of a choice.
 
     Raises:

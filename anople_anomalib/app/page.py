@@ -142,7 +142,7 @@ def _bind_upload(
 ) -> None:
     """Bind taking in what a control holds, which is emptied by it; what is dropped meanwhile waits its turn."""
 
-    def taken(request: gr.Request, files: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    def taken(request: gr.Request, files: Any) -> tuple[Any, ...]:
         """Take the files in and empty the control in one answer, so that none is sent twice."""
         return (*take(request, files), None)
 

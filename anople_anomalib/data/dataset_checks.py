@@ -38,7 +38,7 @@ _PARTS = "read the folders by --data Parts (its arguments are named as those of 
 class OwnDataModule(AnomalibDataModule):
     """A datamodule of this package, which has checked what it reads once it is set up."""
 
-    def val_dataloader(self) -> Any:  # noqa: ANN401  # as in anomalib
+    def val_dataloader(self) -> Any:  # as in anomalib
         """Return the loader of the images that thresholds come from.
 
         Raises:

@@ -192,7 +192,7 @@ class FewShot(OwnDataModule):
                 setattr(self, name, _join(joined, self.category))
         self._others = _join(others, self.category) if all(map(len, others)) else None
 
-    def val_dataloader(self) -> Any:  # noqa: ANN401  # as in anomalib
+    def val_dataloader(self) -> Any:  # as in anomalib
         """Return the loader of the validation images, or of other good training images where there are none."""
         if "val_data" in vars(self) or self._others is None:
             return super().val_dataloader()

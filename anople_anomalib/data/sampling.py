@@ -156,7 +156,7 @@ def read_sample_list(path: str | Path) -> dict[str, list[str]]:
     return check_sample_list(content, source=f"The sample list '{path}'")
 
 
-def check_sample_list(content: Any, source: str = "The sample list") -> dict[str, list[str]]:  # noqa: ANN401
+def check_sample_list(content: Any, source: str = "The sample list") -> dict[str, list[str]]:
     """Check that ``content`` maps categories to lists of file names.
 
     Args:

@@ -21,7 +21,7 @@ _SPLIT_SEED = 0
 """Seed of random splits of a wrapped datamodule that has none."""
 
 
-def build_datamodule(datamodule: Any) -> AnomalibDataModule:  # noqa: ANN401
+def build_datamodule(datamodule: Any) -> AnomalibDataModule:
     """Build a datamodule.
 
     Args:
@@ -64,7 +64,7 @@ def _find_class(class_path: str) -> Callable[..., AnomalibDataModule]:
     raise ValueError(msg)
 
 
-def _plain(arguments: Any) -> Any:  # noqa: ANN401
+def _plain(arguments: Any) -> Any:
     """Turn the arguments of OmegaConf or jsonargparse into plain dictionaries and lists."""
     if isinstance(arguments, Mapping):
         return {str(name): _plain(value) for name, value in arguments.items()}

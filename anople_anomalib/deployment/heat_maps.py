@@ -127,7 +127,7 @@ class HeatMaps(Visualizer):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
+        outputs: Any,
         batch: ImageBatch,
         batch_idx: int,
         dataloader_idx: int = 0,

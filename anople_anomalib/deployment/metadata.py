@@ -106,7 +106,7 @@ def read_metadata(graph: str | Path) -> ExportMetadata:
     return metadata
 
 
-def _checked(content: Any, file: Path) -> ExportMetadata:  # noqa: ANN401  # JSON
+def _checked(content: Any, file: Path) -> ExportMetadata:  # JSON
     """Return the metadata in a file's content, which has exactly the known keys and types."""
     known = {field.name for field in fields(ExportMetadata)} | {"checksum"}
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -130,7 +130,7 @@ def _checked(content: Any, file: Path) -> ExportMetadata:  # noqa: ANN401  # JSO
     return ExportMetadata(**content)
 
 
-def _is_valid(name: str, value: Any) -> bool:  # noqa: ANN401
+def _is_valid(name: str, value: Any) -> bool:
     """Return whether a value has the type that its field has."""
     match name:
         case "files":  # of this folder alone: a name must not lead out of it
@@ -160,7 +160,7 @@ def _is_valid(name: str, value: Any) -> bool:  # noqa: ANN401
             return isinstance(value, (str, int))
 
 
-def _is_threshold(value: Any) -> bool:  # noqa: ANN401
+def _is_threshold(value: Any) -> bool:
     return value is None or (isinstance(value, _NUMBER) and not isinstance(value, bool) and 0 < value < float("inf"))
 
 

@@ -88,7 +88,7 @@ class PredictionTable(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
+        outputs: Any,
         *args: object,
         **kwargs: object,
     ) -> None:
@@ -120,7 +120,7 @@ class PredictionTable(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
+        outputs: Any,
         *args: object,
         **kwargs: object,
     ) -> None:

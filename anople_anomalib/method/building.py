@@ -123,6 +123,6 @@ def build_simulator(settings: Mapping[str, Any]) -> PixelAnomalySimulator | None
     return PixelAnomalySimulator(training["anomaly_source"], 1.0 if paired else 0.5, paired)
 
 
-def _own(value: Any) -> Any:  # noqa: ANN401
+def _own(value: Any) -> Any:
     """Return ``None``, by which a backbone takes its own, for the word that says so."""
     return None if value == DEFAULT else value

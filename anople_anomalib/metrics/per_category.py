@@ -121,7 +121,7 @@ class PerCategoryEvaluator(Evaluator):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
+        outputs: Any,
         batch: ImageBatch,
         batch_idx: int,
         dataloader_idx: int = 0,

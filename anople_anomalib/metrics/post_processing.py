@@ -139,7 +139,7 @@ class ExactPostProcessor(PostProcessor):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401  # a batch, as in anomalib
+        outputs: Any,  # a batch, as in anomalib
         *args: Any,
         **kwargs: Any,
     ) -> None:

@@ -41,7 +41,7 @@ class RawScoreKeeper(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        batch: Any,  # noqa: ANN401
+        batch: Any,
         *args: object,
         **kwargs: object,
     ) -> None:
@@ -53,7 +53,7 @@ class RawScoreKeeper(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        batch: Any,  # noqa: ANN401
+        batch: Any,
         *args: object,
         **kwargs: object,
     ) -> None:
@@ -78,7 +78,7 @@ class RawScoreKeeper(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
+        outputs: Any,
         *args: object,
         **kwargs: object,
     ) -> None:
@@ -90,7 +90,7 @@ class RawScoreKeeper(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
+        outputs: Any,
         *args: object,
         **kwargs: object,
     ) -> None:

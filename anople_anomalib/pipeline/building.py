@@ -77,7 +77,7 @@ def build_model(settings: JobSettings, datamodule: AnomalibDataModule) -> Anomal
     return others(**arguments) if others else get_model({"class_path": path}, **arguments)
 
 
-def instantiated(value: Any) -> Any:  # noqa: ANN401
+def instantiated(value: Any) -> Any:
     """Build the objects that settings describe, such as a pre-processor and its transform.
 
     Args:

@@ -138,7 +138,7 @@ class InferenceSpeed(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
+        outputs: Any,
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,

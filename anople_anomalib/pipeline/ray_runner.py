@@ -108,7 +108,7 @@ class RayRunner(Runner):
                     progress.update()
         return FewShotJob.collect(rows)
 
-    def _remote_function(self, ray: ModuleType) -> Any:  # noqa: ANN401
+    def _remote_function(self, ray: ModuleType) -> Any:
         """Return the function that Ray runs elsewhere, with what a job is given."""
         options, has_gpus = self._options, ray.cluster_resources().get("GPU", 0) > 0
         gpus = options.gpus_per_job
@@ -149,7 +149,7 @@ def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _take(ray: ModuleType, task: Any, job: FewShotJob) -> dict[str, Any]:  # noqa: ANN401
+def _take(ray: ModuleType, task: Any, job: FewShotJob) -> dict[str, Any]:
     """Take what a job has returned, write it here, and say so; of a job that got lost, that it did."""
     try:
         row, files = ray.get(task)

@@ -127,7 +127,7 @@ def read_plans(folder: str | Path) -> list[dict[str, Any]]:
     return plans
 
 
-def _is_plan(plan: Any) -> bool:  # noqa: ANN401  # JSON
+def _is_plan(plan: Any) -> bool:  # JSON
     """Return whether plain data are a plan: two lists, of names and of flat rows."""
     if not isinstance(plan, dict) or plan.keys() != {"published_tables", "jobs"}:
         return False
@@ -146,7 +146,7 @@ def metric_names(row: Iterable[str]) -> list[str]:
     return [name for name in row if name not in LEADING_COLUMNS and name not in TRAILING_COLUMNS]
 
 
-def _as_text(value: Any) -> str:  # noqa: ANN401
+def _as_text(value: Any) -> str:
     """Return a cell: nothing for ``None``, numbers without needless digits, text on one line."""
     if value is None:
         return ""

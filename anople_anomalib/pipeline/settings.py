@@ -125,7 +125,7 @@ def expand_grid(settings: dict[str, Any]) -> list[dict[str, Any]]:
     return [expanded for combination in combinations for expanded in expand_grid(combination)]
 
 
-def _has_grid(settings: Any) -> bool:  # noqa: ANN401
+def _has_grid(settings: Any) -> bool:
     """Return whether a mapping ``{"grid": ...}`` lies anywhere in nested mappings."""
     return isinstance(settings, Mapping) and any(key == "grid" or _has_grid(value) for key, value in settings.items())
 
@@ -148,7 +148,7 @@ def _job_settings(settings: Mapping[str, Any], accelerator: str) -> JobSettings:
     )
 
 
-def _class_settings(name: str, value: Any, known: tuple[str, ...]) -> dict[str, Any]:  # noqa: ANN401
+def _class_settings(name: str, value: Any, known: tuple[str, ...]) -> dict[str, Any]:
     """Return the settings of a class as a mapping with ``class_path`` and ``init_args``."""
     settings: Any = {"class_path": value} if isinstance(value, str) else value
     if not isinstance(settings, Mapping):

@@ -166,6 +166,6 @@ def _seed(job: dict[str, str]) -> str:
     return job["seed"] if draw is None else f"{job['seed']}/{draw}"
 
 
-def _text(value: Any) -> str:  # noqa: ANN401
+def _text(value: Any) -> str:
     """Return a value as a result table holds it."""
     return "" if value is None else str(value)

@@ -91,7 +91,7 @@ def write_study(page: StudyPage, folder: Path, title: str) -> Path:
     return folder / "study.html"
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401  # anything in a study
+def plain(value: Any) -> Any:  # anything in a study
     """Return plain data for JSON: rates and kappas with all their numbers, NaN and infinity as null."""
     if isinstance(value, Rate):
         return {"k": value.k, "n": value.n, "rate": plain(value.value), "at_least": value.at_least} | {

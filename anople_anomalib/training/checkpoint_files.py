@@ -15,7 +15,7 @@ from anople_anomalib.utils.version import __version__
 _NAMED_ERRORS = (PermissionError, IsADirectoryError)  # name the file themselves
 
 
-def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = None) -> dict[str, Any]:  # noqa: ANN401
+def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = None) -> dict[str, Any]:
     """Read a checkpoint of AnoPLe.
 
     Args:
@@ -45,7 +45,7 @@ def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = None) -> d
     return checkpoint
 
 
-def check_metadata(checkpoint: Any) -> Mapping[str, Any]:  # noqa: ANN401
+def check_metadata(checkpoint: Any) -> Mapping[str, Any]:
     """Refuse what is no checkpoint of AnoPLe, or one of an incompatible version.
 
     Args:
@@ -71,7 +71,7 @@ def check_metadata(checkpoint: Any) -> Mapping[str, Any]:  # noqa: ANN401
     return metadata
 
 
-def _well_formed(metadata: Any) -> TypeGuard[Mapping[str, Any]]:  # noqa: ANN401
+def _well_formed(metadata: Any) -> TypeGuard[Mapping[str, Any]]:
     """Return whether the metadata has all entries, of the right types."""
     if not isinstance(metadata, Mapping):
         return False

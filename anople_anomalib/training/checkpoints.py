@@ -111,7 +111,7 @@ class CheckpointHooks(Finalization):
                 checkpoint.pop("callbacks", None)  # else best_model_path would be the old file again
             self._resumed_from = None  # the next test is of the file that it names
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Refuse weights that do not fit, else load them.
 
         Lightning comes here with what :meth:`on_load_checkpoint` has just accepted, anomalib's other loaders without.
@@ -192,7 +192,7 @@ class CheckpointHooks(Finalization):
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's hparams_file is refused with the checkpoint's own
         cls,
         checkpoint_path: str | Path | IO[bytes],
-        map_location: Any = None,  # noqa: ANN401
+        map_location: Any = None,
         strict: bool | None = None,
         weights_only: bool | None = True,
         **kwargs: Any,

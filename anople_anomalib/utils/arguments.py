@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 
-def as_list(value: Any) -> Any:  # noqa: ANN401
+def as_list(value: Any) -> Any:
     """Turn a sequence into a list, plain data for a checkpoint's hyper-parameters; leave anything else alone."""
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
 

@@ -76,7 +76,7 @@ class PanelVisualizer(ImageVisualizer):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
+        outputs: Any,
         batch: ImageBatch,
         batch_idx: int,
         dataloader_idx: int = 0,

@@ -39,8 +39,8 @@ class Recorder(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
+        outputs: Any,
+        batch: Any,
         batch_idx: int,
     ) -> None:
         """Record the images as the training step has seen them."""
@@ -53,7 +53,7 @@ class Recorder(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        batch: Any,  # noqa: ANN401
+        batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:

@@ -124,7 +124,7 @@ def test_the_command_opens_the_page_and_leaves_nothing_behind(tmp_path: Path) ->
     assert not list(tmp_path.glob("anople-page-*"))
 
 
-def wait_for_page(port: int, process: subprocess.Popen[bytes], folder: Path) -> Any:  # noqa: ANN401
+def wait_for_page(port: int, process: subprocess.Popen[bytes], folder: Path) -> Any:
     """Return a client of a page that a process opens."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline and process.poll() is None:
@@ -149,7 +149,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(address: str, browser: Any) -> Iterator[Any]:  # noqa: ANN401
+def page(address: str, browser: Any) -> Iterator[Any]:
     """The page in a window of its own, which fetches nothing from elsewhere."""
     page = browser.new_page(viewport={"width": 1100, "height": 1000})
     page.set_default_timeout(60_000)
@@ -162,7 +162,7 @@ def page(address: str, browser: Any) -> Iterator[Any]:  # noqa: ANN401
     assert [url for url in asked_for if not url.startswith((address, "data:", "blob:"))] == []
 
 
-def keep(page: Any, name: str, folder: Path) -> None:  # noqa: ANN401
+def keep(page: Any, name: str, folder: Path) -> None:
     """Keep a screenshot as a small JPEG file."""
     folder = Path(os.environ.get("ANOPLE_SCREENSHOTS", folder))
     page.mouse.move(0, 0)
@@ -171,7 +171,7 @@ def keep(page: Any, name: str, folder: Path) -> None:  # noqa: ANN401
     assert (folder / name).stat().st_size < 200_000
 
 
-def accessible(page: Any) -> None:  # noqa: ANN401
+def accessible(page: Any) -> None:
     """Let axe look for unlabeled controls, weak contrast and the like."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe: pip install '.[test]'")
     page.mouse.move(0, 0)
@@ -180,7 +180,7 @@ def accessible(page: Any) -> None:  # noqa: ANN401
     assert found.violations_count == 0, found.generate_report()
 
 
-def judge_samples(page: Any) -> None:  # noqa: ANN401
+def judge_samples(page: Any) -> None:
     """Teach on sample parts and judge others, by the keyboard where it starts the training run."""
     page.get_by_role("button", name="Use sample parts").click()
     page.get_by_text("4 good images.").wait_for()
@@ -194,7 +194,7 @@ def judge_samples(page: Any) -> None:  # noqa: ANN401
     accessible(page)
 
 
-def test_browser_teaches_asks_and_downloads(page: Any, tmp_path: Path) -> None:  # noqa: ANN401
+def test_browser_teaches_asks_and_downloads(page: Any, tmp_path: Path) -> None:
     judge_samples(page)
     keep(page, "app_ask.jpg", tmp_path)
     page.get_by_label("number input for Opacity of the heat map").fill("0.9")
@@ -224,7 +224,7 @@ def test_browser_teaches_asks_and_downloads(page: Any, tmp_path: Path) -> None: 
     assert page.locator("img:not([alt])").count() == 0
 
 
-def test_a_page_that_is_closed_takes_its_images_with_it(address: str, browser: Any, uploads: Path) -> None:  # noqa: ANN401
+def test_a_page_that_is_closed_takes_its_images_with_it(address: str, browser: Any, uploads: Path) -> None:
     page = browser.new_page()
     page.goto(address)
     page.get_by_role("button", name="Use sample parts").click()
@@ -237,7 +237,7 @@ def test_a_page_that_is_closed_takes_its_images_with_it(address: str, browser: A
     assert not all(folder.exists() for folder in before)
 
 
-def test_phone_in_dark_mode(page: Any, tmp_path: Path) -> None:  # noqa: ANN401
+def test_phone_in_dark_mode(page: Any, tmp_path: Path) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.emulate_media(color_scheme="dark")
     page.reload()
@@ -250,7 +250,7 @@ def test_phone_in_dark_mode(page: Any, tmp_path: Path) -> None:  # noqa: ANN401
     keep(page, "app_phone.jpg", tmp_path)
 
 
-def test_camera_files_folder_and_stop(page: Any, tmp_path: Path) -> None:  # noqa: ANN401
+def test_camera_files_folder_and_stop(page: Any, tmp_path: Path) -> None:
     page.get_by_role("button", name="Camera").click()
     page.get_by_role("button", name="Click to Access Webcam").click()
     page.wait_for_function("document.querySelector('video')?.videoWidth > 0")

@@ -55,7 +55,7 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture
-def run(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[dict[str, str]]]]:  # noqa: ANN401
+def run(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[dict[str, str]]]]:
     """A function that runs a grid of models on a tiny category, and returns its rows."""
     monkeypatch.chdir(tmp_path)
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # which Lightning sets
@@ -116,7 +116,7 @@ def test_a_worker_that_dies_costs_its_job_one_retry(run: Callable[..., list[dict
 
 def test_a_machine_that_is_lost_costs_its_job_one_retry(
     run: Callable[..., list[dict[str, str]]],
-    cluster: Any,  # noqa: ANN401
+    cluster: Any,
     tmp_path: Path,
 ) -> None:
     marker = tmp_path / "marker.txt"
@@ -147,6 +147,6 @@ def raylet_of(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def process_of(node: Any) -> int:  # noqa: ANN401
+def process_of(node: Any) -> int:
     """Number of the process of a machine of the cluster."""
     return node.all_processes["raylet"][0].process.pid

@@ -25,7 +25,7 @@ LOSSES = {"train_loss", "train_image_loss", "train_pixel_loss", "train_align_los
 METRICS = {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"}
 
 
-def train(images: Path, folder: Path, model: Any = None, data: Any = None, **trainer: Any) -> Any:  # noqa: ANN401
+def train(images: Path, folder: Path, model: Any = None, data: Any = None, **trainer: Any) -> Any:
     """The model and the results of one epoch of training and a test."""
     built = make_model(**{"epochs": 1, **(model or {})})
     results = make_engine(folder, **trainer).train(built, datamodule=make_datamodule(images, **(data or {})))

@@ -48,7 +48,7 @@ def trainer() -> Trainer:
     return Trainer(logger=False, accelerator="cpu", barebones=True)
 
 
-def takes(function: Any, *names: str) -> bool:  # noqa: ANN401
+def takes(function: Any, *names: str) -> bool:
     """Whether a function has these parameters, in this order, before others."""
     return list(inspect.signature(function).parameters)[: len(names)] == list(names)
 

@@ -41,7 +41,7 @@ DEFAULTS: dict[Callable, dict[str, Any]] = {
     ("function", "name", "default"),
     [(function, name, default) for function, defaults in DEFAULTS.items() for name, default in defaults.items()],
 )
-def test_defaults(function: Callable, name: str, default: Any) -> None:  # noqa: ANN401
+def test_defaults(function: Callable, name: str, default: Any) -> None:
     assert inspect.signature(function).parameters[name].default == default
 
 

@@ -174,7 +174,7 @@ def test_no_weight_is_in_the_state_dict_or_replaced_by_one(clip: FrozenCLIP) -> 
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda clip: pickle.loads(pickle.dumps(clip))])
-def test_copies_behave_the_same(clip: FrozenCLIP, duplicate: Any) -> None:  # noqa: ANN401
+def test_copies_behave_the_same(clip: FrozenCLIP, duplicate: Any) -> None:
     twin = duplicate(clip)
     images, tokens = torch.randn(1, 3, 64, 64), open_clip.tokenize(["bottle"])
     assert torch.equal(twin.visual(images).image_embedding, clip.visual(images).image_embedding)

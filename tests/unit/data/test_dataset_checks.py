@@ -61,7 +61,7 @@ def folder(root: Path, **arguments: Any) -> Folder:
     return Folder(**{**defaults, **arguments})
 
 
-def masks_of(datamodule: Any) -> set[tuple[str, str]]:  # noqa: ANN401
+def masks_of(datamodule: Any) -> set[tuple[str, str]]:
     samples = datamodule.test_data.samples
     rows = samples[samples.label_index == 1]
     names = ("/".join(Path(path).parts[-2:]) for column in ("image_path", "mask_path") for path in rows[column])
@@ -73,7 +73,7 @@ def wrapped_or_not(root: Path, **arguments: Any) -> list[Any]:
     return [folder(root, **arguments), FewShot(folder(root, **arguments))]
 
 
-def fit(datamodule: Any, tmp_path: Path) -> None:  # noqa: ANN401
+def fit(datamodule: Any, tmp_path: Path) -> None:
     make_engine(tmp_path).fit(make_model(epochs=1), datamodule=datamodule)
 
 

@@ -42,7 +42,7 @@ def test_every_form_of_an_image_comes_as_a_batch_of_one(mvtec: Path) -> None:
         (torch.full((3, 4, 4), float("nan")), r"in \[nan, nan\]"),
     ],
 )
-def test_what_is_no_image_is_refused(images: Any, message: str) -> None:  # noqa: ANN401
+def test_what_is_no_image_is_refused(images: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(each_image(images))
 

@@ -86,5 +86,5 @@ def test_copies_share_nothing_that_setup_writes(tmp_path: Path) -> None:
         (None, "object"),
     ],
 )
-def test_class_names_of_a_datamodule(datamodule: Any, expected: str | list[str]) -> None:  # noqa: ANN401
+def test_class_names_of_a_datamodule(datamodule: Any, expected: str | list[str]) -> None:
     assert class_names_of(datamodule) == expected

@@ -175,7 +175,7 @@ def test_int8_leaves_the_memory_alone_and_keeps_the_scores(model: AnoPLe, root: 
             assert_close(torch.from_numpy(actual[name]), getattr(expected, name), atol=0.05, rtol=0)
 
 
-def _is_quantized(matmul: Any, port: int) -> bool:  # noqa: ANN401
+def _is_quantized(matmul: Any, port: int) -> bool:
     return matmul.input(port).get_source_output().get_node().get_type_name() == "FakeQuantize"
 
 

@@ -70,7 +70,7 @@ def _tiny() -> dict[str, Any]:
     ],
     ids=["ViT-B-16-plus-240", "anople-tiny"],
 )
-def test_costs_at_most_a_tenth_of_the_visual_tower(config: Any) -> None:  # noqa: ANN401
+def test_costs_at_most_a_tenth_of_the_visual_tower(config: Any) -> None:
     """Multiply-adds from shapes alone: nothing is computed on the meta device."""
     with torch.device("meta"):
         visual = FrozenCLIP(open_clip.CLIP(**config()), b"").visual

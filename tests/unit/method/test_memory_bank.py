@@ -26,7 +26,7 @@ class LargestProduct(TorchFunctionMode):
 
     size = 0
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every operation."""
         del types
         result = function(*args, **(kwargs or {}))
@@ -40,7 +40,7 @@ class LargestResult(TorchDispatchMode):
 
     numel = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every operation."""
         del types
         result = function(*args, **(kwargs or {}))

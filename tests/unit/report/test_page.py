@@ -165,7 +165,7 @@ def test_a_browser_sorts_and_axe_finds_nothing(report: Path, scheme: str) -> Non
     assert messages == []
 
 
-def sort_and_check(page: Any) -> None:  # noqa: ANN401
+def sort_and_check(page: Any) -> None:
     """Sort the table of means by its second column, down and up again."""
     heading = page.locator("details th", has_text=re.compile("image_AUROC, 1-shot")).first
     column = "table.sortable >> nth=1 >> tbody tr td:nth-child(2)"

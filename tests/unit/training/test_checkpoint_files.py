@@ -81,7 +81,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         {"anople": {**METADATA, "drawn_samples": {"bottle": [3]}}, "state_dict": {}},
     ],
 )
-def test_other_content_is_no_checkpoint_of_anople(content: Any) -> None:  # noqa: ANN401
+def test_other_content_is_no_checkpoint_of_anople(content: Any) -> None:
     with pytest.raises(ValueError, match="This is not a checkpoint of AnoPLe"):
         check_metadata(content)
 

@@ -81,7 +81,7 @@ def test_augmentations_of_the_user_come_first(mvtec: Path, tmp_path: Path) -> No
     sizes = set()
 
     class Brighten(Transform):
-        def transform(self, inpt: Any, params: dict) -> Any:  # noqa: ANN401
+        def transform(self, inpt: Any, params: dict) -> Any:
             del params
             sizes.add(tuple(inpt.shape[-2:]))
             return inpt * 0 + 1

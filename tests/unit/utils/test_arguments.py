@@ -14,7 +14,7 @@ from anople_anomalib.utils.arguments import as_list, check_integer, check_k_shot
 @pytest.mark.parametrize(
     ("value", "expected"), [(None, None), ("a", "a"), (("a", "b"), ["a", "b"]), (3, 3), (range(2), [0, 1])]
 )
-def test_sequences_become_lists(value: Any, expected: Any) -> None:  # noqa: ANN401
+def test_sequences_become_lists(value: Any, expected: Any) -> None:
     assert as_list(value) == expected
 
 

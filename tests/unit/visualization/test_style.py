@@ -115,5 +115,5 @@ def test_a_heat_map_covers_the_image_on_the_given_scale() -> None:
     ("heats", "expected"),
     [(([1.0, 3.0], [2.0, 5.0]), (1, 5)), (([2.0, 2.0],), (2, 3))],
 )
-def test_range_of_heat_maps_is_never_empty(heats: Any, expected: tuple[float, float]) -> None:  # noqa: ANN401
+def test_range_of_heat_maps_is_never_empty(heats: Any, expected: tuple[float, float]) -> None:
     assert range_of(*map(np.array, heats)) == expected
