@@ -33,6 +33,8 @@ class PaperFusion(nn.Module):
     """
 
     name = "paper"
+    memory_alone = False
+    """Whether nothing but the second memory, where there is one, has a weight."""
 
     def __init__(self, top_share: float = 0.0) -> None:
         super().__init__()
@@ -95,10 +97,12 @@ class WeightedFusion(PaperFusion):
         super().__init__(top_share)
         self.register_buffer("weights", torch.tensor([0.5, 1.0, 0.0]))
         self.weights: torch.Tensor
+        self.register_load_state_dict_post_hook(_note_weights)
 
     def set_weights(self, weights: Weights) -> None:
         """Replace the weights."""
         self.weights.copy_(torch.tensor(weights))
+        _note_weights(self)
 
     def memory(self, first: torch.Tensor, second: torch.Tensor | None) -> torch.Tensor:
         """Average the memories' maps, see the base class."""
@@ -117,6 +121,11 @@ class WeightedFusion(PaperFusion):
         """Compute the image's score in [0, 1], see the base class."""
         factor = abnormal_probability.clamp_min(_FLOOR) ** self.weights[2].to(anomaly_map.dtype)
         return top_mean(anomaly_map, self.top_share, inside) * factor
+
+
+def _note_weights(fusion: WeightedFusion, *_args: object) -> None:
+    """Note whether all weights are 0, which an export and a GPU are not asked for every image; also a load hook."""
+    fusion.memory_alone = not fusion.weights.any()
 
 
 def top_mean(anomaly_map: torch.Tensor, share: float, inside: torch.Tensor | None = None) -> torch.Tensor:

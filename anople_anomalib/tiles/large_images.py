@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from anople_anomalib.backbones.outputs import VisualFeatures
-from anople_anomalib.method.fusion import PaperFusion
+from anople_anomalib.method.fusion import PaperFusion, top_mean
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.second_memory import SecondMemory, larger_size
 from anople_anomalib.method.state_checks import require_memory
@@ -28,7 +28,7 @@ _TILES_AT_ONCE = 8  # which bounds the memory of an image of any number of tiles
 
 
 class Parts(NamedTuple):
-    """What the tiles of B images yield; T tiles an image.
+    """The prompted CLIP's findings on the tiles of B images; T tiles an image.
 
     Attributes:
         probability: p_hat of every tile, shape ``(B * T,)``.
@@ -128,12 +128,18 @@ class LargeImages(nn.Module):
         """
         size = images.shape[-2:]
         images, regions = self._within(images, regions)
-        parts = self._inspect(self.tiling.cut(images, self.tile_size))
-        anomaly_map = self.fusion.map(self.tiling.merge(parts.decoder_map), self._memory_map(parts, banks))  # (12)
+        tiles, probability = self.tiling.cut(images, self.tile_size), None
+        if self.second_memory is not None and self.fusion.memory_alone:  # CLIP would run for nothing
+            features = torch.cat([self.second_memory.features(some) for some in self._at_once(tiles)])
+            anomaly_map = self._second_map(self.second_memory, features, banks)
+        else:
+            parts = self._inspect(tiles)
+            probability, decoder_map = parts.probability, self.tiling.merge(parts.decoder_map)
+            anomaly_map = self.fusion.map(decoder_map, self._memory_map(parts, banks))  # (12)
         inside = None if regions is None else at_size(regions, self.tiling.canvas(self.image_size))
         if inside is not None:
             anomaly_map = anomaly_map * inside.squeeze(1)
-        score = self._score(parts.probability, anomaly_map, inside)
+        score = self._score(probability, anomaly_map, inside)
         anomaly_map = anomaly_map.unsqueeze(1)
         if not is_size(size, anomaly_map.shape[-2:]):
             anomaly_map = F.interpolate(anomaly_map, size=size, mode="bilinear")
@@ -255,18 +261,30 @@ class LargeImages(nn.Module):
         features = require_memory(parts.memory_features)
         first = bank(self._by_image(features)).reshape(-1, features.shape[1])
         second: torch.Tensor | None = None
-        if self.second_memory is not None:  # where a patch is in the image counts, so that all tiles are asked together
-            features = self._by_image(require_memory(parts.second_features))
-            bank = self.second_memory.memory_bank if banks is None else banks[-1]
-            distances = bank(features).reshape(-1, features.shape[1] // self.tiling.number)
-            second = self.tiling.merge(self._resized_map(distances, self.second_memory.backbone.grid))
+        if self.second_memory is not None:
+            second = self._second_map(self.second_memory, require_memory(parts.second_features), banks)
         return self.fusion.memory(self.tiling.merge(self._resized_map(first, self.patch_grid)), second)
 
-    def _score(self, probability: torch.Tensor, anomaly_map: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
+    def _second_map(
+        self, memory: SecondMemory, features: torch.Tensor, banks: Sequence[MemoryBank] | None
+    ) -> torch.Tensor:
+        """Compute the second memory's map of whole images, shape ``(B, h, w)``, from the features of their tiles."""
+        features = self._by_image(features)  # of all tiles together: the place in the image counts
+        bank = memory.memory_bank if banks is None else banks[-1]
+        distances = bank(features).reshape(-1, features.shape[1] // self.tiling.number)
+        return self.tiling.merge(self._resized_map(distances, memory.backbone.grid))
+
+    def _score(
+        self, probability: torch.Tensor | None, anomaly_map: torch.Tensor, inside: torch.Tensor | None
+    ) -> torch.Tensor:
         """Compute the score (14) of each tile, of the merged map, and return the largest: shape ``(B,)``."""
         if inside is not None:
             inside = self.tiling.cut(inside.squeeze(1).expand_as(anomaly_map), self.image_size)
-        scores = self.fusion.score(probability, self.tiling.cut(anomaly_map, self.image_size), inside)
+        tiles = self.tiling.cut(anomaly_map, self.image_size)
+        if probability is None:
+            scores = top_mean(tiles, self.fusion.top_share, inside)
+        else:
+            scores = self.fusion.score(probability, tiles, inside)
         return scores if self.tiling.number == 1 else scores.unflatten(0, (-1, self.tiling.number)).amax(dim=1)
 
     def _by_image(self, features: torch.Tensor) -> torch.Tensor:

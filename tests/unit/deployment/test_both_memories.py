@@ -12,6 +12,8 @@ from torch.testing import assert_close
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.backbones.package_weights import LITE0
+from anople_anomalib.method.fusion import WeightedFusion, Weights
+from anople_anomalib.tiles.tiling import Tiling
 from helpers.miniature import NUM_PATCHES
 from helpers.training import make_datamodule, make_engine, make_model, train_model
 
@@ -98,3 +100,24 @@ def test_a_coreset_keeps_its_share_of_both_and_of_all_turns(root: Path, tmp_path
     assert len(model.model.memory_bank) == NUM_PATCHES // 4
     assert len(model.model.second_memory.memory_bank) == TURNED_PLACES // 4
     assert model(torch.rand(1, 3, 96, 96)).pred_score.isfinite().all()
+
+
+@torch.no_grad()
+def test_clip_does_not_run_where_it_has_no_weight(model: AnoPLe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second memory alone gives, bit for bit, the scores of the whole with weights of 0, in tiles as well."""
+    parts, fusion = model.model, model.model.fusion
+    assert isinstance(fusion, WeightedFusion)
+    fusion.set_weights(Weights(0.0, 0.0, 0.0))
+    for tiling in (Tiling(), Tiling(1, 2)):
+        parts.set_tiling(tiling)
+        images = torch.randn(2, 3, *parts.input_size)
+        for bank, rows in ((parts.memory_bank, "first"), (parts.second_memory.memory_bank, "second")):
+            bank.build(getattr(parts.shot_features(images + 1), rows))
+        monkeypatch.setattr(fusion, "memory_alone", False)
+        expected = parts(images)
+        restored = AnoPLe(**model.hparams, visualizer=False).eval().model
+        restored.load_state_dict(parts.state_dict())
+        monkeypatch.setattr(restored.clip.visual, "forward", lambda *_args: pytest.fail("CLIP runs for nothing"))
+        found = restored(images)
+        assert torch.equal(found.pred_score, expected.pred_score)
+        assert torch.equal(found.anomaly_map, expected.anomaly_map)
