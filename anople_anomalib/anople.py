@@ -37,7 +37,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 
 from .backbones.clip_loading import get_tokenizer
-from .config import MemoryConfig, PromptConfig, TrainingConfig, resolve
+from .config import MemoryConfig, PromptConfig, TrainingConfig
 from .data.errors import ClearDataErrors
 from .data.wrapping import class_names_of
 from .deployment.components import DefaultComponents
@@ -52,8 +52,8 @@ from .method.state_checks import require_finite
 from .method.torch_model import AnoPLeModel
 from .metrics.post_processing import ExactPostProcessor
 from .metrics.raw_scores import RawScoreKeeper
-from .tiles.ground_truth import within_region
-from .tiles.masks import plain_roi
+from .presets import resolve
+from .tiles.region import plain_roi, within_region
 from .tiles.tiling import Tiling, plain_tiles
 from .training.collapse_monitor import CollapseWarning
 from .training.run import FewShotRun

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from anople_anomalib.config import preset_names, read_preset
+from anople_anomalib.presets import preset_names, read_preset
 from anople_anomalib.utils.palette import BLUE
 
 from . import drawing

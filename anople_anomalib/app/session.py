@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.config import preset_names
 from anople_anomalib.method.memory_bank import MemoryBank
+from anople_anomalib.presets import preset_names
 from anople_anomalib.visualization.explanation import Shot
 from anople_anomalib.visualization.samples import pixels_in_file
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
-from anople_anomalib.config import TrainingConfig, preset_names
+from anople_anomalib.config import TrainingConfig
+from anople_anomalib.presets import preset_names
 from anople_anomalib.utils.arguments import did_you_mean
 
 from .terminal import FINE, MEGAPIXELS, UsageError, allow_pixels, quiet_trainer

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Parts of the model from resolved settings, see :func:`anople_anomalib.config.resolve`."""
+"""Parts of the model from resolved settings, see :func:`anople_anomalib.presets.resolve`."""
 
 from collections.abc import Mapping
 from typing import Any

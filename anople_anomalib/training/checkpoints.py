@@ -17,9 +17,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import Self
 
 from anople_anomalib.config import NONE
-from anople_anomalib.config import arguments_of as command_line
 from anople_anomalib.method.state_checks import check_names, check_weights, require_finite
 from anople_anomalib.method.torch_model import AnoPLeModel
+from anople_anomalib.presets import arguments_of as command_line
 from anople_anomalib.tiles.tiling import Tiling
 from anople_anomalib.utils.version import __version__
 

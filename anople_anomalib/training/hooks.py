@@ -15,8 +15,7 @@ from torch import nn
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.tiles.large_images import ShotFeatures
-from anople_anomalib.tiles.masks import image_size_of, polygon_mask, read_region, region_file
-from anople_anomalib.tiles.region import at_size
+from anople_anomalib.tiles.region import at_size, image_size_of, polygon_mask, read_region, region_file
 from anople_anomalib.tiles.tiling import Tiling, automatic_tiling
 
 from .checkpoints import CheckpointHooks

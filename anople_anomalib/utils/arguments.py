@@ -107,11 +107,6 @@ class Rule(NamedTuple):
     text: str
 
 
-def is_number(value: object) -> bool:
-    """Return whether a value is a finite number."""
-    return _is_finite(value)
-
-
 def _is_integer(value: object, minimum: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
@@ -136,7 +131,11 @@ def either(word: str, rule: Rule) -> Rule:
 
 
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
-RATE = Rule(lambda value: is_number(value) and value >= 0, "a finite number, 0 or more")
+RATE = Rule(lambda value: _is_finite(value) and value >= 0, "a finite number, 0 or more")
+POSITIVE = Rule(lambda value: _is_finite(value) and value > 0, "a finite number above 0")
+SHARE = Rule(lambda value: _is_finite(value) and 0 <= value <= 1, "between 0 and 1")
+POSITIVE_SHARE = Rule(lambda value: _is_finite(value) and 0 < value <= 1, "above 0 and at most 1")
+PART = Rule(lambda value: _is_finite(value) and 0 <= value < 1, "0 for none or a share of the variance below 1")
 NAME = Rule(_word, "a name")
 FILE = Rule(lambda value: _word(value) or isinstance(value, Path), "a name or a path")
 LAYERS = Rule(

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from anople_anomalib import AnoPLe, baselines
-from anople_anomalib.config import resolve
 from anople_anomalib.pipeline.settings import expand_jobs
+from anople_anomalib.presets import resolve
 from helpers.command_line import Parser
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.config import arguments_of, preset_names, resolve
+from anople_anomalib.presets import arguments_of, preset_names, resolve
 from helpers.command_line import MODEL, Parser, anomalib, data_arguments
 from helpers.training import make_datamodule, make_engine, read
 

@@ -20,6 +20,7 @@ LAYERS = (  # from the bottom; what stands side by side does not import each oth
     {"utils"},
     {"backbones", "data", "metrics"},
     {"config"},
+    {"presets"},
     {"method"},
     {"tiles"},
     {"training"},

@@ -9,17 +9,9 @@ from typing import Any
 
 import pytest
 
-from anople_anomalib import config
-from anople_anomalib.config import (
-    GROUPS,
-    MemoryConfig,
-    PromptConfig,
-    TrainingConfig,
-    arguments_of,
-    preset_names,
-    read_preset,
-    resolve,
-)
+from anople_anomalib import presets
+from anople_anomalib.config import GROUPS, MemoryConfig, PromptConfig, TrainingConfig
+from anople_anomalib.presets import arguments_of, preset_names, read_preset, resolve
 
 PRESETS = preset_names()
 
@@ -37,7 +29,7 @@ def test_a_preset_is_complete_plain_data_and_says_why(preset: str) -> None:
     for name, group in GROUPS.items():
         assert set(content[name]) == {field.name for field in fields(group)}
         assert None not in content[name].values()
-    text = (config._folder() / f"{preset}.yaml").read_text(encoding="utf-8")
+    text = (presets._FOLDER / f"{preset}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert text.count(" # ") > 10
 
@@ -194,4 +186,4 @@ def test_a_preset_with_a_wrong_key_is_refused() -> None:
     content = read_preset("paper")
     for wrong in ({**content, "epochs": 3}, {key: value for key, value in content.items() if key != "title"}):
         with pytest.raises(ValueError, match=r"The preset 'mine' must have values for .*: see (epochs|title)"):
-            config._require_keys("The preset 'mine'", wrong, config._PRESET_KEYS)
+            presets._require_keys("The preset 'mine'", wrong, presets._PRESET_KEYS)

@@ -45,7 +45,7 @@ from anople_anomalib.utils.arguments import as_list, check_integer, check_rates,
 from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.scoped import seeded
 
-from .anomalies import GENERIC, customized, templates_of
+from .prompts import GENERIC, customized, templates_of
 from .torch_model import PromptADModel
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anople_anomalib.tiles.masks import plain_roi, polygon_mask, read_region, region_file
+from anople_anomalib.tiles.region import plain_roi, polygon_mask, read_region, region_file
 
 
 def write(path: Path, mask: np.ndarray) -> Path:
