@@ -73,7 +73,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
 
     Args:
         preset: Settings to start from: ``"paper"`` (for MVTec AD), ``"visa"``, ``"offline"`` (no download) or
-            ``"dinov2"``, see ``docs/presets.md``. What follows changes them; ``None`` is the preset's value.
+            ``"dinov2"``, see ``docs/presets.md``. The other arguments change them; ``None`` is the preset's value.
         backbone: An open_clip model name, or ``"anople-tiny"``, which ships with the package.
         pretrained: Weights of the backbone: ``"default"``, a tag of open_clip, the path of a checkpoint file, or
             ``"random"``.
@@ -92,7 +92,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
             image, by its name.
         pre_processor: Pre-processor instance or flag to use the default.
         post_processor: Post-processor instance or flag to use the default,
-            :class:`~anople_anomalib.deployment.ExactPostProcessor`; what is given to an instance beats a checkpoint.
+            :class:`~anople_anomalib.deployment.ExactPostProcessor`; an instance's own settings beat a checkpoint's.
         evaluator: Evaluator instance or flag to use the default.
         visualizer: Visualizer instance or flag to use the default.
 
@@ -251,7 +251,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         return bool(self.model.is_fitted)
 
     def set_tiling(self, tiling: Tiling) -> None:
-        """Judge images by these tiles, and let the pre-processor resize to what they cover."""
+        """Judge images by these tiles, and let the pre-processor resize to their canvas."""
         self.model.set_tiling(tiling)
         resize_input(self.pre_processor, self.input_size)
 

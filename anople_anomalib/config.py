@@ -50,7 +50,7 @@ _TURNS = Rule(
 
 
 def _option(rule: Rule) -> Any:
-    """Return an option that is not given, with what it may be."""
+    """Return an option that is not given, with its allowed values."""
     return field(default=None, metadata={"rule": rule})
 
 
@@ -59,7 +59,7 @@ class OptionGroup:
     """Options that belong together; a subclass is a frozen dataclass whose fields are all ``None`` by default."""
 
     def __post_init__(self) -> None:
-        """Check what is given.
+        """Check the given values.
 
         Raises:
             ValueError: If an option has a value that it cannot have.

@@ -203,7 +203,7 @@ class PromptedTextTower(nn.Module):
     ) -> torch.Tensor:
         """Encode texts with prompts, equation (5).
 
-        Runs only up to the longest text: what follows cannot reach an end token through the causal mask.
+        Runs only up to the longest text: tokens behind it cannot reach an end token through the causal mask.
 
         Args:
             tokens: Token numbers [SOS, words, EOT, padding], shape ``(P, L)``.

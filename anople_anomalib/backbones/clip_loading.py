@@ -3,7 +3,7 @@
 
 """Backbones by name: open_clip models with plain transformers, and the bundled ``anople-tiny``.
 
-open_clip's own code downloads, converts and loads the weights. What is added here are the checks that turn an unfit
+open_clip's own code downloads, converts and loads the weights. Added here are the checks that turn an unfit
 tower, a missing file or a missing network into a clear error message, and the rule that random weights are used only
 when asked for by that word.
 """
@@ -239,7 +239,7 @@ def _require_file(name: str, path: Path) -> None:
 
 def _unreadable(name: str, weights: str, error: Exception) -> ValueError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, pickle.UnpicklingError):  # PyTorch's message advises to run what the file brings
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's message advises to run the file's code
         reason = "it is damaged, or holds more than tensors"
     return ValueError(f"{weights!r} does not hold readable weights of {name} ({reason}).")
 
@@ -275,7 +275,7 @@ def _misfit(config: dict) -> str | None:
 
 
 def _check_towers(name: str, model: nn.Module) -> None:
-    """Refuse built towers that lack what the prompted forward passes rely on."""
+    """Refuse built towers that lack a part which the prompted forward passes rely on."""
     fits = (
         isinstance(model.visual, VisionTransformer)
         and model.visual.attn_pool is None

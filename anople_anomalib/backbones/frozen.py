@@ -17,7 +17,7 @@ class FrozenModule(nn.Module):
     """
 
     def freeze(self) -> None:
-        """Freeze what the module holds; the last statement of a constructor."""
+        """Freeze all that the module holds; the last statement of a constructor."""
         self.requires_grad_(requires_grad=False)
         super().train(mode=False)  # this class's own train() changes nothing
         self.register_state_dict_post_hook(_leave_out)

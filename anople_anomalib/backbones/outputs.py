@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the passes through the model yield."""
+"""Results of the passes through the model."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ import torch
 
 
 class VisualFeatures(NamedTuple):
-    """What one pass through the visual tower yields.
+    """Result of one pass through the visual tower.
 
     Attributes:
         image_embedding: CLS token in the joint embedding, z^0, shape ``(B, embed_dim)``; not normalized.
@@ -26,7 +26,7 @@ class VisualFeatures(NamedTuple):
 
 
 class ValueFeatures(NamedTuple):
-    """What one pass through the visual tower yields whose local features come from V-V attention.
+    """Result of one pass through the visual tower whose local features come from V-V attention.
 
     Attributes:
         image_embedding: CLS token in the joint embedding, shape ``(B, embed_dim)``; not normalized.
@@ -40,7 +40,7 @@ class ValueFeatures(NamedTuple):
 
 
 class TrainingOutput(NamedTuple):
-    """What the losses need of a training step; V views.
+    """Inputs of the losses in a training step; V views.
 
     Attributes:
         image_embeddings: z^0, L2-normalized, shape ``(V, D)``.

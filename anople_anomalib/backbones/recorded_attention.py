@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the tokens of the visual tower look at, recorded while a pass runs."""
+"""Attention of the visual tower's tokens, recorded while a pass runs."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

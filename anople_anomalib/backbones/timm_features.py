@@ -3,7 +3,7 @@
 
 """A second, frozen visual backbone for the memory: any model of timm that tells its intermediate features.
 
-:mod:`.timm_loading` builds the models. What is added here are patch features on one grid, and batch normalization
+:mod:`.timm_loading` builds the models. Added here are patch features on one grid, and batch normalization
 folded into the convolutions.
 """
 
@@ -40,7 +40,7 @@ class MemoryBackbone(FrozenModule):
         image_size: Height and width of the images that it sees.
         layers: 1-based numbers of the layers that it hands out.
         scale: Factor that leads from CLIP's normalization of the images to the model's, per channel.
-        shift: What is added after that.
+        shift: Summand after that, per channel.
         limits: Black and white in CLIP's normalization, shape ``(2, 3)``.
     """
 
@@ -147,7 +147,7 @@ def fold_batch_norm(model: nn.Module, images: torch.Tensor) -> bool:
     """Fold batch normalizations into the convolutions before them, if that changes nothing.
 
     timm's models name a normalization right after the convolution that it follows. Whether this one does is seen from
-    what it makes of some images.
+    its features of some images.
 
     Args:
         model: A model in evaluation mode; changed in place, or left alone.
@@ -196,13 +196,13 @@ def _resolve_layers(name: str, layers: Sequence[int] | None, sizes: Mapping[str,
 
 
 def _inner(model: nn.Module) -> Iterable[nn.Module]:
-    """Return what follows the first module that computes something: a transformer's patches come from a convolution."""
+    """Return the modules after the first one that computes something: a transformer's patches come from a convolution."""
     leaves = [module for module in model.modules() if not list(module.children())]
     return leaves[2:]
 
 
 def _fingerprint(model: nn.Module, name: str, image_size: int, layers: Sequence[int]) -> bytes:
-    """Identify what makes the features by 32 bytes: settings, and evenly spaced values of every tensor."""
+    """Identify the source of the features by 32 bytes: settings, and evenly spaced values of every tensor."""
     digest = hashlib.sha256(f"{name} {image_size} {list(layers)}".encode())
     for key, value in sorted(model.state_dict().items()):
         flat = value.detach().flatten()

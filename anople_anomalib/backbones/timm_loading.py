@@ -4,7 +4,7 @@
 """Models of timm that hand out their features, for the second memory and for the baselines alike.
 
 timm builds the models, downloads the weights and hands out the features of convolutional networks and transformers by
-one interface (``FeatureGetterNet``). What is added here are the weights that need no network and one error message for
+one interface (``FeatureGetterNet``). Added here are the weights that need no network and one error message for
 whatever is missing.
 """
 

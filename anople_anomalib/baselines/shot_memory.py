@@ -96,7 +96,7 @@ class ShotModel(nn.Module):
 
     @abstractmethod
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Compute what the model keeps of images of shape ``(B, 3, h, w)``, one row per image."""
+        """Compute the features to keep of images of shape ``(B, 3, h, w)``, one row per image."""
 
     @abstractmethod
     def fit(self, features: Sequence[torch.Tensor]) -> None:
@@ -190,11 +190,11 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
         return torch.zeros((), requires_grad=True, device=self.device)
 
     def forget_shots(self) -> None:
-        """Forget what was kept of the shots."""
+        """Forget the features of the shots."""
         self._shots: dict[str, tuple[torch.Tensor, ...]] = {}
 
     def keep_shots(self, batch: Batch, batch_idx: int, features: Sequence[torch.Tensor]) -> None:
-        """Keep what the model wants of the batch's images until :meth:`finalize`, once per file.
+        """Keep the features of the batch's images until :meth:`finalize`, once per file.
 
         Args:
             batch: The batch.

@@ -44,7 +44,7 @@ class Parts(NamedTuple):
 
 
 class ShotFeatures(NamedTuple):
-    """What the memories keep of B shots; T tiles a shot.
+    """Features of B shots for the memories; T tiles a shot.
 
     Attributes:
         first: Patch features of the prompted CLIP, shape ``(B, T * n, d_v)``.
@@ -62,9 +62,9 @@ class ShotFeatures(NamedTuple):
 class LargeImages(nn.Module):
     """How whole images are judged by a model that judges tiles, mixed into it.
 
-    An image is resized to a canvas that the tiles cover, and what is outside of the region of interest is made blank:
+    An image is resized to a canvas that the tiles cover, and the rest outside of the region of interest is made blank:
     nothing there can change anything. Each tile is encoded on its own, the maps of the tiles are merged, and the image
-    is as anomalous as its most anomalous tile: in a mean over the whole image, what fills a tile would vanish.
+    is as anomalous as its most anomalous tile: in a mean over the whole image, a defect that fills a tile would vanish.
     Without tiles the image is the only one.
 
     The model defines the parts and ``encode_whole``, and calls :meth:`set_tiling` for weights that it loads.
@@ -101,7 +101,7 @@ class LargeImages(nn.Module):
         return self.tiling.canvas(self.tile_size)
 
     def set_tiling(self, tiling: Tiling) -> None:
-        """Judge images by these tiles; what the memories hold belongs to those before."""
+        """Judge images by these tiles; the memories still hold features of those before."""
         self.tiling = tiling
         self.tile_grid = torch.tensor([tiling.rows, tiling.columns], device=self.tile_grid.device)
         if self.second_memory is not None:
@@ -117,7 +117,7 @@ class LargeImages(nn.Module):
         """Detect anomalies in whole images, in one pass.
 
         Args:
-            images: Normalized images, shape ``(B, 3, H, W)``; resized to what the backbones see.
+            images: Normalized images, shape ``(B, 3, H, W)``; resized to the backbones' sizes.
             regions: Regions of interest of these images, shape ``(B, 1, H', W')``, dtype bool; ``None`` for the one of
                 all images, if there is one.
             banks: Other memory banks than the model's own, in the same order: of CLIP, of the second backbone.
@@ -161,7 +161,7 @@ class LargeImages(nn.Module):
 
     @torch.no_grad()
     def shot_features(self, images: torch.Tensor, regions: torch.Tensor | None = None) -> ShotFeatures:
-        """Compute what the memories keep of normal images.
+        """Compute the features of normal images for the memories.
 
         Args:
             images: Normalized images, shape ``(B, 3, H, W)``.
@@ -221,7 +221,7 @@ class LargeImages(nn.Module):
         return int(numbers[torch.randint(len(numbers), ())])
 
     def _within(self, images: torch.Tensor, regions: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Resize images to the canvas and blank what is outside of the region; return the region at that size, too.
+        """Resize images to the canvas and blank the pixels outside of the region; return the region at that size, too.
 
         The blank is 0, the mean of the images that CLIP was trained on.
         """

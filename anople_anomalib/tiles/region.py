@@ -89,7 +89,7 @@ def _windows(length: int, count: int) -> torch.Tensor:
 
 
 def within_region(batch: Batch[Any], regions: Region | torch.Tensor) -> Batch[Any]:
-    """Take what is outside of the region out of the ground truth of a batch.
+    """Take the pixels outside of the region out of the ground truth of a batch.
 
     An image whose mask has nothing left is a normal one: its defect is none of the region's. Labels without masks stay.
 
@@ -157,7 +157,7 @@ def read_region(path: Path, image_sizes: dict[Path, tuple[int, int]]) -> torch.T
     """Read a mask.
 
     Args:
-        path: Its file; what is brighter than half of the brightest is inside.
+        path: Its file; pixels brighter than half of the brightest are inside.
         image_sizes: Height and width of the images that it is for, by their paths.
 
     Returns:

@@ -5,7 +5,7 @@
 
 A tile is not a view of section 3.3.2 but takes the place of the whole image I_0: at training it is cut into the views
 in its turn, at test it goes with the signal c_{N+1}, as the paper's image does. Neither kornia's
-``combine_tensor_patches`` nor anomalib's ``Tiler`` merges maps without seams: both average what overlaps, with a step
+``combine_tensor_patches`` nor anomalib's ``Tiler`` merges maps without seams: both average overlaps, with a step
 where the overlap ends. Here tiles are faded into each other, by one matmul per axis, which every runtime has.
 """
 
@@ -16,7 +16,7 @@ from math import ceil
 import torch
 from einops import rearrange
 
-_OVERLAP = 4  # neighbors share a quarter of a tile's side: what lies on a border is well inside of one of them
+_OVERLAP = 4  # neighbors share a quarter of a tile's side: a defect on a border is well inside of one of them
 _SHRINK = 2  # how many pixels of the image one pixel of an automatic tile covers, along a side
 MAX_AUTO = 12
 """Automatic rows or columns, at most."""

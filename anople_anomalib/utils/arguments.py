@@ -80,7 +80,7 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Return the part of an error message with the known name that is most like a word, or nothing.
 
     Args:
-        word: What was given, whatever it is.
+        word: The user's value, whatever it is.
         known: The names there are.
 
     Returns:

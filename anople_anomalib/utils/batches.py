@@ -30,7 +30,7 @@ def joined(rows: Sequence[_Tensors]) -> _Tensors:
     """Join named tuples of tensors along their first axis.
 
     Args:
-        rows: At least one; what is ``None`` in the first is ``None`` in all.
+        rows: At least one; a field that is ``None`` in the first is ``None`` in all.
 
     Returns:
         A tuple of the same kind.

@@ -1,9 +1,9 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files: which are images of a data set, how they appear complete or not at all, and what can go wrong in reading.
+"""Files: which are images of a data set, how they appear complete or not at all, and how reading fails.
 
-Of what is imported here, Pillow alone is no part of Python: the runtime without torch has this file.
+Of the imports here, Pillow alone is no part of Python: the runtime without torch has this file.
 """
 
 import functools
@@ -29,7 +29,7 @@ READ_ERRORS = (
     AttributeError,
     pickle.UnpicklingError,
 )
-"""What libraries raise that read a damaged file."""
+"""Errors of libraries that read a damaged file."""
 
 _DRAWINGS = re.compile(r"images((?:_\d+)?)")
 
@@ -155,5 +155,5 @@ def all_endings() -> frozenset[str]:
 def is_deep(image: Image.Image) -> bool:
     """Return whether a file that was opened, and not loaded yet, has 16 or 32 bits in a channel, gray or color."""
     modes = image.mode in {"I", "F"} or image.mode.startswith("I;16")
-    # Pillow has no mode for color of 16 bits: it takes the upper 8, and says so only in what its decoder is given
+    # Pillow has no mode for color of 16 bits: it takes the upper 8, and says so only in its decoder's arguments
     return modes or (isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile) for tile in image.tile))

@@ -3,8 +3,8 @@
 
 """Transforms of images that training, memory, test, checkpoint and export do alike.
 
-CLIP's resizing, bicubic with anti-aliasing, which an exported model does to the pixel as a trained one; and what the
-transform of a pre-processor may hold.
+CLIP's resizing, bicubic with anti-aliasing, which an exported model does to the pixel as a trained one; and the
+parts that the transform of a pre-processor may hold.
 """
 
 import logging
@@ -39,7 +39,7 @@ def bicubic_resize(size: tuple[int, int]) -> Resize:
 
 
 def is_exact(transform: Transform | None) -> TypeGuard[Resize]:
-    """Return whether :class:`ExactResize` does what a transform does: to height and width, with anti-aliasing."""
+    """Return whether :class:`ExactResize` does the same as a transform: to height and width, with anti-aliasing."""
     return (
         isinstance(transform, Resize)
         and interpolation_of(transform) in _KERNELS
@@ -212,7 +212,7 @@ def require_one_transform(pre_processor: nn.Module | bool | None) -> None:
         msg = (
             f"The pre-processor's transform holds {refused}, which training, memory, test, checkpoint and export "
             f"cannot all do alike: {_ALLOWED}. Prepare the images, or use train_augmentations of the datamodule for "
-            "what only training needs."
+            "training alone."
         )
         raise ValueError(msg)
 

@@ -34,7 +34,7 @@ _RANK_TOLERANCE = 1e-5  # of a singular value beside the largest, below which a 
 
 
 class Features(NamedTuple):
-    """What FastRecon looks at of an image.
+    """Features of images that FastRecon reconstructs.
 
     Attributes:
         patches: Q, shape ``(B, H * W, C)`` at the resolution H x W of the finest stage.

@@ -81,8 +81,8 @@ class PromptAD(ShotMemory, AnomalibModule):
         suffix_length: Number E_A of learnable tokens of a suffix.
         use_memory: Whether there is a memory of the shots.
         memory_layers: 1-based numbers of its layers, of CLIP's own path; the default is scaled for another depth.
-        logit_scale: 1 / tau in training and detection; ``None`` for the logarithm of CLIP's own, which is what the
-            authors' program multiplies by (4.6, where CLIP has 100).
+        logit_scale: 1 / tau in training and detection; ``None`` for the logarithm of CLIP's own, by which the
+            authors' program multiplies (4.6, where CLIP has 100).
         margin: Margin of the loss (5); the paper's is 0.
         alignment_weight: lambda, weight of the loss (6).
         sigma: Standard deviation of the Gaussian smoothing of the map, in pixels of the model's image; ``None`` for a

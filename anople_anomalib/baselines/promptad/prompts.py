@@ -87,7 +87,7 @@ WITH: dict[str, tuple[str, ...]] = {
     "grass": ("burn", "cable", "fungus", "hole", "litter", "stones"),
     "gravel": ("cable", "hole", "lime", "litter", "oil", "weeds"),
 }
-"""By category, what an object is "with"."""
+"""By category, the words after "with"."""
 
 OTHERS = {"capsule": ("{} squeezed with compression",)}
 """By category, templates of another form."""
@@ -175,14 +175,14 @@ def customized(category: str) -> tuple[str, ...]:
         ('{} with manipulated front', '{} with scratch neck', '{} with scratch head')
     """
     name = category.strip().lower().replace(" ", "_")
-    return (*(f"{{}} with {what}" for what in WITH.get(name, ())), *OTHERS.get(name, ()))
+    return (*(f"{{}} with {flaw}" for flaw in WITH.get(name, ())), *OTHERS.get(name, ()))
 
 
 def templates_of(suffixes: Sequence[str]) -> tuple[str, ...]:
     """Return templates of a user's own words.
 
     Args:
-        suffixes: What follows the class name, such as ``"with crack"``, or a whole template such as ``"cracked {}"``.
+        suffixes: Words after the class name, such as ``"with crack"``, or a whole template such as ``"cracked {}"``.
 
     Returns:
         Templates with one ``{}`` for the class name.

@@ -125,7 +125,7 @@ class PromptADModel(ShotModel):
         """Encode images; nothing here is trained, so no gradient is kept.
 
         Args:
-            images: Normalized images, shape ``(B, 3, h, w)``; resized to what CLIP sees.
+            images: Normalized images, shape ``(B, 3, h, w)``; resized to CLIP's size.
 
         Returns:
             Image embedding and local features of length 1, and the patch features of the memory's layers.
@@ -139,7 +139,7 @@ class PromptADModel(ShotModel):
         )
 
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Compute what the memory keeps of images, one tensor per layer, shape ``(B, n, d_v)`` each."""
+        """Compute the memory's features of images, one tensor per layer, shape ``(B, n, d_v)`` each."""
         return self.encode(images).memory_features
 
     def losses(self, visual: ValueFeatures) -> dict[str, torch.Tensor]:
@@ -149,7 +149,7 @@ class PromptADModel(ShotModel):
             visual: Features of normal images, from :meth:`encode`.
 
         Returns:
-            The terms by name; their sum is what training makes small.
+            The terms by name; their sum is minimized.
         """
         losses = {}
         heads = {

@@ -30,7 +30,7 @@ _QUERIES = 256  # pixels that are compared with all pixels of a shot at once
 
 
 class Features(NamedTuple):
-    """What SPADE looks at of an image.
+    """Features of images that SPADE compares.
 
     Attributes:
         image: f, shape ``(B, D)``.
