@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from html import escape
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
 from skimage.measure import find_contours
 
+from anople_anomalib.deployment.heat_maps import heat_colors, resized_heat
 from anople_anomalib.utils.palette import BLUE, ORANGE, VERMILLION
 from anople_anomalib.visualization.explanation import draw_nearest_normal
 from anople_anomalib.visualization.samples import load_images
-from anople_anomalib.visualization.style import HEAT
 
 from .judging import Answer, Thresholds
 from .messages import AppError
@@ -146,11 +145,8 @@ def _card(session: Session, number: int, answer: Answer, top: float) -> str:
 
 def _heat(answer: Answer, threshold: float) -> str:
     """Draw a heat map on the scale from 0 to 1 with the threshold at 0.5, as an image that covers the photograph."""
-    scaled = np.asarray(
-        Image.fromarray(answer.heat.astype(np.float32)).resize((_HEAT_SIDE, _HEAT_SIDE), Image.Resampling.BILINEAR)
-    )
-    scaled = scaled / (scaled + threshold)
-    return _encode(Image.fromarray((colormaps[HEAT](scaled)[..., :3] * 255).astype(np.uint8)))
+    scaled = resized_heat(answer.heat, (_HEAT_SIDE, _HEAT_SIDE))
+    return _encode(Image.fromarray(heat_colors(scaled / (scaled + threshold)).astype(np.uint8)))
 
 
 def _outline(answer: Answer, threshold: float) -> str:

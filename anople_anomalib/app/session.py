@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.data.image_reading import read_image
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.presets import preset_names
 from anople_anomalib.visualization.explanation import Shot
-from anople_anomalib.visualization.samples import pixels_in_file
+from anople_anomalib.visualization.samples import pixels_of
 
 from .judging import Answer, Thresholds, allowed, good_scores, judge
 from .messages import AppError
@@ -199,7 +200,7 @@ class Session:
         """Return the images in the memory, in its order; empty for a model from a checkpoint."""
         if not self._shown:
             return []
-        return [Shot(photo.name, pixels_in_file(photo.path)) for photo in (*self._shown, *self.corrected)]
+        return [Shot(photo.name, pixels_of(read_image(photo.path))) for photo in (*self._shown, *self.corrected)]
 
     # -------------------------------------------------------------------------------------------------- threshold
 

@@ -9,21 +9,24 @@ What is drawn are the pixels that were judged, from memory: the file may hold an
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from anomalib.data import ImageBatch, ImageItem
+from anomalib.data import ImageBatch, ImageItem, PredictDataset
+from anomalib.data.datasets import AnomalibDataset
 from anomalib.visualization import Visualizer
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from scipy.ndimage import binary_erosion
+from torch.utils.data import DataLoader
 
 from anople_anomalib.data.sampling import relative_names
 from anople_anomalib.data.watching import ImageSeries, series_in
 from anople_anomalib.metrics.raw_scores import RawScoreKeeper
+from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.palette import ORANGE, SKY_BLUE
 
 from .predictions import FrameNames, PredictionTable
@@ -38,6 +41,7 @@ _OUTLINE = 2  # pixels
 _CAPTION_HEIGHT, _FONT_SIZE = 28, 18
 _COMPRESSION = 3  # of PNG: a tenth larger than by Pillow's 6, in less than half the time
 _GOOD, _BAD, _UNKNOWN = "#1b7837", "#b2182b", "#444444"
+_Callback = TypeVar("_Callback", bound=Callback)
 
 
 def with_heat(photo: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -47,10 +51,18 @@ def with_heat(photo: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np
         photo: Shape ``(H, W, 3)``.
         heat: Shape ``(h, w)``, values in [0, 1]; resized to the photograph.
     """
-    scaled = Image.fromarray(np.nan_to_num(heat).astype(np.float32))
-    scaled = scaled.resize((photo.shape[1], photo.shape[0]), Image.Resampling.BILINEAR)
-    colors = colormaps[HEAT](np.asarray(scaled))[..., :3] * 255
+    colors = heat_colors(resized_heat(np.nan_to_num(heat), (photo.shape[1], photo.shape[0])))
     return (_HEAT_SHARE * colors + (1 - _HEAT_SHARE) * photo).astype(np.uint8)
+
+
+def resized_heat(heat: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize a heat map to a width and a height."""
+    return np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+
+
+def heat_colors(heat: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return the colors of a heat map of shape ``(h, w)``, values in [0, 1]: shape ``(h, w, 3)``, of 255."""
+    return colormaps[HEAT](heat)[..., :3] * 255
 
 
 def with_outline(photo: NDArray[np.uint8], mask: NDArray[np.bool_], color: str) -> NDArray[np.uint8]:
@@ -65,6 +77,12 @@ def with_outline(photo: NDArray[np.uint8], mask: NDArray[np.bool_], color: str) 
     inside, drawn = np.asarray(resized), photo.copy()
     drawn[inside & ~binary_erosion(inside, iterations=_OUTLINE)] = ImageColor.getrgb(color)
     return drawn
+
+
+def stretched(image: torch.Tensor) -> torch.Tensor:
+    """Return an image as it is where its values are in [0, 1]; a normalized one is stretched to them."""
+    low, high = image.min(), image.max()
+    return (image - low) / (high - low) if low < 0 or high > 1 else image
 
 
 def draw_verdict(item: ImageItem, image: torch.Tensor) -> Image.Image:
@@ -134,14 +152,11 @@ class HeatMaps(Visualizer):
     ) -> None:
         """Draw and save the images of a batch."""
         del pl_module, outputs, batch_idx, dataloader_idx
-        callbacks: Sequence[object] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning does not declare it
-        if self.output_dir is None:
-            number = next((each.number for each in callbacks if isinstance(each, PredictionTable)), "")
-            self.output_dir = Path(trainer.default_root_dir) / f"images{number}"
-        keeper = next((each for each in callbacks if isinstance(each, RawScoreKeeper)), None)
-        shown = cast("torch.Tensor", batch.image if keeper is None or keeper.images is None else keeper.images)
-        for item, image in zip(batch, shown, strict=True):
-            file = Path(self.output_dir) / self._name_of(item)
+        folder = self.folder_in(trainer)
+        keeper = _callback_of(trainer, RawScoreKeeper)
+        shown = None if keeper is None else keeper.images
+        for item, image in zip(batch, map(stretched, images_of(batch)) if shown is None else shown, strict=True):
+            file = folder / self._name_of(item)
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 draw_verdict(item, image).save(file, format="PNG", compress_level=_COMPRESSION)
@@ -151,6 +166,13 @@ class HeatMaps(Visualizer):
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Draw and save the images of a batch, as those of a test."""
         self.on_test_batch_end(*args, **kwargs)
+
+    def folder_in(self, trainer: Trainer) -> Path:
+        """Return the folder of a run's pictures."""
+        if self.output_dir is None:
+            table = _callback_of(trainer, PredictionTable)
+            self.output_dir = Path(trainer.default_root_dir) / f"images{'' if table is None else table.number}"
+        return Path(self.output_dir)
 
     def _name_of(self, item: ImageItem) -> str:
         """Return where the picture of an image goes, below the folder of all pictures."""
@@ -188,12 +210,19 @@ def _plane(tensor: torch.Tensor) -> NDArray[np.float32]:
     return tensor.detach().reshape(tensor.shape[-2:]).float().cpu().numpy()
 
 
+def _callback_of(trainer: Trainer, kind: type[_Callback]) -> _Callback | None:
+    """Return a trainer's callback of a kind."""
+    callbacks: Sequence[object] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning does not declare it
+    return next((each for each in callbacks if isinstance(each, kind)), None)
+
+
 def _names_in(loaders: object) -> dict[str, str]:
     """Return a name for every image of a run, by its path."""
     paths: list[str] = []
     for loader in loaders if isinstance(loaders, list) else [loaders]:
-        dataset = getattr(loader, "dataset", None)
-        samples = getattr(dataset, "samples", None)
-        found = getattr(dataset, "image_filenames", []) if samples is None else samples.image_path
-        paths.extend(str(path) for path in found)
+        dataset = loader.dataset if isinstance(loader, DataLoader) else None
+        if isinstance(dataset, AnomalibDataset):
+            paths += map(str, dataset.samples.image_path)
+        elif isinstance(dataset, PredictDataset):
+            paths += map(str, dataset.image_filenames)
     return dict(zip(paths, relative_names(paths), strict=True))

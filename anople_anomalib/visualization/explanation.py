@@ -17,10 +17,9 @@ from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data.sampling import relative_names
 from anople_anomalib.training.shots import TrainingShots
 
-from .maps import TITLES
-from .passes import images_on
+from .inside import MEMORY_TITLE, images_on
 from .samples import Sample, head, pixels_of, samples_of
-from .style import ANOMALOUS, NORMAL, SMALL, TRUTH, label_row, new_grid, show_heat, show_image, show_mask
+from .style import ANOMALOUS, NORMAL, SMALL, label_columns, new_grid, show_heat, show_image
 
 CONTEXT = 3  # patches, width and height of an enlarged window around the patch
 
@@ -74,16 +73,14 @@ def shots_of(model: AnoPLe, datamodule: AnomalibDataModule) -> list[Shot]:
     if not hasattr(datamodule, "train_data"):
         datamodule.prepare_data()
         datamodule.setup()
-    hparams = model.hparams
-    drawn = TrainingShots(datamodule, k_shot=hparams["k_shot"], seed=hparams["seed"], image_size=model.image_size)
-    names, images = relative_names(drawn.paths), [pixels_of(drawn.image(number)[0]) for number in range(len(drawn))]
+    drawn = TrainingShots(datamodule, model.hparams["k_shot"], model.hparams["seed"], model.image_size)
     if model.drawn_samples and drawn.names != model.drawn_samples:
         msg = (
             f"The model was trained on {model.drawn_samples}, this datamodule gives {drawn.names}: pass the datamodule "
             "of its training run."
         )
         raise ValueError(msg)
-    return [Shot(name, image) for name, image in zip(names, images, strict=True)]
+    return [Shot(name, pixels_of(drawn.image(number)[0])) for number, name in enumerate(relative_names(drawn.paths))]
 
 
 @torch.no_grad()
@@ -116,11 +113,9 @@ def nearest_normal(model: AnoPLe, batch: ImageBatch, num_shots: int) -> list[Mat
     distances, rows = bank(features).float().cpu(), bank.nearest(features).cpu()
     worst = distances.argmax(dim=1)
     matches = []
-    for image, patch in enumerate(worst.tolist()):
-        # the bank's rows are ordered by shot, then by patch
-        shot, normal_patch = divmod(int(rows[image, patch]), height * width)
-        grid = distances[image].reshape(height, width).numpy()
-        matches.append(Match(grid, divmod(patch, width), shot, divmod(normal_patch, width)))
+    for grid, row, patch in zip(distances.numpy(), rows.tolist(), worst.tolist(), strict=True):
+        shot, normal_patch = divmod(row[patch], height * width)  # the bank's rows are ordered by shot, then by patch
+        matches.append(Match(grid.reshape(height, width), divmod(patch, width), shot, divmod(normal_patch, width)))
     return matches
 
 
@@ -151,24 +146,14 @@ def draw_nearest_normal(model: AnoPLe, batch: ImageBatch, shots: Sequence[Shot],
     figure, grid = new_grid(len(samples), 5)
     for axes, sample, match in zip(grid, samples, matches, strict=True):
         _draw_row(axes, sample, match, shots[match.shot], limits)
-    titles = ("image", TITLES["memory"], "furthest patch", "nearest normal", "shot of the memory")
-    for place, title in zip(grid[0], titles, strict=True):
-        place.set_title(title, fontsize=SMALL + 1)
+    label_columns(grid, ("image", MEMORY_TITLE, "furthest patch", "nearest normal", "shot of the memory"))
     return figure
 
 
-def _draw_row(
-    axes: Sequence[Axes],
-    sample: Sample,
-    match: Match,
-    shot: Shot,
-    limits: tuple[float, float],
-) -> None:
+def _draw_row(axes: Sequence[Axes], sample: Sample, match: Match, shot: Shot, limits: tuple[float, float]) -> None:
     """Draw the image, the distances, both patches, and the shot."""
     grid = match.distances.shape
-    show_image(axes[0], sample.image)
-    show_mask(axes[0], sample.image, sample.truth, TRUTH)
-    label_row(axes[0], sample.name)
+    sample.show(axes[0])
     show_heat(axes[1], sample.image, match.distances, limits)
     show_image(axes[2], sample.image)
     show_image(axes[3], shot.image)

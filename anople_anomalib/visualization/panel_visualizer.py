@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A visualizer that puts the images of this package into the results of ``anomalib train`` and ``anomalib test``."""
+"""A visualizer that puts the figures of this package into the results of ``anomalib train`` and ``anomalib test``."""
 
 import logging
 from collections import defaultdict
@@ -11,59 +11,59 @@ from typing import Any
 
 import numpy as np
 import torch
-from anomalib.data import ImageBatch
-from anomalib.utils.path import generate_output_filename
-from anomalib.visualization import ImageVisualizer
+from anomalib.data import ImageBatch, ImageItem
 from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
 
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.deployment.heat_maps import HeatMaps
 
-from .attention import draw_prompt_attention, draw_view_attention
 from .explanation import draw_nearest_normal, shots_of
-from .features import features_figure
-from .gallery import gallery_of
-from .panel import draw_panel
-from .passes import evidence_of
-from .record import Record
-from .samples import collate, sample_of
-from .scores import scores_figure
-from .training_curves import PREFIX, draw_training_curves
+from .gallery import draw_gallery
+from .inside import draw_maps, draw_prompt_attention, draw_view_attention, evidence_of
+from .numbers import PREFIX, draw_training_curves, features_figure, scores_figure
+from .samples import collate, error_of
 
 logger = logging.getLogger(__name__)
 
 SUMMARY = "summary"
-"""Folder of the images that are about the whole test, beside those of the single images."""
+"""Folder of the figures of the whole test, beside the pictures of the single images."""
 
 
-class PanelVisualizer(ImageVisualizer):
-    """Visualizer that draws a panel for every tested image, and at the end images of the whole test.
+class PanelVisualizer(HeatMaps):
+    """The default visualizer, which draws a panel for every image, with figures of the whole test at its end.
 
-    A panel shows an image, its ground truth, what the decoder and the memory make of it, the anomaly map and the
-    pixels above the threshold. The images of the whole test go to the folder ``summary``: failures first, the
-    highest scores, the histogram of the scores, the features, attention, the nearest normal patches, and the training
-    curves if the model was trained in the same run. Models other than AnoPLe get only those that need no look inside.
+    They go to the folder ``summary``: failures first, the highest scores, the histogram of the scores, the features,
+    the maps of decoder and memory, attention, the nearest normal patches, and the training curves if the model was
+    trained in the same run. Models other than AnoPLe get only those that need no look inside, which costs a second pass
+    per image.
 
-    The command line takes it as ``--model.visualizer anople_anomalib.visualization.PanelVisualizer``. The look inside
-    costs a second pass per image, and a panel takes longer to draw than anomalib's own image.
+    The command line takes it as ``--model.visualizer anople_anomalib.visualization.PanelVisualizer``.
 
     Args:
         output_dir: Folder of the images; ``None`` for ``images`` in the results of the run.
-        panels: Whether to draw a panel for every image.
-        max_rows: Largest number of images in an image of the whole test.
+        max_rows: Largest number of images in a figure of the whole test.
 
     Raises:
         ValueError: If ``max_rows`` is smaller than 1.
     """
 
-    def __init__(self, output_dir: str | Path | None = None, panels: bool = True, max_rows: int = 6) -> None:
-        super().__init__(output_dir=output_dir)
+    def __init__(self, output_dir: str | Path | None = None, max_rows: int = 6) -> None:
+        super().__init__(output_dir)
         if max_rows < 1:
             msg = f"max_rows must be 1 or more, got {max_rows}."
             raise ValueError(msg)
-        self.panels, self.max_rows = panels, max_rows
-        self._record = Record(max_rows)
+        self.max_rows = max_rows
         self._losses: dict[str, list[float]] = defaultdict(list)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start anew: of a test, a few numbers of every image are kept, and ``max_rows`` whole images of each kind."""
+        self._failures: list[ImageItem] = []
+        self._highest: list[ImageItem] = []
+        self._scores: list[float] = []
+        self._labels: list[bool] = []  # of as many images as have one
+        self._embeddings: list[torch.Tensor] = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the losses of an epoch."""
@@ -81,67 +81,64 @@ class PanelVisualizer(ImageVisualizer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw the panels of a batch, and record what the images of the whole test need."""
-        del outputs, batch_idx, dataloader_idx
-        evidence = evidence_of(pl_module, batch) if isinstance(pl_module, AnoPLe) else None
-        for index, item in enumerate(batch):
-            self._record.add(item, None if evidence is None else evidence.embeddings[index])
-            if self.panels:
-                figure = draw_panel(sample_of(item), evidence, index)
-                figure.savefig(self._file_of(trainer, item.image_path))
+        """Draw the panels of a batch, and record what the figures of the whole test need."""
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        items = [item for item in batch if item.pred_score is not None]
+        if items and isinstance(pl_module, AnoPLe):
+            self._embeddings += evidence_of(pl_module, collate(items)).embeddings
+        self._scores += map(_score, items)
+        labeled = [item for item in items if item.gt_label is not None]
+        self._labels += [bool(item.gt_label) for item in labeled]
+        self._highest = sorted([*self._highest, *items], key=_score, reverse=True)[: self.max_rows]
+        self._failures = sorted([*self._failures, *labeled], key=_error, reverse=True)[: self.max_rows]
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the images of the whole test."""
-        folder = self._folder(trainer) / SUMMARY
+        """Draw the figures of the whole test."""
         for name, draw in self._summaries(trainer, pl_module).items():
             try:
                 figure = draw()
-            except ValueError as error:  # one image less is no reason to lose a test
+            except ValueError as error:  # one figure less is no reason to lose a test
                 logger.warning("No image %r: %s", name, error)
                 continue
+            folder = self.folder_in(trainer) / SUMMARY
             folder.mkdir(parents=True, exist_ok=True)
             figure.savefig(folder / f"{name}.png")
-        # the visualizer outlives the test: the next one starts anew
-        self._record = Record(self.max_rows)
+        self._forget()  # the visualizer outlives the test
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the images of all predictions."""
+        """Draw the figures of all predictions."""
         self.on_test_end(trainer, pl_module)
 
     def _summaries(self, trainer: Trainer, model: LightningModule) -> dict[str, Callable[[], Figure]]:
-        """Return functions that draw the images of the whole test that this run allows, by name."""
-        record, summaries = self._record, {}
+        """Return functions that draw the figures of the whole test that this run allows, by name."""
+        summaries: dict[str, Callable[[], Figure]] = {}
         if self._losses:
             summaries["training_curves"] = lambda: draw_training_curves(self._losses)
-        if not record.scores:
+        if not self._scores:
             return summaries
-        summaries["highest"] = lambda: gallery_of([[sample_of(item)] for item in record.highest], [""])
-        if record.has_labels:
-            scores = np.array(record.scores), np.array(record.labels, dtype=bool)
-            summaries["failures"] = lambda: gallery_of([[sample_of(item)] for item in record.failures], [""])
-            summaries["scores"] = lambda: scores_figure({"": scores})
+        highest, labels = collate(self._highest), np.array(self._labels, dtype=bool)
+        summaries["highest"] = lambda: draw_gallery([highest], max_rows=self.max_rows)
+        labeled = len(labels) == len(self._scores)
+        if labeled:
+            failures = collate(self._failures)
+            summaries["failures"] = lambda: draw_gallery([failures], max_rows=self.max_rows)
+            summaries["scores"] = lambda: scores_figure({"": (np.array(self._scores), labels)})
         if isinstance(model, AnoPLe):
-            highest = collate(record.highest)
+            summaries["maps"] = lambda: draw_maps(model, highest)
             summaries["attention_prompts"] = lambda: draw_prompt_attention(model, highest)
             summaries["attention_views"] = lambda: draw_view_attention(model, highest)
-            if record.has_labels:
-                embeddings = torch.stack(record.embeddings)
-                summaries["features"] = lambda: features_figure(embeddings, record.labels, model.model.text_features)
-            datamodule = getattr(trainer, "datamodule", None)
+            if labeled:
+                embeddings, truth = torch.stack(self._embeddings), torch.from_numpy(labels)
+                summaries["features"] = lambda: features_figure(embeddings, truth, model.model.text_features)
+            datamodule = trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
             if datamodule is not None and model.model.memory_bank is not None:
                 summaries["nearest_normal"] = lambda: draw_nearest_normal(model, highest, shots_of(model, datamodule))
         return summaries
 
-    def _folder(self, trainer: Trainer) -> Path:
-        return Path(self.output_dir or Path(trainer.default_root_dir) / "images")
 
-    def _file_of(self, trainer: Trainer, image_path: str | None) -> Path:
-        """Return where the panel of an image goes: by anomalib's rule, always a PNG file."""
-        datamodule = getattr(trainer, "datamodule", None)
-        file = generate_output_filename(
-            input_path=image_path or f"{len(self._record.scores) - 1:04d}",
-            output_path=self._folder(trainer),
-            dataset_name=getattr(datamodule, "name", None),
-            category=getattr(datamodule, "category", None),
-        )
-        return file.with_suffix(".png")
+def _score(item: ImageItem) -> float:
+    return float(item.pred_score or 0)
+
+
+def _error(item: ImageItem) -> float:
+    return error_of(_score(item), bool(item.gt_label))

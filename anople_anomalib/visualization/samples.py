@@ -10,11 +10,17 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from anomalib.data import ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem
+from anomalib.pre_processing import PreProcessor
+from matplotlib.axes import Axes
+from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize, to_dtype, to_image
+from torchvision.transforms.v2.functional import resize
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.data.image_reading import open_image
+from anople_anomalib.data.image_reading import read_image
+from anople_anomalib.deployment.heat_maps import stretched
+
+from .style import SMALL, TRUTH, show_image, show_mask
 
 LONGEST_SIDE = 320
 """Larger images are shrunk: a figure of several cannot show more."""
@@ -22,7 +28,7 @@ THRESHOLD = 0.5
 """Where anomalib's post-processor puts the threshold by its normalization of the scores."""
 
 Predictions = Sequence[ImageBatch | NumpyImageBatch]
-"""What ``engine.predict`` returns; the answers of anomalib's inferencers are of this kind, too."""
+"""Batches as ``engine.predict`` returns them; the answers of anomalib's inferencers are of this kind, too."""
 
 
 class Sample(NamedTuple):
@@ -51,7 +57,7 @@ class Sample(NamedTuple):
         """How far the score is on the wrong side of the threshold; negative where it is on the right side."""
         if self.score is None or self.is_anomalous is None:
             return -THRESHOLD
-        return THRESHOLD - self.score if self.is_anomalous else self.score - THRESHOLD
+        return error_of(self.score, self.is_anomalous)
 
     @property
     def is_wrong(self) -> bool:
@@ -66,15 +72,20 @@ class Sample(NamedTuple):
         wrong = "missed" if self.is_anomalous else "false alarm"
         return f"{self.score:.2f} {wrong}" if self.is_wrong else f"{self.score:.2f}"
 
+    def show(self, axes: Axes) -> None:
+        """Put the image with its ground truth on axes, and its name beside it."""
+        show_image(axes, self.image)
+        show_mask(axes, self.image, self.truth, TRUTH)
+        axes.set_ylabel(self.name, fontsize=SMALL, labelpad=3)
+
+
+def error_of(score: float, is_anomalous: bool) -> float:
+    """Return how far a score is on the wrong side of the threshold."""
+    return THRESHOLD - score if is_anomalous else score - THRESHOLD
+
 
 def samples_of(predictions: Iterable[ImageBatch | NumpyImageBatch]) -> list[Sample]:
-    """Take predictions apart.
-
-    Args:
-        predictions: Batches, as ``engine.predict`` returns them: scores and maps normalized.
-
-    Returns:
-        One sample per image.
+    """Take predictions apart, as ``engine.predict`` returns them: scores and maps normalized.
 
     Raises:
         ValueError: If there is no image.
@@ -91,7 +102,7 @@ def sample_of(item: ImageItem | NumpyImageItem) -> Sample:
     path = item.image_path
     return Sample(
         name=short_name(path),
-        image=pixels_in_file(path) if path and Path(path).is_file() else pixels_of(torch.as_tensor(item.image)),
+        image=pixels_of(read_image(path) if path and Path(path).is_file() else torch.as_tensor(item.image)),
         score=None if item.pred_score is None else float(item.pred_score),
         is_anomalous=None if item.gt_label is None else bool(item.gt_label),
         truth=_mask(item.gt_mask),
@@ -141,9 +152,15 @@ def load_images(model: AnoPLe, paths: Sequence[str | Path]) -> ImageBatch:
     Returns:
         A batch like those of ``engine.predict``, without predictions.
     """
-    transform = getattr(model.pre_processor, "transform", None) or torch.nn.Identity()
-    images = [transform(_read(path).unsqueeze(0)) for path in paths]
+    transform = transform_of(model)
+    images = [transform(read_image(path).unsqueeze(0)) for path in paths]
     return ImageBatch(image=torch.cat(images), image_path=[str(path) for path in paths])
+
+
+def transform_of(model: AnoPLe) -> nn.Module:
+    """Return the transform of a model's pre-processor; the identity without one."""
+    processor = model.pre_processor
+    return (processor.transform if isinstance(processor, PreProcessor) else None) or nn.Identity()
 
 
 def pixels_of(image: torch.Tensor) -> np.ndarray:
@@ -155,9 +172,7 @@ def pixels_of(image: torch.Tensor) -> np.ndarray:
     Returns:
         Shape ``(h, w, 3)``, values in [0, 1], no side longer than :data:`LONGEST_SIDE`.
     """
-    image = image.detach().float().cpu()
-    if image.min() < 0 or image.max() > 1:
-        image = (image - image.min()) / (image.max() - image.min())
+    image = stretched(image.detach().float().cpu())
     height, width = image.shape[-2:]
     shrink = min(1.0, LONGEST_SIDE / max(height, width))
     size = [max(1, round(shrink * height)), max(1, round(shrink * width))]
@@ -165,19 +180,9 @@ def pixels_of(image: torch.Tensor) -> np.ndarray:
     return image.clamp(0, 1).permute(1, 2, 0).numpy()
 
 
-def pixels_in_file(path: str | Path) -> np.ndarray:
-    """Read an image file, see :func:`pixels_of`."""
-    return pixels_of(_read(path))
-
-
 def short_name(path: str | Path | None) -> str:
     """Return folder and stem of a file: the kind of defect and the number, in the layouts of most data sets."""
     return "/".join(Path(path).with_suffix("").parts[-2:]) if path else ""
-
-
-def _read(path: str | Path) -> torch.Tensor:
-    """Read an image as a tensor of shape ``(3, H, W)``, values in [0, 1]."""
-    return to_dtype(to_image(open_image(path).convert("RGB")), torch.float32, scale=True)
 
 
 def _mask(mask: torch.Tensor | np.ndarray | None) -> np.ndarray | None:

@@ -1,10 +1,12 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What all figures share: colors, grids, and how an image, a heat map or a mask is put on axes.
+"""Colors and grids of all figures, and how an image, a heat map or a mask is put on axes.
 
 Figures are made without pyplot: nothing global is set, and no figure stays open.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,13 +15,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from anople_anomalib.deployment.heat_maps import HEAT
 from anople_anomalib.utils.palette import BLUE, ORANGE, SKY_BLUE, VERMILLION
 
 NORMAL, ANOMALOUS = BLUE, VERMILLION
 TRUTH, PREDICTION = SKY_BLUE, ORANGE
 """Outlines of the ground truth and of the prediction."""
-HEAT = "viridis"
-"""Color map of every heat map: its lightness grows evenly, in gray print, too."""
 SMALL = 8  # points
 CELL = 1.9  # inches, width and height of one image in a grid
 HEAT_ALPHA = 0.75
@@ -42,29 +43,24 @@ def new_grid(rows: int, columns: int, cell: float = CELL, words: float = 0.15) -
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def show_image(axes: Axes, image: np.ndarray, title: str = "") -> None:
-    """Put an image on axes, without ticks.
+def new_chart(width: float, height: float) -> tuple[Figure, Axes]:
+    """Make a figure of so many inches with one pair of axes for numbers."""
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    axes.tick_params(labelsize=SMALL)
+    axes.grid(alpha=0.3)
+    return figure, axes
 
-    Args:
-        axes: Where to.
-        image: Shape ``(H, W, 3)``, values in [0, 1].
-        title: Title of the axes.
-    """
+
+def show_image(axes: Axes, image: np.ndarray) -> None:
+    """Put an image of shape ``(H, W, 3)``, values in [0, 1], on axes, without ticks."""
     axes.imshow(image, extent=_extent(image))
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-    if title:
-        axes.set_title(title, fontsize=SMALL + 1)
 
 
-def show_heat(
-    axes: Axes,
-    image: np.ndarray,
-    heat: np.ndarray,
-    limits: tuple[float, float],
-    title: str = "",
-) -> None:
+def show_heat(axes: Axes, image: np.ndarray, heat: np.ndarray, limits: tuple[float, float]) -> None:
     """Put a heat map over the gray image.
 
     Args:
@@ -72,20 +68,10 @@ def show_heat(
         image: Shape ``(H, W, 3)``, values in [0, 1].
         heat: Any shape ``(h, w)``; stretched to the image.
         limits: Values of the darkest and of the lightest color.
-        title: Title of the axes.
     """
-    gray = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
-    show_image(axes, gray, title)
-    low, high = limits
-    axes.imshow(
-        heat,
-        cmap=HEAT,
-        vmin=low,
-        vmax=high,
-        alpha=HEAT_ALPHA,
-        extent=_extent(image),
-        interpolation="bilinear",
-    )
+    show_image(axes, image.mean(axis=2, keepdims=True).repeat(3, axis=2))
+    over = axes.imshow(heat, HEAT, alpha=HEAT_ALPHA, extent=_extent(image), interpolation="bilinear")
+    over.set_clim(*limits)
 
 
 def show_mask(axes: Axes, image: np.ndarray, mask: np.ndarray | None, color: str, fill: bool = False) -> None:
@@ -112,9 +98,10 @@ def show_mask(axes: Axes, image: np.ndarray, mask: np.ndarray | None, color: str
     axes.set_ylim(bottom, top)
 
 
-def label_row(axes: Axes, text: str) -> None:
-    """Write a label left of the first image of a row."""
-    axes.set_ylabel(text, fontsize=SMALL, labelpad=3)
+def label_columns(grid: np.ndarray, titles: Iterable[str]) -> None:
+    """Write a title above every column of a grid of axes."""
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=SMALL + 1)
 
 
 def add_colorbar(figure: Figure, columns: np.ndarray, limits: tuple[float, float], label: str) -> None:
@@ -124,7 +111,7 @@ def add_colorbar(figure: Figure, columns: np.ndarray, limits: tuple[float, float
         figure: The figure.
         columns: Axes of the heat maps, shape ``(rows, columns)``.
         limits: Values of the darkest and of the lightest color.
-        label: What the values are.
+        label: Name of the values.
     """
     colors = ScalarMappable(Normalize(*limits), HEAT)
     shape = {"fraction": 0.06, "aspect": 14 * columns.shape[1], "pad": 0.02}
@@ -132,12 +119,6 @@ def add_colorbar(figure: Figure, columns: np.ndarray, limits: tuple[float, float
     bar.ax.locator_params(axis="x", nbins=3)
     bar.ax.tick_params(labelsize=SMALL - 1)
     bar.set_label(label, fontsize=SMALL)
-
-
-def range_of(*heats: np.ndarray) -> tuple[float, float]:
-    """Return smallest and largest value of heat maps, apart even if all values are equal."""
-    low, high = min(float(heat.min()) for heat in heats), max(float(heat.max()) for heat in heats)
-    return (low, high) if high > low else (low, low + 1)
 
 
 def _extent(image: np.ndarray) -> tuple[float, float, float, float]:

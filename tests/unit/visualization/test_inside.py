@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.backbones.recorded_attention import recorded_attention
 from anople_anomalib.method.fusion import PaperFusion
-from anople_anomalib.visualization import draw_maps, draw_prompt_attention, draw_view_attention
-from anople_anomalib.visualization.passes import attention_of, evidence_of
+from anople_anomalib.visualization import draw_maps, draw_prompt_attention, draw_view_attention, inside
+from anople_anomalib.visualization.inside import attention_of, evidence_of
 from helpers.miniature import DEPTH, NUM_PATCHES
 from helpers.training import finish, make_model
 
@@ -43,6 +43,12 @@ def test_maps_are_drawn_as_they_are_each_column_on_its_own_scale(model: AnoPLe, 
         for axes, expected in zip(column, maps[:2], strict=True):
             np.testing.assert_allclose(axes.images[1].get_array(), expected, rtol=1e-4)
             np.testing.assert_allclose(axes.images[1].get_clim(), (maps[:2].min(), maps[:2].max()), rtol=1e-4)
+
+
+def test_a_constant_map_has_a_scale_as_well(model: AnoPLe, batch: ImageBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = evidence_of(model, batch)._replace(memory=torch.full((4, 4, 4), 2.0))
+    monkeypatch.setattr(inside, "evidence_of", lambda *_: evidence)
+    assert draw_maps(model, batch).axes[2].images[1].get_clim() == (2, 3)
 
 
 def test_attention_is_read_at_the_tokens_that_it_is_named_after(model: AnoPLe, batch: ImageBatch) -> None:

@@ -14,13 +14,13 @@ from anomalib.data import ImageBatch
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.visualization import draw_features, draw_scores, draw_training_curves
-from anople_anomalib.visualization.features import features_figure
+from anople_anomalib.visualization.numbers import features_figure
 
 
 def test_clouds_that_lie_apart_are_drawn_apart_with_each_text_on_its_side() -> None:
     direction = torch.nn.functional.normalize(torch.randn(8), dim=0)
-    labels = [False] * 10 + [True] * 10
-    images = 0.01 * torch.randn(20, 8) + torch.tensor(labels)[:, None] * direction
+    labels = torch.tensor([False] * 10 + [True] * 10)
+    images = 0.01 * torch.randn(20, 8) + labels[:, None] * direction
     texts = 5 + torch.stack([-direction, direction])  # far from the images
     figure = features_figure(images, labels, texts)
     normal, w_plus, anomalous, w_minus = (drawn.get_offsets()[:, 0] for drawn in figure.axes[0].collections)

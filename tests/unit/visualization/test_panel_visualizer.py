@@ -15,11 +15,10 @@ from lightning.pytorch import LightningModule
 from PIL import Image
 
 from anople_anomalib.visualization import PanelVisualizer, nearest_normal, shots_of
-from anople_anomalib.visualization.record import Record
 from helpers.miniature import MINIATURE
 from helpers.training import make_datamodule, make_engine, make_model
 
-INSIDE = {"attention_prompts", "attention_views", "features", "nearest_normal"}
+INSIDE = {"attention_prompts", "attention_views", "features", "maps", "nearest_normal"}
 OUTSIDE = {"failures", "highest", "scores"}
 
 
@@ -37,7 +36,7 @@ def test_training_and_testing_leave_panels_and_summary_in_the_results(mvtec: Pat
     panels = {file.relative_to(images).as_posix() for file in images.rglob("*.png") if "summary" not in file.parts}
     assert panels == {f"{kind}/{number:03d}.png" for kind in ("good", "hole") for number in range(2)}
     for file in images.rglob("*.png"):
-        assert Image.open(file).getextrema() != ((255, 255),) * 4  # not blank
+        assert Image.open(file).convert("L").getextrema()[0] < 255  # not blank
     shots = shots_of(model, datamodule)
     own = ImageBatch(image=torch.cat([model.pre_processor.transform(image) for image in _images(datamodule, shots)]))
     assert [match.shot for match in nearest_normal(model, own, len(shots))] == [0, 1]
@@ -53,7 +52,8 @@ def _images(datamodule: object, shots: list) -> list[torch.Tensor]:
 
 def run(visualizer: PanelVisualizer, folder: Path, batch: ImageBatch) -> Path:
     """Let a visualizer see a test of a model that is not AnoPLe."""
-    trainer, stranger = SimpleNamespace(default_root_dir=folder, callback_metrics={}), LightningModule()
+    trainer, stranger = SimpleNamespace(default_root_dir=folder, callbacks=[], test_dataloaders=[]), LightningModule()
+    visualizer.on_test_start(trainer, stranger)
     visualizer.on_test_batch_end(trainer, stranger, None, batch, 0)
     visualizer.on_test_end(trainer, stranger)
     return folder / "images"
@@ -67,9 +67,8 @@ def test_another_model_gets_the_images_that_need_no_look_inside(batch: ImageBatc
 
 def test_predictions_without_labels_get_no_image_of_errors(batch: ImageBatch, tmp_path: Path) -> None:
     bare = ImageBatch(image=batch.image, pred_score=batch.pred_score, anomaly_map=batch.anomaly_map)
-    images = run(PanelVisualizer(panels=False), tmp_path, bare)
+    images = run(PanelVisualizer(), tmp_path, bare)
     assert names_in(images / "summary") == {"highest"}
-    assert names_in(images) == {"summary"}
 
 
 def test_images_without_a_file_get_a_panel_each(batch: ImageBatch, tmp_path: Path) -> None:
@@ -81,7 +80,7 @@ def test_images_without_a_file_get_a_panel_each(batch: ImageBatch, tmp_path: Pat
 def test_a_image_that_cannot_be_drawn_costs_a_warning_only(
     batch: ImageBatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    visualizer = PanelVisualizer(panels=False)
+    visualizer = PanelVisualizer()
     visualizer._losses["train_image_loss"] = [1.0]  # without the total
     with caplog.at_level(logging.WARNING):
         images = run(visualizer, tmp_path, batch)
@@ -90,31 +89,28 @@ def test_a_image_that_cannot_be_drawn_costs_a_warning_only(
 
 
 def test_a_second_test_starts_anew(batch: ImageBatch, tmp_path: Path) -> None:
-    visualizer = PanelVisualizer(panels=False)
+    visualizer = PanelVisualizer()
     run(visualizer, tmp_path / "first", batch)
-    assert visualizer._record.scores == []
+    assert visualizer._scores == visualizer._highest == []
 
 
-def test_a_record_keeps_the_worst_and_the_highest_and_forgets_the_rest(batch: ImageBatch) -> None:
-    record = Record(2)
-    for item in batch:
-        record.add(item, torch.zeros(3))
-    assert [Path(item.image_path).stem for item in record.failures] == ["001", "002"]
-    assert [Path(item.image_path).stem for item in record.highest] == ["000", "002"]
-    assert record.scores == pytest.approx([0.9, 0.2, 0.6, 0.1])
-    assert record.labels == [True, True, False, False]
-    assert record.has_labels
-    assert len(record.embeddings) == 4
+def test_the_worst_and_the_highest_are_kept_and_the_rest_is_forgotten(batch: ImageBatch, tmp_path: Path) -> None:
+    visualizer = PanelVisualizer(tmp_path, max_rows=2)
+    visualizer.on_test_batch_end(SimpleNamespace(callbacks=[]), LightningModule(), None, batch, 0)
+    assert [Path(item.image_path).stem for item in visualizer._failures] == ["001", "002"]
+    assert [Path(item.image_path).stem for item in visualizer._highest] == ["000", "002"]
+    assert visualizer._scores == pytest.approx([0.9, 0.2, 0.6, 0.1])
+    assert visualizer._labels == [True, True, False, False]
 
 
 def test_the_command_line_takes_the_visualizer_and_its_arguments(mvtec: Path, tmp_path: Path) -> None:
     path = f"{PanelVisualizer.__module__.rpartition('.')[0]}.{PanelVisualizer.__name__}"
     model = ["--model", "AnoPLe", "--model.backbone", MINIATURE, "--model.pretrained", "random"]
     data = ["--data", "MVTecAD", "--data.root", str(mvtec), "--default_root_dir", str(tmp_path)]
-    visualizer = ["--model.visualizer", path, "--model.visualizer.max_rows", "3", "--model.visualizer.panels", "false"]
+    visualizer = ["--model.visualizer", path, "--model.visualizer.max_rows", "3"]
     cli = AnomalibCLI(args=["train", *model, *visualizer, *data], run=False)
     assert type(cli.model.visualizer) is PanelVisualizer
-    assert (cli.model.visualizer.max_rows, cli.model.visualizer.panels) == (3, False)
+    assert cli.model.visualizer.max_rows == 3
 
 
 @pytest.mark.parametrize("max_rows", [0, -1])

@@ -12,11 +12,11 @@ from anomalib.data import ImageBatch
 from PIL import Image
 
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.data.image_reading import read_image
 from anople_anomalib.visualization.samples import (
     LONGEST_SIDE,
     head,
     load_images,
-    pixels_in_file,
     pixels_of,
     samples_of,
     select,
@@ -88,8 +88,8 @@ def test_a_image_of_sixteen_bits_that_a_camera_held_upright_is_shown_so(tmp_path
     exif = rotated.getexif()
     exif[0x0112] = 6  # lying on its side
     rotated.save(tmp_path / "rotated.jpg", exif=exif)
-    np.testing.assert_allclose(pixels_in_file(tmp_path / "dark.png"), 0.2, atol=1e-3)
-    assert pixels_in_file(tmp_path / "rotated.jpg").shape == (20, 10, 3)
+    np.testing.assert_allclose(pixels_of(read_image(tmp_path / "dark.png")), 0.2, atol=1e-3)
+    assert pixels_of(read_image(tmp_path / "rotated.jpg")).shape == (20, 10, 3)
 
 
 def test_large_images_are_shrunk_in_proportion() -> None:

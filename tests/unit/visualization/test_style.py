@@ -5,7 +5,6 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,10 +18,7 @@ from matplotlib.figure import Figure
 from anople_anomalib import visualization
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.visualization.explanation import Shot
-from anople_anomalib.visualization.panel import draw_panel
-from anople_anomalib.visualization.passes import evidence_of
-from anople_anomalib.visualization.samples import samples_of
-from anople_anomalib.visualization.style import new_grid, range_of, show_heat, show_image, show_mask
+from anople_anomalib.visualization.style import new_grid, show_heat, show_image, show_mask
 
 SHOTS = [Shot("000.png", np.full((64, 64, 3), 0.5)), Shot("001.png", np.full((64, 64, 3), 0.2))]
 CURVES = {"train_loss": [3.0, 2.0, 1.0], "train_pixel_loss": [1.0, 1.0, 0.5], "train_image_loss": [2.0, 1.0, 0.5]}
@@ -37,7 +33,6 @@ FIGURES: dict[str, Callable[[AnoPLe, ImageBatch], Figure]] = {
     "prompt_attention": visualization.draw_prompt_attention,
     "view_attention": visualization.draw_view_attention,
     "training_curves": lambda _model, _batch: visualization.draw_training_curves(CURVES),
-    "panel": lambda model, batch: draw_panel(samples_of([batch])[0], evidence_of(model, batch)),
 }
 
 
@@ -109,11 +104,3 @@ def test_a_heat_map_covers_the_image_on_the_given_scale() -> None:
     assert above.get_extent() == below.get_extent() == [0, 60, 30, 0]
     assert above.get_clim() == (0, 10)
     np.testing.assert_array_equal(above.get_array(), heat)
-
-
-@pytest.mark.parametrize(
-    ("heats", "expected"),
-    [(([1.0, 3.0], [2.0, 5.0]), (1, 5)), (([2.0, 2.0],), (2, 3))],
-)
-def test_range_of_heat_maps_is_never_empty(heats: Any, expected: tuple[float, float]) -> None:
-    assert range_of(*map(np.array, heats)) == expected
