@@ -158,6 +158,9 @@ class Session:
     def _take(self, model: AnoPLe, photos: Sequence[Photo] = ()) -> None:
         """Begin anew with another model."""
         processor = model.require_thresholds()
+        if processor.image_threshold.isnan():
+            msg = "This model has no threshold, and so no verdicts: set one by anople threshold."
+            raise AppError(msg)
         self._model, self.corrected, self._undo = model, [], []
         self._shown = list(photos)
         self.good = good_scores(model, photos)

@@ -26,7 +26,7 @@ from anople_anomalib.app.session import OFFLINE, Session
 from anople_anomalib.app.training import Progress, Turns
 from anople_anomalib.app.uploads import MAX_GOOD, safe_name, take_in
 from helpers.folders import write_category
-from helpers.training import make_engine, make_model
+from helpers.training import make_datamodule, make_engine, make_model
 
 REPOSITORY = Path(__file__).parents[3]
 NAMES = ("000", "001", "002")
@@ -182,6 +182,8 @@ def test_one_who_waits_can_stop() -> None:
         ("a.png", b"no image", "no image that can be read"),
         ("a.txt", b"text", "no image among"),
         ("a.png", b"", "'a.png'"),
+        ("a.zip", b"PK\x05\x06" + bytes(18), "no image among"),  # an archive, empty
+        ("a.png", b"PK\x05\x06" + bytes(18), "no image that can be read"),
     ],
 )
 def test_uploads_are_checked(tmp_path: Path, name: str, content: bytes, words: str) -> None:
@@ -243,6 +245,14 @@ def test_actions_without_a_model_say_so(tmp_path: Path) -> None:
     with pytest.raises(AppError, match="no good image"):
         session.teach("bottle")
     session.close()
+
+
+def test_a_model_without_a_threshold_calls_nothing_good(files: Path, tmp_path: Path) -> None:
+    model = make_model(epochs=1)
+    make_engine(tmp_path, limit_val_batches=0).fit(model, datamodule=make_datamodule(files.parent))
+    model.save_checkpoint(tmp_path / "model.ckpt")
+    with pytest.raises(AppError, match="has no threshold, and so no verdicts"):
+        Session(tmp_path / "model.ckpt", root=tmp_path)
 
 
 def test_false_alarms_are_promised_with_confidence() -> None:

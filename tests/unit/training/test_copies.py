@@ -14,6 +14,7 @@ from PIL import Image
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.training.copies import parts_of, thumbnail
+from anople_anomalib.utils.files import digest_of
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model, read, train_model
 
@@ -101,6 +102,9 @@ def test_a_checkpoint_names_the_shots_that_are_in_it_after_a_resumption_with_oth
     second = make_engine(tmp_path / "second", max_epochs=2)
     datamodule = make_datamodule(other, category="screw")
     second.fit(make_model(k_shot=2), datamodule=datamodule, ckpt_path=first.best_model_path)
-    metadata = read(second.best_model_path)["anople"]
+    content = read(second.best_model_path)
+    metadata, known = content["anople"], content["anomalib_post_processor_config"]["known_images"]
+    judged = [*(other / "screw" / "train").rglob("*.png"), *(other / "screw" / "test").rglob("*.png")]
+    assert known == sorted(map(digest_of, judged))
     assert metadata["drawn_samples"] == {"screw": ["100.png", "101.png"]}
     assert metadata["class_names"] == ["screw"]
