@@ -163,7 +163,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
             EvaluationPreProcessing(component) if component is pre_processor else component for component in components
         ]
         raw = RawScoreKeeper()
-        return [raw, *callbacks, PredictionTable(raw), FewShotRun(), CollapseWarning(), ClearDataErrors()]
+        return [raw, FewShotRun(), *callbacks, PredictionTable(raw), CollapseWarning(), ClearDataErrors()]
 
     @property
     def learning_type(self) -> LearningType:

@@ -118,6 +118,7 @@ def note_on(good: Sequence[tuple[float, float]], thresholds: Thresholds) -> str:
 @torch.no_grad()
 def _raw(model: AnoPLe, image: torch.Tensor) -> tuple[float, np.ndarray]:
     """Return raw score and raw map of an image of shape ``(1, 3, H, W)``."""
+    model.require_region("", image.shape[-2:])
     prediction = model.model(_transform(model)(image))
     return float(prediction.pred_score), prediction.anomaly_map.reshape(prediction.anomaly_map.shape[-2:]).cpu().numpy()
 

@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
+from anople_anomalib.utils.files import EXPORTED
+
 from .terminal import FINE, MEGAPIXELS, UNJUDGED, allow_pixels, quiet_trainer
 
 if TYPE_CHECKING:
     from anople_anomalib.anople import AnoPLe
     from anople_anomalib.data.watching import ImageSeries
-
-
-EXPORTED = (".onnx", ".xml")
-"""Endings of exported models, which need no torch to judge."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
-from anople_anomalib.utils.files import digest_of
+from anople_anomalib.utils.files import EXPORTED, digest_of
 
-from .judge import EXPORTED, judge, load
+from .judge import judge, load
 from .terminal import FINE, MEGAPIXELS, NOT_MET, UsageError, allow_pixels
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def run(options: Namespace) -> int:
         study,
         judged,
         facts,
-        not_covered(study, pictures, by_hash=options.model.suffix not in EXPORTED),
+        not_covered(study, pictures),
         subject.threshold,
         subject.zone,
         subject.look,
@@ -188,13 +188,12 @@ def hash_all(pictures: Sequence[Picture]) -> dict[str, Path]:
     return found
 
 
-def not_covered(study: "Study", pictures: Sequence[Picture], *, by_hash: bool) -> list[str]:
+def not_covered(study: "Study", pictures: Sequence[Picture]) -> list[str]:
     """List what a study says nothing of.
 
     Args:
         study: The study.
         pictures: Its pictures.
-        by_hash: Whether shots and calibration images were refused by their hashes.
     """
     stations, trials = {each.station for each in pictures}, {each.trial for each in pictures}
     found = [
@@ -209,8 +208,6 @@ def not_covered(study: "Study", pictures: Sequence[Picture], *, by_hash: bool) -
         found.append("Differences between stations: there is one alone.")
     if study.agreement is not None and len(trials) == 1:
         found.append("Differences between trials at one station.")
-    if not by_hash:
-        found.append("Whether the pictures were among shots or calibration images: an export does not know these.")
     return found
 
 
@@ -221,6 +218,7 @@ def _judge(options: Namespace, pictures: Sequence[Picture], hashes: dict[str, Pa
         from anople_anomalib.deployment import runtime
 
         exported = runtime.ExportedModel(options.model)
+        _require_new(hashes, exported.metadata.known_images)
         limit, zone = exported.metadata.limits["image"], exported.metadata.look
         facts = {"model id": exported.metadata.model_id, "versions": exported.metadata.versions}
         look = None if zone is None else (zone[0], zone[1])
@@ -231,12 +229,7 @@ def _judge(options: Namespace, pictures: Sequence[Picture], hashes: dict[str, Pa
 
     model = load(Namespace(**vars(options), pictures=False))
     processor = model.require_thresholds()
-    if known := [path for content, path in hashes.items() if content in processor.known_images]:
-        msg = (
-            f"{len(known)} of {len(paths)} pictures are shots or calibration images of this model, such as "
-            f"'{known[0]}': give parts that it has never seen."
-        )
-        raise ValueError(msg)
+    _require_new(hashes, processor.known_images)
     threshold = _require_threshold(float(processor.limit("image")))
     judge(model, ImageList(paths, options.white), options)
     return _Subject(
@@ -246,6 +239,16 @@ def _judge(options: Namespace, pictures: Sequence[Picture], hashes: dict[str, Pa
         processor.look,
         {"calibration": processor.calibration(), "versions": _versions()},
     )
+
+
+def _require_new(hashes: dict[str, Path], known: Sequence[str]) -> None:
+    """Refuse pictures that the model rests on."""
+    if found := [path for content, path in hashes.items() if content in known]:
+        msg = (
+            f"{len(found)} of {len(hashes)} pictures are shots or calibration images of this model, such as "
+            f"'{found[0]}': give parts that it has never seen."
+        )
+        raise ValueError(msg)
 
 
 def _require_threshold(value: float | None) -> float:

@@ -16,6 +16,7 @@ from anomalib.data import ImageBatch, ImageItem
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
+from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.files import all_endings, holds_drawings, is_hidden
 
 from .image_reading import read_image, require_clear_white
@@ -73,12 +74,14 @@ class ImageSeries:
         white: Value of 16 bits that is white; ``None`` for 65535, or for 1 in floating point.
 
     Attributes:
-        report: Called with every image that cannot be read.
+        report: Called with every image that cannot be judged.
+        check: Called with the file of an image, and its height and width; raises what is wrong with them.
         states: States of the files that were read, by their paths, until they are asked for.
     """
 
     def __init__(self, white: float | None = None) -> None:
         self.report: Callable[[Unreadable], object] = repr  # of no consequence
+        self.check: Callable[[Path, Sequence[int]], object] | None = None
         self.states: dict[str, State] = {}
         self._white = white
 
@@ -96,6 +99,11 @@ class ImageSeries:
         if read is not None and _state_of(path) != state:
             return None
         self.states[str(path)] = state
+        if self.check is not None and isinstance(read, ImageBatch):
+            try:
+                self.check(path, images_of(read).shape[-2:])
+            except (OSError, ValueError) as error:
+                return Unreadable(str(path), str(error))
         return read
 
 

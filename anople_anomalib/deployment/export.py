@@ -23,7 +23,7 @@ from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.metrics.category_scores import IMAGE, PIXEL
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.training.hooks import FewShotTraining
-from anople_anomalib.utils.files import digest_of, written_whole
+from anople_anomalib.utils.files import STRETCHED, digest_of, written_whole
 from anople_anomalib.utils.transforms import require_one_transform
 from anople_anomalib.utils.version import __version__
 
@@ -85,7 +85,7 @@ class Export(FewShotTraining):
         self.require_training()
         require_one_region(self)
         require_one_transform(self.pre_processor)
-        return Detector(self.pre_processor, self.model, self.post_processor)
+        return Detector(self.pre_processor, self.model, self.post_processor, self.roi_shape)
 
 
 def require_one_region(model: object) -> None:
@@ -127,12 +127,20 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
         pre_processor: The model's pre-processor, or ``None``.
         model: The trained model.
         post_processor: The model's post-processor, or ``None``.
+        roi_shape: Height and width of the images that its region of interest is for, if there is one.
     """
 
     model: AnoPLeModel
 
-    def __init__(self, pre_processor: nn.Module | None, model: AnoPLeModel, post_processor: nn.Module | None) -> None:
+    def __init__(
+        self,
+        pre_processor: nn.Module | None,
+        model: AnoPLeModel,
+        post_processor: nn.Module | None,
+        roi_shape: list[int] | None = None,
+    ) -> None:
         super().__init__()
+        self.roi_shape = roi_shape
         self.pre_processor, self.post_processor = _without_trainer(pre_processor), _without_trainer(post_processor)
         self.model = model.for_inference()
 
@@ -145,8 +153,13 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
         Returns:
             Scores, labels, maps and masks, as of the trained model.
         """
-        # a frame of NaN (a failed flat-field division) is never good: not OK, and no score
+        # a frame of NaN (a failed flat-field division) is never good: not OK, and no score; nor is one that the region
+        # of interest would be stretched over
         broken = ~torch.isfinite(images).flatten(1).all(dim=1, keepdim=True)
+        if self.roi_shape is not None:
+            height, width = (torch.arange(images.shape[axis], device=images.device)[-1] + 1 for axis in (-2, -1))
+            stretch = height * self.roi_shape[1] / (width * self.roi_shape[0])
+            broken = broken | (stretch > STRETCHED) | (stretch < 1 / STRETCHED)
         images = images if self.pre_processor is None else self.pre_processor(images)
         predictions = self.model(images)
         if self.post_processor is not None:
@@ -176,9 +189,10 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
             The same path.
         """
         thresholds: dict[str, float | None] = {IMAGE: None, PIXEL: None}
-        limits, normalized, zone = dict(thresholds), False, None
+        limits, normalized, zone, known = dict(thresholds), False, None, list[str]()
         if isinstance(processor := self.post_processor, ExactPostProcessor):
             thresholds = {IMAGE: _number(processor.image_threshold), PIXEL: _number(processor.pixel_threshold)}
+            known = processor.known_images
             normalized = processor.enable_normalization and thresholds[IMAGE] is not None
             if processor.enable_thresholding:
                 zone = processor.zone() if processor.look else None
@@ -194,6 +208,8 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
             class_names=list(class_names),
             image_size=list(self.model.input_size),
             input_size=None if input_size is None else list(input_size),
+            roi_shape=self.roi_shape,
+            known_images=known,
             compression=None if compression is None else compression.value.upper(),
             versions={name: version(name) for name in _VERSIONED if module_available(name)} | {NAME: __version__},
         )

@@ -163,7 +163,8 @@ class Maintenance(Export):
             trainer.save_checkpoint(temporary, weights_only=True)
 
     def _pre_process(self, image: torch.Tensor) -> torch.Tensor:
-        """Resize and normalize as at validation, on the model's device."""
+        """Resize and normalize as at validation, on the model's device; refuse another shape than the region's."""
+        self.require_region("", image.shape[-2:])
         transform = getattr(self.pre_processor, "transform", None) or nn.Identity()
         return transform(image.to(device=self.device, dtype=cast("torch.dtype", self.dtype)))
 

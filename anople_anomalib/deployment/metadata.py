@@ -41,6 +41,9 @@ class ExportMetadata:
         class_names: Names of the parts that the model was trained on.
         image_size: Height and width to which the graph resizes images.
         input_size: Height and width that the graph takes; ``None`` for images of any size.
+        roi_shape: Height and width of the images that the region of interest is for: the graph gives no score for
+            other shapes; ``None`` for no region.
+        known_images: SHA-256 of the files of shots and calibration: no study may rest on them.
         compression: ``"FP16"``, ``"INT8_PTQ"`` and so on, ``None`` for full precision.
         versions: Versions of the packages behind the export, by their names.
         format: Version of this layout.
@@ -55,6 +58,8 @@ class ExportMetadata:
     class_names: list[str]
     image_size: list[int]
     input_size: list[int] | None
+    roi_shape: list[int] | None
+    known_images: list[str]
     compression: str | None
     versions: dict[str, str]
     format: int = FORMAT
@@ -144,10 +149,10 @@ def _is_valid(name: str, value: Any) -> bool:
             return value is None or (
                 isinstance(value, list) and len(value) == _PAIR and all(map(_is_threshold, value)) and None not in value
             )
-        case "class_names":
+        case "class_names" | "known_images":
             return isinstance(value, list) and all(isinstance(word, str) for word in value)
-        case "image_size" | "input_size":
-            return (value is None and name == "input_size") or (
+        case "image_size" | "input_size" | "roi_shape":
+            return (value is None and name != "image_size") or (
                 isinstance(value, list)
                 and len(value) == _PAIR
                 and all(type(side) is int and side > 0 for side in value)

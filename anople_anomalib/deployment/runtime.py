@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from anople_anomalib.utils.files import READ_ERRORS, all_endings, is_deep, is_hidden
+from anople_anomalib.utils.files import EXPORTED, READ_ERRORS, all_endings, is_deep, is_hidden, require_shape
 
 from .metadata import ExportMetadata, read_metadata
 from .table import COLUMNS, ERROR, TableWriter, line_of, regions_of, stamped, summary, verdict_of
@@ -53,7 +53,7 @@ class ExportedModel:
 
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
-        if path.suffix not in {".onnx", ".xml"}:
+        if path.suffix not in EXPORTED:
             msg = f"An exported model is a file .onnx or .xml, got '{path}': write one by anople export."
             raise ValueError(msg)
         self.metadata: ExportMetadata = read_metadata(path)
@@ -69,13 +69,15 @@ class ExportedModel:
             Verdict, raw and normalized score, threshold, regions and error, as in a row of ``predictions.csv``.
 
         Raises:
-            ValueError: If the graph takes images of another size.
+            ValueError: If the graph takes images of another size, or its region of interest is for another shape.
         """
         height, width = pixels.shape[:2]
         if self.metadata.input_size not in (None, [height, width]):
             wanted = "x".join(map(str, self.metadata.input_size))
             msg = f"This model takes images of height and width {wanted}, got {height}x{width}: export it for any size."
             raise ValueError(msg)
+        if self.metadata.roi_shape is not None:
+            require_shape((height, width), self.metadata.roi_shape)
         batch = pixels.transpose(2, 0, 1)[None].astype(np.float32) * np.float32(1 / 255)
         found = self._run(np.ascontiguousarray(batch))
         return self._judgment(found, (width, height))

@@ -9,7 +9,7 @@ from typing import IO, Any, TypeGuard
 
 import torch
 
-from anople_anomalib.utils.files import READ_ERRORS
+from anople_anomalib.utils.files import EXPORTED, READ_ERRORS
 from anople_anomalib.utils.version import __version__
 
 _NAMED_ERRORS = (PermissionError, IsADirectoryError)  # name the file themselves
@@ -28,6 +28,9 @@ def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = None) -> d
     Raises:
         ValueError: If the file is damaged, holds more than tensors and plain data, or is no checkpoint of AnoPLe.
     """
+    if isinstance(path, (str, Path)) and Path(path).suffix in EXPORTED:
+        msg = f"'{path}' is an exported model, for anople judge and qualify alone: give the checkpoint behind it."
+        raise ValueError(msg)
     try:
         checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -83,6 +86,14 @@ def _well_formed(metadata: Any) -> TypeGuard[Mapping[str, Any]]:
         and all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in lists)
         and isinstance(metadata.get("memory.layers"), list)
         and isinstance(metadata.get("training.decoder"), str)
+        and _is_size(metadata.get("roi_shape"))
+    )
+
+
+def _is_size(size: Any) -> bool:
+    """Return whether something is height and width, or nothing."""
+    return size is None or (
+        isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
     )
 
 

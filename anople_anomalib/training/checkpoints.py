@@ -43,6 +43,7 @@ class CheckpointHooks(Finalization):
     class_names: list[str]
     drawn_samples: dict[str, list[str]]
     roi_folder: str | None
+    roi_shape: list[int] | None
     _resumed_from: str | None = None
     _accepted: Mapping[str, Any] | None = None  # weights that were checked and are loaded next
 
@@ -62,6 +63,7 @@ class CheckpointHooks(Finalization):
             "drawn_samples": self.drawn_samples,
             "roi": self.hparams["roi"],
             "roi_folder": self.roi_folder,
+            "roi_shape": self.roi_shape,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -80,7 +82,7 @@ class CheckpointHooks(Finalization):
         trainer = _trainer_of(self)
         if trainer is None or trainer.state.fn != TrainerFn.FITTING:  # a resumed run ends with its own texts and shots
             self.class_names, self.drawn_samples = metadata["class_names"], metadata["drawn_samples"]
-        self.roi_folder = roi_folder
+        self.roi_folder, self.roi_shape = roi_folder, metadata.get("roi_shape")
         self._adopt(tiling)
         self._accepted = checkpoint["state_dict"]
 

@@ -17,6 +17,7 @@ from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.tiles.large_images import ShotFeatures
 from anople_anomalib.tiles.region import at_size, image_size_of, polygon_mask, read_region, region_file
 from anople_anomalib.tiles.tiling import Tiling, automatic_tiling
+from anople_anomalib.utils.files import require_shape
 
 from .checkpoints import CheckpointHooks
 from .held_out import HeldOutShots
@@ -40,6 +41,7 @@ class FewShotTraining(CheckpointHooks):
 
     Attributes:
         roi_folder: Folder with a mask per image, where each has its own region.
+        roi_shape: Height and width of the images that the one region of all was given for, where they are known.
         epochs: Number of epochs where the trainer is given none.
         training_seed: Seed of the simulated anomalies and of the order of the shots.
         drawn_samples: File names of the shots, by category.
@@ -54,6 +56,7 @@ class FewShotTraining(CheckpointHooks):
     shots: TrainingShots | LoadedShots | None = None
     held_out: HeldOutShots | None = None
     roi_folder: str | None = None
+    roi_shape: list[int] | None = None
     epochs: int
     training_seed: int
 
@@ -158,16 +161,38 @@ class FewShotTraining(CheckpointHooks):
             regions.append(at_size(mask[None, None], self.model.input_size))
         return torch.cat(regions).to(self.device)
 
+    def require_region(self, image: str | Path, size: Sequence[int]) -> None:
+        """Refuse an image that the region of interest does not fit.
+
+        Args:
+            image: Its file; ``""`` for one in memory.
+            size: Its height and width.
+
+        Raises:
+            ValueError: If it has another shape than the images that were taught, or than its own mask.
+            FileNotFoundError: If it has no mask.
+        """
+        if self.roi_folder is not None:
+            read_region(region_file(Path(self.roi_folder), Path(image)), {Path(image): (size[0], size[1])})
+        elif self.roi_shape is not None:
+            require_shape(size, self.roi_shape, image)
+
     def _set_region(self, sizes: dict[Path, tuple[int, int]]) -> None:
         roi, self.roi_folder, size = self.hparams["roi"], None, self.model.input_size
+        self.roi_shape = None
         if roi is None:
             self.model.region.set(None)
         elif not isinstance(roi, str):
             self.model.region.set(polygon_mask(roi, size))
+            self.roi_shape = next(map(list, sizes.values()), None)
+            for path in sizes:
+                self.require_region(path, sizes[path])
         elif Path(roi).is_dir():
             self.model.region.set(None)
             self.roi_folder = roi
             for path in sizes:
                 read_region(region_file(Path(roi), path), {path: sizes[path]})
         else:
-            self.model.region.set(at_size(read_region(Path(roi), sizes)[None, None], size)[0, 0])
+            mask = read_region(Path(roi), sizes)
+            self.model.region.set(at_size(mask[None, None], size)[0, 0])
+            self.roi_shape = list(mask.shape)

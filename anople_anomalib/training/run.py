@@ -8,13 +8,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from anomalib.data import AnomalibDataModule
+from anomalib.data import AnomalibDataModule, AnomalibDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from anople_anomalib.data.dataset_checks import check_run
+from anople_anomalib.data.dataset_checks import SUBSETS, check_run
+from anople_anomalib.data.watching import series_in
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
+from anople_anomalib.tiles.region import image_size_of
+from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.scoped import replaced
 from anople_anomalib.utils.transforms import require_one_transform, warn_of_values
 
@@ -147,6 +150,43 @@ class FewShotRun(TrainingRun):
         if stage == TrainerFn.FITTING:
             self._prepare_training(trainer, cast("FewShotTraining", pl_module))  # which has made this callback
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the files of the shots, now that a checkpoint to resume from has brought its own."""
+        del trainer
+        shots, processor = cast("FewShotTraining", pl_module).shots, pl_module.post_processor
+        if shots is not None and isinstance(processor, ExactPostProcessor):
+            processor.known_images = []
+            processor.know(map(Path, shots.paths))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let a series report what the region of interest does not fit, and go on."""
+        if (series := series_in(trainer.predict_dataloaders)) is not None:
+            series.check = cast("FewShotTraining", pl_module).require_region
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        *args: object,
+        **kwargs: object,
+    ) -> None:
+        """Refuse images that the region of interest does not fit, before they are resized."""
+        del args, kwargs
+        model = cast("FewShotTraining", pl_module)
+        if model.roi_shape is not None:
+            resized, size = vars(trainer).get("datamodule") is not None, images_of(batch).shape[-2:]
+            for path in batch.image_path or [""]:
+                model.require_region(path, image_size_of(Path(path)) if resized and path else size)
+
+    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse images that the region of interest does not fit, before they are resized."""
+        self.on_validation_batch_start(*args, **kwargs)
+
+    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse images that the region of interest does not fit, before they are resized."""
+        self.on_validation_batch_start(*args, **kwargs)
+
     def _prepare_training(self, trainer: Trainer, pl_module: "FewShotTraining") -> None:
         """Replace the data loaders of the datamodule, if there is one."""
         require_one_transform(pl_module.pre_processor)
@@ -160,13 +200,21 @@ class FewShotRun(TrainingRun):
             datamodule.setup(trainer.state.fn)  # which tells its subsets the model's new size
         shots = _shots_of(datamodule, pl_module)
         require_no_shots(datamodule, shots.paths)
+        _require_regions(datamodule, pl_module)
         self.changes.enter_context(shots)
         self.changes.enter_context(replaced(pl_module, "shots", shots))
         self.changes.enter_context(replaced(pl_module, "held_out", None))  # until there is a memory
         pl_module.drawn_samples = shots.names
-        if isinstance(processor := pl_module.post_processor, ExactPostProcessor):
-            processor.known_images = []
-            processor.know(map(Path, shots.paths))
+
+
+def _require_regions(datamodule: AnomalibDataModule, pl_module: "FewShotTraining") -> None:
+    """Refuse images that the region of interest does not fit before the run, not at its end."""
+    if pl_module.roi_shape is None and pl_module.roi_folder is None:
+        return
+    for name in SUBSETS if pl_module.roi_folder is None else SUBSETS[1:]:  # good parts beside the shots need no mask
+        subset = vars(datamodule).get(name)
+        for path in subset.samples.image_path if isinstance(subset, AnomalibDataset) and len(subset) else ():
+            pl_module.require_region(path, image_size_of(Path(path)))
 
 
 def _shots_of(datamodule: AnomalibDataModule, pl_module: "FewShotTraining") -> TrainingShots:

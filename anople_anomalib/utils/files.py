@@ -19,6 +19,10 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
+EXPORTED = (".onnx", ".xml")
+"""Endings of exported models."""
+STRETCHED = 1.05
+"""Ratio of height to width, as a multiple of that of other images, from which on theirs is another shape."""
 READ_ERRORS = (
     RuntimeError,
     OSError,
@@ -157,3 +161,23 @@ def is_deep(image: Image.Image) -> bool:
     modes = image.mode in {"I", "F"} or image.mode.startswith("I;16")
     # Pillow has no mode for color of 16 bits: it takes the upper 8, and says so only in its decoder's arguments
     return modes or (isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile) for tile in image.tile))
+
+
+def require_shape(size: Sequence[int], taught: Sequence[int], image: str | Path = "") -> None:
+    """Refuse an image over which a region of interest would be stretched, such as one that lies on its side.
+
+    Args:
+        size: Its height and width.
+        taught: Height and width of the images that the region is for.
+        image: The image.
+
+    Raises:
+        ValueError: If its shape is another.
+    """
+    if not 1 / STRETCHED <= size[0] * taught[1] / (size[1] * taught[0]) <= STRETCHED:
+        name = f"The image '{image}'" if image else "The image"
+        msg = (
+            f"{name} has {size[1]}x{size[0]} pixels, those with the region of interest {taught[1]}x{taught[0]}: the "
+            "region would lie elsewhere on the part; turn or crop the image as they are."
+        )
+        raise ValueError(msg)

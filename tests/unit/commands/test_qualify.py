@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anople_anomalib.anople import AnoPLe
 from anople_anomalib.commands.main import main
 from anople_anomalib.commands.qualify import find_pictures, read_trials
 from helpers.folders import write_category
@@ -76,16 +77,22 @@ def test_trials_make_an_agreement_study(checkpoint: Path, tmp_path: Path) -> Non
     assert "Agreement of trials" in (tmp_path / "study" / "study.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("exported", [False, pytest.param(True, marks=[pytest.mark.export, pytest.mark.slow])])
 def test_pictures_that_the_model_rests_on_are_refused(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], exported: bool
 ) -> None:
+    model = AnoPLe.load_from_checkpoint(checkpoint).to_onnx(tmp_path) if exported else checkpoint
     parts = write_parts(tmp_path / "parts", "good", "crack")
     shot = next((checkpoint.parent / "data").rglob("train/good/*.png"))
     for image in sorted((checkpoint.parent / "data").rglob("train/good/*.png")):
         shutil.copy(image, parts / "good" / f"renamed {image.name}")
     assert shot.is_file()
-    assert main(["qualify", str(parts), "--model", str(checkpoint), "--output", str(tmp_path / "study")]) == 1
+    assert main(["qualify", str(parts), "--model", str(model), "--output", str(tmp_path / "study")]) == 1
     assert "are shots or calibration images of this model, such as" in capsys.readouterr().err
+    if exported:
+        thresholds = ["threshold", "--model", str(model), "--images", str(parts / "good"), "--output", "x.onnx"]
+        assert main(thresholds) == 1
+        assert "is an exported model, for anople judge and qualify alone" in capsys.readouterr().err
 
 
 def test_a_copy_is_no_repeat(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,9 +28,9 @@ def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AnoPLe:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """An image larger than the tiles, with something bright outside of the region."""
-    pixels = np.random.default_rng(0).integers(90, 140, (150, 260, 3), dtype=np.uint8)
-    pixels[40:60, 220:250] = 255
+    """An image larger than the tiles and of the shots' shape, with something bright outside of the region."""
+    pixels = np.random.default_rng(0).integers(90, 140, (180, 220, 3), dtype=np.uint8)
+    pixels[40:60, 180:210] = 255
     path = tmp_path / "large.png"
     Image.fromarray(pixels).save(path)
     return path
@@ -56,6 +56,11 @@ def test_an_export_judges_tiles_and_region_as_the_engine_does(
     assert_close(found_map, expected.anomaly_map.squeeze(), atol=1e-4, rtol=0)
     assert_close(found_score, expected.pred_score.squeeze(), atol=1e-4, rtol=0)
     assert found_map[:, int(0.62 * found_map.shape[1]) :].max() < 1e-6  # outside of the region
+    turned = image.with_name("turned.png")
+    Image.open(image).transpose(Image.Transpose.ROTATE_90).save(turned)
+    actual = inferencer.predict(turned)
+    assert bool(np.isnan(torch.as_tensor(actual.pred_score)).all())
+    assert bool(torch.as_tensor(actual.pred_label).all())  # never good
 
 
 @pytest.mark.parametrize("arguments", [{"tiles": [1, 2]}, {"tiles": "auto"}, {"roi": LEFT}], ids=str)

@@ -33,6 +33,8 @@ def graph(tmp_path: Path) -> Path:
         [240, 240],
         None,
         None,
+        [],
+        None,
         {"a": "1"},
     )
     metadata_file(path).write_text(to_json(metadata), encoding="utf-8")

@@ -11,8 +11,11 @@ import torch
 from anomalib.data import Folder, ImageBatch, PredictDataset
 from PIL import Image
 from torch.testing import assert_close
+from torch.utils.data import DataLoader
 
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.data.watching import ImageList
+from anople_anomalib.deployment.table import ERROR, rows_of
 from anople_anomalib.tiles.tiling import Tiling
 from helpers.training import make_engine, make_model
 
@@ -147,3 +150,36 @@ def test_a_wrong_mask_is_refused_before_the_training(folder: Path) -> None:
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             make_engine(folder).fit(make_model(roi=folder / roi, **QUIET), datamodule=data(folder))
+
+
+@pytest.mark.parametrize("kind", ["polygon", "mask", "folder"])
+def test_a_turned_image_is_not_judged_by_a_stretched_region(folder: Path, kind: str) -> None:
+    inside = np.zeros(SIZE, bool)
+    inside[:, :200] = True
+    for name in ("left.png", *(f"regions/{number}.png" for number in range(3))):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(inside).save(folder / name)
+    roi = {"polygon": [[0, 0], [0.6, 0], [0.6, 1]], "mask": folder / "left.png", "folder": folder / "regions"}
+    model, message = make_model(roi=roi[kind], **QUIET), "has 220x300 pixels"
+    make_engine(folder).fit(model, datamodule=data(folder))
+    model.save_checkpoint(folder / "region.ckpt")
+    loaded = AnoPLe.load_from_checkpoint(folder / "region.ckpt", visualizer=False)
+    upright = Image.open(folder / "good" / "0.png")
+    (folder / "new").mkdir()
+    upright.save(folder / "new" / "0.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder / "new" / "1.png")
+    make_engine(folder / "judged").predict(loaded, dataloaders=[ImageList([folder / "new"])])
+    rows = rows_of(next((folder / "judged").rglob("predictions.jsonl")))
+    assert [row["verdict"] == ERROR for row in sorted(rows, key=lambda row: row["path"])] == [False, True]
+    assert message in " ".join(row["error"] for row in rows) or kind == "folder"
+    with pytest.raises(ValueError, match="pixels"):
+        make_engine(folder).predict(loaded, dataset=PredictDataset(folder / "new"))
+    if kind != "folder":
+        with pytest.raises(ValueError, match=message):
+            loaded.recompute_thresholds(folder / "new")
+        frame = DataLoader([torch.rand(3, 300, 220)], collate_fn=lambda b: ImageBatch(image=torch.stack(b)))
+        with pytest.raises(ValueError, match=message):
+            make_engine(folder).predict(loaded, dataloaders=frame)
+    (folder / "new" / "1.png").replace(folder / "good" / "2.png")
+    with pytest.raises(ValueError, match="pixels"):  # before the training, not after it
+        make_engine(folder).fit(make_model(roi=roi[kind], k_shot=2, **QUIET), datamodule=data(folder))
