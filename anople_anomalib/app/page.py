@@ -4,24 +4,35 @@
 """The page: Gradio's controls, each bound to an action."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import gradio as gr
 
+from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
 from anople_anomalib.presets import preset_names, read_preset
 from anople_anomalib.utils.palette import BLUE
 
-from . import drawing
-from . import intake as taking
-from .actions import FULL, RATES, SHORT, Actions, View, add_samples, allow, ask_samples, chosen, correct
-from .messages import message_of
-from .samples import SAMPLES
-from .session import OFFLINE
+from . import drawing, taking
+from .actions import (
+    FULL,
+    RATES,
+    SHORT,
+    Sessions,
+    View,
+    add_samples,
+    allow,
+    ask_samples,
+    chosen,
+    correct,
+    teach,
+    with_uploads,
+)
+from .session import OFFLINE, Session
 from .uploads import MAX_GOOD
 
 LOWEST = 1e-5
 """Where the threshold's slider ends; a threshold must be positive."""
-TITLE = "AnoPLe: show it good parts, then ask"
 CSS = """
 .anople-cards {list-style: none; padding: 0; display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr))}
@@ -40,14 +51,23 @@ CSS = """
 .anople-message {padding: .5rem .8rem; border-left: .3rem solid #0072B2; color: var(--body-text-color)}
 .anople-error {border-left-color: #D55E00; font-weight: 600}
 .anople-why {width: 100%; min-width: 40rem} .anople-scroll {overflow-x: auto}
-progress {width: 100%; height: 1.2rem; appearance: none; background: var(--border-color-primary); border: 0}
-progress::-webkit-progress-bar {background: var(--border-color-primary)}
-progress::-webkit-progress-value {background: #0072B2} progress::-moz-progress-bar {background: #0072B2}
 .anople-row {align-items: end}
 .or, .min_value, .max_value {color: var(--body-text-color) !important}
 :focus-visible {outline: 3px solid #E69F00 !important; outline-offset: 2px}
 """
 _HEAT_JS = "(v) => { document.documentElement.style.setProperty('--anople-heat', v); return v; }"
+_PROGRESS = gr.Progress()
+
+
+class Shown(NamedTuple):
+    """The components that show a session, in the order of :data:`View`."""
+
+    message: gr.HTML
+    good: gr.HTML
+    answers: gr.HTML
+    threshold: gr.Slider
+    choice: gr.Dropdown
+    commands: gr.Code
 
 
 def theme() -> gr.themes.Base:
@@ -58,79 +78,82 @@ def theme() -> gr.themes.Base:
     return base.set(**blue)
 
 
-def build_page(actions: Actions) -> gr.Blocks:
+def build_page(sessions: Sessions, uploads: Path) -> gr.Blocks:
     """Build the page.
 
     Args:
-        actions: What its controls do.
+        sessions: The sessions of all pages.
+        uploads: Folder that Gradio puts uploaded files in; they are removed as soon as they are taken in.
 
     Returns:
         The page, to be launched with :func:`theme` and :data:`CSS`.
     """
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    title = "AnoPLe: show it good parts, then ask"
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown("# Show it good parts, then ask")
-        message = gr.HTML(padding=False)
-        outputs = [message]
+        shown = Shown(
+            message=gr.HTML(padding=False),
+            good=gr.HTML(render=False),
+            answers=gr.HTML(padding=False, render=False),
+            threshold=gr.Slider(0, 1, value=0.5, step=LOWEST, label="Threshold", interactive=True, render=False),
+            choice=gr.Dropdown([], label="Image, worst first", render=False),
+            commands=gr.Code(
+                label="The command lines that do the same", interactive=False, wrap_lines=True, render=False
+            ),
+        )
         with gr.Tabs():
             with gr.Tab("1 Teach"):
-                teach = _teach_controls()
+                _teach_tab(sessions, uploads, shown)
             with gr.Tab("2 Ask"):
-                ask = _ask_controls()
+                _ask_tab(sessions, uploads, shown)
             with gr.Tab("3 Take away"):
-                taken = _take_controls()
-        outputs += [teach["good"], ask["answers"], ask["threshold"], ask["choice"], taken["commands"]]
-        _bind_teach(actions, teach, outputs)
-        _bind_ask(actions, ask, outputs)
-        for name, make in (("checkpoint", taking.checkpoint), ("openvino", taking.openvino), ("table", taking.table)):
-            taken[name].click(actions.take(make), None, [message, taken["file"]], api_name=name)
-        page.load(actions.handler(lambda _: ""), None, outputs, api_name=False)
-        page.unload(actions.close)
+                _take_tab(sessions, shown)
+        page.load(sessions.handler(lambda _: None), None, [*shown], api_name=False)
+        page.unload(sessions.close)
     return page
 
 
-def _teach_controls() -> dict[str, Any]:
-    """Lay out what teaching takes."""
-    kinds = ["image"]
-    controls: dict[str, Any] = {}
+def _teach_tab(sessions: Sessions, uploads: Path, shown: Shown) -> None:
+    """Lay out and bind the controls of teaching."""
+    handler, outputs = sessions.handler, [*shown]
+    add = handler(lambda session, files: with_uploads(session.add_good, files, uploads))
     with gr.Row():
         with gr.Column():
-            controls["files"] = gr.File(
-                label=f"Good images, 1 to {MAX_GOOD}", file_count="multiple", file_types=kinds, height=160
+            files = gr.File(
+                label=f"Good images, 1 to {MAX_GOOD}", file_count="multiple", file_types=["image"], height=160
             )
+            _bind_upload(files.upload, files, add, outputs, "add_good")
             with gr.Accordion("Camera", open=False):
-                controls["camera"] = gr.Image(label="Camera image", sources=["webcam"], type="filepath")
-                controls["shoot"] = gr.Button("Add this image")
+                camera = gr.Image(label="Camera image", sources=["webcam"], type="filepath")
+                _bind_upload(gr.Button("Add this image").click, camera, add, outputs)
             with gr.Row(elem_classes="anople-row"):
-                controls["sample"] = gr.Dropdown(list(SAMPLES), value=SAMPLES[0], label="Sample part", min_width=120)
-                controls["use"] = gr.Button("Use sample parts")
-            controls["good"] = gr.HTML()
-            controls["clear"] = gr.Button("Remove the good images")
+                sample = gr.Dropdown(list(CATEGORIES), value=CATEGORIES[0], label="Sample part", min_width=120)
+                use = gr.Button("Use sample parts")
+            shown.good.render()
+            clear = gr.Button("Remove the good images")
         with gr.Column():
-            controls["part"] = gr.Textbox("object", label="What the part is called", max_lines=1, max_length=60)
+            part = gr.Textbox("object", label="What the part is called", max_lines=1, max_length=60)
             choices = [(read_preset(name)["title"], name) for name in preset_names()]
-            controls["preset"] = gr.Radio(choices, value=OFFLINE, label="Preset")
-            controls["length"] = gr.Radio([SHORT, FULL], value=SHORT, label="Training")
+            preset = gr.Radio(choices, value=OFFLINE, label="Preset")
+            length = gr.Radio([SHORT, FULL], value=SHORT, label="Training")
             with gr.Row():
-                controls["train"] = gr.Button("Train", variant="primary")
-                controls["stop"] = gr.Button("Stop", variant="stop")
-            controls["progress"] = gr.HTML()
-    return controls
-
-
-def _bind_teach(actions: Actions, controls: dict[str, Any], outputs: list[Any]) -> None:
-    """Bind what teaching takes."""
-    files, camera, handler = controls["files"], controls["camera"], actions.handler
-    _bind_upload(files.upload, files, handler(actions.add_good), outputs, "add_good")
-    _bind_upload(controls["shoot"].click, camera, handler(actions.add_good), outputs)
-    controls["use"].click(handler(add_samples), controls["sample"], outputs, api_name="use_samples").then(
-        lambda part: part, controls["sample"], controls["part"], api_name=False
+                train, stop = gr.Button("Train", variant="primary"), gr.Button("Stop", variant="stop")
+            progress = gr.HTML(min_height=96)
+    use.click(handler(add_samples), sample, outputs, api_name="use_samples").then(
+        lambda name: name, sample, part, api_name=False
     )
-    controls["clear"].click(handler(lambda session: session.clear_good()), None, outputs, api_name="clear_good")
-    inputs = [controls["part"], controls["preset"], controls["length"]]
-    controls["train"].click(
-        actions.teach, inputs, [controls["progress"], *outputs], api_name="teach", concurrency_limit=None
+    clear.click(handler(Session.clear_good), None, outputs, api_name="clear_good")
+
+    def taught(request: gr.Request, part: str, preset: str, length: str, told: gr.Progress = _PROGRESS) -> View:
+        """Train in a function of which Gradio sees that it has progress; the session answers meanwhile."""
+        train = handler(lambda session: teach(session, part, preset, length == FULL, told), locked=False)
+        return (*train(request), "")
+
+    # Gradio's queue lets one run train at a time; a click forgets that an earlier one was stopped
+    train.click(handler(lambda session: session.stop.clear()), None, outputs, api_name=False).then(
+        taught, [part, preset, length], [*outputs, progress], api_name="teach", show_progress_on=progress
     )
-    controls["stop"].click(actions.stop, None, None, api_name="stop", queue=False)
+    stop.click(sessions.stop, None, None, api_name="stop", queue=False)
 
 
 def _bind_upload(
@@ -142,86 +165,73 @@ def _bind_upload(
 ) -> None:
     """Bind taking in what a control holds, which is emptied by it; what is dropped meanwhile waits its turn."""
 
-    def taken(request: gr.Request, files: Any) -> tuple[Any, ...]:
+    def taken(request: gr.Request, files: Any) -> View:
         """Take the files in and empty the control in one answer, so that none is sent twice."""
         return (*take(request, files), None)
 
     listen(taken, control, [*outputs, control], api_name=api, trigger_mode="multiple")
 
 
-def _ask_controls() -> dict[str, Any]:
-    """Lay out what asking and correcting take."""
-    controls: dict[str, Any] = {}
+def _ask_tab(sessions: Sessions, uploads: Path, shown: Shown) -> None:
+    """Lay out and bind the controls of asking, of the threshold and of correcting."""
+    handler, outputs = sessions.handler, [*shown]
+    ask = handler(lambda session, files: with_uploads(session.ask, files, uploads))
     with gr.Row():
-        controls["files"] = gr.File(label="Images to judge", file_count="multiple", file_types=["image"], height=197)
-        controls["folder"] = gr.File(label="A folder of images to judge", file_count="directory", height=197)
+        files = gr.File(label="Images to judge", file_count="multiple", file_types=["image"], height=197)
+        folder = gr.File(label="A folder of images to judge", file_count="directory", height=197)
         with gr.Column(min_width=160):
-            controls["sample"] = gr.Dropdown(list(SAMPLES), value=SAMPLES[0], label="Sample part to judge")
-            controls["use"] = gr.Button("Judge sample parts")
-            controls["clear"] = gr.Button("Remove the judged images")
+            sample = gr.Dropdown(list(CATEGORIES), value=CATEGORIES[0], label="Sample part to judge")
+            use, clear = gr.Button("Judge sample parts"), gr.Button("Remove the judged images")
     with gr.Row():
-        controls["threshold"] = gr.Slider(0, 1, value=0.5, step=LOWEST, label="Threshold", interactive=True)
-        controls["rate"] = gr.Dropdown(list(RATES), value=next(iter(RATES)), label="Threshold by allowed false alarms")
-        controls["heat"] = gr.Slider(0, 1, value=0.4, step=0.05, label="Opacity of the heat map")
+        shown.threshold.render()
+        rate = gr.Dropdown(list(RATES), value=next(iter(RATES)), label="Threshold by allowed false alarms")
+        heat = gr.Slider(0, 1, value=0.4, step=0.05, label="Opacity of the heat map")
     with gr.Row(elem_classes="anople-row"):
-        controls["choice"] = gr.Dropdown([], label="Image, worst first")
-        controls["good"] = gr.Button("This is good")
-        controls["undo"] = gr.Button("Undo")
-        controls["why"] = gr.Button("Why?")
-    controls["reason"] = gr.HTML(elem_classes="anople-scroll", padding=False)
-    controls["answers"] = gr.HTML(padding=False)
-    return controls
+        shown.choice.render()
+        good, undo, why = (gr.Button(text) for text in ("This is good", "Undo", "Why?"))
+    reason = gr.HTML(elem_classes="anople-scroll", padding=False)
+    shown.answers.render()
+    _bind_upload(files.upload, files, ask, outputs, "ask")
+    _bind_upload(folder.upload, folder, ask, outputs)
+    use.click(handler(ask_samples), sample, outputs, api_name="ask_samples")
+    clear.click(handler(Session.clear_answers), None, outputs, api_name="clear_answers")
+    _bind_threshold(sessions, shown)
+    rate.input(handler(allow), rate, outputs, api_name="allow_false_alarms")
+    heat.input(None, heat, heat, js=_HEAT_JS, api_name=False)
+    good.click(handler(correct), shown.choice, outputs, api_name="this_is_good")
+    undo.click(handler(Session.undo), None, outputs, api_name="undo")
+    explain = handler(
+        lambda session, choice: drawing.reason(session, chosen(session, choice)), lambda _, html: ("", html)
+    )
+    why.click(explain, shown.choice, [shown.message, reason], api_name="why")
 
 
-def _bind_ask(actions: Actions, controls: dict[str, Any], outputs: list[Any]) -> None:
-    """Bind what asking and correcting take."""
-    handler, choice = actions.handler, controls["choice"]
-    _bind_upload(controls["files"].upload, controls["files"], handler(actions.ask), outputs, "ask")
-    _bind_upload(controls["folder"].upload, controls["folder"], handler(actions.ask), outputs)
-    controls["use"].click(handler(ask_samples), controls["sample"], outputs, api_name="ask_samples")
-    controls["clear"].click(handler(lambda session: session.clear_answers()), None, outputs, api_name="clear_answers")
-    move = handler(lambda session, value: session.set_threshold(max(value, LOWEST)))
-    place = outputs.index(controls["threshold"])  # the one control that the hand is on
+def _bind_threshold(sessions: Sessions, shown: Shown) -> None:
+    """Bind the threshold's slider, which is itself not updated: the hand is on it."""
+    place = shown.index(shown.threshold)
+    move = sessions.handler(lambda session, value: session.set_threshold(max(value, LOWEST)))
 
-    def moved(request: gr.Request, value: float) -> tuple[Any, ...]:
-        """Set the threshold, and show all but the control that is being moved."""
-        shown = move(request, value)
-        return (*shown[:place], *shown[place + 1 :])
+    def moved(request: gr.Request, value: float) -> View:
+        """Set the threshold, and show all but the slider."""
+        values = move(request, value)
+        return (*values[:place], *values[place + 1 :])
 
-    controls["threshold"].input(
+    shown.threshold.input(
         moved,
-        controls["threshold"],
-        [*outputs[:place], *outputs[place + 1 :]],
+        shown.threshold,
+        [*shown[:place], *shown[place + 1 :]],
         api_name="set_threshold",
         trigger_mode="always_last",
         show_progress="hidden",
     )
-    controls["rate"].input(handler(allow), controls["rate"], outputs, api_name="allow_false_alarms")
-    controls["heat"].input(None, controls["heat"], controls["heat"], js=_HEAT_JS, api_name=False)
-    controls["good"].click(handler(correct), choice, outputs, api_name="this_is_good")
-    controls["undo"].click(handler(lambda session: session.undo()), None, outputs, api_name="undo")
-
-    def why(request: gr.Request, wanted: str) -> tuple[Any, Any]:
-        """Draw the reason of a verdict."""
-        try:
-            session = actions.session(request)
-            return "", drawing.reason(session, chosen(session, wanted))
-        except Exception as error:  # noqa: BLE001  # one message, whatever it is
-            return f'<p role="alert" class="anople-message anople-error">{message_of(error)}</p>', ""
-
-    controls["why"].click(why, choice, [outputs[0], controls["reason"]], api_name="why")
 
 
-def _take_controls() -> dict[str, Any]:
-    """Lay out what can be taken away."""
+def _take_tab(sessions: Sessions, shown: Shown) -> None:
+    """Lay out and bind the controls of taking away."""
     with gr.Row():
-        controls: dict[str, Any] = {
-            "checkpoint": gr.Button("Checkpoint"),
-            "openvino": gr.Button("OpenVINO model"),
-            "table": gr.Button("Table of verdicts (CSV)"),
-        }
-    controls["file"] = gr.File(label="File to download", interactive=False)
-    controls["commands"] = gr.Code(
-        label="The command lines that do the same", language=None, interactive=False, wrap_lines=True
-    )
-    return controls
+        buttons = [gr.Button(text) for text in ("Checkpoint", "OpenVINO model", "Table of verdicts (CSV)")]
+    file = gr.File(label="File to download", interactive=False)
+    shown.commands.render()
+    for button, make in zip(buttons, (taking.checkpoint, taking.openvino, taking.table), strict=True):
+        made = sessions.handler(make, lambda _, path: ("", str(path)))
+        button.click(made, None, [shown.message, file], api_name=make.__name__)

@@ -1,14 +1,13 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What one person does: teach, ask, move the threshold, correct, undo, take away. No user interface."""
+"""The session of one person: teach, ask, move the threshold, correct, undo. No user interface."""
 
 import shutil
 import tempfile
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from threading import Event, RLock
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data.image_reading import read_image
@@ -17,10 +16,8 @@ from anople_anomalib.presets import preset_names
 from anople_anomalib.visualization.explanation import Shot
 from anople_anomalib.visualization.samples import pixels_of
 
-from .judging import Answer, Thresholds, allowed, good_scores, judge
-from .messages import AppError
-from .training import TURNS, Progress, Turns, train
-from .uploads import MAX_ASKED, MAX_GOOD, Photo, take_in
+from .training import Answer, Progress, Report, Thresholds, allowed, good_scores, judge, train, unheard
+from .uploads import MAX_ASKED, MAX_GOOD, AppError, Photo, take_in
 
 OFFLINE = "offline"
 """The preset of the page, where none is chosen."""
@@ -28,16 +25,7 @@ SHORT_STEPS = 60
 """Steps of a short training run: those of one image in the paper's 60 epochs."""
 FULL_EPOCHS = 60
 """Epochs of the paper's training run."""
-
-
-class Memory(NamedTuple):
-    """What a correction changes, kept for undo."""
-
-    banks: list[MemoryBank]
-    corrected: list[Photo]
-    good: list[tuple[float, float]]
-    answers: list[Answer]
-    thresholds: Thresholds
+_State = tuple[list[Photo], list[tuple[float, float]], list[Answer], Thresholds]
 
 
 class Session:
@@ -46,24 +34,23 @@ class Session:
     Args:
         ckpt_path: Checkpoint of a trained model to start from.
         root: Folder to make the session's folder in; ``None`` for the system's temporary folder.
-        turns: Whose turn it is to train.
 
     Attributes:
         folder: The folder; :meth:`close` removes it.
-        part: What the part is called.
+        part: Name of the part.
         preset: Preset of the model.
         epochs: Epochs that the model was trained for.
         taught: The good images.
         corrected: The images that were said to be good.
-        answers: What the model says about the images that it was asked about.
+        answers: The model's answers on the images that it was asked about, worst first.
         good: Score and largest value of the map of every good image, judged by the memory of the others.
         thresholds: The present thresholds.
         progress: How far the present or the last training run is.
-        is_training: Whether a training run is not over.
+        stop: Set to end the training run after its present step, or before it begins.
         lock: Held by whoever changes the session.
     """
 
-    def __init__(self, ckpt_path: Path | None = None, root: Path | None = None, turns: Turns = TURNS) -> None:
+    def __init__(self, ckpt_path: Path | None = None, root: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="session-", dir=root))
         self.part, self.preset, self.epochs = "object", OFFLINE, 0
         self.taught: list[Photo] = []
@@ -71,10 +58,9 @@ class Session:
         self.answers: list[Answer] = []
         self.good: list[tuple[float, float]] = []
         self.thresholds = Thresholds(float("nan"), float("nan"))
-        self.progress = Progress()
-        self.is_training = False
-        self.lock = threading.RLock()
-        self._turns, self._undo, self._asked = turns, list[Memory](), 0
+        self.stop, self.lock = Event(), RLock()
+        self.progress = Progress(self.stop)
+        self._undo, self._asked = list[tuple[list[MemoryBank], _State]](), 0
         self._model: AnoPLe | None = None
         self._shown: list[Photo] = []  # the good images in the memory, in its order
         if ckpt_path is not None:
@@ -83,7 +69,7 @@ class Session:
 
     def close(self) -> None:
         """Stop what runs, and remove everything that was uploaded."""
-        self.progress.stop()
+        self.stop.set()
         self._model = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -104,17 +90,12 @@ class Session:
         """Whether there is a trained model."""
         return self._model is not None
 
-    # -------------------------------------------------------------------------------------------------- teach
-
     def add_good(self, files: Sequence[str | Path], names: Sequence[str] = ()) -> None:
-        """Add good images to teach from.
+        """Add good images to teach from, see :func:`take_in`.
 
         Args:
             files: The files.
             names: Names to show instead of the files' own.
-
-        Raises:
-            AppError: If they are refused; none is added then.
         """
         self.taught += take_in(files, self.folder / "good", MAX_GOOD, self.taught, names)
 
@@ -123,34 +104,34 @@ class Session:
         shutil.rmtree(self.folder / "good", ignore_errors=True)
         self.taught = []
 
-    def teach(self, part: str, preset: str = OFFLINE, full: bool = False) -> None:
-        """Train a model on the good images; :attr:`progress` tells how far it is, and stops it.
+    def teach(self, part: str, preset: str = OFFLINE, full: bool = False, report: Report = unheard) -> None:
+        """Train a model on the good images.
 
         Args:
-            part: What the part is called.
+            part: Name of the part.
             preset: Preset of the model.
             full: Whether for the paper's 60 epochs, else for as many steps as one image takes then.
+            report: Told every step.
 
         Raises:
-            AppError: If there is no image or no such preset, or a training run is not over.
+            AppError: If there is no image or no such preset, or it was stopped before it began.
         """
         if not self.taught:
             msg = "There is no good image yet: drop at least one."
-            raise AppError(msg)
-        if self.is_training:
-            msg = "A training run of yours is not over yet: wait, or stop it."
             raise AppError(msg)
         if preset not in preset_names():
             msg = f"There is no preset {preset!r}: choose one of {', '.join(preset_names())}."
             raise AppError(msg)
         part = " ".join(part.split())[:60] or "object"
         epochs = FULL_EPOCHS if full else max(1, round(SHORT_STEPS / len(self.taught)))
-        photos, self.progress = list(self.taught), Progress()
-        self.is_training = True
+        photos, self.progress = list(self.taught), Progress(self.stop, report)
         try:
-            model = train(self.folder, part, preset, epochs, self.progress, self._turns)
+            if self.stop.is_set():
+                msg = "Stopped before the training run began."
+                raise AppError(msg)
+            model = train(self.folder, part, preset, epochs, self.progress)
         finally:
-            self.is_training = False
+            self.stop.clear()
         with self.lock:
             self.part, self.preset, self.epochs = part, preset, epochs
             self._take(model, photos)
@@ -165,9 +146,7 @@ class Session:
         self._shown = list(photos)
         self.good = good_scores(model, photos)
         self.thresholds = Thresholds(float(processor.image_threshold), float(processor.pixel_threshold))
-        self.answers = [judge(model, answer.photo) for answer in self.answers]
-
-    # -------------------------------------------------------------------------------------------------- ask
+        self._judge(answer.photo for answer in self.answers)
 
     def ask(self, files: Sequence[str | Path], names: Sequence[str] = ()) -> None:
         """Judge images.
@@ -179,21 +158,21 @@ class Session:
         Raises:
             AppError: If there is no model, or an image is refused; none is judged then.
         """
-        model = self.model
-        taken = [answer.photo for answer in self.answers]
-        photos = take_in(files, self.folder / "asked" / str(self._asked), MAX_ASKED, taken, names)
+        _ = self.model
+        taken, folder = [answer.photo for answer in self.answers], self.folder / "asked" / str(self._asked)
+        photos = take_in(files, folder, MAX_ASKED, taken, names)
         self._asked += 1
-        self.answers += [judge(model, photo) for photo in photos]
+        self._judge(photos, self.answers)
+
+    def _judge(self, photos: Iterable[Photo], others: Sequence[Answer] = ()) -> None:
+        """Judge images, beside others' answers."""
+        answers = [*others, *(judge(self.model, photo) for photo in photos)]
+        self.answers = sorted(answers, key=lambda answer: -answer.score)
 
     def clear_answers(self) -> None:
         """Forget the images that were judged."""
         shutil.rmtree(self.folder / "asked", ignore_errors=True)
         self.answers, self._undo = [], []
-
-    @property
-    def sorted_answers(self) -> list[Answer]:
-        """The answers, worst first."""
-        return sorted(self.answers, key=lambda answer: -answer.score)
 
     def is_bad(self, answer: Answer) -> bool:
         """Return the verdict on an image by the present threshold."""
@@ -201,17 +180,14 @@ class Session:
 
     def shots(self) -> list[Shot]:
         """Return the images in the memory, in its order; empty for a model from a checkpoint."""
-        if not self._shown:
-            return []
-        return [Shot(photo.name, pixels_of(read_image(photo.path))) for photo in (*self._shown, *self.corrected)]
-
-    # -------------------------------------------------------------------------------------------------- threshold
+        photos = [*self._shown, *self.corrected] if self._shown else []
+        return [Shot(photo.name, pixels_of(read_image(photo.path))) for photo in photos]
 
     def set_threshold(self, value: float) -> None:
         """Move the threshold to a raw score; that of the pixels moves in proportion. Nothing is computed anew.
 
         Raises:
-            AppError: If it is not a positive number.
+            AppError: If it is not a positive number, or there is no model.
         """
         if not 0 < value < float("inf"):
             msg = f"A threshold must be a positive number, got {value}."
@@ -237,8 +213,6 @@ class Session:
         except ValueError as error:
             raise AppError(str(error)) from error
 
-    # -------------------------------------------------------------------------------------------------- correct
-
     def this_is_good(self, answer: Answer) -> None:
         """Add an image to the memory, and update the threshold and all answers.
 
@@ -248,19 +222,18 @@ class Session:
         if answer.photo in self.corrected:
             msg = f"'{answer.photo.name}' is in the memory already."
             raise AppError(msg)
-        model = self.model
         banks = [bank.twin() for bank in self._banks()]  # a memory that grows gets other tensors: these stay
-        before = Memory(banks, self.corrected, self.good, self.answers, self.thresholds)
-        model.extend_memory_bank(answer.photo.path)
+        before = banks, (self.corrected, self.good, self.answers, self.thresholds)
+        self.model.extend_memory_bank(answer.photo.path)
         self._undo.append(before)
         self.corrected = [*self.corrected, answer.photo]
         if self._shown:
-            self.good = good_scores(model, [*self._shown, *self.corrected])
+            self.good = good_scores(self.model, [*self._shown, *self.corrected])
             self.thresholds = allowed(self.good, None)
         else:  # of a checkpoint the good images are not known: this one as it was judged before, and never lower
             self.good = [*self.good, (answer.score, float(answer.heat.max()))]
             self.thresholds = Thresholds(*map(max, self.thresholds, allowed(self.good, None)))
-        self.answers = [judge(model, each.photo) for each in self.answers]
+        self._judge(each.photo for each in self.answers)
 
     def undo(self) -> None:
         """Take the last correction back.
@@ -271,15 +244,10 @@ class Session:
         if not self._undo:
             msg = "There is no correction to undo."
             raise AppError(msg)
-        before = self._undo.pop()
-        for bank, twin in zip(self._banks(), before.banks, strict=True):
+        banks, state = self._undo.pop()
+        for bank, twin in zip(self._banks(), banks, strict=True):
             bank.restore(twin)
-        _, self.corrected, self.good, self.answers, self.thresholds = before
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is a correction to undo."""
-        return bool(self._undo)
+        self.corrected, self.good, self.answers, self.thresholds = state
 
     def _banks(self) -> list[MemoryBank]:
         """Return the memories of the model."""

@@ -1,183 +1,169 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Training runs of the page: one at a time, in their order, each with its progress."""
+"""The model of a session: its training run, its raw scores and maps, and thresholds that move without a new pass."""
 
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
+from typing import NamedTuple, cast
 
-from anomalib.data import Folder
+import numpy as np
+import torch
+from anomalib.data import Folder, ImageBatch
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.config import TrainingConfig
+from anople_anomalib.data.image_reading import read_image
+from anople_anomalib.metrics.thresholds import Promise, good_threshold
+from anople_anomalib.tiles.large_images import ShotFeatures
+from anople_anomalib.training.held_out import HeldOutShots
+from anople_anomalib.training.shots import LoadedShots
+from anople_anomalib.utils.batches import images_of, joined
+from anople_anomalib.visualization.samples import load_images, transform_of
 
-from .messages import AppError
+from .uploads import Photo
+
+Report = Callable[[float, str], object]
+"""Told the share of a training run that is done, in [0, 1], and in words."""
 
 
-class Progress:
-    """How far a training run is; read by one thread while another one trains.
+def unheard(share: float, text: str) -> None:
+    """Report to nobody."""
+
+
+class Answer(NamedTuple):
+    """A model's answer on an image, before any threshold.
+
+    Attributes:
+        photo: The image.
+        score: Its raw score.
+        heat: Its raw anomaly map, shape ``(h, w)``, dtype float32.
+    """
+
+    photo: Photo
+    score: float
+    heat: np.ndarray
+
+
+class Thresholds(NamedTuple):
+    """Above which raw score an image, and above which raw value of the map a pixel, is anomalous."""
+
+    image: float
+    pixel: float
+
+
+class Progress(Callback):
+    """Tells how far a training run is, and ends it after the present step where that is asked for.
+
+    Args:
+        stop: Set by whoever wants it to end.
+        report: Told every step.
 
     Attributes:
         step: Steps that are done.
         steps: Steps of the whole run; 0 before it starts.
-        ahead: Runs of other people that come first.
-        stopped: Whether somebody has asked it to stop.
     """
 
-    def __init__(self) -> None:
-        self.step = self.steps = self.ahead = 0
-        self.stopped = False
-        self.started: float | None = None
-
-    def stop(self) -> None:
-        """Let the run end after the present step."""
-        self.stopped = True
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Seconds left at the pace so far; ``None`` before the first step."""
-        if self.started is None or self.step == 0:
-            return None
-        return (time.monotonic() - self.started) / self.step * (self.steps - self.step)
-
-    def __str__(self) -> str:
-        """Say it in words."""
-        if self.ahead:
-            return f"Waiting: {self.ahead} training run{'s' if self.ahead > 1 else ''} of others first."
-        if self.steps == 0:
-            return "Getting ready."
-        if self.step >= self.steps or self.stopped:
-            return f"Step {self.step} of {self.steps}: memory and threshold are being made."
-        left = self.seconds_left
-        return f"Step {self.step} of {self.steps}" + (f", {left:.0f} seconds left." if left is not None else ".")
-
-
-class Turns:
-    """A queue for what only one may do at a time."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Progress] = deque()
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def turn(self, progress: Progress) -> Iterator[None]:
-        """Wait for the turn, and have it within the block.
-
-        Args:
-            progress: Told how many are ahead; asked to stop, it leaves the queue.
-
-        Raises:
-            AppError: If it was stopped while waiting.
-        """
-        with self._changed:
-            self._waiting.append(progress)
-        try:
-            with self._changed:
-                while progress.ahead or self._waiting[0] is not progress:
-                    progress.ahead = self._waiting.index(progress)
-                    if progress.stopped:
-                        msg = "Stopped before the training run began."
-                        raise AppError(msg)
-                    if progress.ahead:
-                        self._changed.wait(0.2)
-            yield
-        finally:
-            with self._changed:
-                self._waiting.remove(progress)
-                self._changed.notify_all()
-
-
-TURNS = Turns()
-"""The turns of this process: it trains one model at a time."""
-
-
-class ProgressCallback(Callback):
-    """Tells a :class:`Progress` every step, and the trainer when to stop."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, stop: Event, report: Report = unheard) -> None:
+        self._report, self._stop = report, stop
+        self.step = self.steps = 0
+        self._started = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the number of steps."""
         del pl_module
-        self._progress.steps, self._progress.started = int(trainer.estimated_stepping_batches), time.monotonic()
+        self.steps, self._started = int(trainer.estimated_stepping_batches), time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, *args: object, **kwargs: object) -> None:
         """Note a step; stop if somebody has asked for it."""
         del args, kwargs
-        self._progress.step = trainer.global_step
-        if self._progress.stopped:
+        self.step = trainer.global_step
+        left = (time.monotonic() - self._started) / self.step * (self.steps - self.step)
+        text = f"{left:.0f} seconds left."
+        if self.step == self.steps or self._stop.is_set():
             trainer.should_stop = True
+            text = "memory and threshold are being made."
+        self._report(self.step / self.steps, f"Step {self.step} of {self.steps}, {text}")
 
 
-def train(folder: Path, name: str, preset: str, epochs: int, progress: Progress, turns: Turns = TURNS) -> AnoPLe:
-    """Train a model on the good images in ``folder / "good"``, when it is its turn.
+def train(folder: Path, name: str, preset: str, epochs: int, progress: Progress) -> AnoPLe:
+    """Train a model on the good images in ``folder / "good"``.
 
     Args:
         folder: Folder of the session.
-        name: What the part is called.
+        name: Name of the part.
         preset: Preset of the model.
         epochs: Number of epochs.
         progress: Told every step.
-        turns: Whose turn it is.
 
     Returns:
         The trained model; stopped early, one that has learnt up to there.
     """
-    with turns.turn(progress):
-        model = AnoPLe(preset, k_shot=None, training=TrainingConfig(epochs=epochs), visualizer=False)
-        datamodule = Folder(
-            name=name,
-            root=folder,
-            normal_dir="good",
-            test_split_mode="none",
-            val_split_mode="none",
-            num_workers=0,
-        )
-        engine = Engine(
-            callbacks=[ProgressCallback(progress)],
-            default_root_dir=folder / "results",
-            logger=False,
-            devices=1,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        engine.fit(model=model, datamodule=datamodule)
+    model = AnoPLe(preset, k_shot=None, training=TrainingConfig(epochs=epochs), visualizer=False)
+    datamodule = Folder(
+        name=name, root=folder, normal_dir="good", test_split_mode="none", val_split_mode="none", num_workers=0
+    )
+    engine = Engine(
+        callbacks=[progress],
+        default_root_dir=folder / "results",
+        logger=False,
+        devices=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    engine.fit(model=model, datamodule=datamodule)
     return model.cpu().eval()
 
 
-def in_background(work: Callable[[], object]) -> Callable[[], bool]:
-    """Run work in a thread of its own.
+@torch.no_grad()
+def judge(model: AnoPLe, photo: Photo) -> Answer:
+    """Predict one image as the engine does, without thresholds."""
+    image = read_image(photo.path).unsqueeze(0)
+    model.require_region("", image.shape[-2:])
+    prediction = model.model(transform_of(model)(image))
+    heat = prediction.anomaly_map.reshape(prediction.anomaly_map.shape[-2:])
+    return Answer(photo, float(prediction.pred_score), heat.cpu().numpy())
+
+
+@torch.no_grad()
+def good_scores(model: AnoPLe, photos: Sequence[Photo]) -> list[tuple[float, float]]:
+    """Judge good images as a training run does for its thresholds: each by the memory of the others.
 
     Args:
-        work: What to do.
+        model: A trained model.
+        photos: All good images that are in its memory.
 
     Returns:
-        A function that waits a moment and tells whether it is done; what the work raised, it raises.
+        Raw score and largest raw value of the map of every image.
     """
-    errors: list[BaseException] = []
+    if not photos:
+        return []
+    network, paths = model.model, [str(photo.path) for photo in photos]
+    shots = LoadedShots(ImageBatch(image=read_image(path).unsqueeze(0)) for path in paths)
+    shots.paths = paths
+    batch = load_images(model, paths)
+    features: ShotFeatures | None = None
+    if network.memory_bank is not None:
+        features = joined([network.shot_features(image) for image in images_of(batch).split(1)])
+    found = HeldOutShots(network, shots, features, transform_of(model)).predict(batch)
+    scores, maps = cast("torch.Tensor", found.pred_score), cast("torch.Tensor", found.anomaly_map)
+    return list(zip(scores.flatten().tolist(), maps.flatten(1).amax(dim=1).tolist(), strict=True))
 
-    def run() -> None:
-        """Work, and keep what is raised."""
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
-            errors.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+def allowed(good: Sequence[tuple[float, float]], rate: float | None) -> Thresholds:
+    """Return the thresholds of good images, or those that promise at most a share of false alarms.
 
-    def is_done(seconds: float = 0.3) -> bool:
-        """Wait a moment, and raise what was kept."""
-        thread.join(seconds)
-        if errors:
-            raise errors[0]
-        return not thread.is_alive()
+    Args:
+        good: Scores of good images as :func:`good_scores` returns them, at least one.
+        rate: Largest share of new good images above the thresholds, with 95 % confidence; ``None`` for the fence of
+            these.
 
-    return is_done
+    Raises:
+        ValueError: If there are too few good images for the promise; it says how many are missing.
+    """
+    promise = None if rate is None else Promise(rate)
+    return Thresholds(*(good_threshold(torch.tensor(values), promise) for values in zip(*good, strict=True)))

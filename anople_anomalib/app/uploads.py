@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What people upload: checked, and kept as plain PNG files in the folder of their session."""
+"""Images that people upload, kept as plain PNG files in the folder of their session; sample parts; errors they see."""
 
 import itertools
 import re
@@ -11,22 +11,24 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.image_reading import IMAGE_ERRORS, open_image
-
-from .messages import AppError
 
 MAX_GOOD = 16
 """Good images to teach from, at most."""
 MAX_ASKED = 200
 """Images of one session that are judged, at most."""
-MAX_BYTES = 20 * 2**20
-"""Size of an uploaded file, at most."""
 MAX_PIXELS = 50_000_000
 """Pixels of an image, at most: a small file may unpack to a huge one."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "MPO")
 """Formats that are decoded; Pillow knows many more."""
-_MB = 2**20
+_SAMPLE_SHOTS = (0, 4, 8, 11)  # of twelve overlapping tiles: four that share little
+_PATH = re.compile(r"(?P<address>https?://\S+)|(?:[A-Za-z]:)?(?:[\\/][^\\/'\"\s,;:()]+){2,}[\\/]?")
+
+
+class AppError(ValueError):
+    """An error with a message for the person in front of the page."""
 
 
 class Photo(NamedTuple):
@@ -68,20 +70,17 @@ def take_in(
         raise AppError(msg)
     folder.mkdir(parents=True, exist_ok=True)
     images = [_read(path) for path in paths]
-    kept = list[Photo]()
+    photos = list(taken)
     for wanted, image in zip(names or [path.name for path in paths], images, strict=True):
-        photos = [*taken, *kept]
         name = _other_name(safe_name(wanted), {photo.name for photo in photos})
-        file = folder / f"{len(photos):03}_{Path(name).stem}.png"
-        image.save(file)
-        kept.append(Photo(name, file))
-    return kept
+        photos.append(Photo(name, folder / f"{len(photos):03}_{Path(name).stem}.png"))
+        image.save(photos[-1].path)
+    return photos[len(taken) :]
 
 
 def safe_name(name: str) -> str:
     """Return a name of letters, digits, dots, hyphens and underscores that no program takes for anything else."""
-    plain = re.sub(r"[^\w.-]+", "_", Path(name).name).strip("._-")[-80:]
-    return plain or "image.png"
+    return re.sub(r"[^\w.-]+", "_", Path(name).name).strip("._-")[-80:] or "image.png"
 
 
 def _other_name(name: str, others: Collection[str]) -> str:
@@ -93,19 +92,45 @@ def _other_name(name: str, others: Collection[str]) -> str:
 
 def _read(path: Path) -> Image.Image:
     """Read an uploaded image."""
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        msg = f"'{path.name}' has {size / _MB:.0f} MB: at most {MAX_BYTES // _MB}."
-        raise AppError(msg)
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-        if width * height > MAX_PIXELS:
-            msg = f"'{path.name}' has {width} x {height} pixels: at most {MAX_PIXELS // 10**6} million."
-            raise AppError(msg)
-        return open_image(path).convert("RGB")
-    except AppError:
-        raise
+        if width * height <= MAX_PIXELS:
+            return open_image(path).convert("RGB")
     except IMAGE_ERRORS as error:
         msg = f"'{path.name}' is no image that can be read, or it is damaged: repair it or leave it out."
         raise AppError(msg) from error
+    msg = f"'{path.name}' has {width} x {height} pixels: at most {MAX_PIXELS // 10**6} million."
+    raise AppError(msg)
+
+
+def sample_shots(part: str) -> list[Path]:
+    """Return four good images of a sample part."""
+    files = sorted(_sample_folder(part).glob("train/good/*.png"))
+    return [files[number] for number in _SAMPLE_SHOTS]
+
+
+def samples_to_ask(part: str) -> list[Path]:
+    """Return three further good images of a sample part, and one of each kind of defect."""
+    kinds = {folder.name: sorted(folder.iterdir()) for folder in sorted(_sample_folder(part).glob("test/*"))}
+    return [*kinds.pop("good")[:3], *(files[0] for files in kinds.values())]
+
+
+def sample_name(path: Path) -> str:
+    """Return the kind of a sample part (``good`` or the defect) and its number."""
+    return f"{path.parent.name}_{path.name}"
+
+
+def _sample_folder(part: str) -> Path:
+    samples = SampleTextures(category=part)
+    samples.prepare_data()
+    return Path(samples.root) / part
+
+
+def without_paths(text: str) -> str:
+    """Leave only the last name of every absolute path in a text; addresses of the web stay.
+
+    Returns:
+        ``"The image '/tmp/x/a.png' ..."`` becomes ``"The image 'a.png' ..."``.
+    """
+    return _PATH.sub(lambda found: found["address"] or Path(found[0].replace("\\", "/")).name, text)

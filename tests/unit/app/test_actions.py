@@ -10,8 +10,11 @@ import pytest
 
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install '.[app]'")
 
-from anople_anomalib.app.actions import with_uploads
-from anople_anomalib.app.messages import AppError
+import gradio as gr
+
+from anople_anomalib.app.actions import Sessions, allow, with_uploads
+from anople_anomalib.app.session import Session
+from anople_anomalib.app.uploads import AppError
 
 
 def test_uploads_are_taken_once_and_removed(tmp_path: Path) -> None:
@@ -48,3 +51,31 @@ def test_no_file_is_said(tmp_path: Path) -> None:
     given: list[Sequence[Path]] = []
     with_uploads(given.append, None, tmp_path)
     assert given == [[]]  # whoever takes them says that there is none
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (AppError("Choose an image first."), "Choose an image first."),
+        (RuntimeError("No file '/home/me/secret/a.png'."), "No file &#x27;a.png&#x27;."),
+        (KeyError("x"), "Something went wrong inside (KeyError): the log of anople page says more."),
+    ],
+)
+def test_an_error_is_one_message_and_leaves_the_rest_as_it_is(tmp_path: Path, error: Exception, words: str) -> None:
+    def fail(session: Session) -> None:
+        assert session.folder.parent == tmp_path
+        raise error
+
+    sessions = Sessions(tmp_path)
+    message, *others = sessions.handler(fail)(gr.Request(session_hash="one"))
+    assert message == f'<p role="alert" class="anople-message anople-error">{words}</p>'
+    assert others == [gr.skip()] * 5
+    sessions.close_all()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_threshold_comes_with_the_good_images_above_it(tmp_path: Path) -> None:
+    session = Session(root=tmp_path)
+    session.good = [(float(score), float(score)) for score in range(1, 47)]
+    assert allow(session, "10 %").startswith("Good images above the threshold: 1 of 46 (2.17 %; at most 9.9")
+    session.close()

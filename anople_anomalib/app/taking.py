@@ -1,0 +1,121 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a person takes away: checkpoint, OpenVINO model, table of verdicts, and the commands that do the same."""
+
+import shlex
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+from PIL import Image
+
+from anople_anomalib.anople import AnoPLe
+from anople_anomalib.deployment.table import TableWriter, regions_of, verdict_of
+
+from .session import Session
+from .training import Answer
+from .uploads import AppError, safe_name
+
+
+def checkpoint(session: Session) -> Path:
+    """Write the model with its present memory and thresholds as a checkpoint of anomalib.
+
+    Raises:
+        AppError: If there is no model.
+    """
+    path = _place(session, ".ckpt")
+    _with_thresholds(session).save_checkpoint(path)
+    return path
+
+
+def openvino(session: Session) -> Path:
+    """Write the model for OpenVINO, as a ZIP file.
+
+    Raises:
+        AppError: If there is no model, or OpenVINO is not installed.
+    """
+    model, root = _with_thresholds(session), session.folder / "export"
+    if find_spec("openvino") is None:
+        msg = 'The export needs OpenVINO: pip install "anople-anomalib[export]".'
+        raise AppError(msg)
+    shutil.rmtree(root, ignore_errors=True)
+    written = Path(model.to_openvino(root))
+    return Path(shutil.make_archive(str(_place(session, "_openvino")), "zip", written.parent))
+
+
+def table(session: Session) -> Path:
+    """Write the verdicts as the table that ``anomalib predict`` writes, worst first.
+
+    Raises:
+        AppError: If nothing was asked.
+    """
+    if not session.answers:
+        msg = "There are no verdicts yet: ask about an image first."
+        raise AppError(msg)
+    place = _place(session, "_verdicts")
+    with TableWriter(place.parent, place.name) as writer:
+        writer.write(_row(session, answer) for answer in session.answers)
+    return writer.csv_path
+
+
+def _row(session: Session, answer: Answer) -> dict[str, object]:
+    """Return a row of the table."""
+    image, pixel = session.thresholds
+    with Image.open(answer.photo.path) as file:
+        regions = regions_of(answer.heat > pixel, answer.heat, file.size)
+    return {
+        "path": answer.photo.name,
+        "category": session.part,
+        "verdict": verdict_of(session.is_bad(answer), answer.score),
+        "score": answer.score,
+        "normalized_score": answer.score / (answer.score + image),
+        "threshold": image,
+        "regions": regions,
+        "error": "",
+    }
+
+
+def _with_thresholds(session: Session) -> AnoPLe:
+    session.model.set_thresholds(*session.thresholds)
+    return session.model
+
+
+def _place(session: Session, end: str) -> Path:
+    """Return where something to take away is written."""
+    folder = session.folder / "taken"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{safe_name(session.part)}{end}"
+
+
+def commands(session: Session) -> str:
+    """Return the command lines that do the same, with the folders left for the reader to fill in.
+
+    Raises:
+        AppError: If there is no model.
+    """
+    _ = session.model
+    lines = []
+    if session.epochs:
+        lines = [
+            "# GOOD: the folder of the good images",
+            (
+                f"anomalib train --model AnoPLe --model.preset {session.preset} --model.k_shot null "
+                f"--model.training.epochs {session.epochs} --data Folder --data.name {shlex.quote(session.part)} "
+                "--data.root . --data.normal_dir GOOD --data.val_split_mode none"
+            ),
+        ]
+    lines.append("# model.ckpt: the checkpoint of that run, or the one from this page")
+    if session.corrected:
+        lines += [
+            "# CORRECTED: the folder of the images that were said to be good",
+            "anople learn-more CORRECTED --model model.ckpt --output model.ckpt",
+        ]
+    values = "--image_threshold {:.6g} --pixel_threshold {:.6g}".format(*session.thresholds)
+    lines += [
+        f"anople threshold --model model.ckpt --output final.ckpt {values}",
+        "# NEW: the folder of the images to judge",
+        "anople judge NEW --model final.ckpt",
+        "anople export --model final.ckpt --type openvino",
+    ]
+    return "\n".join(lines)
