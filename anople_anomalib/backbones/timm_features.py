@@ -196,7 +196,7 @@ def _resolve_layers(name: str, layers: Sequence[int] | None, sizes: Mapping[str,
 
 
 def _inner(model: nn.Module) -> Iterable[nn.Module]:
-    """Return the modules after the first one that computes something: a transformer's patches come from a convolution."""
+    """Return the modules after the first that computes something: a transformer's patches come from a convolution."""
     leaves = [module for module in model.modules() if not list(module.children())]
     return leaves[2:]
 
