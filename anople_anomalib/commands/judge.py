@@ -34,6 +34,7 @@ def add_shared_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="checkpoint of anople teach or anomalib train")
     parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of the rows and pictures")
     parser.add_argument("--pictures", type=bool, default=True, help="whether heat maps are drawn")
+    parser.add_argument("--signal", type=str, nargs="+", default=[], help="addresses that get every row")
     parser.add_argument("--look", type=bool | None, default=None, help="whether doubtful parts get the verdict LOOK")
     parser.add_argument("--white", type=float | None, default=None, help="white of images of 16 bits, 4095 for 12")
     parser.add_argument("--megapixels", type=float, default=MEGAPIXELS, help="largest image that is opened")
@@ -46,7 +47,7 @@ def run(options: Namespace) -> int:
     if options.model.suffix in EXPORTED:  # without torch, and without pictures
         from anople_anomalib.deployment.runtime import write_verdicts
 
-        return write_verdicts(options.images, options.model, options.output)
+        return write_verdicts(options.images, options.model, options.output, options.signal)
     from anople_anomalib.data.watching import ImageList
 
     images = ImageList(options.images, options.white)

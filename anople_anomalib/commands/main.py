@@ -12,17 +12,19 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from . import compare, convert, export, judge, learn_more, page, qualify, report, teach, threshold, watch
+from . import check, compare, convert, export, judge, learn_more, page, qualify, report, serve, teach, threshold, watch
 from .terminal import ERROR, INTERRUPTED, USAGE, Parser, UsageError, quieten, say_error, wants_everything
 
 COMMANDS = {
     "teach": teach,
     "judge": judge,
     "watch": watch,
+    "serve": serve,
     "threshold": threshold,
     "qualify": qualify,
     "learn-more": learn_more,
     "export": export,
+    "check": check,
     "page": page,
     "compare": compare,
     "report": report,

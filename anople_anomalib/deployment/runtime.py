@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from PIL import Image, ImageOps
 from anople_anomalib.utils.files import EXPORTED, READ_ERRORS, all_endings, is_deep, is_hidden, require_shape
 
 from .metadata import ExportMetadata, read_metadata
+from .outbox import delivered
 from .table import COLUMNS, ERROR, TableWriter, line_of, regions_of, stamped, summary, verdict_of
 
 FINE, UNJUDGED = 0, 3
@@ -139,25 +140,27 @@ def judge(paths: Iterable[str | Path], model: str | Path | ExportedModel) -> Ite
         yield stamped(row)
 
 
-def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path) -> int:
+def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path, signals: Iterable[str] = ()) -> int:
     """Judge images, print a line each and write a row each to ``predictions.csv`` and ``predictions.jsonl``.
 
     Args:
         images: Files, and folders with everything below them.
         model: File of the exported model.
         output: Folder of the rows.
+        signals: Addresses that get every row, see :mod:`.signals`.
 
     Returns:
         An exit code.
 
     Raises:
         FileNotFoundError: As :func:`judge`.
-        ValueError: As :func:`judge`.
+        ValueError: As :func:`judge`, or if an address is none.
     """
     exported, images = ExportedModel(model), image_files(images)
-    with TableWriter(output) as table:
+    with delivered(output, signals) as deliver, TableWriter(output) as table:
         for row in judge(images, exported):
             table.write([row])
+            deliver(row)
             print(line_of(row), flush=True)
     print(summary(table))
     return UNJUDGED if table.counts[ERROR] else FINE
@@ -187,16 +190,20 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     return found
 
 
-def read_pixels(path: str | Path) -> NDArray[np.uint8]:
+def read_pixels(file: str | Path | IO[bytes]) -> NDArray[np.uint8]:
     """Read an image upright and in color, shape ``(H, W, 3)``.
+
+    Args:
+        file: Its path, or an open file.
 
     Raises:
         OSError: If it cannot be read.
         ValueError: If it has more than 8 bits per channel, of which Pillow would cut the most important ones off.
     """
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         if is_deep(image):
-            msg = f"The image '{path}' has more than 8 bits per channel: convert it by anople convert."
+            name = f" '{file}'" if isinstance(file, str | Path) else ""
+            msg = f"The image{name} has more than 8 bits per channel: convert it by anople convert."
             raise ValueError(msg)
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
@@ -238,9 +245,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", type=Path, help="folders, with everything below them, or files")
     parser.add_argument("--model", type=Path, required=True, help="exported model, a file .onnx or .xml")
     parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of the rows")
+    parser.add_argument("--signal", nargs="+", default=[], help="addresses that get every row")
     options = parser.parse_args(arguments)
     try:
-        return write_verdicts(options.images, options.model, options.output)
+        return write_verdicts(options.images, options.model, options.output, options.signal)
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

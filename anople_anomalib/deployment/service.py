@@ -1,0 +1,178 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A service in the plant's own network that judges images by an exported model, without torch.
+
+One image is judged at a time, by all cores; a bounded number waits. Bytes and pixels of an image are limited before it
+is decoded, so that no request can fill the memory.
+"""
+
+import asyncio
+import hmac
+import io
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from PIL import Image
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from anople_anomalib.utils.files import READ_ERRORS
+from anople_anomalib.utils.version import __version__
+
+from .runtime import ExportedModel, read_pixels
+from .table import COLUMNS, ERROR, stamped
+
+_TOO_LARGE, _UNREADABLE, _BUSY, _UNKNOWN = 413, 422, 429, 401
+
+
+class Judge:
+    """One model, one thread that judges, and a bounded number of images that wait for it.
+
+    Args:
+        model: The exported model.
+        waiting: Number of images that may wait while one is judged.
+        megapixels: Largest image.
+        deliver: Called with every row, in the order of the verdicts.
+    """
+
+    def __init__(
+        self, model: ExportedModel, waiting: int, megapixels: float, deliver: Callable[[dict[str, Any]], None] | None
+    ) -> None:
+        self.model, self._deliver = model, deliver
+        self._room, self._pixels = waiting + 1, megapixels * 1e6
+        self._inside = 0
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self.registry = CollectorRegistry()
+        self._verdicts = Counter("anople_verdicts", "Verdicts by kind", ["verdict"], registry=self.registry)
+        self._refused = Counter("anople_refused", "Images refused while the queue was full", registry=self.registry)
+        self._seconds = Histogram("anople_seconds", "Seconds from request to verdict", registry=self.registry)
+        Gauge("anople_waiting", "Images waiting or judged", registry=self.registry).set_function(lambda: self._inside)
+
+    async def judge(self, name: str, content: bytes) -> dict[str, Any]:
+        """Judge an image.
+
+        Args:
+            name: Name of the image, for its row.
+            content: The file.
+
+        Returns:
+            Its row; one that cannot be read has the verdict ``"ERROR"``.
+
+        Raises:
+            HTTPException: If too many images wait.
+        """
+        if self._inside >= self._room:
+            self._refused.inc()
+            raise HTTPException(_BUSY, "Too many images are waiting: send this one again.", {"Retry-After": "1"})
+        self._inside += 1
+        started = time.perf_counter()
+        try:
+            row = await asyncio.get_running_loop().run_in_executor(self._thread, self._row, name, content, started)
+        finally:
+            self._inside -= 1
+        self._seconds.observe(time.perf_counter() - started)
+        return row
+
+    def close(self) -> None:
+        """Finish the images that wait."""
+        self._thread.shutdown(wait=True)
+
+    def _row(self, name: str, content: bytes, started: float) -> dict[str, Any]:
+        """Return the row of an image, which is delivered before it is answered."""
+        names = self.model.metadata.class_names
+        row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "path": name, "category": names[0] if len(names) == 1 else ""}
+        row |= {"regions": [], "bytes": len(content)}
+        try:
+            with Image.open(io.BytesIO(content)) as image:  # the head alone
+                width, height = image.size
+            if width * height > self._pixels:
+                error = f"The image has {width}x{height} pixels, more than the {self._pixels / 1e6:g} million allowed."
+                row |= {"verdict": ERROR, "error": error}
+            else:
+                row |= self.model.judge(read_pixels(io.BytesIO(content)))
+        except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:
+            row |= {"verdict": ERROR, "error": " ".join(str(error).split()) or type(error).__name__}
+        row["regions"] = [region._asdict() for region in row["regions"]]
+        row |= {"model": self.model.metadata.model_id, "seconds": round(time.perf_counter() - started, 4)}
+        row = stamped(row)
+        if self._deliver is not None:
+            self._deliver(row)
+        self._verdicts.labels(row["verdict"]).inc()
+        return row
+
+
+def make_service(
+    model: ExportedModel,
+    *,
+    token: str = "",
+    waiting: int = 16,
+    megabytes: float = 32,
+    megapixels: float = 100,
+    deliver: Callable[[dict[str, Any]], None] | None = None,
+) -> FastAPI:
+    """Make the service.
+
+    Args:
+        model: The exported model.
+        token: Bearer token that a request must have; empty for none.
+        waiting: Number of images that may wait while one is judged; more are answered by 429.
+        megabytes: Largest file of an image.
+        megapixels: Largest image.
+        deliver: Called with every row, in the order of the verdicts.
+
+    Returns:
+        The application, for uvicorn.
+    """
+    judge = Judge(model, waiting, megapixels, deliver)
+
+    @asynccontextmanager
+    async def lifespan(_service: FastAPI) -> AsyncIterator[None]:
+        """Finish what waits before the service ends."""
+        yield
+        judge.close()
+
+    def known(request: Request) -> None:
+        """Refuse a request without the token."""
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token and not hmac.compare_digest(given.encode(), token.encode()):
+            raise HTTPException(_UNKNOWN, "Send the service's token: Authorization: Bearer TOKEN.")
+
+    description = "Judges images of parts: OK, NOT OK, LOOK, or ERROR where there is no verdict."
+    service = FastAPI(title="anople", version=__version__, description=description, lifespan=lifespan)
+    guarded = [Depends(known)]
+
+    image_body = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"format": "binary"}}}}}
+
+    @service.post("/judge", dependencies=guarded, openapi_extra=image_body)
+    async def judge_image(request: Request, name: str = "") -> JSONResponse:
+        """Judge the image in the body of the request: verdict, score, threshold, regions, model id."""
+        content = bytearray()
+        async for block in request.stream():
+            content += block
+            if len(content) > megabytes * 1e6:
+                raise HTTPException(_TOO_LARGE, f"The image has more than {megabytes:g} megabytes.")
+        row = await judge.judge(name, bytes(content))
+        return JSONResponse(row, _UNREADABLE if row["verdict"] == ERROR else 200)
+
+    @service.get("/health")
+    async def health() -> dict[str, str]:
+        """Say that the service runs."""
+        return {"status": "ok", "version": __version__}
+
+    @service.get("/model", dependencies=guarded)
+    async def model_description() -> dict[str, Any]:
+        """Describe the model: thresholds, sizes, names, versions."""
+        return asdict(model.metadata)
+
+    @service.get("/metrics", dependencies=guarded)
+    async def metrics() -> Response:
+        """Count verdicts, refusals and seconds, for Prometheus."""
+        return Response(generate_latest(judge.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return service

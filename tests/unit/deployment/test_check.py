@@ -1,0 +1,82 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""An export is compared with its checkpoint, and not kept where verdicts differ."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from anople_anomalib.anople import AnoPLe
+from anople_anomalib.commands.main import main
+from helpers.graphs import brightness_model
+from helpers.training import train_model
+
+pytestmark = [pytest.mark.export, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a trained model."""
+    folder = tmp_path_factory.mktemp("training")
+    train_model(root, folder).save_checkpoint(folder / "model.ckpt")
+    return folder / "model.ckpt"
+
+
+@pytest.fixture(scope="module")
+def photos(root: Path) -> Path:
+    """Good and defective images."""
+    return next(root.rglob("test"))
+
+
+def test_an_export_is_compared_when_it_is_written_and_on_the_users_images(
+    checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert main(["export", "--model", str(checkpoint), "--type", "onnx", "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "Export and checkpoint agree on 8 images" in said
+    file = Path(said.splitlines()[-1])
+    assert file.is_file()
+    assert main(["check", str(file), "--model", str(checkpoint), "--images", str(photos)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["images"] == len(list(photos.rglob("*.png")))
+    assert found["largest_relative_score_difference"] < 1e-4
+    assert found["verdicts_that_differ"] == {}
+    assert found["milliseconds_export"] > 0
+
+
+def test_an_export_that_judges_otherwise_is_told(
+    checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = brightness_model(tmp_path, gain=100.0)
+    assert main(["check", str(other), "--model", str(checkpoint), "--images", str(photos)]) == 4
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdicts_that_differ"]
+    assert all(pair == ["OK", "NOT OK"] for pair in found["verdicts_that_differ"].values())
+
+
+def test_an_export_that_judges_otherwise_is_not_kept(
+    checkpoint: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(AnoPLe, "to_onnx", lambda _self, folder, **_: brightness_model(Path(folder), gain=100.0))
+    arguments = ["export", "--model", str(checkpoint), "--type", "onnx", "--images", str(photos)]
+    assert main([*arguments, "--output", str(tmp_path / "exported")]) == 1
+    assert "NOT OK, its checkpoint OK: it was not kept" in capsys.readouterr().err
+    assert not list((tmp_path / "exported").rglob("*.onnx"))
+
+
+def test_images_that_cannot_be_judged_are_no_comparison(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = brightness_model(tmp_path / "graph")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    arguments = ["check", str(graph), "--model", str(checkpoint), "--images", str(tmp_path / "broken.png")]
+    assert main(arguments) == 1
+    assert "None of the 1 images could be judged" in capsys.readouterr().err
