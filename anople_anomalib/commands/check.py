@@ -56,7 +56,7 @@ def compare(checkpoint: Path, export: Path, images: Sequence[Path]) -> dict[str,
     from anople_anomalib.data.watching import ImageList
     from anople_anomalib.deployment.runtime import image_files
     from anople_anomalib.deployment.runtime import judge as judge_by_export
-    from anople_anomalib.deployment.table import ERROR, rows_of
+    from anople_anomalib.deployment.table import rows_of
 
     files = image_files(images)
     exported = {row["path"]: row for row in judge_by_export(files, export)}
@@ -64,7 +64,7 @@ def compare(checkpoint: Path, export: Path, images: Sequence[Path]) -> dict[str,
         options = Namespace(model=checkpoint, output=Path(folder), pictures=False, look=None, accelerator="cpu")
         judge(load(options), ImageList(files, None), options)
         rows = rows_of(Path(folder) / "predictions.jsonl")
-    judged = [row for row in rows if row["verdict"] != ERROR and exported[row["path"]]["verdict"] != ERROR]
+    judged = [row for row in rows if row["score"] is not None and exported[row["path"]]["score"] is not None]
     if not judged:
         msg = f"None of the {len(files)} images could be judged by both: give images of the parts (--images)."
         raise ValueError(msg)
@@ -84,10 +84,13 @@ def compare(checkpoint: Path, export: Path, images: Sequence[Path]) -> dict[str,
 
 
 @contextmanager
-def example_images() -> Iterator[Path]:
+def example_images(shape: Sequence[int] | None = None) -> Iterator[Path]:
     """Yield a folder of images to compare an export by where the user gives none: clouds of several sizes and colors.
 
     They are no parts, so that they say how far the numbers of two runtimes are apart, and no more.
+
+    Args:
+        shape: Height and width, where only one shape is judged.
     """
     import numpy as np
     from PIL import Image
@@ -96,6 +99,8 @@ def example_images() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(_EXAMPLES):
             cells = random.integers(0, 256, (4 + 3 * number, 5 + 2 * number, 3), dtype=np.uint8)
-            size = (200 + 60 * number, 260 + 40 * number)
-            Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC).save(Path(folder) / f"{number}.png")
+            height, width = shape or (260 + 40 * number, 200 + 60 * number)
+            Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC).save(
+                Path(folder) / f"{number}.png"
+            )
         yield Path(folder)

@@ -58,7 +58,10 @@ def _compared(options: Namespace, file: Path) -> str:
     Raises:
         ValueError: If a verdict differs.
     """
-    with nullcontext(options.images) if options.images else example_images() as images:
+    from anople_anomalib.deployment.metadata import read_metadata
+
+    shape = read_metadata(file).roi_shape
+    with nullcontext(options.images) if options.images else example_images(shape) as images:
         found = compare(options.model, file, [images])
     if found["verdicts_that_differ"]:
         path, (expected, other) = next(iter(found["verdicts_that_differ"].items()))

@@ -140,6 +140,12 @@ def judge(paths: Iterable[str | Path], model: str | Path | ExportedModel) -> Ite
         yield stamped(row)
 
 
+def message_of(row: Mapping[str, Any], model: ExportedModel) -> dict[str, Any]:
+    """Return a row as plain data for a receiver of signals, with the model's id."""
+    regions = [region._asdict() for region in row["regions"]]
+    return {**row, "regions": regions, "model": model.metadata.model_id}
+
+
 def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path, signals: Iterable[str] = ()) -> int:
     """Judge images, print a line each and write a row each to ``predictions.csv`` and ``predictions.jsonl``.
 
@@ -160,7 +166,7 @@ def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path
     with delivered(output, signals) as deliver, TableWriter(output) as table:
         for row in judge(images, exported):
             table.write([row])
-            deliver(row)
+            deliver(message_of(row, exported))
             print(line_of(row), flush=True)
     print(summary(table))
     return UNJUDGED if table.counts[ERROR] else FINE

@@ -25,7 +25,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from anople_anomalib.utils.files import READ_ERRORS
 from anople_anomalib.utils.version import __version__
 
-from .runtime import ExportedModel, read_pixels
+from .runtime import ExportedModel, message_of, read_pixels
 from .table import COLUMNS, ERROR, stamped
 
 _TOO_LARGE, _UNREADABLE, _BUSY, _UNKNOWN = 413, 422, 429, 401
@@ -98,9 +98,8 @@ class Judge:
                 row |= self.model.judge(read_pixels(io.BytesIO(content)))
         except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:
             row |= {"verdict": ERROR, "error": " ".join(str(error).split()) or type(error).__name__}
-        row["regions"] = [region._asdict() for region in row["regions"]]
-        row |= {"model": self.model.metadata.model_id, "seconds": round(time.perf_counter() - started, 4)}
-        row = stamped(row)
+        row["seconds"] = round(time.perf_counter() - started, 4)
+        row = message_of(stamped(row), self.model)
         if self._deliver is not None:
             self._deliver(row)
         self._verdicts.labels(row["verdict"]).inc()

@@ -59,6 +59,8 @@ def brightness_model(folder: Path, gain: float = 1.0) -> Path:
         class_names=["lamp"],
         image_size=[8, 8],
         input_size=None,
+        roi_shape=None,
+        known_images=[],
         compression=None,
         versions={},
     )

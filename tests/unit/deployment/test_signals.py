@@ -322,5 +322,7 @@ def test_judged_images_are_delivered(tmp_path: Path, service: Service, capsys: p
         ("240.png", "NOT OK"),
         ("broken.png", "ERROR"),
     ]
+    assert service.rows[1]["regions"] == [{"box": [0, 0, 12, 10], "peak": pytest.approx(240 / 255), "area": 120}]
+    assert service.rows[1]["model"] == "brightness"
     assert main([*arguments, "--signal", "plant"]) == 1
     assert "A signal goes to" in capsys.readouterr().err
