@@ -141,6 +141,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         super().__init__(exact_pre_processor(pre_processor), post_processor, evaluator, visualizer)
         self.model, self.simulator = model, simulator
         self.epochs, self.training_seed = settings["training"]["epochs"], settings["training"]["seed"]
+        self.stop_early = settings["training"]["stop_early"]
         self.loss = AnoPLeLoss(settings["training"]["alignment"])
         self.weights = loaded.weights
         self.class_names: list[str] = []

@@ -104,6 +104,8 @@ class TrainingConfig(OptionGroup):
 
     Args:
         epochs: Number of epochs where the trainer is given none.
+        stop_early: Whether teaching ends where prompts and decoder add nothing to the memories on defects simulated on
+            the shots, looked at after 1, 2, 4, 8 ... epochs; both are left out then. For the weighted fusion.
         prompt_lr: Learning rate of the prompts.
         decoder_lr: Learning rate of the decoder.
         decoder: ``"plain"`` for the paper's, ``"residual"`` for one that refines CLIP's own projection of the patch
@@ -125,6 +127,7 @@ class TrainingConfig(OptionGroup):
     """
 
     epochs: int | None = _option(integer(1))
+    stop_early: bool | None = _option(FLAG)
     prompt_lr: float | None = _option(RATE)
     decoder_lr: float | None = _option(RATE)
     decoder: str | None = _option(choice(*DECODERS))

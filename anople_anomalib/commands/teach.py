@@ -128,6 +128,8 @@ def _teach(options: Namespace, name: str, output: Path) -> None:
         engine = Engine(accelerator=options.accelerator, default_root_dir=folder, **quiet_trainer())
         engine.fit(model, datamodule=data)
         model.save_checkpoint(output)
+    if model.teaching:
+        print(model.teaching)
     threshold = float(model.require_thresholds().image_threshold)
     print(f"{output}: image threshold {threshold:.4g}. To judge parts: anople judge FOLDER --model {output}")
 

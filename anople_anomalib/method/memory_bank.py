@@ -5,6 +5,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from anomalib.models.components.base.dynamic_buffer import DynamicBufferMixin
@@ -15,6 +16,18 @@ from typing_extensions import Self
 from .coreset import choose_coreset
 
 _ROWS, _QUERIES = 4096, 1024  # of the bank, of the images: compared at once, which bounds the memory of a query
+
+
+class BankFeatures(NamedTuple):
+    """Patch features of normal images for a bank.
+
+    Attributes:
+        features: Shape ``(B, n, width)``.
+        inside: Which of them belong in the bank, shape ``(B, n)``, dtype bool; ``None`` for all.
+    """
+
+    features: torch.Tensor
+    inside: torch.Tensor | None
 
 
 class MemoryBank(DynamicBufferMixin, nn.Module):

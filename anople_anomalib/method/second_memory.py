@@ -10,9 +10,10 @@ from torch import nn
 from torchvision.transforms.v2 import functional as tv_functional
 
 from anople_anomalib.backbones.timm_features import MemoryBackbone
+from anople_anomalib.utils.batches import joined
 from anople_anomalib.utils.transforms import resize
 
-from .memory_bank import ScaledMemoryBank
+from .memory_bank import BankFeatures, ScaledMemoryBank
 from .subspace import SubspaceMemoryBank
 from .turns import NUM_TURNS, patches_inside, turn_image, turns_of
 
@@ -86,7 +87,7 @@ class SecondMemory(nn.Module):
         """
         return self.backbone(images)
 
-    def shot_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def shot_features(self, images: torch.Tensor) -> BankFeatures:
         """Encode normal images for the bank, in all :attr:`copies`.
 
         Of a turned copy the bank keeps the quarter of the patches that are farthest from the upright image, as much of
@@ -96,20 +97,29 @@ class SecondMemory(nn.Module):
             images: As for :meth:`features`.
 
         Returns:
-            Patch features of shape ``(B, t n, width)`` for t copies, and which of them belong in the bank, shape
-            ``(B, t n)``; ``None`` for all.
+            Patch features of shape ``(B, t n, width)`` for t copies, and which of them belong in the bank.
         """
-        upright = self.features(images)
-        if self.copies == 1:
-            return upright, None
-        images = resize(images, self.backbone.image_size)
-        turned = [self.features(turn_image(images, turn)) for turn in self._kept_turns[1:]]
-        novel = [
-            torch.stack([self._novel(*pair, turn) for pair in zip(copy, upright, strict=True)])
-            for copy, turn in zip(turned, self._kept_turns[1:], strict=True)
-        ]
-        whole = torch.ones(upright.shape[:2], dtype=torch.bool, device=upright.device)
-        return torch.cat([upright, *turned], dim=1), torch.cat([whole, *novel], dim=1)
+        return joined([self._all_copies(TurnedCopies(self, [image]), 0) for image in images.split(1)])
+
+    def encode_shots(self, images: Sequence[torch.Tensor]) -> list[BankFeatures]:
+        """Choose the turns by :meth:`choose_turns` and encode the shots by :meth:`shot_features`, each copy once.
+
+        Args:
+            images: All shots, each as for :meth:`features`, shape ``(1, 3, H, W)``.
+        """
+        copies = TurnedCopies(self, images)
+        self.choose_turns(copies)
+        return [self._all_copies(copies, number) for number in range(len(images))]
+
+    def _all_copies(self, copies: "TurnedCopies", number: int) -> BankFeatures:
+        """Return what the bank keeps of one shot."""
+        turns = self._kept_turns
+        upright, *turned = (copies(number, turn) for turn in turns)
+        if not turned:
+            return BankFeatures(upright, None)
+        novel = [self._novel(copy[0], upright[0], turn) for copy, turn in zip(turned, turns[1:], strict=True)]
+        inside = torch.cat([torch.ones_like(novel[0]), *novel])
+        return BankFeatures(torch.cat([upright, *turned], dim=1), inside.unsqueeze(0))
 
     def _novel(self, copy: torch.Tensor, upright: torch.Tensor, turn: int) -> torch.Tensor:
         """Return which patches of a turned copy belong in the bank, of shape ``(n,)``; both have ``(n, width)``."""
@@ -130,7 +140,7 @@ class SecondMemory(nn.Module):
     def _kept_turns(self) -> list[int]:
         return torch.nonzero(self.turns).flatten().tolist()
 
-    def choose_turns(self, images: Sequence[torch.Tensor] = ()) -> None:
+    def choose_turns(self, shots: "TurnedCopies | None" = None) -> None:
         """Decide in which turns the shots are to be in the bank, whichever were before: a run may be resumed otherwise.
 
         Where they are not asked for, the shots choose. Parts lie at any angle if copies of one shot, turned by every 30
@@ -140,71 +150,95 @@ class SecondMemory(nn.Module):
         parts that stand upright less than it gives to the others. Only what the shots tell counts as :attr:`lying`.
 
         Args:
-            images: All shots, each as for :meth:`features`, shape ``(1, 3, H, W)``.
+            shots: All shots; ``None`` where they are not asked.
         """
         lying = chosen = [0] if self.asked_turns == AUTO else turns_of(self.asked_turns)
-        if self.asked_turns == AUTO and images:
-            images = [resize(image, self.backbone.image_size) for image in images]
+        if self.asked_turns == AUTO and shots is not None:
             any_angle = turns_of(_ANY_ANGLE)
-            if self.unexplained(images[:_COMPARED], any_angle) <= _EXPLAINED:
+            if self.unexplained(shots, any_angle) <= _EXPLAINED:
                 lying = any_angle
             else:
                 table = turns_of("right_angles")
-                ratios = torch.cat([self.compare_turns(image) for image in images]).mean(dim=0).tolist()
-                lying = [turn for turn, ratio in zip(table, ratios, strict=True) if turn == 0 or ratio <= _LIKE]
-            chosen = any_angle if len(images) == 1 else lying
+                ratios = torch.stack([self.compare_turns(shots, number) for number in range(len(shots))])
+                means = ratios.mean(dim=0).tolist()
+                lying = [turn for turn, ratio in zip(table, means, strict=True) if turn == 0 or ratio <= _LIKE]
+            chosen = any_angle if len(shots) == 1 else lying
         self.turns.copy_(_flags(chosen))
         self.lying.copy_(_flags(lying))
 
-    def unexplained(self, images: Sequence[torch.Tensor], turns: Sequence[int]) -> float:
+    def unexplained(self, shots: "TurnedCopies", turns: Sequence[int]) -> float:
         """Measure which share of the distance between two shots is left if one of them may be turned.
 
         Args:
-            images: Shots of the backbone's size, shape ``(1, 3, h, w)`` each.
+            shots: Shots, of which the first few are compared.
             turns: Turns of the table, upright first.
 
         Returns:
             Mean distance to the nearest of the turned patches by that to the nearest of the upright ones, over all
             ordered pairs of shots; 1 for a single shot.
         """
-        if len(images) == 1:
+        if len(shots) == 1:
             return 1.0
-        upright = [self.features(image) for image in images]
+        upright = [shots(number, 0) for number in range(min(len(shots), _COMPARED))]
         plain, turned = 0.0, 0.0
-        for number, image in enumerate(images):
+        for number, own in enumerate(upright):
             others = torch.cat(upright[:number] + upright[number + 1 :])
             bank = ScaledMemoryBank(self.backbone.width, self.backbone.grid).to(others)
-            bank.build(upright[number])
+            bank.build(own)
             plain += float(bank(others).mean())
             for turn in turns[1:]:
-                copy = self.features(turn_image(image, turn))
-                bank.extend(copy, inside=patches_inside(turn, self.backbone.grid, copy.device))
+                bank.extend(shots(number, turn), inside=patches_inside(turn, self.backbone.grid, own.device))
             turned += float(bank(others).mean())
         return turned / max(plain, torch.finfo(torch.float32).tiny)
 
-    def compare_turns(self, images: torch.Tensor) -> torch.Tensor:
+    def compare_turns(self, shots: "TurnedCopies", number: int) -> torch.Tensor:
         """Measure how much farther the copies of a shot, turned by right angles, are from it than slightly moved ones.
 
         About 1 for a turn that could be of another normal part: all of them for an even texture, none but a mirror
         image for what stands upright.
 
         Args:
-            images: As for :meth:`features`.
+            shots: The shots.
+            number: Number of the shot.
 
         Returns:
-            Ratio of the mean distances, a turned copy's to those of the moved ones, shape ``(B, 8)``; 0 for the first,
+            Ratio of the mean distances, a turned copy's to those of the moved ones, shape ``(8,)``; 0 for the first,
             which is the shot itself.
         """
-        ratios = []
-        for image in resize(images, self.backbone.image_size).split(1):
-            bank = ScaledMemoryBank(self.backbone.width, self.backbone.grid).to(image)
-            bank.build(self.features(image))
-            turned, moved = (
-                torch.stack([bank(self.features(copy)).mean() for copy in copies])
-                for copies in ([turn_image(image, turn) for turn in turns_of("right_angles")], _moved(image))
-            )
-            ratios.append(turned / moved.mean().clamp_min(torch.finfo(moved.dtype).eps))
-        return torch.stack(ratios)
+        upright = shots(number, 0)
+        bank = ScaledMemoryBank(self.backbone.width, self.backbone.grid).to(upright)
+        bank.build(upright)
+        turned = torch.stack([bank(shots(number, turn)).mean() for turn in turns_of("right_angles")])
+        moved = torch.stack([bank(self.features(copy)).mean() for copy in _moved(shots.images[number])])
+        return turned / moved.mean().clamp_min(torch.finfo(moved.dtype).eps)
+
+
+class TurnedCopies:
+    """Features of turned copies of shots, encoded when they are first asked for, and kept.
+
+    Args:
+        memory: The memory.
+        images: Shots, each as for :meth:`SecondMemory.features`, shape ``(1, 3, H, W)``.
+
+    Attributes:
+        images: The shots in the size that the backbone sees.
+    """
+
+    def __init__(self, memory: SecondMemory, images: Sequence[torch.Tensor]) -> None:
+        self._features, self._originals = memory.features, images
+        self.images = [resize(image, memory.backbone.image_size) for image in images]
+        self._kept: dict[tuple[int, int], torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        """Return the number of shots."""
+        return len(self.images)
+
+    def __call__(self, number: int, turn: int) -> torch.Tensor:
+        """Return the features of a copy of one shot, shape ``(1, n, width)``."""
+        if (number, turn) not in self._kept:
+            image = turn_image(self.images[number], turn) if turn else self._originals[number]
+            self._kept[number, turn] = self._features(image)
+        return self._kept[number, turn]
 
 
 def _flags(turns: Sequence[int]) -> torch.Tensor:

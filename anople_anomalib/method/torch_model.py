@@ -239,16 +239,16 @@ class AnoPLeModel(LargeImages):
     def first_memory_map(self, visual: VisualFeatures, bank: MemoryBank | None = None) -> torch.Tensor:
         """Compute the map of the prompted CLIP's memory (13), by another bank if one is given."""
         distances = require_memory(self.memory_bank if bank is None else bank)(require_memory(visual.memory_features))
-        return self._resized_map(distances, self.clip.visual.grid)
+        return self.resized_map(distances, self.clip.visual.grid)
 
     def second_memory_map(self, visual: VisualFeatures, bank: MemoryBank | None = None) -> torch.Tensor | None:
         """Compute the map of the second memory, by another bank if one is given; ``None`` without one."""
         if self.second_memory is None:
             return None
         distances = (self.second_memory.memory_bank if bank is None else bank)(require_memory(visual.second_features))
-        return self._resized_map(distances, self.second_memory.backbone.grid)
+        return self.resized_map(distances, self.second_memory.backbone.grid)
 
-    def _resized_map(self, distances: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    def resized_map(self, distances: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Resize distances of shape ``(B, n)`` to a map of shape ``(B, h, w)``."""
         distances = rearrange(distances, "b (h w) -> b 1 h w", h=grid[0], w=grid[1])
         return F.interpolate(distances, size=self.image_size, mode="bilinear", align_corners=False).squeeze(1)
@@ -263,14 +263,19 @@ class AnoPLeModel(LargeImages):
         Returns:
             What the maps and the score are computed from.
         """
-        second = None if self.second_memory is None else self.second_memory.features(images)
+        visual = self.encode_by_clip(images, view)
+        if self.second_memory is None:
+            return visual
+        return visual._replace(second_features=self.second_memory.features(images))
+
+    def encode_by_clip(self, images: torch.Tensor, view: int = -1) -> VisualFeatures:
+        """Encode whole images as :meth:`encode_whole` does, without the second backbone."""
         if not is_size(images.shape[-2:], self.image_size):
             images = resize_exactly(images, self.image_size)
         signal: torch.Tensor | None = self.prompt_learner.view_signal
         if signal is not None:
             signal = signal[view].expand(images.shape[0], -1)  # len() would fix the batch of an export
-        visual = self.clip.visual(images, self.prompt_learner().visual, signal, self.memory_layers)
-        return visual._replace(second_features=second)
+        return self.clip.visual(images, self.prompt_learner().visual, signal, self.memory_layers)
 
     def _local_features(self, visual: VisualFeatures) -> torch.Tensor:
         """Compute D(z), shape ``(B, D, h, w)``."""

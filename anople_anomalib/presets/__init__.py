@@ -114,6 +114,11 @@ def resolve(
         **{name: values[name] | options for name, options in given.items()},
     }
     _settle_memory(settings["memory"], given["memory"], whole=whole)
+    if settings["training"]["stop_early"] and settings["memory"]["fusion"] != "weighted":
+        if given["training"].get("stop_early"):
+            msg = "training.stop_early weighs the parts: leave it out, or give memory.fusion weighted."
+            raise ValueError(msg)
+        settings["training"]["stop_early"] = False
     return settings
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from anople_anomalib.backbones.outputs import VisualFeatures
 from anople_anomalib.method.fusion import PaperFusion, top_mean
-from anople_anomalib.method.memory_bank import MemoryBank
+from anople_anomalib.method.memory_bank import BankFeatures, MemoryBank
 from anople_anomalib.method.second_memory import SecondMemory, larger_size
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.views import double
@@ -170,22 +170,30 @@ class LargeImages(nn.Module):
         Returns:
             The patch features of both memories, and which of them are in the region.
         """
+        first = self.first_features(images, regions)
+        if self.second_memory is None:
+            return ShotFeatures(first.features, None, first.inside, None)
+        second = self.second_features(images, regions)
+        return ShotFeatures(first.features, second.features, first.inside, second.inside)
+
+    @torch.no_grad()
+    def first_features(self, images: torch.Tensor, regions: torch.Tensor | None = None) -> BankFeatures:
+        """Compute what the prompted CLIP's memory keeps of normal images, see :meth:`shot_features`."""
         images, regions = self._within(images, regions)
-        encoded = [self.encode_whole(tiles) for tiles in self._at_once(self.tiling.cut(images, self.tile_size))]
-        first = torch.cat([require_memory(visual.memory_features) for visual in encoded])
-        second, second_inside = None, None
-        if self.second_memory is not None:
-            second_inside = self._patches_inside(regions, self.second_memory.backbone.grid)
-            if self.second_memory.copies > 1:  # never where there are tiles or a region
-                second, second_inside = self.second_memory.shot_features(images)
-            else:
-                second = torch.cat([require_memory(visual.second_features) for visual in encoded])
-        return ShotFeatures(
-            first=self._by_image(first),
-            second=None if second is None else self._by_image(second),
-            first_inside=self._patches_inside(regions, self.patch_grid),
-            second_inside=second_inside,
-        )
+        tiles = self._at_once(self.tiling.cut(images, self.tile_size))
+        features = torch.cat([require_memory(self.encode_by_clip(some).memory_features) for some in tiles])
+        return BankFeatures(self._by_image(features), self._patches_inside(regions, self.patch_grid))
+
+    @torch.no_grad()
+    def second_features(self, images: torch.Tensor, regions: torch.Tensor | None = None) -> BankFeatures:
+        """Compute what the second memory keeps of normal images, see :meth:`shot_features`."""
+        memory = require_memory(self.second_memory)
+        images, regions = self._within(images, regions)
+        if memory.copies > 1:  # never where there are tiles or a region
+            return memory.shot_features(images)
+        tiles = self._at_once(self.tiling.cut(images, self.tile_size))
+        features = torch.cat([memory.features(some) for some in tiles])
+        return BankFeatures(self._by_image(features), self._patches_inside(regions, memory.backbone.grid))
 
     def training_images(
         self, images: torch.Tensor, regions: torch.Tensor | None = None
@@ -263,7 +271,7 @@ class LargeImages(nn.Module):
         second: torch.Tensor | None = None
         if self.second_memory is not None:
             second = self._second_map(self.second_memory, require_memory(parts.second_features), banks)
-        return self.fusion.memory(self.tiling.merge(self._resized_map(first, self.patch_grid)), second)
+        return self.fusion.memory(self.tiling.merge(self.resized_map(first, self.patch_grid)), second)
 
     def _second_map(
         self, memory: SecondMemory, features: torch.Tensor, banks: Sequence[MemoryBank] | None
@@ -272,7 +280,7 @@ class LargeImages(nn.Module):
         features = self._by_image(features)  # of all tiles together: the place in the image counts
         bank = memory.memory_bank if banks is None else banks[-1]
         distances = bank(features).reshape(-1, features.shape[1] // self.tiling.number)
-        return self.tiling.merge(self._resized_map(distances, memory.backbone.grid))
+        return self.tiling.merge(self.resized_map(distances, memory.backbone.grid))
 
     def _score(
         self, probability: torch.Tensor | None, anomaly_map: torch.Tensor, inside: torch.Tensor | None
@@ -304,6 +312,10 @@ class LargeImages(nn.Module):
         """Encode images, each of which is a whole to the model: tiles, where there are any."""
 
     @abstractmethod
+    def encode_by_clip(self, images: torch.Tensor, view: int = -1) -> VisualFeatures:
+        """Encode them by the prompted CLIP alone."""
+
+    @abstractmethod
     def abnormal_probability(self, visual: VisualFeatures) -> torch.Tensor:
         """Compute p_hat of equation (8)."""
 
@@ -312,5 +324,5 @@ class LargeImages(nn.Module):
         """Compute M_hat."""
 
     @abstractmethod
-    def _resized_map(self, distances: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    def resized_map(self, distances: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Resize distances of patches to a map."""

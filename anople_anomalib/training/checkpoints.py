@@ -44,6 +44,7 @@ class CheckpointHooks(Finalization):
     drawn_samples: dict[str, list[str]]
     roi_folder: str | None
     roi_shape: list[int] | None
+    teaching: str
     _resumed_from: str | None = None
     _accepted: Mapping[str, Any] | None = None  # weights that were checked and are loaded next
 
@@ -64,6 +65,7 @@ class CheckpointHooks(Finalization):
             "roi": self.hparams["roi"],
             "roi_folder": self.roi_folder,
             "roi_shape": self.roi_shape,
+            "teaching": self.teaching,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -83,6 +85,7 @@ class CheckpointHooks(Finalization):
         if trainer is None or trainer.state.fn != TrainerFn.FITTING:  # a resumed run ends with its own texts and shots
             self.class_names, self.drawn_samples = metadata["class_names"], metadata["drawn_samples"]
         self.roi_folder, self.roi_shape = roi_folder, metadata.get("roi_shape")
+        self.teaching = str(metadata.get("teaching", ""))
         self._adopt(tiling)
         self._accepted = checkpoint["state_dict"]
 

@@ -42,10 +42,10 @@ class Finalization(LightningModule, ABC):
 
     def on_validation_start(self) -> None:
         """Finalize the model before the validation that ends a training run."""
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            self.finalize()
-        else:
+        if self.trainer.state.fn != TrainerFn.FITTING:
             self.require_training()
+        elif self.trainer.sanity_checking or not self.is_finalized:
+            self.finalize()
 
     def on_train_epoch_end(self) -> None:
         """Finalize the model after the last epoch where there was no validation."""

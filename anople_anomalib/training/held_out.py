@@ -15,11 +15,14 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv_functional
 
+from anople_anomalib.method.fusion_weights import draw
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
-from anople_anomalib.method.trial_images import view_of
+from anople_anomalib.method.turns import turn_image
 from anople_anomalib.tiles.large_images import ShotFeatures
 
 from .copies import parts_of, thumbnail
@@ -27,6 +30,41 @@ from .shots import Shots
 
 VIEWS = 12
 """Views of all shots together, where a shot has no other to be compared with."""
+_MARGIN = 1 / 8  # of the side: what is drawn from outside of the image by a rotation is its mirror image
+
+
+def view_of(
+    image: torch.Tensor, size: tuple[int, int], turns: Sequence[int], generator: torch.Generator
+) -> torch.Tensor:
+    """Show a shot as another normal part might look: a little turned, shifted, brighter or darker.
+
+    Args:
+        image: Shape ``(1, 3, H, W)``, values in [0, 1].
+        size: Height h and width w of the view.
+        turns: Turns of :mod:`anople_anomalib.method.turns` in which parts may lie, one of which is drawn. ``[0]`` for
+            parts that lie upright: a mirrored one is a defect then.
+        generator: Source of randomness, on the CPU.
+
+    Returns:
+        Shape ``(1, 3, h, w)``, values in [0, 1].
+    """
+    turn = turns[int(torch.randint(len(turns), (), generator=generator))]
+    view = tv_functional.resize(
+        turn_image(image, turn), list(size), interpolation=InterpolationMode.BICUBIC, antialias=True
+    ).clamp(0, 1)
+    pad = [int(_MARGIN * side) for side in (size[1], size[1], size[0], size[0])]
+    shift = [int(draw(generator, -0.05, 0.05) * side) for side in (size[1], size[0])]
+    view = tv_functional.affine(
+        F.pad(view, pad, mode="reflect"),
+        angle=draw(generator, -10, 10),
+        translate=shift,
+        scale=draw(generator, 1.0, 1.1),
+        shear=[0.0],
+        interpolation=InterpolationMode.BILINEAR,
+    )
+    view = tv_functional.center_crop(view, list(size))
+    mean = view.mean()
+    return ((view - mean) * draw(generator, 0.9, 1.1) + mean * draw(generator, 0.9, 1.1)).clamp(0, 1)
 
 
 def without_shot(
@@ -121,7 +159,7 @@ class HeldOutShots:
     Args:
         model: The trained model, with its memory.
         shots: The shots.
-        features: What the memory banks were built from, see :func:`.memory.fill_memory`; ``None`` without a memory.
+        features: What the memory banks were built from, see :meth:`.memory.ShotMemory.fill`; ``None`` without a memory.
         transform: What the pre-processor does to an image.
     """
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from anomalib.data import Batch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
@@ -21,11 +22,14 @@ from anople_anomalib.utils.files import require_shape
 
 from .checkpoints import CheckpointHooks
 from .held_out import HeldOutShots
-from .memory import fill_memory
-from .run import TrainerArguments
+from .memory import ShotMemory
+from .run import TrainerArguments, training_ends
 from .shots import LoadedShots, TrainingShots
 
 logger = logging.getLogger(__name__)
+
+MIN_GAIN = 0.005
+"""AUROC that each look must add to the one before, the first to the memories alone: less is not told from chance."""
 
 
 class FewShotTraining(CheckpointHooks):
@@ -47,6 +51,9 @@ class FewShotTraining(CheckpointHooks):
         drawn_samples: File names of the shots, by category.
         shots: The shots during a training run on a datamodule, else ``None``.
         held_out: Their predictions by the memory of the others, where they are validated on, else ``None``.
+        shot_memory: How the memories are filled during a training run, else ``None``.
+        stop_early: Whether teaching ends where prompts and decoder gain nothing, see :meth:`on_train_batch_end`.
+        teaching: The sentence on an early end of teaching; empty where there was none.
     """
 
     model: AnoPLeModel
@@ -55,6 +62,9 @@ class FewShotTraining(CheckpointHooks):
     drawn_samples: dict[str, list[str]]
     shots: TrainingShots | LoadedShots | None = None
     held_out: HeldOutShots | None = None
+    shot_memory: ShotMemory | None = None
+    stop_early: bool
+    teaching: str = ""
     roi_folder: str | None = None
     roi_shape: list[int] | None = None
     epochs: int
@@ -75,6 +85,29 @@ class FewShotTraining(CheckpointHooks):
         """Arguments for the trainer: the default number of epochs, which gives way to the user's."""
         return TrainerArguments(self.epochs)
 
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
+        """After 1, 2, 4, 8 ... epochs, end teaching where it adds nothing more on views of the shots.
+
+        The look is :meth:`finalize`: it fills the memories and weighs the parts, so that prompts and decoder that gain
+        nothing have weight 0 from then on. No image but the shots is looked at.
+        """
+        done = self.trainer.current_epoch + 1
+        if self.stop_early and self.trainer.is_last_batch and done.bit_count() == 1 and not training_ends(self.trainer):
+            before = 0.0 if self.shot_memory is None else self.shot_memory.gain
+            self.finalize()
+            gain = 0.0 if self.shot_memory is None else self.shot_memory.gain
+            if gain - before < MIN_GAIN:
+                self.trainer.should_stop = True
+                added = "more of it adds nothing" if gain > 0 else "prompts and decoder add nothing, and have no weight"
+                self.teaching = f"Teaching ended after {done} epochs: on simulated defects of the shots, {added}."
+        super().on_train_batch_end(outputs, batch, batch_idx)
+
+    def on_train_end(self) -> None:
+        """Say why teaching ended early, if it did."""
+        super().on_train_end()
+        if self.teaching:
+            logger.info(self.teaching)
+
     def on_test_end(self) -> None:
         """Log where the images of the test are."""
         self._log_image_folder()
@@ -94,10 +127,12 @@ class FewShotTraining(CheckpointHooks):
         features: ShotFeatures | None = None
         if self.model.memory_bank is not None:
             shots = shots or LoadedShots(cast("Iterable[Batch]", self.trainer.train_dataloader))
-            paths = shots.paths
-            features = fill_memory(
-                self.model, shots, transform, lambda number: self.regions_of(paths[number : number + 1])
-            )
+            if self.shot_memory is None:
+                paths = shots.paths
+                self.shot_memory = ShotMemory(
+                    self.model, shots, transform, lambda number: self.regions_of(paths[number : number + 1])
+                )
+            features = self.shot_memory.fill()
         if shots is not None and shots.validate:
             self.held_out = HeldOutShots(self.model, shots, features, transform)
 

@@ -1,9 +1,9 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The memory of a finished training run: the features of its shots, and the weights that the parts earn on them."""
+"""The memories of a training run, and the weights that the parts earn on views of its shots."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from math import ceil
 from typing import NamedTuple, cast
 
@@ -12,18 +12,17 @@ from torch import nn
 from torchvision.transforms.v2 import Transform
 
 from anople_anomalib.method.fusion import WeightedFusion
-from anople_anomalib.method.fusion_weights import Trial, choose_weights
+from anople_anomalib.method.fusion_weights import Trial, choose_weights, damage
 from anople_anomalib.method.memory_bank import MemoryBank, ScaledMemoryBank
 from anople_anomalib.method.second_memory import AUTO
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
-from anople_anomalib.method.trial_images import damage, view_of
 from anople_anomalib.tiles.large_images import ShotFeatures
 from anople_anomalib.tiles.region import at_size
 from anople_anomalib.utils.batches import joined
 from anople_anomalib.utils.transforms import pointwise, resize
 
-from .held_out import allowed_turns, banks_without, moved_region, parts_shown
+from .held_out import allowed_turns, moved_region, parts_shown, view_of, without_shot
 from .shots import Shots
 
 _TRIALS = 12
@@ -32,114 +31,148 @@ RegionOf = Callable[[int], torch.Tensor | None]
 """Region of the shot of a number, shape ``(1, 1, H, W)``; ``None`` where all shots have the model's."""
 
 
-@torch.no_grad()
-def fill_memory(
-    model: AnoPLeModel, shots: Shots, transform: nn.Module | None = None, region_of: RegionOf | None = None
-) -> ShotFeatures:
-    """Fill the memory banks with shots, and weigh the parts of the fusion.
+class _View(NamedTuple):
+    """A normal view of a shot, or of one of its tiles, and its damaged copy.
+
+    Attributes:
+        shot: Number of the shot.
+        images: Pre-processed, shape ``(2, 3, h, w)``.
+        masks: 1 where damaged, shape ``(2, h, w)``.
+        second_map: The second memory's map without the shot, shape ``(2, h', w')``; ``None`` without that memory.
+    """
+
+    shot: int
+    images: torch.Tensor
+    masks: torch.Tensor
+    second_map: torch.Tensor | None
+
+
+class ShotMemory:
+    """Fills a model's memories with the shots of a training run, as often as its prompts change.
+
+    Everything that does not depend on the prompts is computed once: the turns of the shots, their features for the
+    second memory, the views on which the parts are tried, and the second memory's maps of them.
 
     Args:
-        model: The trained model.
+        model: The model.
         shots: The shots.
-        transform: What the pre-processor does to an image.
+        transform: The pre-processor's transform.
         region_of: Region of each shot; ``None`` where all have the model's.
 
-    Returns:
-        The features of both banks, one row per shot.
+    Attributes:
+        gain: What prompts and decoder added to the memories at the last filling, see :func:`.choose_weights`.
 
     Raises:
         RuntimeError: If the model has no memory.
     """
-    bank = require_memory(model.memory_bank)
-    transform, numbers = transform or nn.Identity(), range(len(shots.categories))
-    device = model.is_fitted.device
-    if (second := model.second_memory) is not None:
-        second.choose_turns(
-            [transform(shots.image(number).to(device)) for number in numbers] if second.asked_turns == AUTO else ()
-        )
-    features = joined(
-        [
-            model.shot_features(transform(shots.image(number).to(device)), region_of(number) if region_of else None)
-            for number in numbers
+
+    def __init__(
+        self,
+        model: AnoPLeModel,
+        shots: Shots,
+        transform: nn.Module | None = None,
+        region_of: RegionOf | None = None,
+    ) -> None:
+        require_memory(model.memory_bank)
+        self._model, self._shots, self._transform = model, shots, transform or nn.Identity()
+        self._region_of: RegionOf = region_of or (lambda _number: None)
+        self._parts = parts_shown(shots)
+        self._second: tuple[torch.Tensor | None, torch.Tensor | None] | None = None
+        self._views: list[_View] = []
+        self.gain = 0.0
+
+    @torch.no_grad()
+    def fill(self) -> ShotFeatures:
+        """Fill the memory banks by the present prompts, and weigh the parts of a weighted fusion.
+
+        Returns:
+            The features of both banks, one row per shot.
+        """
+        model, categories = self._model, self._shots.categories
+        if self._second is None:
+            self._second = self._encode_second()
+        first = joined([model.first_features(image, region) for image, region in self._images()])
+        features = ShotFeatures(first.features, self._second[0], first.inside, self._second[1])
+        require_memory(model.memory_bank).build(features.first, categories, features.first_inside)
+        if model.second_memory is not None:
+            model.second_memory.memory_bank.build(require_memory(features.second), categories, features.second_inside)
+        if isinstance(model.fusion, WeightedFusion):
+            self._views = self._views or self._make_views(features)
+            _, self.gain = choose_weights(joined(list(self._try_views(features))), model.fusion)
+        return features
+
+    def _images(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Return the pre-processed shots and their regions."""
+        device = self._model.is_fitted.device
+        return [
+            (self._transform(self._shots.image(number).to(device)), self._region_of(number))
+            for number in range(len(self._shots.categories))
         ]
-    )
-    bank.build(features.first, shots.categories, features.first_inside)
-    if second is not None:
-        second.memory_bank.build(require_memory(features.second), shots.categories, features.second_inside)
-    if isinstance(model.fusion, WeightedFusion):
-        trial = _try_parts(model, shots, features, transform, region_of)
-        model.fusion.set_weights(choose_weights(trial, model.fusion))
-    return features
 
+    def _encode_second(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return features and membership of all shots for the second memory, which chooses its turns."""
+        model, images = self._model, self._images()
+        if model.second_memory is None:
+            return None, None
+        if model.second_memory.asked_turns == AUTO:  # never where there are tiles or a region
+            return joined(model.second_memory.encode_shots([image for image, _ in images]))
+        model.second_memory.choose_turns()
+        return joined([model.second_features(image, region) for image, region in images])
 
-def _try_parts(
-    model: AnoPLeModel, shots: Shots, features: ShotFeatures, transform: nn.Module, region_of: RegionOf | None
-) -> Trial:
-    """Try the parts on views of the shots; a view is compared with the other shots alone, where there are others.
+    def _make_views(self, features: ShotFeatures) -> list[_View]:
+        """Make the views that the parts are tried on, of each shot alike many."""
+        views, number = [], ceil(_TRIALS / len(features.first))
+        second, categories = self._model.second_memory, self._shots.categories
+        for shot in range(min(len(features.first), _TRIALS)):
+            bank: MemoryBank | None = None
+            if second is not None:
+                rows = require_memory(features.second)
+                bank = without_shot(second.memory_bank, rows, categories, self._parts, shot, features.second_inside)
+            views += [self._view(shot, shot * _TRIALS + view, bank) for view in range(number)]
+        return views
 
-    Args:
-        model: The trained model.
-        shots: The shots.
-        features: Features of both memories, one row per shot.
-        transform: What the pre-processor does to an image.
-        region_of: As for :func:`fill_memory`.
-    """
-    views = ceil(_TRIALS / len(features.first))
-    parts = parts_shown(shots)
-    # a tile has its size already
-    of_tile = transform if model.tiling.number == 1 else nn.Sequential(*pointwise(cast("Transform", transform)))
-    rows = []
-    for number in range(min(len(features.first), _TRIALS)):
-        banks = banks_without(model, features, shots.categories, parts, number)
-        region = region_of(number) if region_of else None
+    def _view(self, shot: int, seed: int, bank: MemoryBank | None) -> _View:
+        """Make a normal view of a shot and damage a copy; where there is a region it is turned and shifted with it."""
+        model, region = self._model, self._region_of(shot)
+        image = self._shots.image(shot).to(model.is_fitted.device)
         region = model.region(model.input_size) if region is None else region
-        image = shots.image(number).to(features.first.device)
-        seeds = range(number * _TRIALS, number * _TRIALS + views)
-        rows += [_try_view(model, _make_view(model, image, region, seed), of_tile, banks) for seed in seeds]
-    return joined(rows)
+        generator, size, tile, transform = torch.Generator().manual_seed(seed), model.tile_size, 0, self._transform
+        if model.tiling.number > 1:  # a tile has its size already
+            tile = int(torch.randint(model.tiling.number, (), generator=torch.Generator().manual_seed(seed)))
+            image = model.tiling.cut(resize(image, model.input_size), size)[tile : tile + 1].clamp(0, 1)
+            transform = nn.Sequential(*pointwise(cast("Transform", transform)))
+        turns = allowed_turns(model)
+        normal = view_of(image, size, turns, generator)
+        damaged, mask = damage(normal, generator)
+        images, masks = transform(torch.cat([normal, damaged])), torch.cat([torch.zeros_like(mask), mask])
+        if region is not None:
+            inside = model.tiling.cut(at_size(region, model.input_size), size)[tile : tile + 1]
+            moved = moved_region(inside, size, turns, seed)
+            images, masks = images * moved, masks * moved.squeeze(1)
+        second_map: torch.Tensor | None = None
+        if model.second_memory is not None and isinstance(bank, ScaledMemoryBank):
+            distances = bank.at_part(tile, model.tiling.number)(model.second_memory.features(images))
+            second_map = model.resized_map(distances, model.second_memory.backbone.grid)
+        return _View(shot, images, masks, second_map)
 
-
-class _Tried(NamedTuple):
-    """A normal view and its damaged copy: images ``(2, 3, h, w)``, masks ``(2, h, w)``, their tile and its region."""
-
-    images: torch.Tensor
-    masks: torch.Tensor
-    tile: int
-    inside: torch.Tensor | None
-
-
-def _try_view(model: AnoPLeModel, tried: _Tried, transform: nn.Module, banks: Sequence[MemoryBank]) -> Trial:
-    """Try the parts on two images."""
-    images = transform(tried.images)
-    visual = model.encode_whole(images if tried.inside is None else images * tried.inside)
-    second_map = None
-    if len(banks) > 1 and isinstance(banks[1], ScaledMemoryBank):
-        second_map = model.second_memory_map(visual, banks[1].at_part(tried.tile, model.tiling.number))
-    return Trial(
-        probability=model.abnormal_probability(visual),
-        decoder_map=model.decoder_map(visual),
-        first_map=model.first_memory_map(visual, banks[0]),
-        second_map=second_map,
-        masks=tried.masks,
-    ).small()
-
-
-def _make_view(model: AnoPLeModel, image: torch.Tensor, region: torch.Tensor | None, seed: int) -> _Tried:
-    """Make a normal view of a shot, or of one of its tiles, and damage a copy.
-
-    Where there is a region it is turned and shifted with the view.
-    """
-    generator, size, tile = torch.Generator().manual_seed(seed), model.tile_size, 0
-    if model.tiling.number > 1:
-        tile = int(torch.randint(model.tiling.number, (), generator=torch.Generator().manual_seed(seed)))
-        image = model.tiling.cut(resize(image, model.input_size), size)[tile : tile + 1].clamp(0, 1)
-    turns = allowed_turns(model)
-    normal = view_of(image, size, turns, generator)
-    damaged, mask = damage(normal, generator)
-    images, masks = torch.cat([normal, damaged]), torch.cat([torch.zeros_like(mask), mask])
-    moved: torch.Tensor | None = None
-    if region is not None:
-        inside = model.tiling.cut(at_size(region, model.input_size), size)[tile : tile + 1]
-        moved = moved_region(inside, size, turns, seed)
-        masks = masks * moved.squeeze(1)
-    return _Tried(images, masks, tile, moved)
+    def _try_views(self, features: ShotFeatures) -> Iterator[Trial]:
+        """Yield the parts' findings on every view, by the memory of the other shots where there are others."""
+        model, bank = self._model, None
+        for number, view in enumerate(self._views):
+            if number == 0 or view.shot != self._views[number - 1].shot:
+                bank = without_shot(
+                    model.memory_bank,
+                    features.first,
+                    self._shots.categories,
+                    self._parts,
+                    view.shot,
+                    features.first_inside,
+                )
+            visual = model.encode_by_clip(view.images)
+            yield Trial(
+                probability=model.abnormal_probability(visual),
+                decoder_map=model.decoder_map(visual),
+                first_map=model.first_memory_map(visual, bank),
+                second_map=view.second_map,
+                masks=view.masks,
+            ).small()

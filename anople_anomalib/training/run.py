@@ -193,6 +193,8 @@ class FewShotRun(TrainingRun):
         warn_of_values(getattr(pl_module.pre_processor, "transform", None))
         if pl_module.simulator is not None:
             pl_module.simulator.find_textures()  # before the run, and in no run that judges
+        pl_module.teaching = ""
+        self.changes.enter_context(replaced(pl_module, "shot_memory", None))  # that of the run
         if (datamodule := getattr(trainer, "datamodule", None)) is None:
             pl_module.adapt_to([])
             return

@@ -4,7 +4,7 @@
 """Whatever is done to the memory of the prompted CLIP is done to the second memory, too."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,7 +13,10 @@ from torch.testing import assert_close
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.backbones.package_weights import LITE0
 from anople_anomalib.method.fusion import WeightedFusion, Weights
+from anople_anomalib.tiles.large_images import ShotFeatures
 from anople_anomalib.tiles.tiling import Tiling
+from anople_anomalib.training import hooks
+from anople_anomalib.training.memory import ShotMemory
 from helpers.miniature import NUM_PATCHES
 from helpers.training import make_datamodule, make_engine, make_model, train_model
 
@@ -121,3 +124,52 @@ def test_clip_does_not_run_where_it_has_no_weight(model: AnoPLe, monkeypatch: py
         found = restored(images)
         assert torch.equal(found.pred_score, expected.pred_score)
         assert torch.equal(found.anomaly_map, expected.anomaly_map)
+
+
+class NoGain(ShotMemory):
+    """Prompts and decoder add as much as is asked for."""
+
+    gains: ClassVar[list[float]] = []
+
+    def fill(self) -> ShotFeatures:
+        """Fill the memories, and put down the next gain."""
+        features, self.gain = super().fill(), NoGain.gains.pop(0)
+        return features
+
+
+@pytest.mark.parametrize(
+    ("gains", "epochs", "sentence"),
+    [
+        ([0.0], 1, "Teaching ended after 1 epochs: on simulated defects of the shots, prompts and decoder add nothing"),
+        ([0.2, 0.2], 2, "Teaching ended after 2 epochs: on simulated defects of the shots, more of it adds nothing."),
+        ([0.2, 0.4, 0.4], 3, ""),
+    ],
+)
+def test_teaching_ends_where_it_adds_nothing(
+    gains: list[float],
+    epochs: int,
+    sentence: str,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(hooks, "ShotMemory", NoGain)
+    monkeypatch.setattr(NoGain, "gains", gains)
+    model, engine = make_model(epochs=3, stop_early=True, **SECOND), make_engine(tmp_path)
+    with caplog.at_level("INFO", logger="anople_anomalib"):
+        engine.fit(model, datamodule=make_datamodule(root))
+    assert not gains, "the memories are filled once more than needed"
+    assert model.trainer.global_step == epochs
+    assert model.teaching.startswith(sentence)
+    assert bool(sentence) == ("Teaching ended" in caplog.text)
+    assert model.is_finalized
+    restored = AnoPLe.load_from_checkpoint(engine.best_model_path, visualizer=False)
+    assert restored.teaching == model.teaching
+
+
+def test_only_a_weighted_fusion_can_end_teaching() -> None:
+    with pytest.raises(ValueError, match=r"stop_early weighs the parts: leave it out, or give memory\.fusion weighted"):
+        make_model(stop_early=True)
+    model = AnoPLe("offline", memory={"fusion": "paper", "backbone": "none"}, visualizer=False)
+    assert model.hparams["training"]["stop_early"] is False

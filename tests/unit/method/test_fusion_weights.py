@@ -8,8 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from anople_anomalib.method.fusion import PaperFusion, WeightedFusion, Weights, fuse
-from anople_anomalib.method.fusion_weights import Trial, choose_weights
-from anople_anomalib.method.trial_images import damage, view_of
+from anople_anomalib.method.fusion_weights import Trial, choose_weights, damage
+from anople_anomalib.training.held_out import view_of
 
 SHAPE = (12, 60, 60)
 
@@ -27,21 +27,27 @@ def seeing() -> torch.Tensor:
 
 
 def test_a_part_that_sees_nothing_is_dropped() -> None:
-    weights = choose_weights(trial(second_map=seeing()), WeightedFusion())
+    weights, gain = choose_weights(trial(second_map=seeing()), WeightedFusion())
     assert weights == Weights(0.0, 0.0, 0.0)
+    assert gain == 0
 
 
 def test_a_part_that_sees_what_others_miss_gets_a_weight() -> None:
-    assert choose_weights(trial(decoder_map=seeing()), WeightedFusion()).decoder_power == 1.0
-    assert choose_weights(trial(first_map=seeing()), WeightedFusion()).clip_share == pytest.approx(1 / 3)
-    assert choose_weights(trial(first_map=seeing(), second_map=None), WeightedFusion()).decoder_power == 0.0
+    weights, gain = choose_weights(trial(decoder_map=seeing()), WeightedFusion())
+    assert weights.decoder_power == 1.0
+    assert 0.1 < gain < 1
+    weights, gain = choose_weights(trial(first_map=seeing()), WeightedFusion())
+    assert weights.clip_share == pytest.approx(1 / 3)
+    assert gain == 0  # of prompts and decoder
+    assert choose_weights(trial(first_map=seeing(), second_map=None), WeightedFusion())[0].decoder_power == 0.0
 
 
-def test_choosing_changes_no_weights() -> None:
+def test_the_fusion_takes_the_weights() -> None:
     fusion = WeightedFusion()
-    before = fusion.weights.clone()
-    choose_weights(trial(), fusion)
-    assert torch.equal(fusion.weights, before)
+    assert not fusion.memory_alone
+    weights, _ = choose_weights(trial(second_map=seeing()), fusion)
+    assert tuple(fusion.weights.tolist()) == weights
+    assert fusion.memory_alone
 
 
 def test_a_weighted_fusion_is_its_formula() -> None:
