@@ -106,8 +106,9 @@ def _examples(results: Results) -> list[Examples]:
         pictures: dict[str, dict[str, str]] = {}
         for job in jobs.to_dict("records"):
             for category in split_categories(job["categories"]):
-                path = results.folders[job["job_id"]] / EXAMPLES / job["job_id"] / f"{category}.jpg"
-                if path.is_file():
+                examples = results.folders[job["job_id"]] / EXAMPLES
+                path = examples / job["job_id"] / f"{category}.jpg"
+                if path.is_file() and path.resolve().is_relative_to(examples.resolve()):  # of a stranger's, too
                     address = f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
                     pictures.setdefault(category, {}).setdefault(job["method"], address)
         if pictures:

@@ -105,6 +105,18 @@ def test_validation_is_as_the_wrapped_datamodule_has_it(root: Path) -> None:
             assert list(datamodule.val_data.samples.image_path) == list(plain.val_data.samples.image_path)
 
 
+def test_without_validation_images_other_good_parts_stand_in_for_every_model(root: Path) -> None:
+    good = {"root": root / "bottle", "normal_dir": "train/good", "num_workers": 0}
+    datamodule = FewShot(Folder("part", val_split_mode="none", test_split_mode="none", **good), k_shot=2)
+    datamodule.setup()
+    judged = {Path(path).name for batch in datamodule.val_dataloader() for path in batch.image_path}
+    assert judged == set(FILES) - set(train_files(datamodule))
+    every = FewShot(Folder("part", val_split_mode="none", test_split_mode="none", **good), k_shot=len(FILES))
+    every.setup()
+    with pytest.raises(ValueError, match="has no images that thresholds could come from: teach fewer"):
+        every.val_dataloader()
+
+
 def test_settings_of_the_wrapped_datamodule_are_kept_or_replaced(root: Path) -> None:
     flip = RandomHorizontalFlip()
     wrapped = mvtec(root, train_batch_size=3, eval_batch_size=5, train_augmentations=flip)

@@ -161,6 +161,24 @@ def test_heat_maps_of_a_run_that_writes_into_the_folder_are_not_judged(tmp_path:
     assert watch.numbers == [1, 3]
 
 
+def test_a_wait_does_not_grow_with_what_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is listed seldom, not for every picture: files of a shift are not looked at again."""
+    monkeypatch.setattr(watching, "_RESCAN", 3600.0)
+    for number in range(200):
+        picture(tmp_path / "in" / f"old_{number}.png")
+
+    def fail(folder: WatchedFolder) -> None:
+        raise AssertionError(folder)
+
+    with watched(tmp_path / "in", only_new=True) as watch:
+        picture(tmp_path / "in" / "new_1.png", 1)
+        watch.wait_until(lambda: watch.numbers == [1])  # from now on changes are told
+        monkeypatch.setattr(WatchedFolder, "_files", fail)
+        for number in (2, 3):
+            picture(tmp_path / "in" / f"new_{number}.png", number)
+            watch.wait_until(lambda number=number: watch.numbers[-1:] == [number])
+
+
 def test_images_that_are_there_may_be_left_alone(tmp_path: Path) -> None:
     picture(tmp_path / "in" / "old.png", 1)
     with watched(tmp_path / "in", only_new=True, polling=True) as watch:

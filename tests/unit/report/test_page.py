@@ -3,6 +3,8 @@
 
 """The report as one HTML page, parsed, and in a browser; and its numbers in long form."""
 
+import base64
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -73,6 +75,29 @@ def report(folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     report = folder / "report"
     assert str(report / "report.html") in capsys.readouterr().out
     return report
+
+
+def test_a_strangers_folder_holds_plain_data_with_known_names_and_shows_nothing_beside_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (8, 4), (1, 2, 3)).save(folder / "bottle.jpg")
+    leading_out = job("Leading", image_AUROC=0.9, pixel_AUPRO=0.8, seed=7) | {"job_id": ".."}
+    ResultsTable(folder).add(leading_out)
+    assert main(["report", str(folder)]) == 0
+    secret = base64.b64encode((folder / "bottle.jpg").read_bytes()).decode()
+    assert secret not in (folder / "report" / "report.html").read_text(encoding="utf-8")
+    plan = {"published_tables": [], "jobs": [], "class_path": "os.getcwd"}
+    for text, message in (
+        (json.dumps(plan), "is no plan of a comparison"),
+        (json.dumps(plan | {"jobs": [{"job_id": {"class_path": "os.getcwd"}}]}), "is no plan of a comparison"),
+        ("!!python/object/apply:os.getcwd []", "is not JSON"),
+    ):
+        (folder / "plan_mine.json").write_text(text, encoding="utf-8")
+        assert main(["report", str(folder)]) == 1
+        assert message in capsys.readouterr().err
+    (folder / "results.csv").write_text("a,b\n1,2\n")
+    assert main(["report", str(folder)]) == 1
+    assert "is no table of a comparison: it has no column status" in capsys.readouterr().err
 
 
 def test_the_page_needs_nothing_beside_it_and_failures_come_first(report: Path) -> None:

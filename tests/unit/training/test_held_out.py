@@ -4,11 +4,13 @@
 """Thresholds from the shots themselves: each is judged by the memory of the others."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from anople_anomalib.training.held_out import allowed_turns, view_of
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
 
@@ -32,6 +34,18 @@ def test_a_threshold_is_the_largest_score_by_the_memory_of_the_others(tmp_path: 
             scores.append(float(model.model(image).pred_score))
     assert_close(float(model.post_processor.image_threshold), 1.001 * max(scores), rtol=1e-4, atol=1e-7)
     assert model.held_out is None  # it belongs to the run
+
+
+def test_views_behind_a_threshold_lie_as_the_shots_say_that_parts_lie() -> None:
+    """A mirrored part is a defect where parts lie upright: the worst view would call it good."""
+    upright = SimpleNamespace(second_memory=SimpleNamespace(lying=torch.tensor([True, *[False] * 7])))
+    turns = allowed_turns(upright)
+    assert turns == [0]
+    assert allowed_turns(SimpleNamespace(second_memory=None)) == [0]
+    image = torch.linspace(0.2, 0.8, 64).expand(1, 3, 64, 64)  # dark on the left
+    for seed in range(40):
+        view = view_of(image, (64, 64), turns, torch.Generator().manual_seed(seed))
+        assert view[..., :20].mean() < view[..., -20:].mean()
 
 
 @pytest.mark.parametrize("arguments", [{"names": ["0"]}, {"names": ["0", "1"], "enabled": False}])
