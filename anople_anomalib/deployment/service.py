@@ -11,9 +11,9 @@ import asyncio
 import hmac
 import io
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -28,7 +28,8 @@ from anople_anomalib.utils.version import __version__
 from .runtime import ExportedModel, message_of, read_pixels
 from .table import COLUMNS, ERROR, stamped
 
-_TOO_LARGE, _UNREADABLE, _BUSY, _UNKNOWN = 413, 422, 429, 401
+_UNKNOWN, _TOO_SLOW, _TOO_LARGE, _UNREADABLE, _BUSY = 401, 408, 413, 422, 429
+_SECONDS_TO_SEND = 30.0
 
 
 class Judge:
@@ -54,6 +55,23 @@ class Judge:
         self._seconds = Histogram("anople_seconds", "Seconds from request to verdict", registry=self.registry)
         Gauge("anople_waiting", "Images waiting or judged", registry=self.registry).set_function(lambda: self._inside)
 
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one of the places for an image, from before its first byte is read.
+
+        Raises:
+            HTTPException: If all are taken.
+        """
+        if self._inside >= self._room:
+            self._refused.inc()
+            raise HTTPException(_BUSY, "Too many images are waiting: send this one again.", {"Retry-After": "1"})
+        self._inside += 1
+        try:
+            with self._seconds.time():
+                yield
+        finally:
+            self._inside -= 1
+
     async def judge(self, name: str, content: bytes) -> dict[str, Any]:
         """Judge an image.
 
@@ -63,28 +81,16 @@ class Judge:
 
         Returns:
             Its row; one that cannot be read has the verdict ``"ERROR"``.
-
-        Raises:
-            HTTPException: If too many images wait.
         """
-        if self._inside >= self._room:
-            self._refused.inc()
-            raise HTTPException(_BUSY, "Too many images are waiting: send this one again.", {"Retry-After": "1"})
-        self._inside += 1
-        started = time.perf_counter()
-        try:
-            row = await asyncio.get_running_loop().run_in_executor(self._thread, self._row, name, content, started)
-        finally:
-            self._inside -= 1
-        self._seconds.observe(time.perf_counter() - started)
-        return row
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._row, name, content)
 
     def close(self) -> None:
         """Finish the images that wait."""
         self._thread.shutdown(wait=True)
 
-    def _row(self, name: str, content: bytes, started: float) -> dict[str, Any]:
+    def _row(self, name: str, content: bytes) -> dict[str, Any]:
         """Return the row of an image, which is delivered before it is answered."""
+        started = time.perf_counter()
         names = self.model.metadata.class_names
         row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "path": name, "category": names[0] if len(names) == 1 else ""}
         row |= {"regions": [], "bytes": len(content)}
@@ -151,12 +157,12 @@ def make_service(
     @service.post("/judge", dependencies=guarded, openapi_extra=image_body)
     async def judge_image(request: Request, name: str = "") -> JSONResponse:
         """Judge the image in the body of the request: verdict, score, threshold, regions, model id."""
-        content = bytearray()
-        async for block in request.stream():
-            content += block
-            if len(content) > megabytes * 1e6:
-                raise HTTPException(_TOO_LARGE, f"The image has more than {megabytes:g} megabytes.")
-        row = await judge.judge(name, bytes(content))
+        with judge.place():
+            try:
+                content = await asyncio.wait_for(_body(request, megabytes), _SECONDS_TO_SEND)
+            except asyncio.TimeoutError as error:
+                raise HTTPException(_TOO_SLOW, f"The image took more than {_SECONDS_TO_SEND:g} s to send.") from error
+            row = await judge.judge(name, content)
         return JSONResponse(row, _UNREADABLE if row["verdict"] == ERROR else 200)
 
     @service.get("/health")
@@ -175,3 +181,17 @@ def make_service(
         return Response(generate_latest(judge.registry), media_type=CONTENT_TYPE_LATEST)
 
     return service
+
+
+async def _body(request: Request, megabytes: float) -> bytes:
+    """Read the body of a request.
+
+    Raises:
+        HTTPException: As soon as it is too long.
+    """
+    content = bytearray()
+    async for block in request.stream():
+        content += block
+        if len(content) > megabytes * 1e6:
+            raise HTTPException(_TOO_LARGE, f"The image has more than {megabytes:g} megabytes.")
+    return bytes(content)

@@ -30,8 +30,10 @@ pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 pytest.importorskip("httpx")
 
+import uvicorn
 from fastapi.testclient import TestClient
 
+from anople_anomalib.deployment import service as service_module
 from anople_anomalib.deployment.service import make_service
 
 
@@ -199,3 +201,24 @@ def test_others_are_served_with_a_token_alone(
         main(["serve", "--model", str(graph), "--host", "0.0.0.0"])
     assert ended.value.code == 2
     assert "ANOPLE_TOKEN" in capsys.readouterr().err
+
+
+def test_an_image_that_is_never_sent_whole_gives_its_place_back(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "_SECONDS_TO_SEND", 0.2)
+    port = free_port()
+    server = uvicorn.Server(
+        uvicorn.Config(make_service(ExportedModel(graph), waiting=0), port=port, log_level="error", loop="asyncio")
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_for(lambda: server.started)
+    with socket.create_connection(("127.0.0.1", port)) as slow:
+        slow.sendall(b"POST /judge HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf")
+        slow.settimeout(30)
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/judge", picture(10), method="POST")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert json.load(answer)["verdict"] == "OK"
+    server.should_exit = True
+    thread.join(30)
+    assert not thread.is_alive()
