@@ -40,18 +40,17 @@ from .backbones.clip_loading import get_tokenizer
 from .config import MemoryConfig, PromptConfig, TrainingConfig
 from .data.errors import ClearDataErrors
 from .data.wrapping import class_names_of
-from .deployment.components import DefaultComponents
+from .deployment.components import DefaultComponents, exact_pre_processor, resize_input
 from .deployment.maintenance import Maintenance
 from .deployment.predictions import PredictionTable
-from .deployment.preprocessing import exact_pre_processor, resize_input
 from .method.building import build_backbone, build_model, build_second_memory, build_simulator
 from .method.collapse_measures import measure_soundness
 from .method.loss import AnoPLeLoss
 from .method.prompt_templates import check_texts, clean_class_names, prompt_texts, words_of_categories
 from .method.state_checks import require_finite
 from .method.torch_model import AnoPLeModel
+from .metrics.per_category import RawScoreKeeper
 from .metrics.post_processing import ExactPostProcessor
-from .metrics.raw_scores import RawScoreKeeper
 from .presets import resolve
 from .tiles.region import plain_roi, within_region
 from .tiles.tiling import Tiling, plain_tiles
@@ -137,7 +136,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         if pre_processor is True:
             pre_processor = self.configure_pre_processor(model.input_size, loaded.mean, loaded.std)
         if type(post_processor) is PostProcessor:  # its thresholds lie on scores, where rounding decides
-            post_processor = ExactPostProcessor.like(post_processor)
+            post_processor = ExactPostProcessor(**post_processor.checkpoint_config())
         super().__init__(exact_pre_processor(pre_processor), post_processor, evaluator, visualizer)
         self.model, self.simulator = model, simulator
         self.epochs, self.training_seed = settings["training"]["epochs"], settings["training"]["seed"]

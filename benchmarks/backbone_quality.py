@@ -31,7 +31,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES, SampleTextures
 from anople_anomalib.data.sampling import draw_shots
-from anople_anomalib.metrics.category_scores import CategoryScores
+from anople_anomalib.metrics.score_counts import CategoryScores
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 from tiny_clip.export import ASSET

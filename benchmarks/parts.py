@@ -39,7 +39,7 @@ from anople_anomalib import AnoPLe
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
 from anople_anomalib.method.fusion import fuse
-from anople_anomalib.metrics.category_scores import CategoryScores
+from anople_anomalib.metrics.score_counts import CategoryScores
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 

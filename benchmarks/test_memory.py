@@ -1,15 +1,15 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Peak memory of ``anomalib test`` over more and more images, in one process and in two.
+"""Peak memory of ``anomalib test`` over more and more images.
 
 Trains ``anople-tiny`` for one epoch on brick of ``SampleTextures`` and tests it, by the command, on folders of as many
-images as asked for: the same photographs again and again. What is measured is the resident memory of every process,
-looked at twenty times a second.
+images as asked for: the same photographs again and again. Measured is the resident memory of the largest process,
+twenty times a second.
 
 Usage:
     python benchmarks/test_memory.py
-    python benchmarks/test_memory.py --images 100 500 --processes 1 --model memory.backbone=none
+    python benchmarks/test_memory.py --images 100 500 --model memory.backbone=none
 """
 
 import argparse
@@ -72,16 +72,15 @@ def train(root: Path, results: Path, model: Sequence[str]) -> Path:
     return next(results.rglob("*.ckpt"))
 
 
-def peaks(command: Sequence[str], folder: Path, processes: int) -> tuple[list[float], float]:
+def peak_of(command: Sequence[str], folder: Path) -> tuple[float, float]:
     """Run a command and watch it.
 
     Args:
         command: The command; the processes that it starts are watched, too.
         folder: Where it runs.
-        processes: How many processes it works in.
 
     Returns:
-        The peaks of that many processes, the largest, in MB, and the seconds that all took.
+        The peak of the largest process in MB, and the seconds that all took.
     """
     started, found = time.perf_counter(), dict[int, float]()
     with (folder / "log.txt").open("w") as log:
@@ -92,7 +91,7 @@ def peaks(command: Sequence[str], folder: Path, processes: int) -> tuple[list[fl
             time.sleep(_PAUSE)
     if process.returncode:
         sys.exit((folder / "log.txt").read_text()[-2000:])
-    return sorted(found.values(), reverse=True)[:processes], time.perf_counter() - started
+    return max(found.values()), time.perf_counter() - started
 
 
 def _resident(pid: int) -> Iterator[tuple[int, int]]:
@@ -110,26 +109,22 @@ def main() -> None:
     """Measure, and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="+", type=int, default=[100, 500, 2000])
-    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--model", nargs="*", default=[], metavar="NAME=VALUE", help="arguments of AnoPLe")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     textures = SampleTextures(category=CATEGORY)
     textures.prepare_data()
     model = [f"--model.{setting}" for setting in arguments.model]
-    print("| images | processes | peak of each, MB | s |\n| ---: | ---: | ---: | ---: |", flush=True)
+    print("| images | peak, MB | s |\n| ---: | ---: | ---: |", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = train(Path(textures.root), folder / "training", model)
         for number in arguments.images:
             copy_images(Path(textures.root).resolve() / CATEGORY, folder / str(number) / CATEGORY, number)
-            for processes in arguments.processes:
-                data = data_arguments(folder / str(number), folder / f"results_{number}_{processes}")
-                several = ["--trainer.strategy", "ddp", "--trainer.devices", str(processes)] if processes > 1 else []
-                test = [*COMMAND, "test", *MODEL, *model, *data, *TRAINER, *several, "--ckpt_path", str(checkpoint)]
-                each, seconds = peaks(test, folder, processes)
-                print(f"| {number} | {processes} | {', '.join(f'{peak:.0f}' for peak in each)} | {seconds:.0f} |")
-                sys.stdout.flush()
+            data = data_arguments(folder / str(number), folder / f"results_{number}")
+            test = [*COMMAND, "test", *MODEL, *model, *data, *TRAINER, "--ckpt_path", str(checkpoint)]
+            peak, seconds = peak_of(test, folder)
+            print(f"| {number} | {peak:.0f} | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from anople_anomalib import AnoPLe, MemoryConfig
 from anople_anomalib.data import FewShot
-from anople_anomalib.metrics.score_histogram import ScoreHistogram, auroc
+from anople_anomalib.metrics.score_counts import ScoreHistogram, auroc
 from anople_anomalib.utils.scoped import seeded
 
 TEXTURES = ("brick", "grass", "gravel")

@@ -16,9 +16,8 @@ from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from anople_anomalib.backbones.timm_loading import RANDOM, feature_layers, load_features, require_known
-from anople_anomalib.deployment.components import ExactEvaluation
+from anople_anomalib.deployment.components import ExactEvaluation, ExactPreProcessor, exact_pre_processor
 from anople_anomalib.deployment.export import WholeOnnx
-from anople_anomalib.deployment.preprocessing import ExactPreProcessor, exact_pre_processor
 from anople_anomalib.training.checkpoints import complete_checkpoint
 from anople_anomalib.training.finalization import Finalization
 from anople_anomalib.utils.batches import images_of

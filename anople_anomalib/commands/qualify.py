@@ -77,7 +77,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Write a study."""
-    from anople_anomalib.metrics.study import PASS, Criteria, Judged, acceptance_study
+    from anople_anomalib.metrics.agreement import Judged
+    from anople_anomalib.metrics.study import PASS, Criteria, acceptance_study
     from anople_anomalib.report.study import StudyPage, write_study
 
     for name in ("max_escapes", "max_false_alarms", "confidence"):
@@ -289,6 +290,6 @@ def _pictures(folder: Path, trial: str) -> Iterable[Picture]:
 
 def _kind(name: str) -> str:
     from anople_anomalib.data.listing import is_good
-    from anople_anomalib.metrics.category_scores import GOOD
+    from anople_anomalib.metrics.score_counts import GOOD
 
     return GOOD if is_good(name) else name

@@ -7,16 +7,16 @@ What is drawn are the pixels that were judged, from memory: the file may hold an
 """
 
 import logging
-from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from anomalib.data import ImageBatch, ImageItem, PredictDataset
 from anomalib.data.datasets import AnomalibDataset
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader
 
 from anople_anomalib.data.sampling import relative_names
 from anople_anomalib.data.watching import ImageSeries, series_in
-from anople_anomalib.metrics.raw_scores import RawScoreKeeper
+from anople_anomalib.metrics.per_category import RawScoreKeeper, callback_of
 from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.palette import ORANGE, SKY_BLUE
 
-from .predictions import FrameNames, PredictionTable
+from .predictions import PredictionTable, frame_name
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ _OUTLINE = 2  # pixels
 _CAPTION_HEIGHT, _FONT_SIZE = 28, 18
 _COMPRESSION = 3  # of PNG: a tenth larger than by Pillow's 6, in less than half the time
 _GOOD, _BAD, _UNKNOWN = "#1b7837", "#b2182b", "#444444"
-_Callback = TypeVar("_Callback", bound=Callback)
 
 
 def with_heat(photo: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -124,7 +123,7 @@ class HeatMaps(Visualizer):
         super().__init__()
         self.output_dir, self._given = output_dir, output_dir
         self._names: dict[str, str] = {}
-        self._frames = FrameNames()
+        self._frames = count(1)
         self._series: ImageSeries | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,22 +137,22 @@ class HeatMaps(Visualizer):
         self._start(trainer.predict_dataloaders)
 
     def _start(self, loaders: object) -> None:
-        self._names, self._frames, self._series = _names_in(loaders), FrameNames(), series_in(loaders)
+        self._names, self._frames, self._series = _names_in(loaders), count(1), series_in(loaders)
         self.output_dir = self._given
 
     def on_test_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
+        outputs: object,
         batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        *args: object,
+        **kwargs: object,
     ) -> None:
         """Draw and save the images of a batch."""
-        del pl_module, outputs, batch_idx, dataloader_idx
+        del pl_module, outputs, args, kwargs
         folder = self.folder_in(trainer)
-        keeper = _callback_of(trainer, RawScoreKeeper)
+        keeper = callback_of(trainer, RawScoreKeeper)
         shown = None if keeper is None else keeper.images
         for item, image in zip(batch, map(stretched, images_of(batch)) if shown is None else shown, strict=True):
             file = folder / self._name_of(item)
@@ -163,20 +162,18 @@ class HeatMaps(Visualizer):
             except OSError as error:  # the verdict itself stands in the table
                 logger.warning("The picture '%s' cannot be written: %s", file, error)
 
-    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Draw and save the images of a batch, as those of a test."""
-        self.on_test_batch_end(*args, **kwargs)
+    on_predict_batch_end = on_test_batch_end
 
     def folder_in(self, trainer: Trainer) -> Path:
         """Return the folder of a run's pictures."""
         if self.output_dir is None:
-            table = _callback_of(trainer, PredictionTable)
+            table = callback_of(trainer, PredictionTable)
             self.output_dir = Path(trainer.default_root_dir) / f"images{'' if table is None else table.number}"
         return Path(self.output_dir)
 
     def _name_of(self, item: ImageItem) -> str:
         """Return where the picture of an image goes, below the folder of all pictures."""
-        path = self._frames.name_of(item.image_path)
+        path = item.image_path or frame_name(self._frames)
         if self._series is not None and item.image_path:
             path = self._series.name_of(path)
         else:
@@ -208,12 +205,6 @@ def _verdict(item: ImageItem) -> tuple[str, str]:
 def _plane(tensor: torch.Tensor) -> NDArray[np.float32]:
     """Return a map or mask as an array of shape ``(h, w)``."""
     return tensor.detach().reshape(tensor.shape[-2:]).float().cpu().numpy()
-
-
-def _callback_of(trainer: Trainer, kind: type[_Callback]) -> _Callback | None:
-    """Return a trainer's callback of a kind."""
-    callbacks: Sequence[object] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning does not declare it
-    return next((each for each in callbacks if isinstance(each, kind)), None)
 
 
 def _names_in(loaders: object) -> dict[str, str]:

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a trained AnoPLe needs in production: new normal parts, thresholds for them, a file of the result."""
+"""A trained AnoPLe in production: new normal parts, thresholds for them, a file of the result."""
 
 import logging
 from pathlib import Path
@@ -10,15 +10,15 @@ from typing import cast
 import torch
 from anomalib.data import ImageBatch
 from lightning.pytorch import Trainer
-from torch import nn
 
 from anople_anomalib.data.image_inputs import Images, each_image, files_of
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.thresholds import Promise
 from anople_anomalib.utils.files import written_whole
+from anople_anomalib.utils.transforms import transform_of
 
-from .export import Export, require_one_region
+from .export import Export
 
 logger = logging.getLogger(__name__)
 
@@ -27,15 +27,7 @@ _SAME = 1e-5
 
 
 class Maintenance(Export):
-    """Changes of a trained model without training, mixed into the model.
-
-    Example:
-        >>> from anople_anomalib import AnoPLe
-        >>> model = AnoPLe.load_from_checkpoint("model.ckpt")  # doctest: +SKIP
-        >>> model.extend_memory_bank("new_variant/good")  # doctest: +SKIP
-        >>> model.recompute_thresholds("new_variant/more_good")  # doctest: +SKIP
-        >>> model.save_checkpoint("model_2.ckpt")  # doctest: +SKIP
-    """
+    """Changes of a trained model without training, mixed into the model."""
 
     @torch.no_grad()
     def extend_memory_bank(self, images: Images, category: str | None = None) -> None:
@@ -59,7 +51,7 @@ class Maintenance(Export):
             raise RuntimeError(msg)
         number = self._category_number(category)
         self.eval()
-        require_one_region(self)
+        self.require_one_region()
         shots = [self.model.shot_features(self._pre_process(image)) for image in each_image(images)]
         for shot in shots:
             self.model.memory_bank.extend(shot.first, number, shot.first_inside)
@@ -69,9 +61,8 @@ class Maintenance(Export):
 
     def _category_number(self, category: str | None) -> int:
         """Return the number of a category in the memory: 0 where it does not keep them apart."""
-        names = list(self.drawn_samples)
-        if require_memory(self.model.memory_bank).num_categories == 1:
-            names = []
+        several = require_memory(self.model.memory_bank).num_categories > 1
+        names = list(self.drawn_samples) if several else []
         if category is None and not names:
             return 0
         if category not in names:
@@ -82,9 +73,7 @@ class Maintenance(Export):
 
     @torch.no_grad()
     def recompute_thresholds(self, images: Images, promise: Promise | None = None) -> int:
-        """Compute the thresholds anew, from normal images alone.
-
-        By default a threshold is the fence of their scores, see :mod:`.thresholds`.
+        """Compute the thresholds anew, from normal images alone: the fence of their scores, see :mod:`.thresholds`.
 
         Args:
             images: At least two normal images that are not in the memory, as for :meth:`extend_memory_bank`.
@@ -100,15 +89,14 @@ class Maintenance(Export):
                 read, or a tensor has another shape or range.
         """
         self.require_training()
-        require_one_region(self)
+        self.require_one_region()
         processor = self.require_thresholds()
         self.eval()
-        no_trainer = cast("Trainer", None)  # which the post-processor asks for and does not use
         number = 0
         processor.forget()
         try:
             for number, image in enumerate(each_image(images), start=1):
-                processor.on_validation_batch_end(no_trainer, self, self._judge_normal(image, number))
+                processor.on_validation_batch_end(None, self, self._judge_normal(image, number))
             if number < 2:
                 msg = f"Thresholds need at least two normal images that are not in the memory, got {number}."
                 raise ValueError(msg)
@@ -119,16 +107,7 @@ class Maintenance(Export):
         return number
 
     def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
-        """Set raw thresholds.
-
-        Args:
-            image: Threshold of image scores; ``None`` leaves it.
-            pixel: Threshold of the maps; ``None`` leaves it.
-
-        Raises:
-            RuntimeError: If the model is not trained or has no post-processor with thresholds.
-            ValueError: If a threshold is not a positive number.
-        """
+        """Set raw thresholds of a trained model, see :meth:`.ExactPostProcessor.set_thresholds`."""
         self.require_training()
         processor = self.require_thresholds()
         processor.set_thresholds(image, pixel)
@@ -136,11 +115,7 @@ class Maintenance(Export):
             processor.normal_only = False  # it comes from no image
 
     def require_thresholds(self) -> ExactPostProcessor:
-        """Return the post-processor.
-
-        Raises:
-            RuntimeError: If it has no thresholds that can be set.
-        """
+        """Return the post-processor, or raise a RuntimeError if it has no thresholds that can be set."""
         if not isinstance(self.post_processor, ExactPostProcessor):
             msg = f"This model has no post-processor whose thresholds can be changed, got {self.post_processor!r:.60}."
             raise RuntimeError(msg)
@@ -165,8 +140,7 @@ class Maintenance(Export):
     def _pre_process(self, image: torch.Tensor) -> torch.Tensor:
         """Resize and normalize as at validation, on the model's device; refuse another shape than the region's."""
         self.require_region("", image.shape[-2:])
-        transform = getattr(self.pre_processor, "transform", None) or nn.Identity()
-        return transform(image.to(device=self.device, dtype=cast("torch.dtype", self.dtype)))
+        return transform_of(self.pre_processor)(image.to(device=self.device, dtype=cast("torch.dtype", self.dtype)))
 
     def _judge_normal(self, image: torch.Tensor, number: int) -> ImageBatch:
         """Predict a normal image, and add its ground truth."""

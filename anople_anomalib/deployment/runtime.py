@@ -5,14 +5,13 @@
 
 Nothing here imports torch, Lightning or anomalib, so that a small computer at a line starts in a second. The graph
 resizes and judges, see :mod:`.metadata`: pixels, scores and verdicts are those of the checkpoint. The distribution
-``anople-runtime`` (``runtime/pyproject.toml``) has this module and what it needs.
+``anople-runtime`` (``runtime/pyproject.toml``) has this module and those it needs.
 
 Usage:
     anople-runtime FOLDER --model exported/weights/onnx/model.onnx
 """
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -26,9 +25,9 @@ from PIL import Image, ImageOps
 
 from anople_anomalib.utils.files import EXPORTED, READ_ERRORS, all_endings, is_deep, is_hidden, require_shape
 
-from .metadata import ExportMetadata, read_metadata
+from .metadata import read_metadata
 from .outbox import delivered
-from .table import COLUMNS, ERROR, TableWriter, line_of, regions_of, stamped, summary, verdict_of
+from .table import COLUMNS, ERROR, Judgment, TableWriter, line_of, stamped, unjudged
 
 FINE, UNJUDGED = 0, 3
 """Exit codes: every image has a verdict, some have none."""
@@ -43,9 +42,6 @@ class ExportedModel:
     Args:
         path: The graph, ``.onnx`` or ``.xml``, with its metadata beside it.
 
-    Attributes:
-        metadata: Its thresholds, sizes and model id.
-
     Raises:
         FileNotFoundError: If the graph or its metadata is missing.
         ImportError: If no runtime for it is installed.
@@ -57,7 +53,7 @@ class ExportedModel:
         if path.suffix not in EXPORTED:
             msg = f"An exported model is a file .onnx or .xml, got '{path}': write one by anople export."
             raise ValueError(msg)
-        self.metadata: ExportMetadata = read_metadata(path)
+        self.metadata = read_metadata(path)
         self._run = _onnx(path) if path.suffix == ".onnx" else _openvino(path)
 
     def judge(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
@@ -80,30 +76,24 @@ class ExportedModel:
         if self.metadata.roi_shape is not None:
             require_shape((height, width), self.metadata.roi_shape)
         batch = pixels.transpose(2, 0, 1)[None].astype(np.float32) * np.float32(1 / 255)
-        found = self._run(np.ascontiguousarray(batch))
-        return self._judgment(found, (width, height))
+        return self._judgment(self._run(np.ascontiguousarray(batch)), (width, height))
 
     def _judgment(self, found: _Outputs, size: tuple[int, int]) -> dict[str, Any]:
         """Return the part of a row that the graph's outputs make."""
-        normalized = float(found["pred_score"].reshape(-1)[0])
-        limit = self.metadata.limits["image"]
-        row: dict[str, Any] = {"score": None, "normalized_score": None, "threshold": limit, "regions": []}
-        if not math.isfinite(normalized):
-            error = f"The score is {normalized}: the image or the model has values that are no numbers."
-            return {**row, "verdict": ERROR, "error": error}
-        row["score"] = self._raw(normalized)
-        row["normalized_score"] = normalized if self.metadata.normalized else None
-        if limit is None or "pred_label" not in found:
-            error = "There is no threshold: set one by anople threshold and export the model again."
-            return {**row, "verdict": ERROR, "error": error}
-        if "pred_mask" in found:
-            mask, heat = (found[name].reshape(found[name].shape[-2:]) for name in ("pred_mask", "anomaly_map"))
-            row["regions"] = regions_of(mask.astype(bool), heat, size)
-        anomalous = bool(found["pred_label"].reshape(-1)[0])
-        return {**row, "verdict": verdict_of(anomalous, row["score"], self.metadata.look), "error": ""}
+        described, score = self.metadata, float(found["pred_score"].reshape(-1)[0])
+        label, mask, heat = (found.get(name) for name in ("pred_label", "pred_mask", "anomaly_map"))
+        return Judgment(
+            self._raw(score),
+            score if described.normalized else None,
+            described.limits["image"],
+            None if label is None else bool(label.reshape(-1)[0]),
+            None if mask is None else mask.reshape(mask.shape[-2:]).astype(bool),
+            None if heat is None else heat.reshape(heat.shape[-2:]),
+            described.look,
+        ).row(size, remedy="set one by anople threshold and export the model again")
 
     def _raw(self, normalized: float) -> float:
-        """Return the raw score x of a normalized one, x / (x + threshold)."""
+        """Return the raw score x of x / (x + threshold)."""
         threshold = self.metadata.thresholds["image"]
         if not self.metadata.normalized or threshold is None:
             return normalized
@@ -129,13 +119,13 @@ def judge(paths: Iterable[str | Path], model: str | Path | ExportedModel) -> Ite
     category = names[0] if len(names) == 1 else ""
     for path in image_files(paths):
         started = time.perf_counter()
-        row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "path": str(path), "category": category, "regions": []}
+        row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "path": str(path), "category": category}
         try:
             state = path.stat()
             row |= {"modified": state.st_mtime_ns, "bytes": state.st_size}
             row |= exported.judge(read_pixels(path))
         except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:
-            row |= {"verdict": ERROR, "error": " ".join(str(error).split()) or type(error).__name__}
+            row |= unjudged(" ".join(str(error).split()) or type(error).__name__)
         row["seconds"] = round(time.perf_counter() - started, 4)
         yield stamped(row)
 
@@ -147,20 +137,9 @@ def message_of(row: Mapping[str, Any], model: ExportedModel) -> dict[str, Any]:
 
 
 def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path, signals: Iterable[str] = ()) -> int:
-    """Judge images, print a line each and write a row each to ``predictions.csv`` and ``predictions.jsonl``.
+    """Judge images as :func:`judge` does, print a line and write a row each to a folder, and return an exit code.
 
-    Args:
-        images: Files, and folders with everything below them.
-        model: File of the exported model.
-        output: Folder of the rows.
-        signals: Addresses that get every row, see :mod:`.signals`.
-
-    Returns:
-        An exit code.
-
-    Raises:
-        FileNotFoundError: As :func:`judge`.
-        ValueError: As :func:`judge`, or if an address is none.
+    Every row also goes to the addresses of signals, see :mod:`.signals`; a wrong one is a ValueError.
     """
     exported, images = ExportedModel(model), image_files(images)
     with delivered(output, signals) as deliver, TableWriter(output) as table:
@@ -168,7 +147,7 @@ def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path
             table.write([row])
             deliver(message_of(row, exported))
             print(line_of(row), flush=True)
-    print(summary(table))
+    print(table.summary())
     return UNJUDGED if table.counts[ERROR] else FINE
 
 
@@ -242,11 +221,7 @@ def _openvino(path: Path) -> _Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Judge images on the command line: a line each, and a row each in ``predictions.csv``.
-
-    Returns:
-        An exit code.
-    """
+    """Judge images on the command line: a line each, and a row each in ``predictions.csv``; return an exit code."""
     parser = argparse.ArgumentParser(prog="anople-runtime", description="Judge images by an exported model.")
     parser.add_argument("images", nargs="+", type=Path, help="folders, with everything below them, or files")
     parser.add_argument("--model", type=Path, required=True, help="exported model, a file .onnx or .xml")

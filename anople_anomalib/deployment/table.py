@@ -6,14 +6,15 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from heapq import heappush, heappushpop
 from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,30 +35,16 @@ COLUMNS = (
 """``modified`` (nanoseconds) and ``bytes`` tell which file it was, where a command of this package has read it;
 ``time`` (with its zone) and ``version`` (of this package) are those of the verdict."""
 _WORST = 5
-
-
-class _Text(TypedDict):
-    """How a text file is written: names of files that are no text are escaped, and read as they were from JSON."""
-
-    encoding: str
-    errors: str
-
-
-_TEXT: _Text = {"encoding": "utf-8", "errors": "backslashreplace"}
+_ENCODING, _ERRORS = "utf-8", "backslashreplace"  # names of files that are no text are escaped
+_opened = partial(Path.open, encoding=_ENCODING, errors=_ERRORS)
 
 
 class Region(NamedTuple):
-    """A connected region of marked pixels, in pixels of the image file.
+    """A connected region of marked pixels, in pixels of the image file."""
 
-    Attributes:
-        box: Left, top, width and height of its bounding box.
-        peak: Largest value of the anomaly map in it.
-        area: Number of pixels.
-    """
-
-    box: tuple[int, int, int, int]
-    peak: float
-    area: int
+    box: tuple[int, int, int, int]  # left, top, width and height of its bounding box
+    peak: float  # largest value of the anomaly map in it
+    area: int  # number of pixels
 
 
 def regions_of(mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating[Any]], size: tuple[int, int]) -> list[Region]:
@@ -73,7 +60,9 @@ def regions_of(mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating[Any]], 
     """
     height, width = mask.shape
     x, y = size[0] / width, size[1] / height
-    rows, starts, ends = _runs(mask)
+    edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    rows, starts = (each.tolist() for each in np.nonzero(edges == 1))  # of every run of marked pixels, row by row
+    ends = np.nonzero(edges == -1)[1].tolist()
     regions = []
     for members in _connected(rows, starts, ends):
         top, bottom = rows[members[0]], rows[members[-1]] + 1
@@ -83,13 +72,6 @@ def regions_of(mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating[Any]], 
         box = (round(left * x), round(top * y), round((right - left) * x), round((bottom - top) * y))
         regions.append(Region(box, round(peak, 6), round(area * x * y)))
     return sorted(regions, key=lambda region: -region.peak)
-
-
-def _runs(mask: NDArray[np.bool_]) -> tuple[list[int], list[int], list[int]]:
-    """Return row, start and end of every run of marked pixels, row by row."""
-    edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    return rows.tolist(), starts.tolist(), np.nonzero(edges == -1)[1].tolist()
 
 
 def _connected(rows: list[int], starts: list[int], ends: list[int]) -> Iterable[list[int]]:
@@ -117,6 +99,54 @@ def _connected(rows: list[int], starts: list[int], ends: list[int]) -> Iterable[
     return members.values()
 
 
+class Judgment(NamedTuple):
+    """A prediction of one image, and the limits that it is judged by."""
+
+    score: float  # raw
+    normalized: float | None
+    threshold: float | None  # raw
+    anomalous: bool | None  # None where it was not labeled
+    mask: NDArray[np.bool_] | None  # shape (h, w)
+    heat: NDArray[np.floating[Any]] | None  # shape (h, w)
+    zone: Sequence[float] | None  # raw scores above the first and up to the second of which somebody has to look
+
+    def row(self, size: tuple[int, int], remedy: str) -> dict[str, Any]:
+        """Return its part of a row: no verdict without a threshold and a score that is a number.
+
+        Args:
+            size: Width and height of the image as it was read.
+            remedy: How a model gets a threshold.
+        """
+        if not math.isfinite(self.score):
+            error = f"The score is {self.score}: the image or the model has values that are no numbers."
+            return {**unjudged(error), "threshold": self.threshold}
+        row: dict[str, Any] = {"score": self.score, "normalized_score": self.normalized, "threshold": self.threshold}
+        row["regions"] = []
+        if self.threshold is None or self.anomalous is None:
+            return {**row, "verdict": ERROR, "error": f"There is no threshold: {remedy}."}
+        if self.mask is not None and self.heat is not None:
+            row["regions"] = regions_of(self.mask, self.heat, size)
+        return {**row, "verdict": verdict_of(self.anomalous, self.score, self.zone), "error": ""}
+
+
+def verdict_of(anomalous: bool, score: float, zone: Sequence[float] | None = None) -> str:
+    """Return the verdict on a finite raw score, which may be in the zone of LOOK."""
+    if zone is not None and zone[0] < score <= zone[1]:
+        return LOOK
+    return NOT_OK if anomalous else OK
+
+
+def unjudged(error: str) -> dict[str, Any]:
+    """Return the part of a row that says why there is no verdict."""
+    empty = dict.fromkeys(("score", "normalized_score", "threshold"))
+    return {**empty, "regions": [], "verdict": ERROR, "error": error}
+
+
+def stamped(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with the present time, with its zone, and the version of this package."""
+    return {**row, "time": datetime.now().astimezone().isoformat(timespec="milliseconds"), "version": __version__}
+
+
 class TableWriter:
     """Writer of rows to ``predictions.csv`` and ``predictions.jsonl`` that keeps count of them.
 
@@ -127,9 +157,8 @@ class TableWriter:
             goes on, stay as they are, and these get the next free number: ``predictions_2.csv``.
 
     Attributes:
-        number: What was added to the names: ``""``, or ``"_2"`` and so on.
+        number: Addition to the names: ``""``, or ``"_2"`` and so on.
         counts: Number of rows of each verdict.
-        worst: The rows with the highest scores, worst first.
     """
 
     def __init__(self, folder: Path, name: str = "predictions", *, append: bool = False) -> None:
@@ -143,10 +172,10 @@ class TableWriter:
         """Open both files and write the header, where there is none."""
         if self._append:
             mend(self.jsonl_path)
-            self._jsonl_file: TextIO = self.jsonl_path.open("a", **_TEXT)
+            self._jsonl_file: TextIO = _opened(self.jsonl_path, "a")
         else:
             self._jsonl_file = self._claim()
-        self._csv_file = self.csv_path.open("a" if self._append else "w", newline="", **_TEXT)
+        self._csv_file = _opened(self.csv_path, "a" if self._append else "w", newline="")
         self._writer = csv.DictWriter(self._csv_file, COLUMNS)
         if self._csv_file.tell() == 0:
             self._writer.writeheader()
@@ -168,13 +197,11 @@ class TableWriter:
         for number in count(2):
             if not self._stem.with_name(f"images{self.number}").exists():  # may be somebody's photographs
                 with suppress(FileExistsError):
-                    return self.jsonl_path.open("x", **_TEXT)
+                    return _opened(self.jsonl_path, "x")
             self.number = f"_{number}"
         raise AssertionError  # numbers do not end
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close both files."""
         self._csv_file.close()
         self._jsonl_file.close()
@@ -185,11 +212,7 @@ class TableWriter:
         return [row for _, _, row in sorted(self._heap, key=lambda entry: (-entry[0], entry[1]))]
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows and flush them.
-
-        Args:
-            rows: Mappings with the keys of :data:`COLUMNS`; ``regions`` is a list of :class:`Region`.
-        """
+        """Write and flush rows with the keys of :data:`COLUMNS`; ``regions`` is a list of :class:`Region`."""
         for given in rows:
             row: dict[str, Any] = {column: given.get(column) for column in COLUMNS}
             row["regions"] = [region._asdict() for region in row["regions"]]
@@ -203,31 +226,19 @@ class TableWriter:
         self._csv_file.flush()
         self._jsonl_file.flush()
 
-
-def stamped(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with the present time, with its zone, and the version of this package."""
-    return {**row, "time": datetime.now().astimezone().isoformat(timespec="milliseconds"), "version": __version__}
-
-
-def verdict_of(anomalous: bool, score: float, zone: Sequence[float] | None = None) -> str:
-    """Return the verdict on an image with a threshold and a finite score.
-
-    Args:
-        anomalous: Whether it was called anomalous.
-        score: Its raw score.
-        zone: Raw scores above the first and up to the second of which somebody has to look; ``None`` for none.
-    """
-    if zone is not None and zone[0] < score <= zone[1]:
-        return LOOK
-    return NOT_OK if anomalous else OK
+    def summary(self) -> str:
+        """Say in a few lines how many images there were and how many not OK, the worst ones, where everything is."""
+        counts, without = self.counts, self.counts[ERROR]
+        lines = [f"{sum(counts.values())} images: {counts[NOT_OK]} not OK, {counts[OK]} OK"]
+        lines[0] += f", {counts[LOOK]} to look at" if counts[LOOK] else ""
+        lines[0] += f", {without} could not be judged." if without else "."
+        lines += [f"  {line_of(row)}" for row in self.worst]
+        lines.append(f"Every image: {self.csv_path} and {self.jsonl_path.name}")
+        return "\n".join(lines)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a ``predictions.jsonl``; a line that is no row is left out.
-
-    Args:
-        path: The file; without it there are no rows.
-    """
+    """Read the rows of a ``predictions.jsonl``, none without the file; a line that is no row is left out."""
     rows = []
     with suppress(FileNotFoundError):
         for line in path.read_bytes().splitlines():
@@ -249,12 +260,12 @@ def mend(path: Path) -> None:
     if (end := content.rfind(b"\n") + 1) < len(content):
         with written_whole(path) as temporary:
             temporary.write_bytes(content[:end])
-    rows, table = rows_of(path), path.with_suffix(".csv")
+    table = path.with_suffix(".csv")
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(_cells(row) for row in rows)
-    expected = text.getvalue().encode(_TEXT["encoding"], _TEXT["errors"])
+    writer.writerows(map(_cells, rows_of(path)))
+    expected = text.getvalue().encode(_ENCODING, _ERRORS)
     if not table.is_file() or table.read_bytes() != expected:
         with written_whole(table) as temporary:
             temporary.write_bytes(expected)
@@ -265,31 +276,8 @@ def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "regions": json.dumps(row.get("regions", []))}
 
 
-def summary(table: TableWriter) -> str:
-    """Summarize a table: how many images, how many not OK, the worst ones, where everything is.
-
-    Args:
-        table: The table.
-
-    Returns:
-        A few lines of text.
-    """
-    counts = table.counts
-    unjudged = counts[ERROR]
-    lines = [f"{sum(counts.values())} images: {counts[NOT_OK]} not OK, {counts[OK]} OK"]
-    lines[0] += f", {counts[LOOK]} to look at" if counts[LOOK] else ""
-    lines[0] += f", {unjudged} could not be judged." if unjudged else "."
-    lines += [f"  {line_of(row)}" for row in table.worst]
-    lines.append(f"Every image: {table.csv_path} and {table.jsonl_path.name}")
-    return "\n".join(lines)
-
-
 def line_of(row: Mapping[str, Any]) -> str:
-    """Return a row as one line of text: verdict, score and threshold or the error, path.
-
-    Args:
-        row: A mapping with the keys of :data:`COLUMNS`.
-    """
+    """Return a row as one line of text: verdict, score and threshold or the error, path."""
     if row["verdict"] == ERROR:
         return f"{row['verdict']:6} {row['error']}" + ("" if row["path"] in row["error"] else f"  {row['path']}")
     threshold = "" if row["threshold"] is None else f" (threshold {row['threshold']:.4g})"

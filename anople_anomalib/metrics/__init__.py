@@ -4,6 +4,6 @@
 """Image and pixel metrics per category, from raw scores and in bounded memory."""
 
 from .per_category import PerCategoryEvaluator
-from .score_histogram import ScoreHistogram
+from .score_counts import ScoreHistogram
 
 __all__ = ["PerCategoryEvaluator", "ScoreHistogram"]

@@ -5,45 +5,52 @@
 
 Tools count differently, so every number says how: *per part*, one wrong trial makes a part wrong (effectiveness as in
 AIAG's Measurement Systems Analysis); *per trial*, every verdict counts for itself. Kappas are statsmodels'.
-
-Example:
-    >>> study = agreement_study([Observation("1", "A", "1", truth=True, called=True, score=0.4)], threshold=0.2)
-    >>> print(study.stations["A"].miss_rate)
-    0 of 1 (0 %; at most 95 % with 95 % confidence)
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby, product
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from .bounds import CONFIDENCE, Rate
+from .score_counts import GOOD
 
+OK = "OK"
 _DRAWS = 2000  # of the bootstrap
 
 
-class Observation(NamedTuple):
-    """One verdict on one part.
+class Judged(NamedTuple):
+    """One picture of one part, and its verdict."""
 
-    Attributes:
-        part: Name of the part.
-        station: Name of the station, camera or appraiser.
-        trial: Name of the trial at this station.
-        truth: Whether the part is defective.
-        called: Whether it was called anything but OK.
-        score: Raw score, if there is one.
-    """
+    path: str  # the file
+    kind: str  # "good", or the name of the defect
+    part: str  # name of the part among those of its kind
+    station: str  # name of the station, camera or appraiser
+    trial: str  # name of the trial at this station
+    verdict: str  # as in a row of predictions.csv
+    score: float | None  # raw score; None where there is none
+    error: str = ""  # why there is no verdict
 
-    part: str
-    station: str
-    trial: str
-    truth: bool
-    called: bool
-    score: float | None = None
+    @property
+    def name(self) -> str:
+        """Name of the part among all."""
+        return f"{self.kind}/{self.part}"
+
+    @property
+    def truth(self) -> bool:
+        """Whether the part is defective."""
+        return self.kind != GOOD
+
+    @property
+    def called(self) -> bool:
+        """Whether it was called anything but OK."""
+        return self.verdict != OK
 
 
 class Kappa(NamedTuple):
@@ -60,88 +67,62 @@ class Kappa(NamedTuple):
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
+_NO_KAPPA = Kappa(*[float("nan")] * 3)
+
+
 @dataclass(frozen=True)
 class StationAgreement:
-    """Agreement of one station with itself and with the reference.
+    """Agreement of one station with itself and with the reference."""
 
-    Attributes:
-        within: Per part: all trials say the same. Fewer than two trials say nothing.
-        effectiveness: Per part: all trials are right.
-        right_verdicts: Per trial: verdicts that are right.
-        miss_rate: Per trial: verdicts on defective parts that are OK.
-        false_alarm_rate: Per trial: verdicts on good parts that are not.
-        missed_parts: Per part: defective parts that one trial at least calls OK.
-        scrapped_parts: Per part: good parts that one trial at least does not.
-        against_reference: Cohen's kappa with the reference, per trial.
-        between_trials: Fleiss' kappa of the trials.
-    """
-
-    within: Rate
-    effectiveness: Rate
-    right_verdicts: Rate
-    miss_rate: Rate
-    false_alarm_rate: Rate
-    missed_parts: Rate
-    scrapped_parts: Rate
-    against_reference: Kappa
-    between_trials: Kappa
+    within: Rate  # per part: all trials say the same; fewer than two trials say nothing
+    effectiveness: Rate  # per part: all trials are right
+    right_verdicts: Rate  # per trial: verdicts that are right
+    miss_rate: Rate  # per trial: verdicts on defective parts that are OK
+    false_alarm_rate: Rate  # per trial: verdicts on good parts that are not
+    missed_parts: Rate  # per part: defective parts that one trial at least calls OK
+    scrapped_parts: Rate  # per part: good parts that one trial at least does not
+    against_reference: Kappa  # Cohen's kappa with the reference, per trial
+    between_trials: Kappa  # Fleiss' kappa of the trials
 
 
 @dataclass(frozen=True)
 class Repeatability:
-    """Spread of the scores of one part taken anew.
+    """Spread of the scores of one part taken anew."""
 
-    Attributes:
-        sigma: Standard deviation within parts and stations, pooled.
-        good_distance: Distance of the threshold from the mean score of the good part nearest to it, in sigmas; negative
-            if the part is beyond it.
-        bad_distance: The same for the defective parts.
-    """
-
-    sigma: float
-    good_distance: float
-    bad_distance: float
+    sigma: float  # standard deviation within parts and stations, pooled
+    good_distance: float  # from the mean score of the nearest good part to the threshold, in sigmas; < 0 beyond it
+    bad_distance: float  # the same for the defective parts
 
 
 @dataclass(frozen=True)
 class AgreementStudy:
-    """Result of an attribute agreement study.
+    """Result of an attribute agreement study."""
 
-    Attributes:
-        stations: Agreement of each station.
-        between: Per part: all trials of all stations say the same.
-        all_right: Per part: all trials of all stations are right.
-        pairs: Cohen's kappa of every two stations, trials paired by their order.
-        fleiss: Fleiss' kappa of all verdicts.
-        repeatability: Spread of the scores; ``None`` without repeated scores.
-    """
-
-    stations: dict[str, StationAgreement]
-    between: Rate
-    all_right: Rate
-    pairs: dict[tuple[str, str], Kappa]
-    fleiss: Kappa
-    repeatability: Repeatability | None
+    stations: dict[str, StationAgreement]  # agreement of each station
+    between: Rate  # per part: all trials of all stations say the same
+    all_right: Rate  # per part: all trials of all stations are right
+    pairs: dict[tuple[str, str], Kappa]  # Cohen's kappa of every two stations, trials paired by their order
+    fleiss: Kappa  # Fleiss' kappa of all verdicts
+    repeatability: Repeatability | None  # spread of the scores; None without repeated scores
 
 
-def agreement_study(observations: Iterable[Observation], threshold: float | None = None) -> AgreementStudy:
+def agreement_study(judged: Iterable[Judged], threshold: float | None = None) -> AgreementStudy:
     """Compute an attribute agreement study.
 
     Args:
-        observations: Verdicts on every part, as often at every station.
+        judged: Verdicts on every part, as often at every station, at least one.
         threshold: Raw threshold behind the verdicts.
 
     Raises:
-        ValueError: If there are none, a part has two truths, a trial judges a part twice, or parts were judged
-            differently often.
+        ValueError: If a trial judges a part twice, or parts were judged differently often.
     """
-    everything = sorted(observations, key=lambda each: (each.station, each.part, each.trial))
-    _require_a_design(everything)
-    stations: dict[str, list[Observation]] = defaultdict(list)
-    for each in everything:
-        stations[each.station].append(each)
-    called = {name: _table(own) for name, own in stations.items()}  # (parts, trials)
-    truth = np.array(list({each.part: each.truth for each in stations[everything[0].station]}.values()))
+    rows = sorted(judged, key=attrgetter("station", "name", "trial"))
+    _require_a_design(rows)
+    truth = np.array(list({each.name: each.truth for each in rows}.values()))
+    called = {  # (parts, trials)
+        station: np.array([each.called for each in own]).reshape(len(truth), -1)
+        for station, own in groupby(rows, attrgetter("station"))
+    }
     joint = np.concatenate(list(called.values()), axis=1)
     return AgreementStudy(
         stations={name: _station(table, truth) for name, table in called.items()},
@@ -149,25 +130,18 @@ def agreement_study(observations: Iterable[Observation], threshold: float | None
         all_right=_rate((joint == truth[:, None]).all(1)),
         pairs={(a, b): cohen(called[a].ravel(), called[b].ravel()) for a, b in combinations(called, 2)},
         fleiss=fleiss(_counts(joint)),
-        repeatability=_repeatability(everything, threshold),
+        repeatability=_repeatability(rows, float("nan") if threshold is None else threshold),
     )
 
 
 def cohen(first: ArrayLike, second: ArrayLike) -> Kappa:
-    """Compute Cohen's kappa of two raters, with its large-sample interval.
+    """Compute Cohen's kappa of two raters from their verdicts, shape ``(n,)`` each, with its large-sample interval."""
+    from statsmodels.stats.inter_rater import cohens_kappa, to_table
 
-    Args:
-        first: Verdicts of one rater, shape ``(n,)``.
-        second: Verdicts of the other on the same.
-    """
-    from statsmodels.stats.inter_rater import cohens_kappa
-
-    names, numbers = np.unique(np.concatenate([first, second]), return_inverse=True)
-    if len(names) < 2:
-        return Kappa(*[float("nan")] * 3)
-    table = np.zeros((len(names), len(names)))
-    np.add.at(table, tuple(np.split(numbers, 2)), 1)
-    found = cohens_kappa(table)
+    verdicts = np.stack([first, second], axis=1)
+    if len(np.unique(verdicts)) < 2:
+        return _NO_KAPPA
+    found = cohens_kappa(to_table(verdicts)[0])
     return Kappa(float(found.kappa), float(found.kappa_low), float(found.kappa_upp))
 
 
@@ -180,7 +154,7 @@ def fleiss(counts: NDArray[np.int_]) -> Kappa:
     from statsmodels.stats.inter_rater import fleiss_kappa
 
     if (counts > 0).any(0).sum() < 2 or counts[0].sum() < 2:
-        return Kappa(*[float("nan")] * 3)
+        return _NO_KAPPA
     rng = np.random.default_rng(0)
     draws = counts[rng.integers(0, len(counts), (_DRAWS, len(counts)))]
     varied = draws[(draws > 0).any(1).sum(1) > 1]  # the others have no kappa
@@ -204,62 +178,37 @@ def _station(called: NDArray[np.bool_], truth: NDArray[np.bool_]) -> StationAgre
     )
 
 
-def _repeatability(observations: Sequence[Observation], threshold: float | None) -> Repeatability | None:
+def _repeatability(rows: Sequence[Judged], limit: float) -> Repeatability | None:
     """Pool the variances of the scores within parts and stations."""
-    groups, means = defaultdict(list), defaultdict(list)
-    for each in observations:
-        if each.score is not None:
-            groups[each.station, each.part].append(each.score)
-            means[each.truth, each.part].append(each.score)
-    freedom = sum(len(scores) - 1 for scores in groups.values())
+    table = pd.DataFrame([each._asdict() | {"name": each.name, "truth": each.truth} for each in rows])
+    table = table.dropna(subset="score").astype({"score": float})
+    repeats = table.groupby(["station", "name"]).score
+    freedom = len(table) - repeats.ngroups
     if freedom < 1:
         return None
-    squares = sum(float(np.var(scores)) * len(scores) for scores in groups.values())
-    sigma = (squares / freedom) ** 0.5
-    good = _nearest([float(np.mean(scores)) for (bad, _), scores in means.items() if not bad], max)
-    bad = _nearest([float(np.mean(scores)) for (bad, _), scores in means.items() if bad], min)
-    limit = float("nan") if threshold is None else threshold
+    sigma = float((table.score - repeats.transform("mean")).pow(2).sum() / freedom) ** 0.5
+    parts = table.groupby("name").agg({"score": "mean", "truth": "first"})
+    good, bad = parts.score[~parts.truth].max(), parts.score[parts.truth].min()
     with np.errstate(divide="ignore", invalid="ignore"):
-        distances = np.array([limit - good, bad - limit]) / sigma
-    return Repeatability(sigma, *distances.tolist())
+        return Repeatability(sigma, *(np.array([limit - good, bad - limit]) / sigma).tolist())
 
 
-def _nearest(means: list[float], choose: Callable[[list[float]], float]) -> float:
-    return choose(means) if means else float("nan")
-
-
-def _require_a_design(observations: Sequence[Observation]) -> None:
-    if not observations:
-        msg = "An agreement study needs verdicts, got none."
+def _require_a_design(rows: Sequence[Judged]) -> None:
+    trials = Counter((each.name, each.trial, each.station) for each in rows)
+    twice = next((key for key, number in trials.items() if number > 1), None)
+    if twice is not None:
+        msg = "The part '{}' was judged twice in trial '{}' at station '{}'.".format(*twice)
         raise ValueError(msg)
-    truths: dict[str, bool] = {}
-    numbers: dict[tuple[str, str], int] = defaultdict(int)
-    seen = set()
-    for each in observations:
-        if truths.setdefault(each.part, each.truth) != each.truth:
-            msg = f"The part '{each.part}' is called good in one place of the reference and defective in another."
-            raise ValueError(msg)
-        if (key := (each.part, each.station, each.trial)) in seen:
-            msg = f"The part '{each.part}' was judged twice in trial '{each.trial}' at station '{each.station}'."
-            raise ValueError(msg)
-        seen.add(key)
-        numbers[each.station, each.part] += 1
-    stations = {each.station for each in observations}
+    numbers = Counter((each.station, each.name) for each in rows)
     wanted = max(numbers.values())
-    short = [(s, part) for part in truths for s in stations if numbers.get((s, part), 0) != wanted]
-    if short:
-        station, part = min(short)
+    stations, parts = (sorted(set(names)) for names in zip(*numbers, strict=True))
+    short = next((pair for pair in product(stations, parts) if numbers[pair] != wanted), None)
+    if short is not None:
         msg = (
-            f"Every part must be judged {wanted} times at every station, got {numbers.get((station, part), 0)} "
-            f"verdicts on part '{part}' at station '{station}'."
+            f"Every part must be judged {wanted} times at every station, got {numbers[short]} verdicts on part "
+            f"'{short[1]}' at station '{short[0]}'."
         )
         raise ValueError(msg)
-
-
-def _table(observations: Sequence[Observation]) -> NDArray[np.bool_]:
-    """Return the verdicts of one station, sorted by part and trial, shape ``(parts, trials)``."""
-    parts = len({each.part for each in observations})
-    return np.array([each.called for each in observations]).reshape(parts, -1)
 
 
 def _counts(called: NDArray[np.bool_]) -> NDArray[np.int_]:

@@ -7,6 +7,7 @@ A bound of Clopper and Pearson (Biometrika 26, 1934) keeps its promise whatever 
 most 5 % of all studies. Thresholds by promise are order statistics of good scores (Wilks, 1941), with the same bound.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,24 +17,19 @@ from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 """Confidence of every bound that does not say another."""
+_MOST = 2**31 - 1  # parts, of which SciPy counts no more
 
 
 @dataclass(frozen=True)
 class Rate:
-    """k of n parts.
+    """k of n parts."""
 
-    Attributes:
-        k: Parts that count, such as false alarms among the good ones.
-        n: All parts.
-        confidence: Confidence of the bounds, in (0, 1).
-    """
-
-    k: int
-    n: int
-    confidence: float = CONFIDENCE
+    k: int  # parts that count, such as false alarms among the good ones
+    n: int  # all parts
+    confidence: float = CONFIDENCE  # of the bounds, in (0, 1)
 
     def __post_init__(self) -> None:
-        """Refuse what is no rate."""
+        """Refuse numbers that are no rate."""
         if not 0 <= self.k <= self.n:
             msg = f"A rate is k of n parts with 0 <= k <= n, got {self.k} of {self.n}."
             raise ValueError(msg)
@@ -59,11 +55,7 @@ class Rate:
         return float(interval.low), float(interval.high)
 
     def further_parts(self, rate: float) -> int:
-        """Return how many more parts, none of which counts, would bring the upper bound down to a rate.
-
-        Args:
-            rate: The wished bound, in (0, 1).
-        """
+        """Return how many more parts, none of which counts, would bring the upper bound down to a rate in (0, 1)."""
         return max(0, parts_needed(rate, self.confidence, self.k) - self.n)
 
     def __str__(self) -> str:
@@ -80,25 +72,10 @@ def percent(share: float) -> str:
 
 
 def parts_needed(rate: float, confidence: float = CONFIDENCE, k: int = 0) -> int:
-    """Return the smallest n for which k of n promises a rate: its upper bound is at most the rate.
-
-    Args:
-        rate: The wished bound, in (0, 1).
-        confidence: Confidence of the bound, in (0, 1).
-        k: Parts that count.
-
-    Raises:
-        ValueError: If a share is not in (0, 1).
-    """
+    """Return the smallest n for which the upper bound of k of n is at most a rate; both shares are in (0, 1)."""
     _require_share("rate", rate)
     _require_share("confidence", confidence)
-    low, high = k, k + 1
-    while not _promises(k, high, rate, confidence):
-        low, high = high, 2 * high
-    while high - low > 1:  # fewer parts promise less
-        middle = (low + high) // 2
-        low, high = (low, middle) if _promises(k, middle, rate, confidence) else (middle, high)
-    return high
+    return bisect_left(range(_MOST), True, lo=k + 1, key=lambda n: bool(_promises(k, n, rate, confidence)))
 
 
 def promised_number(n: int, rate: float, confidence: float = CONFIDENCE) -> int:
@@ -106,14 +83,6 @@ def promised_number(n: int, rate: float, confidence: float = CONFIDENCE) -> int:
 
     A new good part is above the k-th largest of n scores with a probability that exceeds the rate in at most
     1 - confidence of all such draws. It takes no distribution of the scores, only that parts are drawn alike.
-
-    Args:
-        n: Number of good scores.
-        rate: Promised share of new good parts above the threshold, in (0, 1).
-        confidence: Confidence of the promise, in (0, 1).
-
-    Returns:
-        The largest k that keeps the promise.
 
     Raises:
         ValueError: If no threshold keeps it; it says how many parts are missing.

@@ -22,13 +22,12 @@ from torch import Tensor
 from anople_anomalib.utils.files import digest_of
 
 from .bounds import CONFIDENCE, Rate
-from .category_scores import IMAGE, PIXEL
-from .score_histogram import ScoreHistogram
-from .thresholds import Promise, Zone, check_threshold, doubt_about, fit_threshold, look_zone
+from .score_counts import IMAGE, PIXEL, ScoreHistogram
+from .thresholds import FENCED, Promise, Zone, fit_threshold, look_zone
 
 logger = logging.getLogger(__name__)
 
-_MAXIMA = "maxima"  # of the images' maps
+_FEW_IMAGES = 20  # normal ones, below which a threshold comes with a warning
 
 
 class ExactPostProcessor(PostProcessor):
@@ -73,7 +72,8 @@ class ExactPostProcessor(PostProcessor):
         pixel_threshold: float | None = None,
         look: bool | None = None,
     ) -> None:
-        for name, sensitivity in (("image_sensitivity", image_sensitivity), ("pixel_sensitivity", pixel_sensitivity)):
+        sensitivities = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity}
+        for name, sensitivity in sensitivities.items():
             if sensitivity is not None and not 0 < sensitivity < 1:
                 msg = f"{name} must be in (0, 1), got {sensitivity}."
                 raise ValueError(msg)
@@ -82,82 +82,60 @@ class ExactPostProcessor(PostProcessor):
             "enable_thresholding": enable_thresholding,
             "enable_threshold_matching": enable_threshold_matching,
         }
-        sensitivities = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity}
         super().__init__(
-            enable_normalization,
-            enable_thresholding,
-            enable_threshold_matching,
-            0.5 if image_sensitivity is None else image_sensitivity,
-            0.5 if pixel_sensitivity is None else pixel_sensitivity,
+            **switches,
+            image_sensitivity=0.5 if image_sensitivity is None else image_sensitivity,
+            pixel_sensitivity=0.5 if pixel_sensitivity is None else pixel_sensitivity,
         )
         del self._image_threshold_metric, self._pixel_threshold_metric  # they would keep every pixel
         self.look = bool(look)
         self.normal_scores: list[float] = []
         self.normal_only = False
         self.known_images: list[str] = []
-        given: dict[str, Any] = {**sensitivities, "look": look}
-        given |= {"image_threshold": image_threshold, "pixel_threshold": pixel_threshold}
-        self._explicit: dict[str, Any] = {name: False for name, value in switches.items() if not value}
-        self._explicit.update((name, value) for name, value in given.items() if value is not None)
+        given = {**sensitivities, "image_threshold": image_threshold, "pixel_threshold": pixel_threshold, "look": look}
+        self._explicit: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        self._explicit |= {name: value for name, value in switches.items() if not value}
         self.forget()
         self.set_thresholds(image_threshold, pixel_threshold)
-
-    @classmethod
-    def like(cls, processor: PostProcessor) -> "ExactPostProcessor":
-        """Take over the settings of an instance of anomalib's own class, as if each had been given."""
-        return cls(
-            processor.enable_normalization,
-            processor.enable_thresholding,
-            processor.enable_threshold_matching,
-            processor.image_sensitivity,
-            processor.pixel_sensitivity,
-        )
 
     # -------------------------------------------------------------------------------------------------- thresholds
 
     def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
-        """Set raw thresholds.
-
-        Args:
-            image: Threshold of image scores; ``None`` leaves it.
-            pixel: Threshold of the maps; ``None`` leaves it.
-
-        Raises:
-            ValueError: If a threshold is not a positive number.
-        """
+        """Set raw thresholds of image scores and of maps, positive numbers; ``None`` leaves the present one."""
         for buffer, value in ((self._image_threshold, image), (self._pixel_threshold, pixel)):
             if value is not None:
-                check_threshold(value)
+                if not 0 < value < float("inf"):
+                    msg = f"A threshold must be a positive number, got {value}."
+                    raise ValueError(msg)
                 buffer.fill_(value)
 
     def forget(self) -> None:
-        """Forget what :meth:`on_validation_batch_end` has counted."""
-        self._histograms = {IMAGE: ScoreHistogram(), PIXEL: ScoreHistogram(), _MAXIMA: ScoreHistogram()}
+        """Forget all that :meth:`on_validation_batch_end` has counted."""
+        self._images, self._pixels, self._maxima = ScoreHistogram(), ScoreHistogram(), ScoreHistogram()  # of maps
         self._files: list[Path] = []
 
     def on_validation_batch_end(
         self,
-        trainer: Trainer,
-        pl_module: LightningModule,
+        trainer: Trainer | None,
+        pl_module: LightningModule | None,
         outputs: Any,  # a batch, as in anomalib
-        *args: Any,
-        **kwargs: Any,
+        *args: object,
+        **kwargs: object,
     ) -> None:
-        """Count the scores of a validation batch, for thresholds and ranges."""
+        """Count the scores of a validation batch."""
         del trainer, pl_module, args, kwargs
-        scores, maps = outputs.pred_score, outputs.anomaly_map
         self._image_min_max_metric.update(outputs)
         self._pixel_min_max_metric.update(outputs)
-        truth, masks = outputs.gt_label, outputs.gt_mask
-        if scores is not None and truth is not None:
-            self._histograms[IMAGE].update(scores, truth)
-        if maps is not None and masks is not None:
-            self._histograms[PIXEL].update(maps, masks)
+        maps, truth = outputs.anomaly_map, outputs.gt_label
+        if outputs.pred_score is not None and truth is not None:
+            self._images.update(outputs.pred_score, truth)
+        if maps is not None and outputs.gt_mask is not None:
+            self._pixels.update(maps, outputs.gt_mask)
         if maps is not None and truth is not None:
-            self._histograms[_MAXIMA].update(maps.reshape(len(maps), -1).amax(dim=1), truth)
+            self._maxima.update(maps.reshape(len(maps), -1).amax(dim=1), truth)
         self._files += [Path(path) for path in outputs.image_path or () if path]
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer | None, pl_module: LightningModule | None) -> None:
         """Fit the thresholds to all that was counted, and forget it."""
         del trainer, pl_module
         self.fit_thresholds()
@@ -165,29 +143,27 @@ class ExactPostProcessor(PostProcessor):
             logger.warning("No validation image is anomalous. %s", self.calibration())
 
     def fit_thresholds(self, promise: Promise | None = None) -> None:
-        """Fit thresholds to what :meth:`on_validation_batch_end` has counted, note its range, and forget it.
+        """Fit thresholds to all that :meth:`on_validation_batch_end` has counted, note its range, and forget it.
 
-        Args:
-            promise: A bound of the false alarms, for images and for the maxima of their maps.
-
-        Raises:
-            ValueError: If there are too few images for the promise.
+        A promise is kept by images and by the maxima of their maps, see :func:`.fit_threshold`.
         """
-        images, pixels, maxima = self._histograms.values()
-        for level, metric in ((IMAGE, self._image_min_max_metric), (PIXEL, self._pixel_min_max_metric)):
-            if metric.update_called:  # anomalib's smallest and largest raw scores, which no judgment depends on
-                low, high = metric.compute()
-                getattr(self, f"{level}_min").copy_(low)
-                getattr(self, f"{level}_max").copy_(high)
+        for metric, low, high in (  # anomalib's ranges of raw scores, which no judgment depends on
+            (self._image_min_max_metric, self.image_min, self.image_max),
+            (self._pixel_min_max_metric, self.pixel_min, self.pixel_max),
+        ):
+            if metric.update_called:
+                for bound, value in zip((low, high), metric.compute(), strict=True):
+                    bound.copy_(value)
                 metric.reset()
-        given = self._explicit.get
-        fitted = fit_threshold(images, images, promise), fit_threshold(pixels, maxima, promise)
-        self.normal_scores = images.normal_scores().tolist()
-        self.normal_only = images.has_normal and (promise is not None or not images.has_anomalous)
+        image = fit_threshold(self._images, self._images, promise)
+        pixel = fit_threshold(self._pixels, self._maxima, promise)
+        self.normal_scores = self._images.normal_scores().tolist()
+        self.normal_only = self._images.has_normal and (promise is not None or not self._images.has_anomalous)
         self.know(self._files)
         self.forget()
         if self.enable_thresholding:
-            self.set_thresholds(given("image_threshold", fitted[0]), given("pixel_threshold", fitted[1]))
+            given = self._explicit.get
+            self.set_thresholds(given("image_threshold", image), given("pixel_threshold", pixel))
 
     def know(self, files: Iterable[Path]) -> None:
         """Remember files that are no evidence of the model's quality, because it rests on them."""
@@ -195,7 +171,7 @@ class ExactPostProcessor(PostProcessor):
         self.known_images = sorted(found.union(self.known_images))
 
     def calibration(self, confidence: float = CONFIDENCE) -> str:
-        """Say how many of the good images of the calibration are above the image threshold, with the bound."""
+        """Say how many of the calibration's good images are above the image threshold, with the bound."""
         limit = float(self.limit(IMAGE))
         above = Rate(sum(score > limit for score in self.normal_scores), len(self.normal_scores), confidence)
         return f"Good images above the threshold of {limit:.4g}: {above}."
@@ -206,9 +182,19 @@ class ExactPostProcessor(PostProcessor):
         return look_zone(torch.tensor(self.normal_scores), limit) if limit == limit else None
 
     def doubt(self) -> str:
-        """Say how much the image threshold is worth, see :func:`doubt_about`."""
-        rests_on_them = self.normal_only and "image_threshold" not in self._explicit
-        return doubt_about(len(self.normal_scores)) if rests_on_them else ""
+        """Say how much the image threshold is worth where few normal images alone are behind it, else nothing."""
+        number = len(self.normal_scores)
+        if not self.normal_only or "image_threshold" in self._explicit or number >= _FEW_IMAGES:
+            return ""
+        behind = f"The threshold rests on {number} good images alone"
+        if number < FENCED:
+            behind = f"The threshold rests on {number} good images, and about one good part in {number + 1} is above it"
+        if number == 1:
+            behind = (
+                "The threshold rests on one good image (slightly moved copies of it if it is the only shot), which "
+                "cannot show how good parts differ: good ones may be above it, and defects below"
+            )
+        return f"{behind}: set it from {_FEW_IMAGES} or more that are no shots (anople threshold --images)."
 
     # -------------------------------------------------------------------------------------------------- judgment
 
@@ -217,9 +203,6 @@ class ExactPostProcessor(PostProcessor):
 
         Args:
             predictions: Raw scores of shape ``(B, 1)``, raw maps of shape ``(B, 1, H, W)``; one of them may be absent.
-
-        Returns:
-            Normalized scores and maps, labels and masks.
 
         Raises:
             ValueError: If both are absent.
@@ -236,11 +219,7 @@ class ExactPostProcessor(PostProcessor):
         return InferenceBatch(pred_label=label, pred_score=score, pred_mask=mask, anomaly_map=anomaly_map)
 
     def post_process_batch(self, batch: Batch) -> None:
-        """Judge and normalize a batch of raw predictions in place.
-
-        Args:
-            batch: Batch with ``pred_score`` and ``anomaly_map``; labels that it has already are kept.
-        """
+        """Judge and normalize a batch of raw scores and maps in place; labels that it has already are kept."""
         score, anomaly_map = batch.pred_score, batch.anomaly_map
         # without a limit there is no verdict; an export must have one, as its outputs are named by their order
         if batch.pred_label is None and not self.limit(IMAGE).isnan():
@@ -250,20 +229,10 @@ class ExactPostProcessor(PostProcessor):
         if self.enable_normalization:
             batch.pred_score, batch.anomaly_map = self._scale(score, IMAGE), self._scale(anomaly_map, PIXEL)
 
-    def _threshold(self, level: str) -> Tensor:
-        return self.image_threshold if level == IMAGE else self.pixel_threshold
-
     def limit(self, level: str) -> Tensor:
-        """Return the raw score above which something is anomalous: the threshold, moved by the sensitivity.
-
-        Args:
-            level: ``"image"`` or ``"pixel"``.
-
-        Returns:
-            A number; NaN without a threshold.
-        """
+        """Return the threshold of an "image" or "pixel", moved by the sensitivity; NaN if there is none."""
+        threshold = self.image_threshold if level == IMAGE else self.pixel_threshold
         sensitivity = self.image_sensitivity if level == IMAGE else self.pixel_sensitivity
-        threshold = self._threshold(level)
         return threshold if sensitivity == 0.5 else threshold * ((1 - sensitivity) / sensitivity)
 
     def _judge(self, scores: Tensor | None, level: str) -> Tensor | None:
@@ -276,7 +245,7 @@ class ExactPostProcessor(PostProcessor):
         """Map raw scores to [0, 1] in their order, the threshold to 0.5; without a threshold leave them."""
         if scores is None:
             return None
-        threshold = self._threshold(level)
+        threshold = self.image_threshold if level == IMAGE else self.pixel_threshold
         # 1 / (1 + t / x): every step rounds without changing the order, which x / (x + t) does not
         scaled = 1 / (1 + threshold / scores.clamp_min(torch.finfo(scores.dtype).tiny))
         return torch.where(torch.isnan(threshold) | torch.isnan(scores), scores, scaled).to(scores.dtype)
@@ -288,11 +257,7 @@ class ExactPostProcessor(PostProcessor):
         return (*super()._checkpoint_config_keys, "look", "normal_scores", "normal_only", "known_images")
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """Restore the settings of a checkpoint, except for those that were given to this instance.
-
-        Args:
-            config: What ``checkpoint_config`` returned.
-        """
+        """Restore the settings that ``checkpoint_config`` returned, except for those given to this instance."""
         super().load_checkpoint_config({name: value for name, value in config.items() if name not in self._explicit})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -12,51 +12,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .agreement import AgreementStudy, Observation, agreement_study
+from .agreement import AgreementStudy, Judged, agreement_study
 from .bounds import CONFIDENCE, Rate, percent
-from .category_scores import GOOD
+from .score_counts import GOOD
 
-_OK, _ERROR = "OK", "ERROR"
+_ERROR = "ERROR"
 PASS, FAIL, NOT_PROVEN = "pass", "fail", "not proven"
-
-
-class Judged(NamedTuple):
-    """One picture of one part, and its verdict.
-
-    Attributes:
-        path: The file.
-        kind: ``"good"``, or the name of the defect.
-        part: Name of the part.
-        station: Name of the station.
-        trial: Name of the trial.
-        verdict: As in a row of ``predictions.csv``.
-        score: Raw score; ``None`` where there is none.
-        error: Why there is no verdict.
-    """
-
-    path: str
-    kind: str
-    part: str
-    station: str
-    trial: str
-    verdict: str
-    score: float | None
-    error: str = ""
 
 
 @dataclass(frozen=True)
 class Criteria:
-    """Limits that are stated before the study.
+    """Limits that are stated before the study."""
 
-    Attributes:
-        max_escapes: Largest share of defective parts that are called OK, in (0, 1).
-        max_false_alarms: Largest share of good parts that are not, in (0, 1).
-        confidence: Confidence with which both are to hold, in (0, 1).
-    """
-
-    max_escapes: float = 0.02
-    max_false_alarms: float = 0.05
-    confidence: float = CONFIDENCE
+    max_escapes: float = 0.02  # largest share of defective parts that are called OK, in (0, 1)
+    max_false_alarms: float = 0.05  # largest share of good parts that are not, in (0, 1)
+    confidence: float = CONFIDENCE  # confidence with which both are to hold, in (0, 1)
 
 
 class Conclusion(NamedTuple):
@@ -69,42 +39,25 @@ class Conclusion(NamedTuple):
 
 @dataclass(frozen=True)
 class Looks:
-    """Counts of the third verdict, LOOK, whether it was given or would be.
+    """Counts of the third verdict, LOOK, whether it was given or would be."""
 
-    Attributes:
-        good: Good parts in the zone.
-        bad: Defective parts in the zone.
-        escapes_saved: Defective parts in the zone that the threshold alone calls OK.
-        false_alarms_saved: Good parts in the zone that the threshold alone calls not OK.
-    """
-
-    good: Rate
-    bad: Rate
-    escapes_saved: int
-    false_alarms_saved: int
+    good: Rate  # good parts in the zone
+    bad: Rate  # defective parts in the zone
+    escapes_saved: int  # defective parts in the zone that the threshold alone calls OK
+    false_alarms_saved: int  # good parts in the zone that the threshold alone calls not OK
 
 
 @dataclass(frozen=True)
 class Study:
-    """Result of an acceptance study.
+    """Result of an acceptance study."""
 
-    Attributes:
-        classes: Parts called wrongly by class: of good ones the false alarms, of each defect the escapes.
-        escapes: Defective parts that are called OK.
-        false_alarms: Good parts that are not.
-        errors: Pictures without a verdict.
-        conclusions: The result of each criterion.
-        looks: Counts of the third verdict; ``None`` where no zone is known.
-        agreement: Agreement of trials and stations; ``None`` without repeats.
-    """
-
-    classes: dict[str, Rate]
-    escapes: Rate
-    false_alarms: Rate
-    errors: int
-    conclusions: list[Conclusion]
-    looks: Looks | None
-    agreement: AgreementStudy | None
+    classes: dict[str, Rate]  # parts called wrongly by class: of good ones the false alarms, of each defect the escapes
+    escapes: Rate  # defective parts that are called OK
+    false_alarms: Rate  # good parts that are not
+    errors: int  # pictures without a verdict
+    conclusions: list[Conclusion]  # the result of each criterion
+    looks: Looks | None  # counts of the third verdict; None where no zone is known
+    agreement: AgreementStudy | None  # agreement of trials and stations; None without repeats
 
     @property
     def result(self) -> str:
@@ -130,12 +83,12 @@ def acceptance_study(
     Raises:
         ValueError: If there are no good or no defective parts, or trials and stations are no design of a study.
     """
-    parts: dict[tuple[str, str], list[Judged]] = defaultdict(list)
+    parts: dict[str, list[Judged]] = defaultdict(list)
     for each in judged:
-        parts[each.kind, each.part].append(each)
+        parts[each.name].append(each)
     wrong: dict[str, list[bool]] = defaultdict(list)
-    for (kind, _), pictures in parts.items():
-        wrong[kind].append(any((each.verdict == _OK) != (kind == GOOD) for each in pictures))
+    for pictures in parts.values():
+        wrong[pictures[0].kind].append(any(each.called != each.truth for each in pictures))
     if GOOD not in wrong or len(wrong) < 2:
         msg = f"A study takes good and defective parts, got {', '.join(sorted(wrong)) or 'none'}."
         raise ValueError(msg)
@@ -145,30 +98,19 @@ def acceptance_study(
         conclude("Escapes", escapes, criteria.max_escapes, "defective"),
         conclude("False alarms", classes[GOOD], criteria.max_false_alarms, "good"),
     ]
-    repeated = any(len(pictures) > 1 for pictures in parts.values())
     return Study(
         classes,
         escapes,
         classes[GOOD],
         sum(each.verdict == _ERROR for each in judged),
         conclusions,
-        None if zone is None or threshold is None else _looks(parts, threshold, zone, criteria),
-        agreement_study(_observations(judged), threshold) if repeated else None,
+        None if zone is None or threshold is None else _looks(parts.values(), threshold, zone, criteria),
+        agreement_study(judged, threshold) if len(parts) < len(judged) else None,
     )
 
 
 def conclude(name: str, rate: Rate, limit: float, kind: str) -> Conclusion:
-    """Compare a rate with its limit.
-
-    Args:
-        name: Name of the rate.
-        rate: The rate.
-        limit: The largest rate that is accepted, in (0, 1).
-        kind: Kind of the parts.
-
-    Returns:
-        Passed is what the upper bound proves, failed what the lower bound does.
-    """
+    """Compare a rate of a kind of parts with its limit in (0, 1): the upper bound passes it, the lower one fails it."""
     criterion = f"{name}: at most {percent(limit)} with {percent(rate.confidence)} confidence"
     if rate.at_most <= limit:
         return Conclusion(criterion, PASS, f"{rate}.")
@@ -180,30 +122,18 @@ def conclude(name: str, rate: Rate, limit: float, kind: str) -> Conclusion:
     )
 
 
-def _looks(
-    parts: dict[tuple[str, str], list[Judged]], threshold: float, zone: tuple[float, float], criteria: Criteria
-) -> Looks:
+def _looks(parts: Iterable[Sequence[Judged]], threshold: float, zone: tuple[float, float], criteria: Criteria) -> Looks:
     """Count the parts of which a picture is in the zone, and whose verdicts by the threshold alone would be wrong."""
     found: dict[bool, list[bool]] = {True: [], False: []}
     saved = {True: 0, False: 0}
-    for (kind, _), pictures in parts.items():
-        scores = [each.score for each in pictures if each.score is not None]
-        inside = [score for score in scores if zone[0] < score <= zone[1]]
-        good = kind == GOOD
-        found[good].append(bool(inside))
-        rest = [score for score in scores if score not in inside]
-        wrong = [any((score <= threshold) != good for score in group) for group in (inside, rest)]
-        saved[good] += wrong[0] and not wrong[1]
-    return Looks(_rate(found[True], criteria), _rate(found[False], criteria), saved[False], saved[True])
-
-
-def _observations(judged: Iterable[Judged]) -> list[Observation]:
-    return [
-        Observation(
-            f"{each.kind}/{each.part}", each.station, each.trial, each.kind != GOOD, each.verdict != _OK, each.score
-        )
-        for each in judged
-    ]
+    for pictures in parts:
+        bad, scores = pictures[0].truth, [each.score for each in pictures if each.score is not None]
+        inside = [zone[0] < score <= zone[1] for score in scores]
+        wrong = [(score > threshold) != bad for score in scores]
+        found[bad].append(any(inside))
+        # the third verdict saves a part that no picture outside of the zone gets wrong
+        saved[bad] += any(wrong) and all(each for each, is_wrong in zip(inside, wrong, strict=True) if is_wrong)
+    return Looks(_rate(found[False], criteria), _rate(found[True], criteria), saved[True], saved[False])
 
 
 def _rate(wrong: Sequence[bool], criteria: Criteria) -> Rate:

@@ -17,28 +17,22 @@ from scipy.stats import nct, norm
 from torch import Tensor
 
 from .bounds import CONFIDENCE, promised_number
-from .score_histogram import ScoreHistogram, best_f1
+from .score_counts import ScoreHistogram, best_f1
 
 MARGIN = 1e-3
 """How far a threshold lies above the largest score, as a share of it: further than rounding in an export goes."""
-FEW_IMAGES = 20
-"""Normal images below which a threshold comes with a warning."""
 FENCED = 4
 """Normal images from which on quartiles say something of the spread; fewer are just below the threshold."""
 _REACH = 1.5  # Tukey's: of the quartiles' distance
+_GOOD_SHARE = 0.95  # of the good parts, below the quantile of the zone
 _SMALLEST = float(torch.finfo(torch.float32).tiny)
 
 
 class Promise(NamedTuple):
-    """A bound of the false alarms that a threshold is to keep.
+    """A bound of the false alarms that a threshold is to keep; both shares are in (0, 1)."""
 
-    Attributes:
-        false_alarms: Largest share of new good parts above the threshold, in (0, 1).
-        confidence: Share of all draws of the calibration parts in which the promise is kept, in (0, 1).
-    """
-
-    false_alarms: float
-    confidence: float = CONFIDENCE
+    false_alarms: float  # largest share of new good parts above the threshold
+    confidence: float = CONFIDENCE  # share of all draws of the calibration parts in which the promise is kept
 
 
 class Zone(NamedTuple):
@@ -46,20 +40,6 @@ class Zone(NamedTuple):
 
     lower: float
     upper: float
-
-
-def check_threshold(value: float) -> None:
-    """Check a raw threshold.
-
-    Args:
-        value: The threshold.
-
-    Raises:
-        ValueError: If it is not a positive number.
-    """
-    if not 0 < value < float("inf"):
-        msg = f"A threshold must be a positive number, got {value}."
-        raise ValueError(msg)
 
 
 def fit_threshold(judged: ScoreHistogram, images: ScoreHistogram, promise: Promise | None = None) -> float | None:
@@ -71,27 +51,15 @@ def fit_threshold(judged: ScoreHistogram, images: ScoreHistogram, promise: Promi
         promise: A bound of the false alarms; the anomalous scores are then left out.
 
     Returns:
-        By a promise, or where nothing is anomalous, that of the normal images; else the one with the largest F1 score;
-        ``None`` where there is nothing to fit it to.
+        By a promise, or where nothing is anomalous, that of the normal images; else the one with the largest F1 score,
+        midway between two scores, or below all if none is normal; ``None`` where there is nothing to fit it to.
 
     Raises:
         ValueError: If there are too few images for the promise.
     """
-    if judged.has_anomalous and promise is None:
-        return best_threshold(judged)
-    return good_threshold(images.normal_scores(), promise) if images.has_normal else None
-
-
-def best_threshold(scores: ScoreHistogram) -> float:
-    """Return the threshold with the largest F1 score.
-
-    Args:
-        scores: Counted raw scores, at least one of them anomalous.
-
-    Returns:
-        A positive number: midway between two neighbouring scores, or below the smallest if none is normal.
-    """
-    counts = scores.read()
+    if not judged.has_anomalous or promise is not None:
+        return good_threshold(images.normal_scores(), promise) if images.has_normal else None
+    counts = judged.read()
     _, lowest = best_f1(counts.normal, counts.anomalous)
     below = counts.highest[lowest + 1].item() if lowest + 1 < len(counts.lowest) else 0.0
     return between(below, counts.lowest[lowest].item())
@@ -101,11 +69,8 @@ def good_threshold(scores: Tensor, promise: Promise | None = None) -> float:
     """Return a threshold from normal scores alone: by a promise, else their upper fence, kept off the scores.
 
     Args:
-        scores: Raw scores of at least one normal image, shape ``(n,)``.
+        scores: Raw scores of at least one normal image, shape ``(n,)``; the fence of three is just above them.
         promise: A bound of the false alarms.
-
-    Returns:
-        A positive number; of fewer than four scores the fence is just above the largest.
 
     Raises:
         ValueError: If there are too few scores for the promise.
@@ -122,19 +87,17 @@ def good_threshold(scores: Tensor, promise: Promise | None = None) -> float:
     return threshold if above is None else min(threshold, between(below, above))
 
 
-def look_zone(scores: Tensor, threshold: float, share: float = 0.95, confidence: float = CONFIDENCE) -> Zone | None:
+def look_zone(scores: Tensor, threshold: float) -> Zone | None:
     """Return the scores around a threshold for which the verdict is LOOK, because too little is known.
 
-    A quantile of the good scores is known to an interval alone, whose width follows from their number and their spread:
-    for log-normal scores its ends are m + k s, with m and s the mean and the deviation of the logarithms and k sqrt(n)
-    the quantiles of a noncentral t distribution (the factors of one-sided tolerance limits). This interval, as a
-    factor, is laid around the threshold.
+    The 95 % quantile of the good scores is known to an interval alone, whose width follows from their number and their
+    spread: for log-normal scores its ends are m + k s, with m and s the mean and the deviation of the logarithms and
+    k sqrt(n) the quantiles of a noncentral t distribution (the factors of one-sided tolerance limits), each missed in
+    5 % of all draws. This interval, as a factor, is laid around the threshold.
 
     Args:
         scores: Raw scores of good images that the threshold rests on, shape ``(n,)``.
         threshold: The threshold.
-        share: Share of the good parts below the quantile, in (0, 1).
-        confidence: Confidence of each end, in (0, 1).
 
     Returns:
         The zone around the threshold; ``None`` for a single score, which has no spread.
@@ -143,44 +106,14 @@ def look_zone(scores: Tensor, threshold: float, share: float = 0.95, confidence:
     if n < 2:  # a deviation takes two
         return None
     spread = float(scores.double().clamp_min(_SMALLEST).log().std())
-    quantile = norm.ppf(share)
-    low, high = nct.ppf([1 - confidence, confidence], n - 1, quantile * n**0.5) / n**0.5
+    quantile = norm.ppf(_GOOD_SHARE)
+    low, high = nct.ppf([1 - CONFIDENCE, CONFIDENCE], n - 1, quantile * n**0.5) / n**0.5
     lower, upper = (threshold * float(np.exp((factor - quantile) * spread)) for factor in (low, high))
     return Zone(max(lower, _SMALLEST), min(upper, 1 / _SMALLEST))
 
 
-def doubt_about(number: int) -> str:
-    """Say how much a threshold is worth that normal images alone are behind.
-
-    Args:
-        number: How many there are.
-
-    Returns:
-        A sentence, or nothing where they are enough.
-    """
-    if number >= FEW_IMAGES:
-        return ""
-    behind = f"The threshold rests on {number} good images alone"
-    if number < FENCED:
-        behind = f"The threshold rests on {number} good images, and about one good part in {number + 1} is above it"
-    if number == 1:
-        behind = (
-            "The threshold rests on one good image (slightly moved copies of it if it is the only shot), which cannot "
-            "show how good parts differ: good ones may be above it, and defects below"
-        )
-    return f"{behind}: set it from {FEW_IMAGES} or more that are no shots (anople threshold --images)."
-
-
 def between(below: float, above: float | None) -> float:
-    """Return a threshold between two neighbouring scores.
-
-    Args:
-        below: The score that is not flagged.
-        above: The one that is; ``None`` if there is none.
-
-    Returns:
-        Their middle, or ``below`` and a thousandth of it; never 0.
-    """
+    """Return the middle of two neighbouring scores, or a thousandth above the first where it is the last; never 0."""
     threshold = below * (1 + MARGIN) if above is None else (below + above) / 2
     return max(threshold, _SMALLEST)
 

@@ -17,10 +17,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from anople_anomalib.metrics.agreement import Kappa
+from anople_anomalib.metrics.agreement import Judged, Kappa
 from anople_anomalib.metrics.bounds import Rate
-from anople_anomalib.metrics.category_scores import GOOD
-from anople_anomalib.metrics.study import Judged, Study
+from anople_anomalib.metrics.score_counts import GOOD
+from anople_anomalib.metrics.study import Study
 from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.palette import PALETTE
 

@@ -48,6 +48,7 @@ class FewShotTraining(CheckpointHooks):
         roi_shape: Height and width of the images that the one region of all was given for, where they are known.
         epochs: Number of epochs where the trainer is given none.
         training_seed: Seed of the simulated anomalies and of the order of the shots.
+        class_names: Names of the parts.
         drawn_samples: File names of the shots, by category.
         shots: The shots during a training run on a datamodule, else ``None``.
         held_out: Their predictions by the memory of the others, where they are validated on, else ``None``.
@@ -59,6 +60,7 @@ class FewShotTraining(CheckpointHooks):
     model: AnoPLeModel
     simulator: PixelAnomalySimulator | None
     pre_processor: nn.Module | None
+    class_names: list[str]
     drawn_samples: dict[str, list[str]]
     shots: TrainingShots | LoadedShots | None = None
     held_out: HeldOutShots | None = None

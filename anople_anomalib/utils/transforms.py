@@ -240,6 +240,12 @@ def warn_of_values(transform: Transform | None) -> None:
         )
 
 
+def transform_of(pre_processor: nn.Module | None) -> nn.Module:
+    """Return the transform of a pre-processor; without one an identity."""
+    transform = pre_processor.transform if isinstance(pre_processor, PreProcessor) else None
+    return nn.Identity() if transform is None else transform
+
+
 def flat(transform: Transform | None) -> list[Transform]:
     """List the parts of a transform, of compositions theirs, in order."""
     if isinstance(transform, Compose):

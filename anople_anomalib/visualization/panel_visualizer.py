@@ -7,7 +7,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -76,13 +75,13 @@ class PanelVisualizer(HeatMaps):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
+        outputs: object,
         batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        *args: object,
+        **kwargs: object,
     ) -> None:
         """Draw the panels of a batch, and record what the figures of the whole test need."""
-        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, *args, **kwargs)
         items = [item for item in batch if item.pred_score is not None]
         if items and isinstance(pl_module, AnoPLe):
             self._embeddings += evidence_of(pl_module, collate(items)).embeddings

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anople_anomalib.deployment.metadata import ExportMetadata, metadata_file, to_json
+from anople_anomalib.deployment.metadata import ExportMetadata, write_metadata
 from anople_anomalib.utils.files import digest_of
 
 
@@ -64,5 +64,5 @@ def brightness_model(folder: Path, gain: float = 1.0) -> Path:
         compression=None,
         versions={},
     )
-    metadata_file(file).write_text(to_json(metadata), encoding="utf-8")
+    write_metadata(metadata, file)
     return file

@@ -154,7 +154,6 @@ PATCHES = {  # places that change objects of other packages, each a row of docs/
     "backbones/package_weights.py": 1,
     "commands/terminal.py": 1,
     "metrics/per_category.py": 1,
-    "metrics/raw_scores.py": 1,
     "plugin/discovery.py": 1,
     "plugin/registration.py": 2,
     "training/run.py": 1,

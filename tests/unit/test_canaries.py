@@ -97,11 +97,6 @@ def test_lightnings_checkpoint_callback_has_its_private_flag() -> None:
     assert vars(ModelCheckpoint())["_save_on_train_epoch_end"] is None
 
 
-def test_lightnings_trainer_gives_its_own_metrics_away(trainer: Trainer) -> None:
-    assert trainer.callback_metrics is trainer.callback_metrics
-    assert trainer.logged_metrics is trainer.logged_metrics
-
-
 def test_lightning_hangs_the_models_log_on_callbacks() -> None:
     source = inspect.getsource(callback_connector._CallbackConnector._attach_model_logging_functions)
     assert "callback.log = " in source

@@ -16,7 +16,7 @@ from anople_anomalib.method.fusion import PaperFusion, fuse
 from anople_anomalib.method.loss import AnoPLeLoss
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.views import cut_masks, cut_views, double, num_views
-from anople_anomalib.metrics.category_scores import METRICS, CategoryScores
+from anople_anomalib.metrics.score_counts import METRICS, CategoryScores
 from anople_anomalib.utils.transforms import resize
 
 settings.register_profile(

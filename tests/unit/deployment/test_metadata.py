@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.deployment.metadata import ExportMetadata, metadata_file, read_metadata, to_json
+from anople_anomalib.deployment.metadata import ExportMetadata, metadata_file, read_metadata, write_metadata
 from anople_anomalib.utils.files import digest_of
 from helpers.training import train_model
 
@@ -37,7 +37,7 @@ def graph(tmp_path: Path) -> Path:
         None,
         {"a": "1"},
     )
-    metadata_file(path).write_text(to_json(metadata), encoding="utf-8")
+    write_metadata(metadata, path)
     return path
 
 
@@ -51,11 +51,11 @@ def test_what_is_written_is_read(graph: Path) -> None:
     ("changes", "message"),
     [
         ({"limits": {"image": 0.9, "pixel": None}}, "was changed after the export"),
-        ({"limits": {"image": "0.9", "pixel": None}}, "another kind for limits"),
-        ({"limits": {"image": 0.9}}, "another kind for limits"),
-        ({"look": [0.4]}, "another kind for look"),
-        ({"look": [0.4, None]}, "another kind for look"),
-        ({"files": {"../model.onnx": "0"}}, "another kind for files"),
+        ({"limits": {"image": "0.9", "pixel": None}}, "was changed after the export"),
+        ({"limits": {"image": 0.9}}, "was changed after the export"),
+        ({"look": [0.4]}, "was changed after the export"),
+        ({"look": [0.4, None]}, "was changed after the export"),
+        ({"files": {"../model.onnx": "0"}}, "was changed after the export"),
         ({"class_path": "os.getcwd"}, "missing or unknown: class_path"),
         ({"format": 2}, "of format 1, got 2"),
     ],

@@ -164,11 +164,12 @@ def test_a_score_that_is_no_number_is_never_good(exported: bool) -> None:
 
 def test_memory_does_not_grow_with_the_validation_set() -> None:
     processor = ExactPostProcessor()
-    for histogram in processor._histograms.values():
+    histograms = (processor._images, processor._pixels, processor._maxima)
+    for histogram in histograms:
         histogram.capacity = 20
     for _ in range(5):
         processor.on_validation_batch_end(None, None, batch([0.1, 0.9], [False, True], torch.rand(2, 4, 4)))
-    assert max(len(histogram.keys) for histogram in processor._histograms.values()) <= 20
+    assert max(len(histogram.keys) for histogram in histograms) <= 20
 
 
 @pytest.mark.parametrize(("number", "above"), [(59, 0), (92, 0), (93, 1), (124, 2)])

@@ -3,8 +3,9 @@
 
 import pytest
 
+from anople_anomalib.metrics.agreement import Judged
 from anople_anomalib.metrics.bounds import Rate
-from anople_anomalib.metrics.study import Criteria, Judged, Looks, acceptance_study, conclude
+from anople_anomalib.metrics.study import Criteria, Looks, acceptance_study, conclude
 
 
 def parts(kind: str, right: int, wrong: int = 0) -> list[Judged]:

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import (
     Transform,
 )
 
-from anople_anomalib.deployment.preprocessing import ExactPreProcessor
+from anople_anomalib.deployment.components import ExactPreProcessor
 from anople_anomalib.utils.transforms import (
     ExactResize,
     flat,

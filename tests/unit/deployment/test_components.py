@@ -7,7 +7,7 @@ import torch
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, Normalize, Resize
 
-from anople_anomalib.deployment.preprocessing import ExactPreProcessor
+from anople_anomalib.deployment.components import ExactPreProcessor
 
 BICUBIC = Resize((24, 32), interpolation=InterpolationMode.BICUBIC, antialias=True)
 
