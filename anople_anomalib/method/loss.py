@@ -4,8 +4,6 @@
 """Losses of AnoPLe, equations (7) to (11)."""
 
 import torch
-from einops import einsum, rearrange
-from kornia.losses import focal_loss
 from torch import nn
 from torch.nn import functional as F
 
@@ -39,15 +37,19 @@ def pixel_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Compute the pixel-level loss ``L_dice + L_focal``, equation (7).
 
     Args:
-        logits: Logits of (normal, abnormal), shape ``(V, 2, H, W)``.
+        logits: Logits of (normal, abnormal), shape ``(V, 2, h, w)``; resized to the masks here.
         masks: Simulated ground truth M, shape ``(V, H, W)``, dtype long, 1 where anomalous.
 
     Returns:
         A scalar, at least 0.
     """
-    # kornia gives a value per class, which is 0 for all but the true one
-    focal = focal_loss(logits, masks, alpha=None, gamma=FOCAL_GAMMA, reduction="none").sum(dim=1).mean()
-    return dice_loss(logits.softmax(dim=1)[:, 1], masks) + focal
+    odds = logits[:, 1:] - logits[:, :1]  # of two states, the difference says all
+    if odds.shape[-2:] != masks.shape[-2:]:
+        odds = F.interpolate(odds, size=masks.shape[-2:], mode="bilinear", align_corners=False)
+    odds = odds.squeeze(1)  # (V, H, W)
+    wrong = torch.where(masks > 0, -odds, odds)
+    focal = (wrong.sigmoid() ** FOCAL_GAMMA * F.softplus(wrong)).mean()  # -(1 - p)^2 log p of the true state
+    return dice_loss(odds.sigmoid(), masks) + focal
 
 
 def image_loss(
@@ -100,8 +102,7 @@ def alignment_loss(
         prototype = local_features.mean(dim=(2, 3))
     else:
         weights = (pixel_logits[:, 1].flatten(1) / ALIGNMENT_TEMPERATURE).softmax(dim=1)  # (V, H * W)
-        pixels = rearrange(local_features, "v d h w -> v (h w) d")
-        prototype = einsum(weights, pixels, "v n, v n d -> v d")  # s
+        prototype = (local_features.flatten(2) @ weights.unsqueeze(2)).squeeze(2)  # s
     return (1 - F.cosine_similarity(image_embeddings, prototype, dim=1)).mean()
 
 
@@ -139,7 +140,7 @@ class AnoPLeLoss(nn.Module):
             image_logits: Shape ``(V, 2)``.
             latent_logits: Shape ``(V+, 2)``, see :func:`image_loss`.
             local_features: Shape ``(V, D, h, w)``; ``None`` without a decoder: then only the image-level term remains.
-            pixel_logits: Shape ``(V, 2, h, w)``; resized to the masks here.
+            pixel_logits: Shape ``(V, 2, h, w)``.
 
         Returns:
             Scalars by name (``image_loss``, ``pixel_loss``, ``align_loss``); their sum is L.
@@ -148,8 +149,7 @@ class AnoPLeLoss(nn.Module):
         losses = {"image_loss": image_loss(image_logits, labels, latent_logits)}
         if local_features is None or pixel_logits is None:
             return losses
-        logits = F.interpolate(pixel_logits, size=masks.shape[-2:], mode="bilinear", align_corners=False)
-        losses["pixel_loss"] = pixel_loss(logits, masks)
+        losses["pixel_loss"] = pixel_loss(pixel_logits, masks)
         if self.alignment != "none":
             losses["align_loss"] = alignment_loss(image_embeddings, local_features, pixel_logits, self.alignment)
         return losses

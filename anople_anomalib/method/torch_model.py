@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from einops import einsum, rearrange, repeat
+from einops import rearrange, repeat
 from torch.nn import functional as F
 
 from anople_anomalib.backbones.clip import FrozenCLIP
@@ -27,6 +27,7 @@ from .state_checks import check_weights, require_memory
 
 PIXEL_LOGITS = ("dot", "cosine")
 """The readings of ``<D(z), w>`` in equation (7)."""
+_LENGTH = 1e-12  # at least, of features that are divided by theirs
 
 
 class AnoPLeModel(LargeImages):
@@ -289,9 +290,10 @@ class AnoPLeModel(LargeImages):
 
     def _pixel_logits(self, local_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Compute the logits of (normal, abnormal), equation (7), shape ``(B, 2, h, w)``."""
-        if self.pixel_logits == "cosine":
-            local_features = F.normalize(local_features, dim=1)
-        logits = einsum(local_features, text_features.to(local_features.dtype), "b d h w, s d -> b s h w")
+        logits = text_features.to(local_features.dtype) @ local_features.flatten(2)
+        logits = logits.unflatten(2, local_features.shape[-2:])
+        if self.pixel_logits == "cosine":  # of lengths, not of normalized features: they would be one more large tensor
+            logits = logits / torch.linalg.vector_norm(local_features, dim=1, keepdim=True).clamp_min(_LENGTH)
         return self.pixel_logit_scale.to(logits.dtype) * logits
 
 
