@@ -1,36 +1,51 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Compare models on the same shots, as anomalib fewshot does.
+"""Comparisons of models on the same shots, and reports on them."""
 
-Usage:
-    anople compare --config configs/benchmark/sample_textures.yaml --folder runs/textures
-"""
-
+import webbrowser
 from pathlib import Path
-from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
+
+from anople_anomalib.pipeline.settings import add_arguments
 
 from .terminal import FINE
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the subcommand."""
+def compare_options(parser: ArgumentParser) -> None:
+    """Add the options of ``compare``."""
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the comparison")
-    parser.add_argument("--folder", type=str | None, default=None, help="folder of the results, to resume a run")
-    parser.add_argument("--engine", type=Literal["local", "ray"], default="local", help="place where the jobs run")
-    parser.add_argument("--ray_address", type=str | None, default=None, help="address of a running Ray cluster")
-    parser.add_argument("--cpus_per_job", type=int, default=1, help="with Ray: CPU cores of a job")
-    parser.add_argument("--gpus_per_job", type=float | None, default=None, help="with Ray: GPUs of a job")
+    add_arguments(parser)
 
 
-def run(options: Namespace) -> int:
-    """Run the comparison."""
+def compare(options: Namespace) -> int:
+    """Compare models on the same shots, as anomalib fewshot does."""
     if not options.config.is_file():
         msg = f"There is no file '{options.config}': check --config."
         raise FileNotFoundError(msg)
     from anople_anomalib.pipeline import FewShotPipeline
 
     FewShotPipeline().run(options)
+    return FINE
+
+
+def report_options(parser: ArgumentParser) -> None:
+    """Add the options of ``report``."""
+    parser.add_argument("folders", nargs="+", type=Path, help="folders that anople compare wrote")
+    parser.add_argument("--output", type=Path | None, default=None, help="folder (default: 'report' in the first one)")
+    parser.add_argument("--metrics", nargs="+", type=str, help="metrics to report, or 'all'")
+    parser.add_argument("--open", type=bool, default=False, help="whether to open the page in a browser")
+
+
+def report(options: Namespace) -> int:
+    """Turn the results of a comparison into tables, plots and a list of missing numbers."""
+    from anople_anomalib.report.page import DEFAULT_METRICS, write_report
+    from anople_anomalib.report.results import load_results
+
+    results = load_results(options.folders)
+    page = write_report(results, options.output or options.folders[0] / "report", options.metrics or DEFAULT_METRICS)
+    print(f"Wrote {page}, and beside it report.md, values.csv (every number) and cells.csv (the tables' cells).")
+    if options.open:
+        webbrowser.open(page.resolve().as_uri())
     return FINE

@@ -1,12 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Make plain images of a folder: 8 bits per channel, upright, PNG, which every reader shows the same.
-
-Usage:
-    anople convert SOURCE TARGET
-    anople convert SOURCE TARGET --white 4095     # for a camera of 12 bits
-"""
+"""Make plain images of a folder: ``anople convert SOURCE TARGET --white 4095``, for a camera of 12 bits."""
 
 from pathlib import Path
 
@@ -22,15 +17,8 @@ _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 def convert_images(source: Path, target: Path, white: float | None = None) -> int:
     """Write every image and mask of a folder as a PNG file of 8 bits, upright, in the same layout.
 
-    The target appears complete or not at all; nothing is overwritten. Hidden files and other files are left out.
-
-    Args:
-        source: Folder with images, at any depth.
-        target: Folder to make; it must not exist yet.
-        white: Value of images of 16 or 32 bits that becomes 255; by default 65535, or 1 in floating point.
-
-    Returns:
-        Number of images.
+    The target appears complete or not at all; nothing is overwritten. Hidden files and other files are left out. Of
+    images of 16 or 32 bits, ``white`` becomes 255, by default 65535, or 1 in floating point. Returns their number.
 
     Raises:
         FileNotFoundError: If the source is no folder or holds no images.
@@ -38,9 +26,13 @@ def convert_images(source: Path, target: Path, white: float | None = None) -> in
         ValueError: If an image cannot be read, or it is not clear which value is white.
     """
     from anople_anomalib.data.image_reading import open_image, require_clear_white
+    from anople_anomalib.data.listing import list_images
 
-    source, target = Path(source), Path(target)
-    files = _image_files(source)
+    listing = list_images([source] if source.is_dir() else [])
+    files = sorted([*listing.images, *listing.convertible])
+    if not files:
+        msg = f"'{source}' is no folder with images: give the folder of a data set."
+        raise FileNotFoundError(msg)
     if target.exists():
         msg = f"'{target}' exists already: give a folder that does not, nothing is overwritten."
         raise FileExistsError(msg)
@@ -57,20 +49,8 @@ def convert_images(source: Path, target: Path, white: float | None = None) -> in
     return len(files)
 
 
-def _image_files(source: Path) -> list[Path]:
-    """List all images that Pillow knows, also those whose ending anomalib does not know."""
-    from anople_anomalib.data.listing import list_images
-
-    listing = list_images([source] if source.is_dir() else [])
-    files = sorted([*listing.images, *listing.convertible])
-    if not files:
-        msg = f"'{source}' is no folder with images: give the folder of a data set."
-        raise FileNotFoundError(msg)
-    return files
-
-
 def _places(files: list[Path], source: Path) -> dict[Path, Path]:
-    """Map every place in the target to its file."""
+    """Return the files by their places in the target."""
     places: dict[Path, Path] = {}
     for file in files:
         place = file.relative_to(source).with_suffix(".png")
@@ -81,8 +61,8 @@ def _places(files: list[Path], source: Path) -> dict[Path, Path]:
     return places
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the subcommand."""
+def convert_options(parser: ArgumentParser) -> None:
+    """Add the options of ``convert``."""
     parser.add_argument("source", type=Path, help="folder with images, at any depth")
     parser.add_argument("target", type=Path, help="folder to make; it must not exist yet")
     parser.add_argument(
@@ -90,7 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(options: Namespace) -> int:
-    """Convert a folder."""
+def convert(options: Namespace) -> int:
+    """Make plain images of a folder: 8 bits per channel, upright, PNG, which every reader shows the same."""
     print(f"{convert_images(options.source, options.target, options.white)} images were converted.")
     return FINE

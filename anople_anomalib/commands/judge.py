@@ -1,14 +1,13 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Judge images: a row of predictions.csv and a heat map each.
+"""Verdicts on images: in folders, as they come into a folder, by a service, or on a page in the browser."""
 
-Usage:
-    anople judge FOLDER --model bottle.ckpt
-    anople judge 1.png 2.png --model bottle.ckpt --output verdicts
-    anople judge FOLDER --model exported/weights/openvino/model.xml
-"""
-
+import logging
+import os
+import signal
+import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,33 +15,35 @@ from jsonargparse import ArgumentParser, Namespace
 
 from anople_anomalib.utils.files import EXPORTED
 
-from .terminal import FINE, MEGAPIXELS, UNJUDGED, allow_pixels, quiet_trainer
+from .models import load_model, require_model
+from .terminal import FINE, MEGAPIXELS, UNJUDGED, UsageError, add_shared, allow_pixels, quiet_trainer
 
 if TYPE_CHECKING:
     from anople_anomalib.anople import AnoPLe
-    from anople_anomalib.data.watching import ImageSeries
+    from anople_anomalib.data.watching import ImageSeries, WatchedFolder
+
+logger = logging.getLogger(__name__)
+
+_LOOPBACK = "127.0.0.1"
+_SECONDS_TO_END = 30  # of a service
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the subcommand."""
-    parser.add_argument("images", type=Path, nargs="+", help="folders, with everything below them, or files")
-    add_shared_arguments(parser)
-
-
-def add_shared_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments that ``judge`` and ``watch`` have."""
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint of anople teach or anomalib train")
+def _add_shared(parser: ArgumentParser) -> None:
+    """Add the options that ``judge`` and ``watch`` have."""
     parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of the rows and pictures")
     parser.add_argument("--pictures", type=bool, default=True, help="whether heat maps are drawn")
     parser.add_argument("--signal", type=str, nargs="+", default=[], help="addresses that get every row")
-    parser.add_argument("--look", type=bool | None, default=None, help="whether doubtful parts get the verdict LOOK")
-    parser.add_argument("--white", type=float | None, default=None, help="white of images of 16 bits, 4095 for 12")
-    parser.add_argument("--megapixels", type=float, default=MEGAPIXELS, help="largest image that is opened")
-    parser.add_argument("--accelerator", type=str, default="auto", help="as in Lightning's Trainer")
+    add_shared(parser, "model", "look", "white", "megapixels", "accelerator")
 
 
-def run(options: Namespace) -> int:
-    """Judge the images."""
+def judge_options(parser: ArgumentParser) -> None:
+    """Add the options of ``judge``."""
+    parser.add_argument("images", type=Path, nargs="+", help="folders, with everything below them, or files")
+    _add_shared(parser)
+
+
+def judge(options: Namespace) -> int:
+    """Judge images: a row of predictions.csv and a heat map each."""
     allow_pixels(options.megapixels)
     if options.model.suffix in EXPORTED:  # without torch, and without pictures
         from anople_anomalib.deployment.runtime import write_verdicts
@@ -51,33 +52,19 @@ def run(options: Namespace) -> int:
     from anople_anomalib.data.watching import ImageList
 
     images = ImageList(options.images, options.white)
-    return judge(load(options), images, options)
+    return judge_series(load_judge(options, pictures=options.pictures), images, options)
 
 
-def load(options: Namespace) -> "AnoPLe":
-    """Return the model of ``--model``."""
-    from anople_anomalib.anople import AnoPLe
-
-    if not options.model.is_file():
-        msg = f"There is no model '{options.model}': give the checkpoint that anople teach wrote (--model)."
-        raise FileNotFoundError(msg)
-    model = AnoPLe.load_from_checkpoint(options.model, **({} if options.pictures else {"visualizer": False}))
+def load_judge(options: Namespace, *, pictures: bool) -> "AnoPLe":
+    """Return the model of ``--model``, which draws pictures or not, with ``--look``."""
+    model = load_model(options.model, **({} if pictures else {"visualizer": False}))
     if options.look is not None:
         model.require_thresholds().look = options.look
     return model
 
 
-def judge(model: "AnoPLe", images: "ImageSeries", options: Namespace) -> int:
-    """Judge a series of images.
-
-    Args:
-        model: The trained model.
-        images: The images.
-        options: Those of :func:`add_shared_arguments`.
-
-    Returns:
-        An exit code: 0, or 3 where images could not be judged.
-    """
+def judge_series(model: "AnoPLe", images: "ImageSeries", options: Namespace) -> int:
+    """Judge a series of images into the folder ``--output``, and return the exit code."""
     from lightning.pytorch import Trainer
 
     from anople_anomalib.deployment.predictions import PredictionTable
@@ -91,3 +78,128 @@ def judge(model: "AnoPLe", images: "ImageSeries", options: Namespace) -> int:
     trainer.predict(model, dataloaders=[images], return_predictions=False)
     tables = [each for each in trainer.callbacks if isinstance(each, PredictionTable)]  # type: ignore[attr-defined]
     return UNJUDGED if any(table.errors for table in tables) else FINE
+
+
+def watch_options(parser: ArgumentParser) -> None:
+    """Add the options of ``watch``."""
+    parser.add_argument("folder", type=Path, help="folder to watch, with everything below it")
+    _add_shared(parser)
+    parser.add_argument("--only_new", type=bool, default=False, help="whether images that are there are left alone")
+    parser.add_argument("--polling", type=bool, default=False, help="for network drives that report no changes")
+
+
+def watch(options: Namespace) -> int:
+    """Judge every image that comes into a folder, until Ctrl-C.
+
+    Those that are there come first; a later run adds to the rows of an earlier one.
+    """
+    from filelock import FileLock, Timeout
+
+    from anople_anomalib.data.watching import State, WatchedFolder
+    from anople_anomalib.deployment.table import rows_of
+
+    if options.output.resolve().is_relative_to(options.folder.resolve()):
+        msg = f"--output {options.output} lies in the watched folder, where its pictures would be judged as well."
+        raise UsageError(msg)
+    rows = rows_of(options.output / "predictions.jsonl")
+    known = {row["path"]: State(row["modified"], row["bytes"]) for row in rows if row.get("modified") is not None}
+    folder = WatchedFolder(options.folder, known, options.white, polling=options.polling, only_new=options.only_new)
+    allow_pixels(options.megapixels)
+    model = load_judge(options, pictures=options.pictures)
+    options.output.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(options.output / ".watch.lock", timeout=0):
+            return _watch(model, folder, options)
+    except Timeout as error:
+        msg = f"Another watch writes to '{options.output}': give this one another --output."
+        raise ValueError(msg) from error
+
+
+def _watch(model: "AnoPLe", folder: "WatchedFolder", options: Namespace) -> int:
+    """Judge the images of a folder until SIGINT or SIGTERM; a second one of them ends at once."""
+
+    def stop(number: int, frame: object) -> None:
+        """Finish the image that is being judged, then end."""
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+        folder.stop()
+
+    usual = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    logger.info("Watching %s; Ctrl-C ends it. Rows go to %s.", folder.folder, options.output / "predictions.csv")
+    try:
+        return judge_series(model, folder, options)
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+def serve_options(parser: ArgumentParser) -> None:
+    """Add the options of ``serve``."""
+    parser.add_argument("--model", type=Path, required=True, help="exported model, a file .onnx or .xml")
+    beyond = "address to listen at; beyond this machine only with a token in ANOPLE_TOKEN"
+    parser.add_argument("--host", type=str, default=_LOOPBACK, help=beyond)
+    parser.add_argument("--port", type=int, default=8000, help="port to listen at")
+    parser.add_argument("--waiting", type=int, default=16, help="images that may wait; more are answered by 429")
+    parser.add_argument("--megabytes", type=float, default=32, help="largest file of an image")
+    parser.add_argument("--megapixels", type=float, default=100, help="largest image")
+    parser.add_argument("--signal", type=str, nargs="+", default=[], help="addresses that get every row")
+    parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of rows that wait for them")
+
+
+def serve(options: Namespace) -> int:
+    """Judge images that are posted to a local service, by an exported model.
+
+    Until SIGINT or SIGTERM; images that wait are judged before.
+    """
+    token = os.environ.get("ANOPLE_TOKEN", "")
+    if options.host not in {_LOOPBACK, "localhost", "::1"} and not token:
+        msg = f"--host {options.host} is open to others: set a token in the environment variable ANOPLE_TOKEN first."
+        raise UsageError(msg)
+    try:
+        import uvicorn
+
+        from anople_anomalib.deployment.service import make_service
+    except ImportError as error:
+        msg = f"anople serve needs libraries ({error.name} is missing): pip install 'anople-anomalib[serve]'."
+        raise ImportError(msg) from error
+    from anople_anomalib.deployment.outbox import delivered
+    from anople_anomalib.deployment.runtime import ExportedModel
+
+    allow_pixels(max(options.megapixels, MEGAPIXELS))
+    model = ExportedModel(options.model)
+    limits = {"waiting": options.waiting, "megabytes": options.megabytes, "megapixels": options.megapixels}
+    with delivered(options.output, options.signal) as deliver:
+        service = make_service(model, token=token, deliver=deliver, **limits)
+        print(f"Judging at http://{options.host}:{options.port}/judge; Ctrl-C ends it.", flush=True)
+        for number in (signal.SIGINT, signal.SIGTERM):  # which uvicorn raises once more after its graceful end
+            signal.signal(number, lambda *_: None)
+        place = {"host": options.host, "port": options.port}
+        uvicorn.run(service, **place, log_level="warning", timeout_graceful_shutdown=_SECONDS_TO_END)
+    return FINE
+
+
+def page_options(parser: ArgumentParser) -> None:
+    """Add the options of ``page``."""
+    parser.add_argument("--model", type=Path | None, default=None, help="checkpoint of a trained model to start from")
+    parser.add_argument("--host", type=str, default=_LOOPBACK, help="address to listen at; 0.0.0.0 for the network")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen at")
+    parser.add_argument("--open_browser", type=bool, default=False, help="whether to open a browser")
+
+
+def page(options: Namespace) -> int:
+    """Open a page in the browser that takes good parts, learns, and judges others."""
+    if options.model is not None:
+        require_model(options.model)
+    from anople_anomalib.app.serving import start
+
+    # ends as by Ctrl-C: no upload stays behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with tempfile.TemporaryDirectory(prefix="anople-page-") as folder:
+        page, sessions = start(Path(folder), options.model, options.host, options.port, options.open_browser)
+        if options.host != _LOOPBACK:
+            print("Everybody who reaches this address can use the page: there are no passwords.")
+        try:
+            page.block_thread()
+        finally:
+            sessions.close_all()
+    return FINE

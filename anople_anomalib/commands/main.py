@@ -4,31 +4,33 @@
 """The command ``anople``, in a process of its own: few words, errors of one sentence, exit codes.
 
 0: fine; 1: an error; 2: wrong usage; 3: some images could not be judged; 4: criteria failed or not proven; 130:
-interrupted. ``ANOPLE_TRACEBACK=1`` shows whole tracebacks and every message of the libraries. A subcommand is a module
-with ``add_arguments`` and ``run``, which imports the libraries that are slow to import.
+interrupted. ``ANOPLE_TRACEBACK=1`` shows whole tracebacks and every message of the libraries. A subcommand is a
+function that adds its options to a parser, and one that runs it, which imports the libraries that are slow to import.
 """
 
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from . import check, compare, convert, export, judge, learn_more, page, qualify, report, serve, teach, threshold, watch
+from jsonargparse import ArgumentParser, Namespace
+
+from . import compare, convert, exports, judge, models, qualify
 from .terminal import ERROR, INTERRUPTED, USAGE, Parser, UsageError, quieten, say_error, wants_everything
 
-COMMANDS = {
-    "teach": teach,
-    "judge": judge,
-    "watch": watch,
-    "serve": serve,
-    "threshold": threshold,
-    "qualify": qualify,
-    "learn-more": learn_more,
-    "export": export,
-    "check": check,
-    "page": page,
-    "compare": compare,
-    "report": report,
-    "convert": convert,
+COMMANDS: dict[str, tuple[Callable[[ArgumentParser], None], Callable[[Namespace], int]]] = {
+    "teach": (models.teach_options, models.teach),
+    "judge": (judge.judge_options, judge.judge),
+    "watch": (judge.watch_options, judge.watch),
+    "serve": (judge.serve_options, judge.serve),
+    "threshold": (models.threshold_options, models.threshold),
+    "qualify": (qualify.qualify_options, qualify.qualify),
+    "learn-more": (models.learn_more_options, models.learn_more),
+    "export": (exports.export_options, exports.export),
+    "check": (exports.check_options, exports.check),
+    "page": (judge.page_options, judge.page),
+    "compare": (compare.compare_options, compare.compare),
+    "report": (compare.report_options, compare.report),
+    "convert": (convert.convert_options, convert.convert),
 }
 _SECONDS_WITHOUT_ANSWER = 10.0  # of a server: downloads of anomalib and of open_clip wait for ever
 
@@ -38,24 +40,17 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(prog="anople", description="Few-shot anomaly detection: teach good parts, judge others.")
     subcommands = parser.add_subcommands(dest="command", metavar="COMMAND")
     parsers = {}
-    for name, module in COMMANDS.items():
-        text = (module.__doc__ or "").partition("\n")[0]
+    for name, (add_options, run) in COMMANDS.items():
+        text = (run.__doc__ or "").partition("\n")[0]
         parsers[name] = Parser(prog=f"anople {name}", description=text)
-        module.add_arguments(parsers[name])
+        add_options(parsers[name])
         subcommands.add_subcommand(name, parsers[name], help=text)
     parser.known = [*COMMANDS]
     return parser, parsers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: Arguments of the command line; ``None`` for the process's own, which is then made quiet.
-
-    Returns:
-        The exit code.
-    """
+    """Run the command with these arguments, or those of the process, which is then made quiet; return the exit code."""
     try:
         parser, parsers = make_parser()
         options = parser.parse_args(arguments)
@@ -63,12 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments is None:
             quieten()
             socket.setdefaulttimeout(_SECONDS_WITHOUT_ANSWER)
-        return COMMANDS[name].run(options[name])
+        _, run = COMMANDS[name]
+        return run(options[name])
     except UsageError as error:
         parsers[name].error(str(error))
         return USAGE
     except KeyboardInterrupt:
-        say_error("interrupted: what was finished is kept")
+        say_error("interrupted: the finished part is kept")
         return INTERRUPTED
     except Exception as error:  # the end of the process: every error is one sentence
         if wants_everything():

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Words of the ``anople`` command: a parser and errors of one sentence, and libraries that keep quiet."""
+"""Words of the ``anople`` command: a parser, shared options, errors of one sentence, and libraries that keep quiet."""
 
 import logging
 import os
@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -20,6 +21,14 @@ FINE, ERROR, USAGE, UNJUDGED, NOT_MET, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 MEGAPIXELS = 178.0
 """Largest image that is opened unasked, as Pillow has it."""
+_SHARED: dict[str, dict[str, Any]] = {
+    "model": {"type": Path, "required": True, "help": "checkpoint of anople teach or anomalib train"},
+    "look": {"type": bool | None, "default": None, "help": "whether doubtful parts get the verdict LOOK"},
+    "white": {"type": float | None, "default": None, "help": "white of images of 16 bits, 4095 for 12"},
+    "megapixels": {"type": float, "default": MEGAPIXELS, "help": "largest image that is opened"},
+    "accelerator": {"type": str, "default": "auto", "help": "as in Lightning's Trainer"},
+}
+"""Options of several subcommands."""
 
 TRACEBACK = "ANOPLE_TRACEBACK"
 """Environment variable that asks for whole tracebacks and all messages."""
@@ -64,7 +73,6 @@ class Parser(ArgumentParser):
         sys.exit(USAGE)
 
     def _with_suggestion(self, message: str) -> str:
-        """Say which option or subcommand was probably meant."""
         if self.known and (found := re.search(r"invalid choice: '([^']*)'|but got \"?([\w-]+)", message)):
             word = found[1] or found[2]
             return f"There is no command {word!r}{did_you_mean(word, self.known)}: give one of {', '.join(self.known)}."
@@ -73,6 +81,12 @@ class Parser(ArgumentParser):
             options = [option for action in self._actions for option in action.option_strings if option[:2] == "--"]
             return f"There is no option {word}{did_you_mean(word, options)}: give one of {', '.join(options)}."
         return message
+
+
+def add_shared(parser: ArgumentParser, *names: str) -> None:
+    """Add options that several subcommands have."""
+    for name in names:
+        parser.add_argument(f"--{name}", **_SHARED[name])
 
 
 def wants_everything() -> bool:
@@ -118,12 +132,7 @@ def quiet_trainer() -> dict[str, Any]:
     for name in () if wants_everything() else _LIGHTNING:  # which adds handlers of its own when it is imported
         logging.getLogger(name).handlers[:] = []
         logging.getLogger(name).propagate = True
-    return {
-        "devices": 1,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
+    return {"devices": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 def _is_shown(record: logging.LogRecord) -> bool:

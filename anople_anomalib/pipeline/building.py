@@ -4,13 +4,13 @@
 """The data and the model of a job, built so that all models of a comparison see the same shots."""
 
 from collections.abc import Mapping
-from importlib import import_module
 from inspect import isclass, signature
+from pkgutil import resolve_name
 from typing import Any
 
 import anomalib.models
 from anomalib.data import AnomalibDataModule
-from anomalib.models import AnomalibModule, get_model
+from anomalib.models import AnomalibModule, UnknownModelError
 from lightning.pytorch import Callback
 from torch import nn
 
@@ -18,8 +18,8 @@ from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data import FewShot
 from anople_anomalib.data.wrapping import build_datamodule
 from anople_anomalib.metrics.per_category import PerCategoryEvaluator
+from anople_anomalib.utils.arguments import did_you_mean
 
-from .examples import categories_of
 from .settings import DATA_KEYS, JobSettings, check_keys, class_name, join_categories
 
 ONE_CLASS, MULTI_CLASS = "one-class", "multi-class"
@@ -27,18 +27,7 @@ OWN_SEEDS = ("seed", "training_seed")  # arguments of a model that follow the jo
 
 
 def build_data(settings: JobSettings) -> AnomalibDataModule:
-    """Build the data of a job.
-
-    Args:
-        settings: The job. Its seed draws the shots of a ``FewShot`` datamodule that has no seed of its own.
-
-    Returns:
-        The datamodule, not set up.
-
-    Raises:
-        TypeError: If an argument is unknown.
-        ValueError: If anomalib has no such datamodule, or an argument is wrong.
-    """
+    """Build the datamodule of a job, not set up; its seed draws the shots of a ``FewShot`` without one of its own."""
     arguments = dict(settings.data["init_args"])
     if class_name(settings.data) == FewShot.__name__:
         arguments.setdefault("seed", settings.seed)
@@ -46,73 +35,56 @@ def build_data(settings: JobSettings) -> AnomalibDataModule:
 
 
 def build_model(settings: JobSettings, datamodule: AnomalibDataModule) -> AnomalibModule:
-    """Build the model of a job.
+    """Build the model of a job, with an evaluator per category and without a visualizer unless others are given.
 
-    Args:
-        settings: The job. Its seed is also the model's ``seed`` and ``training_seed`` (AnoPLe's
-            ``training.seed``) where the model has these arguments and they are not given.
-        datamodule: The job's data. The shots of a ``FewShot`` win over the model's own number of shots.
-
-    Returns:
-        The model, with an evaluator per category and without a visualizer unless others are given.
+    The job's seed is also the model's ``seed`` and ``training_seed`` (AnoPLe's ``training.seed``) where the model has
+    these arguments and they are not given. The shots of a ``FewShot`` win over the model's own number of shots.
 
     Raises:
         TypeError: If an argument is unknown.
         UnknownModelError: If anomalib has no such model.
         ValueError: If another package has no such model.
     """
-    path = settings.model["class_path"]
-    others = None if "." not in path or path.startswith("anomalib.") else _model_of_another_package(path)
-    cls = others or getattr(anomalib.models, class_name(settings.model), None)
-    accepted = signature(cls).parameters if cls is not None else {}
-    arguments: dict[str, Any] = {name: settings.seed for name in OWN_SEEDS if name in accepted}
+    cls = _model_class(settings.model["class_path"])
+    accepted = signature(cls).parameters
     given = {name: instantiated(value) for name, value in settings.model["init_args"].items()}
     if cls is AnoPLe:
         given["training"] = {"seed": settings.seed, **(given.get("training") or {})}
+    arguments: dict[str, Any] = {name: settings.seed for name in OWN_SEEDS if name in accepted}
     arguments |= {"visualizer": False, "evaluator": PerCategoryEvaluator(), **given}
-    if "post_processor" in accepted and "evaluator" not in settings.model["init_args"]:
+    if "post_processor" in accepted and "evaluator" not in given:
         arguments.setdefault("post_processor", False)  # anomalib's keeps every pixel, for labels that nobody asks for
     if isinstance(datamodule, FewShot) and "k_shot" in accepted and cls is not AnoPLe:  # which asks FewShot itself
-        arguments["k_shot"] = _number_of_shots(datamodule)
-    return others(**arguments) if others else get_model({"class_path": path}, **arguments)
+        datamodule.prepare_data()
+        datamodule.setup()
+        arguments["k_shot"] = len(datamodule.train_data)  # models such as WinClip take references of all categories
+    return cls(**arguments)
 
 
-def instantiated(value: Any) -> Any:
-    """Build the objects that settings describe, such as a pre-processor and its transform.
+def instantiated(value: object) -> Any:
+    """Build the objects in plain data, such as a pre-processor and its transform.
 
-    Args:
-        value: Plain data; a mapping with ``class_path``, and ``init_args`` if there are any, stands for an object.
-
-    Returns:
-        The same with objects, also those within the arguments of others.
+    A mapping with ``class_path``, and ``init_args`` if there are any, stands for an object.
 
     Raises:
         ValueError: If one is neither a module, nor a callback or a metric: a configuration calls no other code.
     """
     if isinstance(value, Mapping) and "class_path" in value:
         check_keys("a class of the fewshot section", value, known=DATA_KEYS, needed=("class_path",))
-        cls = _imported(value["class_path"], "class")
-        if not (isclass(cls) and issubclass(cls, (nn.Module, Callback))):
-            msg = (
-                f"'{value['class_path']}' is no part of a model: it must be a subclass of torch's Module or a Callback."
-            )
-            raise ValueError(msg)
+        cls = _imported(value["class_path"], "part of a model", nn.Module, Callback)
         return cls(**instantiated(value.get("init_args") or {}))
     if isinstance(value, Mapping):
         return {key: instantiated(each) for key, each in value.items()}
     return [instantiated(each) for each in value] if isinstance(value, list) else value
 
 
+def categories_of(datamodule: AnomalibDataModule) -> list[str]:
+    """Return the categories of a datamodule; the only one's name where it has one."""
+    return datamodule.categories if isinstance(datamodule, FewShot) else [datamodule.category or datamodule.name]
+
+
 def describe(model: AnomalibModule, datamodule: AnomalibDataModule) -> dict[str, Any]:
-    """Return the columns that only the built model and data can tell.
-
-    Args:
-        model: The model.
-        datamodule: The data.
-
-    Returns:
-        ``setting``, ``categories`` and ``k_shot``; ``"all"`` where every training image is used.
-    """
+    """Return the columns that only the built model and data can tell: ``setting``, ``categories`` and ``k_shot``."""
     categories = categories_of(datamodule)
     k_shot = datamodule.k_shot if isinstance(datamodule, FewShot) else model.hparams.get("k_shot")
     return {
@@ -122,27 +94,25 @@ def describe(model: AnomalibModule, datamodule: AnomalibDataModule) -> dict[str,
     }
 
 
-def _model_of_another_package(class_path: str) -> type[AnomalibModule]:
-    """Import a model by its full name, as ``anomalib train`` does; ``get_model`` would not."""
-    found = _imported(class_path, "model")
-    if not (isclass(found) and issubclass(found, AnomalibModule)):
-        msg = f"'{class_path}' is no model of anomalib: it must be a subclass of AnomalibModule."
+def _model_class(path: str) -> type[AnomalibModule]:
+    """Return a model of anomalib by its bare name, or any by its full one, as ``anomalib train`` does."""
+    if "." in path:
+        return _imported(path, "model", AnomalibModule)
+    models: dict[str, Any] = {name: cls for name, cls in vars(anomalib.models).items() if isclass(cls)}
+    if path not in models:
+        msg = f"anomalib has no model '{path}'{did_you_mean(path, models)}."
+        raise UnknownModelError(msg)
+    return models[path]
+
+
+def _imported(path: str, kind: str, *bases: type) -> type[Any]:
+    """Import a class by its full name, and refuse one of another kind."""
+    try:
+        found = resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        msg = f"There is no {kind} '{path}': {error}."
+        raise ValueError(msg) from error
+    if not (isclass(found) and issubclass(found, bases)):
+        msg = f"'{path}' is no {kind}: it must be a subclass of {' or '.join(base.__name__ for base in bases)}."
         raise ValueError(msg)
     return found
-
-
-def _imported(class_path: str, kind: str) -> object:
-    """Import what a dotted name stands for; ``None`` where its module lacks it."""
-    module, _, name = class_path.rpartition(".")
-    try:
-        return getattr(import_module(module), name, None)
-    except (ModuleNotFoundError, ValueError) as error:
-        msg = f"There is no {kind} '{class_path}': {error}."
-        raise ValueError(msg) from error
-
-
-def _number_of_shots(datamodule: FewShot) -> int:
-    """Return the number of training images over all categories; models such as WinClip take that many references."""
-    datamodule.prepare_data()
-    datamodule.setup()
-    return len(datamodule.train_data)

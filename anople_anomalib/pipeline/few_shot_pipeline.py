@@ -1,49 +1,30 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""``anomalib fewshot --config FILE``: compare models on the same shots.
+"""``anomalib fewshot --config FILE``: compare models on the same shots, see ``configs/benchmark`` for examples."""
 
-Example config::
-
-    accelerator: cpu
-    fewshot:
-      seed:
-        grid: [0, 1, 2, 3, 4]
-      model:
-        grid:
-          - class_path: AnoPLe
-          - class_path: Patchcore
-            init_args:
-              coreset_sampling_ratio: 1.0
-      data:
-        class_path: FewShot
-        init_args:
-          datamodule: MVTecAD
-          categories: all
-          k_shot:
-            grid: [1, 2, 4]
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import pandas as pd
 import torch
 from anomalib.pipelines.components.base import Pipeline, Runner
 from anomalib.pipelines.components.runners import ParallelRunner, SerialRunner
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
-from .console import show
-from .generator import FewShotJobGenerator
-from .job import FewShotJob
-from .ray_runner import RayOptions, RayRunner, import_ray
-from .results import FAILED, ResultsTable, write_plan
-from .settings import SECTION_KEYS, check_keys, expand_jobs
+from anople_anomalib.utils.arguments import check_integer
+
+from .job import FewShotJob, FewShotJobGenerator
+from .ray_runner import RayRunner
+from .results import FAILED, MAIN_METRICS, ResultsTable, name_of, short_categories, write_plan
+from .settings import LOCAL, RAY, SECTION_KEYS, add_arguments, check_keys, expand_jobs
 
 TOP_LEVEL_KEYS = ("accelerator", "processes", FewShotJob.name)
-LOCAL, RAY = "local", "ray"
+COSTS = {"fit_seconds": "fit\ns", "test_seconds": "test\ns", "images_per_second": "images\n/s", "peak_memory_mb": "MB"}
+SHOWN = {name: name.replace("_", "\n") for name in MAIN_METRICS} | COSTS  # columns of the results, with their headings
 
 
 class FewShotPipeline(Pipeline):
@@ -56,7 +37,7 @@ class FewShotPipeline(Pipeline):
     - ``label`` within a model: its name in tables and plots.
     - ``fewshot.runs``: a list of such sections, each completed by the keys beside it.
     - ``fewshot.folder``, or ``--folder``: folder of the results, ``runs/fewshot/<time>`` by default. Started again on
-      the same folder, the pipeline skips what is done.
+      the same folder, the pipeline skips the jobs that are done.
     - ``fewshot.published_tables``: the paper's tables that a report shows beside the results, Tables 1 and 6 to 8 by
       default.
     - ``accelerator``: one or a list of Lightning's; ``auto`` by default.
@@ -69,26 +50,20 @@ class FewShotPipeline(Pipeline):
         self.folder = Path()
         self.plan_name = "config"
         self.published_tables: list[str] = []
-        self.ray: RayOptions | None = None
+        self.ray: tuple[str | None, int, float | None] | None = None  # address, CPUs and GPUs of a job
 
     @staticmethod
     def get_parser(parser: ArgumentParser | None = None) -> ArgumentParser:
-        """Return the parser of the command line, with ``--config``, ``--folder`` and where the jobs run."""
+        """Return the parser of the command line, with ``--config``, ``--folder`` and the place where the jobs run."""
         parser = Pipeline.get_parser(parser)
-        parser.add_argument("--folder", type=str | None, default=None, help="Folder of the results, to resume a run.")
-        parser.add_argument("--engine", type=Literal["local", "ray"], default=LOCAL, help="What runs the jobs.")
-        parser.add_argument("--ray_address", type=str | None, default=None, help="Address of a running Ray cluster.")
-        parser.add_argument("--cpus_per_job", type=int, default=1, help="With Ray: CPU cores of a job.")
-        parser.add_argument("--gpus_per_job", type=float | None, default=None, help="With Ray: GPUs of a job.")
+        add_arguments(parser)
         return parser
 
     def run(self, args: Namespace | None = None) -> None:
-        """Run the comparison and show its results.
-
-        Args:
-            args: ``config``, the path of the configuration, and ``folder``; ``None`` reads the command line.
+        """Run the comparison of ``args.config``, and show its results; ``None`` reads the command line.
 
         Raises:
+            ImportError: If the jobs are to run on Ray, which is not installed.
             FileNotFoundError: If there is no such configuration.
             ValueError: If the configuration is not valid.
         """
@@ -99,22 +74,10 @@ class FewShotPipeline(Pipeline):
         print(f"{len(rows)} jobs are in {ResultsTable(self.folder).path}; {failed} of them failed.")
 
     def _get_args(self, args: Namespace | None) -> dict[str, Any]:
-        """Read the configuration and take out of its section what is not part of a job.
-
-        Args:
-            args: ``config`` and ``folder``; ``None`` reads the command line.
-
-        Returns:
-            The configuration with the keys ``accelerator``, ``processes`` and ``fewshot``.
-
-        Raises:
-            ImportError: If the jobs are to run on Ray, which is not installed.
-            ValueError: If a key is missing or not known.
-        """
+        """Read the configuration and take the keys that are no part of a job out of its section."""
         args = args or self.get_parser().parse_args()
         if args.get("engine", LOCAL) == RAY:
-            import_ray()  # missing, it is an error now
-            self.ray = RayOptions(args.get("ray_address"), args.get("cpus_per_job", 1), args.get("gpus_per_job"))
+            self.ray = (args.get("ray_address"), args.get("cpus_per_job", 1), args.get("gpus_per_job"))
         config = super()._get_args(args)
         section = config.get(FewShotJob.name) if isinstance(config, Mapping) else None
         if not isinstance(section, Mapping):
@@ -130,17 +93,7 @@ class FewShotPipeline(Pipeline):
         return {"accelerator": "auto", "processes": None, **config, FewShotJob.name: section}
 
     def _setup_runners(self, args: dict[str, Any]) -> list[Runner]:
-        """Write down the plan and return one runner per accelerator.
-
-        Args:
-            args: The configuration as :meth:`_get_args` returns it.
-
-        Returns:
-            Serial runners, parallel ones for more than one process, or Ray's.
-
-        Raises:
-            ValueError: If the accelerator, the number of processes or the section is not valid.
-        """
+        """Write the plan and return one runner per accelerator."""
         accelerators = args["accelerator"] if isinstance(args["accelerator"], list) else [args["accelerator"]]
         runners = [self._runner(accelerator, args["processes"]) for accelerator in accelerators]
         jobs = [job for accelerator in accelerators for job in expand_jobs(args[FewShotJob.name], accelerator)]
@@ -156,14 +109,34 @@ class FewShotPipeline(Pipeline):
             msg = f"Unknown accelerator {accelerator!r}: known are {', '.join(sorted(set(known)))}."
             raise ValueError(msg)
         if self.ray is not None:
-            return RayRunner(FewShotJobGenerator(accelerator, self.folder), self.ray)
+            return RayRunner(FewShotJobGenerator(accelerator, self.folder), *self.ray)
         gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
         processes = max(1, gpus) if processes is None else processes
-        if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
-            msg = f"processes must be an integer, 1 or more, got {processes!r}."
-            raise ValueError(msg)
+        check_integer(1, processes=processes)
         if processes == 1:
             return SerialRunner(FewShotJobGenerator(accelerator, self.folder))
         # jobs side by side on a CPU share its cores, or each would start a thread per core
         threads = None if gpus else max(1, torch.get_num_threads() // processes)
         return ParallelRunner(FewShotJobGenerator(accelerator, self.folder, threads), n_jobs=processes)
+
+
+def show(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print a table of rows with the main metrics and the costs that there are, then the error of each that failed."""
+    names = [name for name in SHOWN if any(row.get(name) for row in rows)]
+    cells = [
+        [row["model"], f"{row['dataset']} {short_categories(row['categories'])}", row["k_shot"], row["seed"]]
+        + [_short_number(row.get(name, "")) for name in names]
+        + [row["status"]]
+        for row in rows
+    ]
+    headings = ["model", "data", "k", "seed", *(SHOWN[name] for name in names), "status"]
+    table = pd.DataFrame(cells, columns=headings).to_markdown(index=False, tablefmt="simple", disable_numparse=True)
+    print(f"Few-shot comparison\n\n{table}\n")
+    for row in rows:
+        if row["status"] == FAILED:
+            print(f"Failed: {name_of(row)}, seed {row['seed']}: {row['error']}")
+
+
+def _short_number(cell: str) -> str:
+    """Return a number with three digits after the point, or one where it is large."""
+    return cell and (f"{float(cell):.3f}" if abs(float(cell)) <= 1 else f"{float(cell):.1f}")

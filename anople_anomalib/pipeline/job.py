@@ -1,45 +1,50 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One job of a comparison: train a model on its shots, test it, and write its row."""
+"""One job of a comparison: train a model on its shots, test it, and write its row and its example maps."""
 
 import gc
 import io
 import logging
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
-from anomalib.data import AnomalibDataModule
+from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.models import AnomalibModule
-from anomalib.pipelines.components import Job
+from anomalib.pipelines.components import Job, JobGenerator
+from anomalib.pipelines.types import PREV_STAGE_RESULT
 from lightning import seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from tqdm import tqdm
 
+from anople_anomalib.anople import AnoPLe
+from anople_anomalib.data import FewShot
+from anople_anomalib.data.image_reading import open_image
 from anople_anomalib.data.sampling import write_sample_list
+from anople_anomalib.deployment.heat_maps import with_heat, with_outline
+from anople_anomalib.utils.files import written_whole
+from anople_anomalib.utils.palette import SKY_BLUE
 
-from .building import build_data, build_model, describe
-from .console import announce, logged_from
-from .examples import ExampleMaps, categories_of
-from .measures import (
-    InferenceSpeed,
-    PeakMemory,
-    Stopwatch,
-    TrainingTime,
-    checkpoint_megabytes,
-    trained_parameters,
-    warm_up,
-)
-from .results import EXAMPLES, FAILED, OK, ResultsTable
-from .settings import JobSettings
+from .building import build_data, build_model, categories_of, describe
+from .measures import Clock, PeakMemory, Stopwatch, checkpoint_megabytes, logged_from, trained_parameters, warm_up
+from .results import EXAMPLES, FAILED, MAIN_METRICS, OK, SAMPLES, ResultsTable, name_of
+from .settings import JobSettings, expand_jobs
 
 logger = logging.getLogger(__name__)
 
+_SIDE = 112  # pixels of an example
 _THREADS = torch.get_num_threads()  # before a job changed it
 
 
+@dataclass(eq=False)
 class FewShotJob(Job):
     """Job that trains and tests one model and adds one row to the results, also if that fails.
 
@@ -47,33 +52,27 @@ class FewShotJob(Job):
     itself is plain data that any process can run.
 
     Args:
-        settings: What to train and test.
+        settings: The model, the data and the trainer's arguments.
         folder: Folder of the comparison.
         position: The job's place in the whole, such as ``"3/12"``, for the line on the console.
         threads: Number of torch's threads on a CPU; ``None`` leaves the choice to torch.
     """
 
     name = "fewshot"
-
-    def __init__(self, settings: JobSettings, folder: Path, position: str = "1/1", threads: int | None = None) -> None:
-        super().__init__()
-        self.settings = settings
-        self.folder = folder
-        self.position = position
-        self.threads = threads
+    settings: JobSettings
+    folder: Path
+    position: str = "1/1"
+    threads: int | None = None
 
     def run(self, task_id: int | None = None) -> dict[str, Any]:
-        """Run the job and write its row.
+        """Run the job and write its row: settings, metrics and costs, or its error.
 
         Args:
             task_id: Number of the process in a parallel run; with several GPUs also that of the GPU.
-
-        Returns:
-            The row: what was asked for, the metrics and the costs; after a failure ``status`` and ``error`` say so.
         """
         row = {"status": OK, **self.settings.describe(), "error": ""}
         try:
-            # what models and trainers print or log would bury the one line per job
+            # the messages of models and trainers would bury the one line per job
             with (
                 redirect_stdout(io.StringIO()),
                 redirect_stderr(io.StringIO()),
@@ -83,10 +82,19 @@ class FewShotJob(Job):
         except Exception as error:
             logger.exception("Job %s, %s, failed.", self.settings.job_id, self.settings.label)
             row.update(status=FAILED, error=_portable(f"{type(error).__name__}: {error}"))
-        ResultsTable(self.folder).add(row)
-        announce(row, self.position)
+        self.finish(row)
         gc.collect()  # trainer and model refer to each other, and would keep their memory during the next job
         return row
+
+    def finish(self, row: Mapping[str, Any]) -> None:
+        """Write the job's row, and print one line for it, above the progress bar if there is one."""
+        ResultsTable(self.folder).add(row)
+        if row["status"] == FAILED:
+            result = f"failed with {row['error']}"
+        else:
+            scores = (f"{name} {float(row[name]):.3f}" for name in MAIN_METRICS if name in row)
+            result = ", ".join([*scores, f"{row['fit_seconds'] + row['test_seconds']:.1f} s"])
+        tqdm.write(f"[{self.position}] {name_of(row)}, {row['k_shot'] or 'all'} shots, seed {row['seed']}: {result}")
 
     @staticmethod
     def collect(results: list[dict[str, Any]]) -> pd.DataFrame:
@@ -108,65 +116,126 @@ class FewShotJob(Job):
         datamodule = build_data(self.settings)
         datamodule.prepare_data()
         trainer = {"accelerator": accelerator, "devices": 1 if gpu is None else [gpu], **self.settings.trainer}
-        examples = ExampleMaps(categories_of(datamodule))
+        examples = ExampleMaps(datamodule)
         with TemporaryDirectory() as root, PeakMemory(gpu) as memory:
             model = build_model(self.settings, datamodule)
             results = _fit_and_test(model, datamodule, trainer, examples, Path(root))
-        self._save_samples(model, datamodule)
+        drawing = next((each for each in (datamodule, model) if isinstance(each, FewShot | AnoPLe)), None)
+        if drawing is not None:  # as a file that FewShot reads
+            write_sample_list(self.folder / SAMPLES / f"{self.settings.job_id}.yaml", drawing.drawn_samples)
         examples.save(self.folder / EXAMPLES / self.settings.job_id)
-        costs = {
+        return {
+            **describe(model, datamodule),
+            **results,
             "peak_memory_mb": memory.megabytes,
             "threads": torch.get_num_threads(),
-            "batch_size": getattr(datamodule, "eval_batch_size", None),
+            "batch_size": datamodule.eval_batch_size,
         }
-        return {**describe(model, datamodule), **results, **costs}
 
-    def _save_samples(self, model: AnomalibModule, datamodule: AnomalibDataModule) -> None:
-        """Write the list of the drawn shots beside the results, as a file that ``FewShot`` reads."""
-        samples = getattr(datamodule, "drawn_samples", None) or getattr(model, "drawn_samples", None)
-        if samples:
-            write_sample_list(self.folder / "samples" / f"{self.settings.job_id}.yaml", samples)
+
+@dataclass(eq=False)
+class FewShotJobGenerator(JobGenerator):
+    """Generator of the jobs on an accelerator that the results in a folder do not hold yet, see :class:`FewShotJob`."""
+
+    job_class = FewShotJob
+    accelerator: str
+    folder: Path
+    threads: int | None = None
+
+    def generate_jobs(  # type: ignore[override]  # anomalib's runners take any iterable, and show the length of a list
+        self, args: dict[str, Any] | None = None, prev_stage_result: PREV_STAGE_RESULT = None
+    ) -> list[FewShotJob]:
+        """Return the jobs of the ``fewshot`` section ``args``, as a list: anomalib's runner shows how many there are.
+
+        Raises:
+            ValueError: If the section is not valid.
+        """
+        del prev_stage_result
+        done = ResultsTable(self.folder).done()
+        settings = [job for job in expand_jobs(args or {}, self.accelerator) if job.job_id not in done]
+        return [
+            FewShotJob(job, self.folder, f"{number}/{len(settings)}", self.threads)
+            for number, job in enumerate(settings, start=1)
+        ]
+
+
+class ExampleMaps(Callback):
+    """Keeps the map of the first anomalous test image of every category.
+
+    The first one by the order of the test set: the same for every method, and chosen by nobody's score. Given to the
+    trainer in front of the model's own callbacks, it sees raw maps.
+    """
+
+    def __init__(self, datamodule: AnomalibDataModule) -> None:
+        self._datamodule = datamodule
+        self._examples: dict[str, tuple[str, np.ndarray | None, np.ndarray]] = {}  # path, mask or None, raw map
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: ImageBatch, *_: int, **__: int
+    ) -> None:
+        """Keep the maps of categories that have none yet."""
+        del trainer, pl_module, outputs
+        data, categories = self._datamodule, categories_of(self._datamodule)
+        if batch.anomaly_map is None or batch.gt_label is None or len(self._examples) == len(categories):
+            return
+        for row in torch.as_tensor(batch.gt_label).flatten().nonzero().flatten().tolist():
+            path = (batch.image_path or [])[row]
+            category = data.category_of(path) if isinstance(data, FewShot) else categories[0]
+            if category not in self._examples:
+                truth = None if batch.gt_mask is None else _plane(batch.gt_mask[row]) > 0
+                self._examples[category] = (path, truth, _plane(batch.anomaly_map[row]))
+
+    def save(self, folder: Path) -> None:
+        """Write the pictures, a JPEG file of 224 x 112 pixels per category."""
+        for category, example in self._examples.items():
+            with written_whole(folder / f"{category}.jpg") as temporary:
+                _draw(*example).save(temporary, format="JPEG", quality=70)
+
+
+def _draw(path: str, truth: np.ndarray | None, heat: np.ndarray) -> Image.Image:
+    """Draw an image with its mask and its map side by side."""
+    photo = np.asarray(open_image(path).convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+    left = photo if truth is None else with_outline(photo, truth, SKY_BLUE)
+    low, high = float(heat.min()), float(heat.max())
+    right = with_heat(photo, ((heat - low) / max(high - low, 1e-12)).astype(np.float32))
+    return Image.fromarray(np.concatenate([left, right], axis=1))
+
+
+def _plane(tensor: torch.Tensor) -> np.ndarray:
+    """Return a map or mask as an array of shape ``(h, w)``, dtype float32."""
+    return tensor.reshape(tensor.shape[-2:]).float().numpy(force=True)
 
 
 def _fit_and_test(
-    model: AnomalibModule,
-    datamodule: AnomalibDataModule,
-    trainer_arguments: dict[str, Any],
-    examples: ExampleMaps,
-    root: Path,
+    model: AnomalibModule, datamodule: AnomalibDataModule, trainer: dict[str, Any], examples: ExampleMaps, root: Path
 ) -> dict[str, Any]:
-    """Train and test with anomalib's engine.
-
-    Args:
-        model: The model.
-        datamodule: The data.
-        trainer_arguments: Arguments of the trainer.
-        examples: Keeps an anomaly map per category.
-        root: Empty folder for what the engine writes.
-
-    Returns:
-        The metrics and the costs, without the peak memory.
-    """
+    """Train and test with anomalib's engine, which writes to the folder ``root``; return the metrics and the costs."""
     from anomalib.engine import Engine  # not at the top: the plugin is registered while the engine is imported
 
-    speed, training = InferenceSpeed(), TrainingTime()
+    clock = Clock()
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    engine = Engine(callbacks=[speed, training, examples], default_root_dir=root, **{**quiet, **trainer_arguments})
+    engine = Engine(callbacks=[clock, examples], default_root_dir=root, **{**quiet, **trainer})
     watch = Stopwatch()
     engine.fit(model, datamodule=datamodule)
-    fit, fit_processor = (whole - part for whole, part in zip(watch.read(), training.validation, strict=True))
-    costs: dict[str, float | None] = {
+    fit, fit_processor = (whole - part for whole, part in zip(watch.read(), clock.validation, strict=True))
+    trained = {
         "fit_seconds": fit,
         "fit_cpu_seconds": fit_processor,
         "trainable_parameters": trained_parameters(engine.trainer),
         "checkpoint_mb": checkpoint_megabytes(engine.trainer, root),
     }
     watch = Stopwatch()
-    results = engine.test(model, datamodule=datamodule)
-    costs["test_seconds"], costs["test_cpu_seconds"] = watch.read()
-    costs["images_per_second"] = speed.images_per_second
-    costs["images_per_cpu_second"] = speed.images_per_cpu_second
-    return {**{name: value for result in results for name, value in result.items()}, **costs}
+    metrics = {name: value for result in engine.test(model, datamodule=datamodule) for name, value in result.items()}
+    test, test_processor = watch.read()
+    per_second, per_cpu_second = clock.images_per_second()
+    return {
+        **metrics,
+        **trained,
+        "test_seconds": test,
+        "test_cpu_seconds": test_processor,
+        "images_per_second": per_second,
+        "images_per_cpu_second": per_cpu_second,
+    }
 
 
 def _portable(text: str) -> str:

@@ -17,8 +17,10 @@ from filelock import FileLock
 
 from anople_anomalib.utils.files import written_whole
 
-EXAMPLES = "examples"
-"""Folder of the maps of a comparison."""
+from .settings import split_categories
+
+EXAMPLES, SAMPLES = "examples", "samples"
+"""Folders of the example maps and of the drawn shots of a comparison."""
 OK, FAILED = "ok", "failed"
 LEADING_COLUMNS = ("status", "model", "setting", "dataset", "categories", "k_shot", "seed")
 TRAILING_COLUMNS = (
@@ -38,6 +40,8 @@ TRAILING_COLUMNS = (
     "job_id",
     "config",
 )
+MAIN_METRICS = ("image_AUROC", "image_F1Max", "pixel_AUROC", "pixel_AUPRO")
+MAX_CATEGORIES = 3  # more are counted instead of named
 DECIMALS = 6
 
 
@@ -52,7 +56,11 @@ class ResultsTable:
         self.path = Path(folder) / "results.csv"
 
     def rows(self) -> list[dict[str, str]]:
-        """Return all rows as text, cells that a row does not have as ``""``; no table, no rows."""
+        """Return all rows as text, cells that a row does not have as ``""``; no table, no rows.
+
+        Raises:
+            ValueError: If it is another table than that of a comparison.
+        """
         if not self.path.is_file():
             return []
         table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
@@ -66,50 +74,35 @@ class ResultsTable:
         return {row["job_id"] for row in self.rows() if row["status"] == OK}
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add one job's row; an older row of the same job, a failed attempt, is replaced.
+        """Add one job's row by its ``job_id``; an older row of the same job, a failed attempt, is replaced.
 
-        Args:
-            row: Values by column, ``job_id`` among them. Columns that are not in ``LEADING_COLUMNS`` or
-                ``TRAILING_COLUMNS`` are metrics and stand between them.
+        Columns that are not in ``LEADING_COLUMNS`` or ``TRAILING_COLUMNS`` are metrics and stand between them.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_suffix(".lock")):
             rows = [old for old in self.rows() if old["job_id"] != row["job_id"]]
-            self._write([*rows, {column: _as_text(value) for column, value in row.items()}])
-
-    def _write(self, rows: list[dict[str, str]]) -> None:
-        """Write the whole table."""
-        names = dict.fromkeys(column for row in rows for column in row)
-        metrics = metric_names(names)
-        table = pd.DataFrame(rows, columns=[*LEADING_COLUMNS, *metrics, *TRAILING_COLUMNS])
-        with written_whole(self.path) as temporary:
-            table.to_csv(temporary, index=False, lineterminator="\n")
+            rows.append({column: _as_text(value) for column, value in row.items()})
+            metrics = metric_names(dict.fromkeys(column for each in rows for column in each))
+            table = pd.DataFrame(rows, columns=[*LEADING_COLUMNS, *metrics, *TRAILING_COLUMNS])
+            with written_whole(self.path) as temporary:
+                table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def write_plan(folder: str | Path, name: str, jobs: Iterable[Mapping[str, Any]], tables: Iterable[str] = ()) -> Path:
-    """Write down what a configuration asks for, so that a report can name what is missing.
+def write_plan(folder: str | Path, name: str, jobs: Iterable[Mapping[str, Any]], tables: Iterable[str] = ()) -> None:
+    """Write the plan of the configuration ``name``, which a later run replaces: a report names missing jobs by it.
 
-    Args:
-        folder: Folder of the comparison.
-        name: Name of the configuration; each has a plan of its own, which a later run replaces.
-        jobs: The known columns of every job's row, see :meth:`JobSettings.describe`.
-        tables: The paper's tables whose figures belong beside the results.
-
-    Returns:
-        Path of the plan.
+    It holds the rows of :meth:`JobSettings.describe`, and the paper's tables whose figures belong beside the results.
     """
-    path = Path(folder) / f"plan_{name}.json"
     plan = {"published_tables": list(tables), "jobs": [dict(job) for job in jobs]}
-    with written_whole(path) as temporary:
+    with written_whole(Path(folder) / f"plan_{name}.json") as temporary:
         temporary.write_text(json.dumps(plan, indent=1), encoding="utf-8")
-    return path
 
 
 def read_plans(folder: str | Path) -> list[dict[str, Any]]:
     """Return the plans in a folder, each with ``published_tables`` and ``jobs``, in the order of their names.
 
     Raises:
-        ValueError: If one is not what :func:`write_plan` writes.
+        ValueError: If one is no such plan.
     """
     plans = []
     for path in sorted(Path(folder).glob("plan_*.json")):
@@ -119,25 +112,23 @@ def read_plans(folder: str | Path) -> list[dict[str, Any]]:
             msg = f"The plan '{path}' is not JSON ({error}): remove it, or run the comparison again."
             raise ValueError(msg) from error
         if not _is_plan(plan):
-            msg = (
-                f"'{path}' is no plan of a comparison (published_tables, jobs): remove it, or run the comparison again."
-            )
+            known = "published_tables, jobs"
+            msg = f"'{path}' is no plan of a comparison ({known}): remove it, or run the comparison again."
             raise ValueError(msg)
         plans.append(plan)
     return plans
 
 
-def _is_plan(plan: Any) -> bool:  # JSON
-    """Return whether plain data are a plan: two lists, of names and of flat rows."""
+def _is_plan(plan: object) -> bool:
+    """Return whether plain data are two lists, of names and of flat rows."""
     if not isinstance(plan, dict) or plan.keys() != {"published_tables", "jobs"}:
         return False
-    tables, jobs = plan["published_tables"], plan["jobs"]
-    if not isinstance(tables, list) or not isinstance(jobs, list) or not all(isinstance(each, str) for each in tables):
+    if not all(isinstance(each, list) for each in plan.values()):
         return False
     plain = (str, int, float, type(None))
-    return all(
+    return all(isinstance(table, str) for table in plan["published_tables"]) and all(
         isinstance(job, dict) and "job_id" in job and all(isinstance(value, plain) for value in job.values())
-        for job in jobs
+        for job in plan["jobs"]
     )
 
 
@@ -146,10 +137,19 @@ def metric_names(row: Iterable[str]) -> list[str]:
     return [name for name in row if name not in LEADING_COLUMNS and name not in TRAILING_COLUMNS]
 
 
-def _as_text(value: Any) -> str:
+def short_categories(cell: str) -> str:
+    """Return the categories in a cell, or their number where they are many."""
+    categories = split_categories(cell)
+    return ", ".join(categories) if len(categories) <= MAX_CATEGORIES else f"{len(categories)} categories"
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """Return the name of a job in messages: its model and its data."""
+    return f"{row['model']} on {row['dataset']} {short_categories(row['categories'])}".rstrip()
+
+
+def _as_text(value: object) -> str:
     """Return a cell: nothing for ``None``, numbers without needless digits, text on one line."""
     if value is None:
         return ""
-    if isinstance(value, float):
-        return repr(round(value, DECIMALS))
-    return " ".join(str(value).split())
+    return repr(round(value, DECIMALS)) if isinstance(value, float) else " ".join(str(value).split())

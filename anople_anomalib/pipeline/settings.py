@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a ``fewshot`` configuration asks for: its grids expanded into jobs, each with a stable identity.
+"""The jobs of a ``fewshot`` configuration: its grids expanded, each job with a stable identity.
 
 Example:
     >>> from anople_anomalib.pipeline.settings import expand_jobs
@@ -13,15 +13,29 @@ Example:
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
+
+from anople_anomalib.utils.arguments import check_integer
 
 SECTION_KEYS = ("seed", "model", "data", "trainer")
 RUNS_KEY = "runs"
 MODEL_KEYS = ("class_path", "init_args", "label", "trainer")
 DATA_KEYS = ("class_path", "init_args")
+LOCAL, RAY = "local", "ray"
 ID_LENGTH = 12  # hexadecimal digits of a job's identity
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options that ``anomalib fewshot`` and ``anople compare`` have beside ``--config``."""
+    parser.add_argument("--folder", type=str | None, default=None, help="folder of the results, to resume a run")
+    parser.add_argument("--engine", type=Literal["local", "ray"], default=LOCAL, help="place where the jobs run")
+    parser.add_argument("--ray_address", type=str | None, default=None, help="address of a running Ray cluster")
+    parser.add_argument("--cpus_per_job", type=int, default=1, help="with Ray: CPU cores of a job")
+    parser.add_argument("--gpus_per_job", type=float | None, default=None, help="with Ray: GPUs of a job")
 
 
 @dataclass(frozen=True)
@@ -47,13 +61,7 @@ class JobSettings:
     @property
     def config(self) -> str:
         """The settings as one line of JSON with sorted keys."""
-        settings = {
-            "accelerator": self.accelerator,
-            "seed": self.seed,
-            "model": self.model,
-            "data": self.data,
-            "trainer": self.trainer,
-        }
+        settings = {name: value for name, value in vars(self).items() if name != "label"}
         return json.dumps(settings, sort_keys=True, default=str)
 
     @property
@@ -63,9 +71,16 @@ class JobSettings:
 
     def describe(self) -> dict[str, Any]:
         """Return the columns of a result row that are known before the job runs."""
+        arguments = self.data["init_args"]
+        inner = arguments.get("datamodule", self.data)  # FewShot wraps the datamodule of the data set
+        inner = {"class_path": inner} if isinstance(inner, str) else inner
+        inner_arguments = inner.get("init_args") or {}
+        categories = arguments.get("categories", inner_arguments.get("category", ""))
         return {
             "model": self.label,
-            **_describe_data(self.data),
+            "dataset": inner_arguments.get("name") or class_name(inner),
+            "categories": join_categories([categories] if isinstance(categories, str) else categories),
+            "k_shot": arguments.get("k_shot"),
             "seed": self.seed,
             "accelerator": self.accelerator,
             "job_id": self.job_id,
@@ -98,59 +113,42 @@ def expand_jobs(section: Mapping[str, Any], accelerator: str) -> list[JobSetting
     for run in runs:
         settings = {**common, **run}
         check_keys("the fewshot section", settings, known=SECTION_KEYS, needed=("model", "data"))
-        for combination in expand_grid(settings):
+        for combination in _expanded(settings):
             job = _job_settings(combination, accelerator)
-            # the same job of two sections runs once
             jobs[job.job_id] = job
     return list(jobs.values())
 
 
-def expand_grid(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Replace every ``{"grid": [...]}`` by its values, one combination after the other.
-
-    This is anomalib's own expansion, repeated for the grids that lie within a grid's values: a grid of models may
-    hold a model with a grid of arguments.
-
-    Args:
-        settings: Nested settings.
-
-    Returns:
-        All combinations, without grids and independent of each other.
-    """
-    from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
-
-    if not _has_grid(settings):
-        return [deepcopy(settings)]
-    combinations = [deepcopy(combination) for combination in get_iterator_from_grid_dict(settings)]
-    return [expanded for combination in combinations for expanded in expand_grid(combination)]
-
-
-def _has_grid(settings: Any) -> bool:
-    """Return whether a mapping ``{"grid": ...}`` lies anywhere in nested mappings."""
-    return isinstance(settings, Mapping) and any(key == "grid" or _has_grid(value) for key, value in settings.items())
+def _expanded(settings: object) -> list[Any]:
+    """Return all combinations of the grids in nested mappings, also of those within the values of a grid."""
+    if not isinstance(settings, Mapping):
+        return [settings]
+    if "grid" in settings:
+        if not isinstance(settings["grid"], list) or len(settings) > 1:
+            msg = f"A grid must be a list of values, and stand alone, got {dict(settings)!r}."
+            raise ValueError(msg)
+        return [expanded for value in settings["grid"] for expanded in _expanded(value)]
+    combinations = product(*map(_expanded, settings.values()))
+    return [dict(zip(settings, combination, strict=True)) for combination in combinations]
 
 
 def _job_settings(settings: Mapping[str, Any], accelerator: str) -> JobSettings:
     """Check one combination and turn it into settings; the model's own trainer arguments win over the section's."""
     model = _class_settings("model", settings["model"], MODEL_KEYS)
-    data = _class_settings("data", settings["data"], DATA_KEYS)
     seed = settings.get("seed", 0)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:  # True is an int, too
-        msg = f"seed must be an integer, 0 or more, got {seed!r}."
-        raise ValueError(msg)
+    check_integer(0, seed=seed)
     return JobSettings(
         accelerator=accelerator,
         seed=seed,
         model={"class_path": model["class_path"], "init_args": model["init_args"]},
-        data=data,
+        data=_class_settings("data", settings["data"], DATA_KEYS),
         trainer={**(settings.get("trainer") or {}), **(model.get("trainer") or {})},
         label=str(model.get("label") or class_name(model)),
     )
 
 
-def _class_settings(name: str, value: Any, known: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings of a class as a mapping with ``class_path`` and ``init_args``."""
-    settings: Any = {"class_path": value} if isinstance(value, str) else value
+def _class_settings(name: str, value: object, known: tuple[str, ...]) -> dict[str, Any]:
+    settings = {"class_path": value} if isinstance(value, str) else value
     if not isinstance(settings, Mapping):
         msg = f"{name} must be a class name or a mapping with class_path and init_args, got {value!r}."
         raise ValueError(msg)
@@ -159,39 +157,13 @@ def _class_settings(name: str, value: Any, known: tuple[str, ...]) -> dict[str, 
 
 
 def check_keys(where: str, settings: Mapping[str, Any], known: Sequence[str], needed: Sequence[str] = ()) -> None:
-    """Check the keys of a mapping.
-
-    Args:
-        where: The mapping's place, for the message.
-        settings: The mapping.
-        known: Keys that it may have.
-        needed: Keys that it must have, with a value.
-
-    Raises:
-        ValueError: If a key is missing or not known.
-    """
-    unknown = sorted(str(key) for key in settings if key not in known)
-    if unknown:
+    """Refuse a mapping with an unknown key, or without one that it needs; the error names its place."""
+    if unknown := sorted(str(key) for key in settings if key not in known):
         msg = f"Unknown key {', '.join(unknown)} in {where}: known are {', '.join(known)}."
         raise ValueError(msg)
-    missing = [key for key in needed if not settings.get(key)]
-    if missing:
+    if missing := [key for key in needed if not settings.get(key)]:
         msg = f"The key {', '.join(missing)} is missing in {where}."
         raise ValueError(msg)
-
-
-def _describe_data(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data set's name, its categories and the number of shots, as far as the settings tell."""
-    arguments = data["init_args"]
-    inner = arguments.get("datamodule", data)  # FewShot wraps the datamodule of the data set
-    inner = {"class_path": inner} if isinstance(inner, str) else inner
-    inner_arguments = inner.get("init_args") or {}
-    categories = arguments.get("categories", inner_arguments.get("category", ""))
-    return {
-        "dataset": inner_arguments.get("name") or class_name(inner),
-        "categories": join_categories([categories] if isinstance(categories, str) else categories),
-        "k_shot": arguments.get("k_shot"),
-    }
 
 
 def class_name(settings: Mapping[str, Any]) -> str:

@@ -1,93 +1,100 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The cells of the paper's tables: mean and standard deviation over seeds, by category and over categories."""
+"""The cells of the paper's tables: mean and deviation over seeds, by category and over categories; the paper's own."""
 
-import math
-import statistics
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .groups import groups
-from .measured import MEASURED, Results
-from .published import MEAN, load_published, method_key
+from .results import Results
 
-TABLE = ["dataset", "setting", "metric", "shots"]  # what all cells of one table share
+PUBLISHED_PATH = Path(__file__).parent.parent / "assets" / "published.csv"
+MAIN_TABLES = ("1", "6", "7", "8")
+MEASURED, PUBLISHED = "measured", "published"
+MEAN = "mean"  # name of the row that averages the categories
+TABLE = ["dataset", "setting", "metric", "shots"]  # shared by all cells of one table
 CELL_COLUMNS = [*TABLE, "category", "method", "source", "mean", "std", "seeds", "categories", "key"]
 
 
 def measured_cells(values: pd.DataFrame) -> pd.DataFrame:
-    """Average the measured values over the seeds.
-
-    Args:
-        values: The values of :class:`Results`.
+    """Average the values of :class:`Results` over the seeds.
 
     Returns:
         One row per cell with ``CELL_COLUMNS``. ``std`` is the sample's and ``NaN`` for one seed; ``seeds`` counts the
         seeds; ``categories`` counts those in a mean. A mean over categories uses the seeds that have all categories
         of the table; where no seed has, its ``mean`` is ``NaN``.
     """
-    cells: list[dict[str, Any]] = []
-    for table, group in groups(values, *TABLE):
-        known = dict(zip(TABLE, table, strict=True))
-        all_categories = group["category"].nunique()
-        for (method,), own in groups(group, "method"):
-            cell = {**known, "method": method, "source": MEASURED, "key": method_key(method)}
-            for (category,), rows in groups(own, "category"):
-                cells.append({**cell, "category": category, "categories": 1, **_statistics(rows["value"].tolist())})
-            by_seed = own.groupby("seed")["value"].agg(["count", "mean"])
-            # a seed that lacks a category would shift the mean
-            complete = by_seed[by_seed["count"] == all_categories]["mean"].tolist()
-            cells.append(
-                {
-                    **cell,
-                    "category": MEAN,
-                    "categories": all_categories if complete else own["category"].nunique(),
-                    **_statistics(complete),
-                }
-            )
-    return pd.DataFrame(cells, columns=CELL_COLUMNS)
+    method = [*TABLE, "method"]
+    by_category = values.groupby([*method, "category"], sort=False)["value"].agg(["mean", "std", "count"])
+    by_seed = values.groupby([*method, "seed"], sort=False)["value"].agg(number="count", value="mean").reset_index()
+    wanted = values.groupby(TABLE)["category"].nunique().rename("wanted")
+    by_seed = by_seed.join(wanted, on=TABLE)
+    complete = by_seed["number"] == by_seed["wanted"]  # a seed that lacks a category would shift the mean
+    by_seed["value"] = by_seed["value"].where(complete)
+    means = by_seed.groupby(method, sort=False)["value"].agg(["mean", "std", "count"])
+    own = values.groupby(method, sort=False)["category"].nunique()
+    all_of_table = by_seed.groupby(method, sort=False)["wanted"].first()
+    means = means.assign(categories=own.where(means["count"] == 0, all_of_table), category=MEAN)
+    cells = pd.concat([by_category.reset_index().assign(categories=1), means.reset_index()], ignore_index=True)
+    cells = cells.rename(columns={"count": "seeds"})
+    cells = cells.assign(source=MEASURED, key=[method_key(name) for name in cells["method"]])
+    return cells[CELL_COLUMNS]
 
 
 def published_cells(results: Results) -> pd.DataFrame:
     """Return the paper's figures for the data sets of the results, in the columns of :func:`measured_cells`."""
-    cells = load_published(results.published_tables) if results.published_tables else load_published()
+    cells = load_published(results.published_tables or MAIN_TABLES)
     return cells[cells["dataset"].isin(set(results.jobs["dataset"]))].reindex(columns=CELL_COLUMNS)
 
 
-def cell_text(cell: Mapping[str, Any]) -> str:
-    """Return a cell with its source and, where it is measured, its number of seeds.
-
-    Args:
-        cell: A row of :func:`measured_cells` or :func:`published_cells`.
+def load_published(tables: Sequence[str] = MAIN_TABLES) -> pd.DataFrame:
+    """Return the paper's figures of some of its tables, ``"1"`` to ``"8"`` or ``"3a"`` to ``"3c"``.
 
     Returns:
-        Such as ``"94.1±2.1 published"`` or ``"93.8±0.9 measured, n=5"``.
+        One row per figure with ``dataset``, ``setting``, ``metric``, ``shots``, ``category``, ``method``, ``source``,
+        ``mean`` and ``std`` (percent, ``NaN`` where none is printed). A figure that stands in two tables comes once.
+
+    Raises:
+        ValueError: If there is no such table.
     """
-    if math.isnan(cell["mean"]):
-        return f"only {cell['categories']} categories measured"
-    number = f"{cell['mean']:.1f}" + ("" if math.isnan(cell["std"]) else f"±{cell['std']:.1f}")
-    return f"{number} {cell['source']}" + (f", n={cell['seeds']:.0f}" if cell["source"] == MEASURED else "")
+    figures = pd.read_csv(PUBLISHED_PATH, comment="#", dtype={"table": str, "shots": str})
+    unknown = sorted(set(tables) - set(figures["table"]))
+    if unknown:
+        msg = f"Unknown published table {', '.join(unknown)}: known are {', '.join(figures['table'].unique())}."
+        raise ValueError(msg)
+    figures = figures[figures["table"].isin(tables)]
+    metric = figures["level"] + "_AUROC"
+    figures = figures.assign(metric=metric, source=PUBLISHED, key=figures["method"].map(method_key))
+    figures = figures.drop_duplicates(["dataset", "setting", "metric", "shots", "category", "key"])
+    return figures.drop(columns=["table", "level"]).reset_index(drop=True)
+
+
+def method_key(name: str) -> str:
+    """Return a method's name without case, spaces and signs: ``Patchcore`` is ``PatchCore``, ``WinClip`` ``WinCLIP+``.
+
+    The star of the one-class ``AnoPLe*`` and the arrows of the couplings are kept.
+    """
+    return re.sub(r"[^\w*→↔]|_", "", name.lower())
+
+
+def groups(table: pd.DataFrame, *columns: str, sort: bool = False) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Take a table apart by the text in some of its columns, in the order of the first rows unless it is sorted."""
+    for key, rows in table.groupby(list(columns), sort=sort):
+        yield tuple(str(part) for part in key), rows
 
 
 def ranks(cells: pd.DataFrame) -> dict[Any, int]:
-    """Return which cells of one line are the best (1) and second best (2) of their source.
+    """Return the best (1) and second best (2) cells of their source by index.
 
-    Args:
-        cells: The cells that are compared. Equal numbers, as they are printed, share a rank; a cell that is alone
-            has none.
-
-    Returns:
-        Ranks by the cells' index.
+    Equal numbers, as they are printed, share a rank; a cell that is alone has none.
     """
-    best: dict[Any, int] = {}
-    for _, group in cells.dropna(subset=["mean"]).groupby("source"):
-        printed = group["mean"].round(1)
-        places = sorted(printed.unique(), reverse=True)[:2] if len(group) > 1 else []
-        best.update({index: places.index(value) + 1 for index, value in printed.items() if value in places})
-    return best
+    by_source = cells["mean"].round(1).groupby(cells["source"])
+    places = by_source.rank(method="dense", ascending=False)
+    return {place: int(rank) for place, rank in places[by_source.transform("count") > 1].items() if rank <= 2}
 
 
 def sorted_shots(shots: Iterable[str]) -> list[str]:
@@ -98,12 +105,3 @@ def sorted_shots(shots: Iterable[str]) -> list[str]:
 def shots_text(shots: str) -> str:
     """Return a number of shots as the paper writes it, such as ``"1-shot"``."""
     return f"{shots}-shot" if shots.isdigit() else f"{shots or 'unknown number of'} images"
-
-
-def _statistics(values: list[float]) -> dict[str, float]:
-    """Return mean, sample standard deviation and number of values."""
-    return {
-        "mean": statistics.fmean(values) if values else math.nan,
-        "std": statistics.stdev(values) if len(values) > 1 else math.nan,
-        "seeds": len(values),
-    }

@@ -1,106 +1,112 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The report as one HTML page that needs nothing beside it: no file, no network."""
+"""The files of a report: a page that needs nothing beside it, the same in Markdown, tables, plots and all numbers."""
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from matplotlib.figure import Figure
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from anople_anomalib.pipeline.results import EXAMPLES
 from anople_anomalib.pipeline.settings import split_categories
+from anople_anomalib.utils.files import written_whole
 
-from .cells import shots_text
-from .groups import groups
-from .measured import MEASURED, Results
-from .plots import as_svg
-from .published import MEAN, PUBLISHED
-from .tables import TextTable
+from .cells import CELL_COLUMNS, groups, measured_cells, published_cells, shots_text
+from .plots import as_svg, draw_plots
+from .results import Results
+from .tables import Cell, TextTable, category_tables, cost_table, gaps, summary_tables
 
-_NUMBER = re.compile(r"-?[\d,]*\.?\d+")
-_FAILED_HEADER = ("Method", "Data set", "Categories", "Shots", "Seed", "Error")
-
-
-class Cell(NamedTuple):
-    """A cell of a table on the page.
-
-    Attributes:
-        text: What stands in it; of a figure, the number with its deviation.
-        note: What stands behind it in small letters: where the figure comes from.
-        number: What it is sorted by; ``None`` for text.
-        kind: Names of its classes: where it comes from, and its rank.
-    """
-
-    text: str
-    note: str
-    number: float | None
-    kind: str
+DEFAULT_METRICS = ("image_AUROC", "pixel_AUROC")
+ALL_METRICS = "all"
+_TEMPLATES = Environment(
+    loader=PackageLoader(__package__, ""), autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True
+)
 
 
-class Examples(NamedTuple):
-    """Anomaly maps of the methods on one data set: a picture as a data address, by category and method."""
-
-    title: str
-    methods: list[str]
-    pictures: dict[str, dict[str, str]]
-
-
-def render(tables: Sequence[TextTable], missing: Sequence[str], plots: Mapping[str, Figure], results: Results) -> str:
-    """Return the page: failures first, then what is missing, the tables, the plots, and example maps.
+def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAULT_METRICS) -> Path:
+    """Write ``report.html``, ``report.md``, tables, ``cells.csv`` with their cells, and ``values.csv``, every number.
 
     Args:
-        tables: The tables, the most important first.
-        missing: What the comparison lacks.
-        plots: The plots by name.
         results: The results.
+        folder: Folder of the report.
+        metrics: Names of the metrics to report; ``"all"`` among them reports all there are.
+
+    Returns:
+        Path of ``report.html``.
+
+    Raises:
+        ValueError: If no job has one of the metrics.
     """
-    environment = Environment(
-        loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    failed = results.failed
-    columns = ["method", "dataset", "categories", "k_shot", "seed", "error"]
-    return environment.get_template("page.html").render(
-        counts=(len(results.done), len(failed), len(results.missing)),
-        failed=(_FAILED_HEADER, [[_cell((text, None)) for text in row] for row in failed[columns].to_numpy()])
-        if len(failed)
-        else None,
-        missing=missing,
-        tables=[_page_table(table) for table in tables],
-        plots=[Markup(as_svg(figure, name)) for name, figure in plots.items()],  # noqa: S704  # drawn here
+    measured = measured_cells(_chosen(results.values, metrics))
+    published = published_cells(results)
+    summaries = summary_tables(measured, published, results.without_memory)
+    tables = [*summaries, cost_table(results), *category_tables(measured, published)]
+    plots = draw_plots(measured, published, results)
+    shown = pd.concat([measured, published[published["metric"].isin(measured["metric"])]], ignore_index=True)
+    frames = {"cells": shown[[column for column in CELL_COLUMNS if column != "key"]], "values": results.long_form()}
+    frames |= {"tables/" + re.sub(r"[^\w-]", "_", table.title): table.frame() for table in tables}
+    for name, frame in frames.items():
+        with written_whole(folder / f"{name}.csv") as temporary:
+            frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
+    for name, figure in plots.items():
+        with written_whole(folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png")
+    common = {"counts": (len(results.done), len(results.failed), len(results.missing)), "tables": tables}
+    write_text(folder / "report.md", render("page.md", missing=gaps(results), plots=plots, **common))
+    page = render(
+        "page.html",
+        missing=gaps(results, with_failed=False),
+        plots=[as_svg(figure, name) for name, figure in plots.items()],
+        failed=_failed_table(results.failed),
         examples=_examples(results),
+        **common,
     )
+    return write_text(folder / "report.html", page)
 
 
-def _page_table(table: TextTable) -> dict[str, object]:
-    """Return a table as the template takes it; a row of means stays below when the others are sorted."""
-    rows = [[_cell(cell) for cell in row] for row in table.rows]
-    is_mean = [row[0][0] == MEAN for row in table.rows]
-    return {
-        "title": table.title,
-        "header": table.header,
-        "rows": [row for row, mean in zip(rows, is_mean, strict=True) if not mean],
-        "means": [row for row, mean in zip(rows, is_mean, strict=True) if mean],
-    }
+def render(template: str, **values: Any) -> str:
+    """Fill a template of this folder; text in a page is escaped, and a missing value is an error."""
+    return _TEMPLATES.get_template(template).render(**values)
 
 
-def _cell(cell: tuple[str, int | None]) -> Cell:
-    """Take a cell's text apart."""
-    text, rank = str(cell[0]), cell[1]
-    source = next((source for source in (MEASURED, PUBLISHED) if f" {source}" in text), "")
-    number = _NUMBER.match(text)
-    value = float(number[0].replace(",", "")) if number and (source or number[0] == text) else None
-    shown, _, note = text.partition(" ") if value is not None else (text, "", "")
-    return Cell(shown, note, value, " ".join(filter(None, [source, f"rank{rank}" if rank else ""])))
+def write_text(path: Path, text: str) -> Path:
+    """Write a file in one go, and return its path."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
 
 
-def _examples(results: Results) -> list[Examples]:
+def jpeg_address(content: bytes) -> str:
+    """Return a JPEG file as a data address."""
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+
+
+def _chosen(values: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Return the values of the metrics, in the metrics' order."""
+    known = list(values["metric"].unique())
+    if not known:  # every job failed
+        return values
+    chosen = known if ALL_METRICS in metrics else [metric for metric in metrics if metric in known]
+    if not chosen:
+        msg = f"No job has one of the metrics {', '.join(metrics)}: there are {', '.join(known)}."
+        raise ValueError(msg)
+    return pd.concat([values[values["metric"] == metric] for metric in chosen], ignore_index=True)
+
+
+def _failed_table(failed: pd.DataFrame) -> TextTable:
+    rows = failed[["method", "dataset", "categories", "k_shot", "seed", "error"]].to_numpy().tolist()
+    cells = [[Cell(text, float(text) if text.isdigit() else None) for text in row] for row in rows]
+    return TextTable("Jobs that failed", ["Method", "Data set", "Categories", "Shots", "Seed", "Error"], cells)
+
+
+def _examples(results: Results) -> list[dict[str, Any]]:
     """Return the pictures that the jobs left: of every method and category those of the fewest shots and first seed."""
-    found = []
+    found: list[dict[str, Any]] = []
     for (dataset, setting), jobs in groups(results.done, "dataset", "setting"):
         jobs = jobs.assign(k=jobs["k_shot"].str.zfill(9), s=jobs["seed"].str.zfill(9)).sort_values(["k", "s"])
         pictures: dict[str, dict[str, str]] = {}
@@ -109,11 +115,10 @@ def _examples(results: Results) -> list[Examples]:
                 examples = results.folders[job["job_id"]] / EXAMPLES
                 path = examples / job["job_id"] / f"{category}.jpg"
                 if path.is_file() and path.resolve().is_relative_to(examples.resolve()):  # of a stranger's, too
-                    address = f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
-                    pictures.setdefault(category, {}).setdefault(job["method"], address)
+                    pictures.setdefault(category, {}).setdefault(job["method"], jpeg_address(path.read_bytes()))
         if pictures:
+            first = jobs.iloc[0]
+            title = f"{dataset}, {setting}, {shots_text(first['k_shot'])}, seed {first['seed']}"
             methods = [method for method in jobs["method"].unique() if any(method in row for row in pictures.values())]
-            fewest = shots_text(jobs["k_shot"].iloc[0])
-            title = f"{dataset}, {setting}, {fewest}, seed {jobs['seed'].iloc[0]}"
-            found.append(Examples(title, methods, dict(sorted(pictures.items()))))
+            found.append({"title": title, "methods": methods, "pictures": dict(sorted(pictures.items()))})
     return found

@@ -1,74 +1,86 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The paper's tables: by category as its Tables 6 to 9, and over all categories as its Table 1."""
+"""The paper's tables, by category as its Tables 6 to 9 and over all categories as its Table 1; costs; and gaps."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from anople_anomalib.utils.files import written_whole
+from anople_anomalib.pipeline.settings import split_categories
 
-from .cells import TABLE, cell_text, ranks, shots_text, sorted_shots
-from .groups import groups
-from .measured import MEASURED, PERCENT, Results
-from .published import MEAN, PUBLISHED
+from .cells import MEAN, MEASURED, PUBLISHED, TABLE, groups, load_published, ranks, shots_text, sorted_shots
+from .results import COSTS, PERCENT, Results
 
-COSTS = {
-    "fit_seconds": "Fit (s)",
-    "fit_cpu_seconds": "Fit, CPU (s)",
-    "test_seconds": "Test (s)",
-    "images_per_second": "Images/s",
-    "images_per_cpu_second": "Images/s of CPU",
-    "peak_memory_mb": "Peak memory (MB)",
-    "trainable_parameters": "Trained parameters",
-    "checkpoint_mb": "Checkpoint (MB)",
-}
-MARKS = {None: "{}", 1: "**{}**", 2: "<u>{}</u>"}  # best, second best
+MARKS = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}  # best, second best
+JOB = ["method", "dataset", "categories", "k_shot"]
+
+
+class Cell(NamedTuple):
+    """A cell of a table: text, or a figure with its deviation.
+
+    Attributes:
+        number: The number that it is sorted by; ``None`` for text.
+        source: Source of a figure, ``"measured"`` or ``"published"``.
+        note: The same, with its number of seeds and of categories.
+        rank: 1 for the best figure of a line, 2 for the second best, else 0.
+    """
+
+    text: str
+    number: float | None = None
+    source: str = ""
+    note: str = ""
+    rank: int = 0
+
+    def __str__(self) -> str:
+        """Return the text with its note."""
+        return f"{self.text} {self.note}".rstrip()
 
 
 @dataclass
 class TextTable:
-    """A table of text.
-
-    Args:
-        title: What it shows.
-        header: Names of the columns.
-        rows: Cells, and the rank of each: 1 for the best, 2 for the second best, else ``None``.
-    """
+    """A table with a title, the names of its columns, and its rows."""
 
     title: str
     header: list[str]
-    rows: list[list[tuple[str, int | None]]]
+    rows: list[list[Cell]]
 
     def markdown(self) -> str:
         """Return the table in Markdown, the best bold and the second best underlined."""
-        rows = [[_escaped(MARKS[rank].format(text)) if text else "" for text, rank in row] for row in self.rows]
+        rows = [[_escaped(MARKS[cell.rank].format(cell)) if cell.text else "" for cell in row] for row in self.rows]
         table = pd.DataFrame(rows, columns=[_escaped(name) for name in self.header])
         return f"### {self.title}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n"
 
-    def write_csv(self, folder: Path) -> Path:
-        """Write the table, without marks, under a name made of its title."""
-        name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in self.title)
-        path = folder / f"{name}.csv"
-        frame = pd.DataFrame([[text for text, _ in row] for row in self.rows], columns=self.header)
-        with written_whole(path) as temporary:
-            frame.to_csv(temporary, index=False, lineterminator="\n")
-        return path
+    def frame(self) -> pd.DataFrame:
+        """Return the texts, without marks."""
+        return pd.DataFrame([map(str, row) for row in self.rows], columns=self.header)
+
+
+def figure_cell(cell: Mapping[Hashable, Any], rank: int = 0, *, with_categories: bool = False) -> Cell:
+    """Return a figure, such as ``"94.1±2.1 published"`` or ``"93.8±0.9 measured, n=5"``.
+
+    Args:
+        cell: A row of :func:`measured_cells` or :func:`published_cells`.
+        rank: 1 for the best of its line, 2 for the second best, else 0.
+        with_categories: Whether a measured figure says over how many categories it is.
+    """
+    if pd.isna(cell["mean"]):
+        return Cell(f"only {cell['categories']} categories measured", source=MEASURED)
+    note = str(cell["source"])
+    if note == MEASURED:
+        note += f", n={cell['seeds']:.0f}"
+        if with_categories:
+            note += f", {cell['categories']:.0f} " + ("category" if cell["categories"] == 1 else "categories")
+    text = f"{cell['mean']:.1f}" + ("" if pd.isna(cell["std"]) else f"±{cell['std']:.1f}")
+    return Cell(text, round(cell["mean"], 1), cell["source"], note, rank)
 
 
 def category_tables(measured: pd.DataFrame, published: pd.DataFrame) -> list[TextTable]:
     """Return one table per data set, setting, metric and number of shots: a row per category, and their mean.
 
-    Args:
-        measured: Cells as :func:`measured_cells` returns them.
-        published: Cells as :func:`published_cells` returns them. A method of the paper that is measured, too, gets a
-            column beside ours.
-
-    Returns:
-        The tables by data set, setting, metric and number of shots.
+    A method of the paper that is measured, too, gets a column beside ours.
     """
     tables = dict(groups(measured, *TABLE))
     metrics = list(measured["metric"].unique())
@@ -78,7 +90,6 @@ def category_tables(measured: pd.DataFrame, published: pd.DataFrame) -> list[Tex
 
 
 def _category_table(key: dict[str, str], measured: pd.DataFrame, published: pd.DataFrame) -> TextTable:
-    """Return the table of one data set, setting, metric and number of shots."""
     for name in ("dataset", "metric", "shots"):
         published = published[published[name] == key[name]]
     columns: list[tuple[str, pd.DataFrame]] = []
@@ -86,13 +97,13 @@ def _category_table(key: dict[str, str], measured: pd.DataFrame, published: pd.D
         columns.append((method, cells))
         for (setting,), beside in groups(published[published["key"].isin(cells["key"])], "setting", sort=True):
             columns.append((f"{beside['method'].iloc[0]}, paper ({setting})", beside))
-    categories = sorted(set(measured["category"]) - {MEAN})
     rows = []
-    for category in [*categories, MEAN]:
-        line = [cells[cells["category"] == category].head(1) for _, cells in columns]
-        best = ranks(pd.concat([cell.assign(index=number) for number, cell in enumerate(line)]).set_index("index"))
-        texts = [cell_text(cell.iloc[0].to_dict()) if len(cell) else "" for cell in line]
-        rows.append([(category, None), *((text, best.get(number)) for number, text in enumerate(texts))])
+    for category in [*sorted(set(measured["category"]) - {MEAN}), MEAN]:
+        found = [cells[cells["category"] == category].head(1).assign(column=name) for name, cells in columns]
+        line = pd.concat(found).set_index("column")
+        best, known = ranks(line), dict(zip(line.index, line.to_dict("records"), strict=True))
+        figures = [figure_cell(known[name], best.get(name, 0)) if name in known else Cell("") for name, _ in columns]
+        rows.append([Cell(category), *figures])
     title = f"{key['dataset']}, {key['setting']}, {key['metric']}, {shots_text(key['shots'])}"
     return TextTable(title, ["Category", *(name for name, _ in columns)], rows)
 
@@ -100,16 +111,9 @@ def _category_table(key: dict[str, str], measured: pd.DataFrame, published: pd.D
 def summary_tables(
     measured: pd.DataFrame, published: pd.DataFrame, without_memory: Collection[str] = ()
 ) -> list[TextTable]:
-    """Return one table per data set and setting: a row per method, ours and the paper's, with its means.
+    """Return one table per data set and setting: a row per method, ours and the paper's of the same, with its means.
 
-    Args:
-        measured: Cells as :func:`measured_cells` returns them.
-        published: Cells as :func:`published_cells` returns them; one-class and multi-class figures are not mixed.
-        without_memory: Methods that were given none: beside others, they have a table of their own, as the paper's
-            Table 2.
-
-    Returns:
-        The tables, in the order of the cells.
+    Methods that were given no memory, beside others, have a table of their own, as the paper's Table 2.
     """
     cells = pd.concat([measured, published], ignore_index=True)
     means = cells[cells["category"] == MEAN]
@@ -126,44 +130,87 @@ def summary_tables(
 
 
 def _summary_table(title: str, means: pd.DataFrame) -> TextTable:
-    """Return the table of one data set and setting; a measured mean says over how many categories it is."""
+    """Return the table of one data set and setting, ours first; a measured mean says over how many categories it is."""
     ours = means[means["source"] == MEASURED]
     columns = [(metric, shots) for metric in ours["metric"].unique() for shots in sorted_shots(ours["shots"].unique())]
-    rows: dict[tuple[str, str], list[tuple[str, int | None]]] = {}
+    rows: dict[tuple[str, str], list[Cell]] = {}
     for number, (metric, shots) in enumerate(columns):
         column = means[(means["metric"] == metric) & (means["shots"] == shots)]
         best = ranks(column)
         for index, cell in column.iterrows():
-            text = cell_text(cell.to_dict())
-            if cell["source"] == MEASURED and cell["seeds"]:
-                text += f", {cell['categories']:.0f} " + ("category" if cell["categories"] == 1 else "categories")
-            row = rows.setdefault((cell["method"], cell["source"]), [("", None)] * len(columns))
-            row[number] = (text, best.get(index))
-    order = sorted(rows, key=lambda row: row[1] == PUBLISHED)  # ours first
-    lines = [[(method, None), *rows[method, source]] for method, source in order]
-    header = ["Method", *(f"{metric}, {shots_text(shots)}" for metric, shots in columns)]
-    return TextTable(title, header, lines)
+            row = rows.setdefault((cell["method"], cell["source"]), [Cell("")] * len(columns))
+            row[number] = figure_cell(cell.to_dict(), best.get(index, 0), with_categories=True)
+    order = sorted(rows, key=lambda row: row[1] == PUBLISHED)
+    lines = [[Cell(method), *rows[method, source]] for method, source in order]
+    return TextTable(title, ["Method", *(f"{metric}, {shots_text(shots)}" for metric, shots in columns)], lines)
 
 
 def cost_table(results: Results) -> TextTable:
-    """Return what the methods cost: the median over all jobs of a method that succeeded, all of it measured."""
-    rows: list[list[tuple[str, int | None]]] = []
-    for (method, dataset, setting), jobs in groups(results.done, "method", "dataset", "setting"):
-        jobs = jobs.reindex(columns=list(dict.fromkeys([*jobs.columns, *COSTS])))  # older rows have fewer
-        cells = [_short_number(pd.to_numeric(jobs[cost]).median()) for cost in COSTS]
+    """Return the costs of the methods: the median over all jobs of a method that succeeded, all of it measured."""
+    done = results.done.reindex(columns=list(dict.fromkeys([*results.jobs, *COSTS])))  # older rows have fewer
+    rows = []
+    for (method, dataset, setting), jobs in groups(done, "method", "dataset", "setting"):
         accelerators = ", ".join(jobs["accelerator"].unique())
-        rows.append([(text, None) for text in (method, dataset, setting, accelerators, str(len(jobs)), *cells)])
-    header = ["Method", "Data set", "Setting", "Accelerator", "Jobs", *COSTS.values()]
+        costs = [_cost_cell(pd.to_numeric(jobs[cost]).median()) for cost in COSTS]
+        names = [Cell(text) for text in (method, dataset, setting, accelerators)]
+        rows.append([*names, Cell(str(len(jobs)), len(jobs)), *costs])
+    header = ["Method", "Data set", "Setting", "Accelerator", "Jobs", *(heading for heading, _ in COSTS.values())]
     return TextTable("Costs per job, median, measured", header, rows)
 
 
-def _short_number(value: float) -> str:
+def _cost_cell(value: float) -> Cell:
     """Return a number with at least three digits, whole ones without a point; nothing for ``NaN``."""
     if pd.isna(value):
-        return ""
-    return f"{value:,.0f}" if value >= PERCENT or value == int(value) else f"{value:.2f}"
+        return Cell("")
+    return Cell(f"{value:,.0f}" if value >= PERCENT or value == int(value) else f"{value:.2f}", value)
 
 
 def _escaped(cell: str) -> str:
     """Return a cell whose bars are no borders of a Markdown table."""
     return cell.replace("|", "\\|")
+
+
+def gaps(results: Results, *, with_failed: bool = True) -> list[str]:
+    """Name the missing jobs, seeds and categories of a comparison, and the jobs that failed, one line per gap."""
+    failed = [f"Failed: {_name(group)}: {key[-1]}" for key, group in groups(results.failed, *JOB, "error")]
+    missing = (
+        [] if results.missing.empty else [f"Not run: {_name(group)}." for _, group in groups(results.missing, *JOB)]
+    )
+    others = [*missing, *_missing_seeds(results.values), *_missing_categories(results.values)]
+    return [*failed, *others] if with_failed else others
+
+
+def _missing_seeds(values: pd.DataFrame) -> Iterator[str]:
+    """Name the seeds and the categories that another method of the same table has and this one lacks."""
+    for key, table in groups(values, "dataset", "setting", "shots"):
+        where = f"on {key[0]}, {key[1]}, {shots_text(key[2])}"
+        wanted = {category: set(rows["seed"]) for (category,), rows in groups(table, "category", sort=True)}
+        for (method,), own in groups(table, "method"):
+            for category, seeds in wanted.items():
+                missing = sorted(seeds - set(own.loc[own["category"] == category, "seed"]))
+                if missing:
+                    yield f"Missing seeds: {method} {where}, {category}: {', '.join(missing)}."
+        single = sorted(category for category, seeds in wanted.items() if len(seeds) == 1)
+        if single:
+            yield f"One seed only, hence no standard deviation: {where}, {', '.join(single)}."
+
+
+def _missing_categories(values: pd.DataFrame) -> Iterator[str]:
+    """Name the categories of the paper's data sets that nothing was measured on."""
+    published = load_published()
+    published = published[published["category"] != MEAN]
+    for (dataset, setting), own in groups(values, "dataset", "setting"):
+        known = set(published.loc[published["dataset"] == dataset, "category"])
+        missing = sorted(known - set(own["category"]))
+        if missing:
+            yield (
+                f"Missing categories: {dataset}, {setting}: {', '.join(missing)}. "
+                f"Its means are over {len(known) - len(missing)} of {len(known)} categories, the paper's over all."
+            )
+
+
+def _name(jobs: pd.DataFrame) -> str:
+    """Return the method, the data, the shots and the seeds of jobs that differ in their seeds alone."""
+    first = jobs.iloc[0]
+    data = f"{first['dataset']} {', '.join(split_categories(first['categories']))}".rstrip()
+    return f"{first['method']} on {data}, {shots_text(first['k_shot'])}, seed {', '.join(jobs['seed'])}"

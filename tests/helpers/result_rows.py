@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from anople_anomalib.pipeline.results import ResultsTable
-from anople_anomalib.report.measured import Results, load_results
+from anople_anomalib.report.results import Results, load_results
 
 
 def job(

@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from anople_anomalib.commands.main import COMMANDS, main
-from anople_anomalib.commands.teach import divide
+from anople_anomalib.commands.models import divide
 from anople_anomalib.commands.terminal import TRACEBACK, allow_pixels, say_error
 from anople_anomalib.data.image_reading import open_image
+from anople_anomalib.pipeline.results import ResultsTable
+from helpers.result_rows import job
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 HEAVY = "{'torch', 'anomalib', 'lightning', 'open_clip', 'timm', 'cv2'} & {*sys.modules}"
@@ -47,11 +49,26 @@ def test_help_imports_nothing_heavy(run_python: Run, arguments: list[str]) -> No
     assert "usage: anople" in process.stdout
 
 
-@pytest.mark.parametrize("arguments", [["report", "none"], ["page", "--model", "none"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "none"],
+        ["page", "--model", "none"],
+        ["threshold", "--model", "none", "--output", "x", "--image_threshold", "1"],
+    ],
+)
 def test_a_mistake_costs_no_import_of_torch(run_python: Run, tmp_path: Path, arguments: list[str]) -> None:
     process = run_python("-c", SHOWS, *arguments, cwd=tmp_path)
     assert process.stdout.splitlines()[-1] == "heavy: set() code: 1"
     assert process.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_a_report_imports_no_torch(run_python: Run, tmp_path: Path) -> None:
+    for shots in (1, 2):
+        ResultsTable(tmp_path).add(job(k_shot=shots, image_AUROC=0.9))
+    process = run_python("-c", SHOWS, "report", tmp_path)
+    assert process.stdout.splitlines()[-1] == "heavy: set() code: 0", process.stderr
+    assert (tmp_path / "report" / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
@@ -106,9 +123,9 @@ def good_parts(folder: Path, number: int) -> list[Path]:
 )
 def test_no_photograph_is_lost(tmp_path: Path, number: int, shots: int | None, expected: tuple[int, int]) -> None:
     files = good_parts(tmp_path / "good", number)
-    places = divide(files, shots, 0, "part")
-    assert (len(places.shots), len(places.calibration)) == expected
-    assert sorted([*places.shots, *places.calibration]) == files
+    learned, others = divide(files, shots, 0, "part")
+    assert (len(learned), len(others)) == expected
+    assert sorted([*learned, *others]) == files
 
 
 @pytest.mark.parametrize("shots", [0, 6])

@@ -66,10 +66,11 @@ def test_a_study_is_written(checkpoint: Path, tmp_path: Path, capsys: pytest.Cap
     assert "exists already" in capsys.readouterr().err
 
 
-def test_trials_make_an_agreement_study(checkpoint: Path, tmp_path: Path) -> None:
+def test_trials_make_an_agreement_study(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for trial in range(2):
         write_parts(tmp_path / "parts" / f"trial {trial}", "good", "crack", seed=trial)
-    main(["qualify", str(tmp_path / "parts"), "--model", str(checkpoint), "--output", str(tmp_path / "study")])
+    assert main(["qualify", "parts", "--model", str(checkpoint), "--output", "study"]) == 4
     study = study_of(tmp_path / "study")["study"]
     assert study["classes"]["good"]["n"] == 3
     assert study["agreement"]["stations"][""]["right_verdicts"]["n"] == 12
@@ -106,7 +107,7 @@ def test_a_table_names_parts_trials_and_stations(tmp_path: Path) -> None:
     write_parts(tmp_path, "ok", "crack")
     table = tmp_path / "trials.csv"
     table.write_text("part,trial,station,file\n7,1,A,ok/0.png\n7,2,A,ok/1.png\n8,1,B,crack/0.png\n", encoding="utf-8")
-    found = [each[1:] for each in read_trials(table, tmp_path)]
+    found = [each[1:5] for each in read_trials(table, tmp_path)]
     assert found == [("good", "7", "A", "1"), ("good", "7", "A", "2"), ("crack", "8", "B", "1")]
     table.write_text("part,file\n7,ok/0.png\n", encoding="utf-8")
     with pytest.raises(ValueError, match="missing: station, trial"):

@@ -28,13 +28,12 @@ from anople_anomalib.anople import AnoPLe
 from anople_anomalib.metrics.per_category import PerCategoryEvaluator
 from anople_anomalib.pipeline import FewShotPipeline
 from anople_anomalib.pipeline.building import build_data, build_model, describe, instantiated
-from anople_anomalib.pipeline.console import show
-from anople_anomalib.pipeline.generator import FewShotJobGenerator
-from anople_anomalib.pipeline.job import FewShotJob
-from anople_anomalib.pipeline.measures import InferenceSpeed, PeakMemory, TrainingTime, trained_parameters, warm_up
+from anople_anomalib.pipeline.few_shot_pipeline import show
+from anople_anomalib.pipeline.job import FewShotJob, FewShotJobGenerator
+from anople_anomalib.pipeline.measures import Clock, PeakMemory, trained_parameters, warm_up
 from anople_anomalib.pipeline.results import ResultsTable, read_plans, write_plan
 from anople_anomalib.pipeline.settings import JobSettings, expand_jobs
-from anople_anomalib.report.published import load_published
+from anople_anomalib.report.cells import load_published
 from helpers.folders import write_category
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -97,6 +96,7 @@ class TestGrids:
             ({"seed": -1}, "seed must be"),
             ({"seed": "one"}, "'one'"),
             ({"model": {"class_path": "Padim", "k_shot": 1}}, "Unknown key k_shot in model"),
+            ({"seed": {"grid": 3}}, "A grid must be a list of values"),
             ({"data": ["MVTecAD"]}, r"data must be a class name .* \['MVTecAD'\]"),
         ],
     )
@@ -249,10 +249,14 @@ class TestBuilding:
 
     @pytest.mark.parametrize(
         ("name", "message"),
-        [("elsewhere.Model", "no model 'elsewhere.Model'"), ("pathlib.Path", "subclass of AnomalibModule")],
+        [
+            ("elsewhere.Model", "no model 'elsewhere.Model'"),
+            ("pathlib.Path", "subclass of AnomalibModule"),
+            ("Patchcor", r"no model 'Patchcor' \(did you mean 'Patchcore'\?\)"),
+        ],
     )
     def test_what_is_no_model_is_named(self, root: Path, name: str, message: str) -> None:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, anomalib.models.UnknownModelError), match=message):
             build_model(settings(name), build_data(settings(data=self.few_shot(root))))
 
     def test_a_grid_may_hold_objects(self) -> None:
@@ -272,23 +276,23 @@ class TestBuilding:
 
 class TestMeasures:
     def test_speed_leaves_out_the_first_batch_of_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock = iter([0.0, 10.0, 20.0, 22.0, 30.0, 31.0])
-        monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-        speed, model = InferenceSpeed(), SimpleNamespace(device=torch.device("cpu"))
-        assert speed.images_per_second is None
+        times = iter([0.0, 0.0, 10.0, 20.0, 22.0, 30.0, 31.0])
+        monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+        speed = Clock()
+        assert speed.images_per_second() == (None, None)
         for images in (6, 6, 3):
             batch = SimpleNamespace(image=torch.zeros(images, 3, 2, 2))
-            speed.on_test_batch_start(None, model, batch, 0)
-            speed.on_test_batch_end(None, model, None, batch, 0)
-        assert speed.images_per_second == pytest.approx((6 + 3) / (2 + 1))
+            speed.on_test_batch_start(None, None, batch, 0)
+            speed.on_test_batch_end(None, None, None, batch, 0)
+        assert speed.images_per_second()[0] == pytest.approx((6 + 3) / (2 + 1))
 
     def test_validation_is_no_part_of_training(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock = iter([0.0, 5.0, 10.0, 12.0])
-        monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-        training, model = TrainingTime(), SimpleNamespace(device=torch.device("cpu"))
+        times = iter([0.0, 0.0, 5.0, 10.0, 12.0])
+        monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+        training = Clock()
         for _ in range(2):
-            training.on_validation_epoch_start(None, model)
-            training.on_validation_epoch_end(None, model)
+            training.on_validation_epoch_start(None, None)
+            training.on_validation_epoch_end(None, None)
         assert training.validation[0] == pytest.approx(5 + 2)
 
     def test_a_process_warms_up_once_and_leaves_no_trace(self) -> None:

@@ -17,8 +17,7 @@ from PIL import Image
 
 from anople_anomalib.commands.main import main
 from anople_anomalib.pipeline.results import ResultsTable
-from anople_anomalib.report.long_form import LONG_COLUMNS, UNITS
-from anople_anomalib.report.tables import COSTS
+from anople_anomalib.report.results import LONG_COLUMNS
 from helpers.result_rows import job
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -157,10 +156,6 @@ def test_values_are_in_long_form(report: Path) -> None:
     assert seconds["category"].isna().all()
     assert seconds["value"].tolist() == [1.5] * 5
     assert not values["value"].isna().any()
-
-
-def test_every_cost_has_a_unit() -> None:
-    assert set(COSTS) <= set(UNITS)
 
 
 def test_a_run_in_which_all_failed_has_a_page_and_a_table(tmp_path: Path) -> None:

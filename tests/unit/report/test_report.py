@@ -11,11 +11,27 @@ import pytest
 
 from anople_anomalib.commands.main import main
 from anople_anomalib.pipeline.results import ResultsTable, write_plan
-from anople_anomalib.report.cells import CELL_COLUMNS, cell_text, measured_cells, published_cells, ranks
-from anople_anomalib.report.gaps import gaps
-from anople_anomalib.report.measured import Results
-from anople_anomalib.report.published import MEAN, PUBLISHED_PATH, load_published, method_key
-from anople_anomalib.report.tables import TextTable, category_tables, cost_table, summary_tables
+from anople_anomalib.report.cells import (
+    CELL_COLUMNS,
+    MEAN,
+    PUBLISHED_PATH,
+    groups,
+    load_published,
+    measured_cells,
+    method_key,
+    published_cells,
+    ranks,
+)
+from anople_anomalib.report.results import Results
+from anople_anomalib.report.tables import (
+    Cell,
+    TextTable,
+    category_tables,
+    cost_table,
+    figure_cell,
+    gaps,
+    summary_tables,
+)
 from helpers.result_rows import job, results
 
 ROUNDING = 0.1  # of a mean of printed figures against a printed mean
@@ -83,16 +99,29 @@ class TestPublished:
 
 
 class TestCells:
+    TABLE = pd.DataFrame({"method": ["b", "a", "b"], "shots": ["1", "1", "2"], "value": [1.0, 2.0, 3.0]})
+
+    def test_groups_come_in_the_order_of_their_first_rows_or_sorted(self) -> None:
+        assert [key for key, _ in groups(self.TABLE, "method")] == [("b",), ("a",)]
+        assert [key for key, _ in groups(self.TABLE, "method", sort=True)] == [("a",), ("b",)]
+
+    def test_a_group_holds_the_rows_that_share_the_text_of_all_columns(self) -> None:
+        values = {key: rows["value"].tolist() for key, rows in groups(self.TABLE, "method", "shots")}
+        assert values == {("b", "1"): [1.0], ("a", "1"): [2.0], ("b", "2"): [3.0]}
+
+    def test_an_empty_table_has_no_groups(self) -> None:
+        assert list(groups(self.TABLE.head(0), "method", "shots")) == []
+
     def test_mean_and_deviation_are_over_seeds(self, tmp_path: Path) -> None:
         rows = [job(seed=seed, image_AUROC=value) for seed, value in enumerate((0.90, 0.94, 0.98))]
         values = results(tmp_path, rows).values
         found = cell(measured_cells(values), category="bottle")
         assert (found["mean"], found["std"], found["seeds"]) == (pytest.approx(94), pytest.approx(4), 3)
-        assert cell_text(found) == "94.0±4.0 measured, n=3"
+        assert str(figure_cell(found)) == "94.0±4.0 measured, n=3"
 
     def test_one_seed_has_no_deviation(self, tmp_path: Path) -> None:
         found = cell(measured_cells(results(tmp_path, [job(image_AUROC=0.9)]).values), category="bottle")
-        assert cell_text(found) == "90.0 measured, n=1"
+        assert str(figure_cell(found)) == "90.0 measured, n=1"
 
     def test_a_mean_over_categories_takes_complete_seeds_only(self, tmp_path: Path) -> None:
         rows = [job(seed=0, image_AUROC=0.8), job("Padim", seed=0, image_AUROC=0.5)]
@@ -102,7 +131,7 @@ class TestCells:
         assert (complete["mean"], complete["seeds"], complete["categories"]) == (pytest.approx(90), 1, 2)
         incomplete = cell(cells, method="Padim", category=MEAN)
         assert math.isnan(incomplete["mean"])
-        assert cell_text(incomplete) == "only 1 categories measured"
+        assert str(figure_cell(incomplete)) == "only 1 categories measured"
 
     def test_several_categories_are_taken_apart(self, tmp_path: Path) -> None:
         metrics = {"image_AUROC": 0.7, "bottle/image_AUROC": 0.6, "cable/image_AUROC": 0.8}
@@ -154,15 +183,16 @@ class TestTables:
             "Padim",
             "PaDiM, paper (one-class)",  # of which the paper has no categories, but a mean
         ]
-        assert [row[0][0] for row in table.rows] == ["bottle", "tile", MEAN]
-        assert [text for text, _ in table.rows[0]][:5] == [
+        assert [row[0].text for row in table.rows] == ["bottle", "tile", MEAN]
+        assert [str(cell) for cell in table.rows[0]][:5] == [
             "bottle",
             "95.0±0.0 measured, n=2",
             "99.4±0.4 published",
             "97.0±0.0 measured, n=2",
             "99.2±0.2 published",
         ]
-        assert all("measured" in text or "published" in text for row in table.rows for text, _ in row[1:] if text)
+        texts = [str(cell) for row in table.rows for cell in row[1:] if cell.text]
+        assert all("measured" in text or "published" in text for text in texts)
 
     def test_the_best_is_bold_and_the_second_best_underlined(self, found: Results) -> None:
         markdown = category_tables(measured_cells(found.values), published_cells(found))[0].markdown()
@@ -173,31 +203,31 @@ class TestTables:
     def test_means_do_not_mix_settings(self, found: Results) -> None:
         (table,) = summary_tables(measured_cells(found.values), published_cells(found))
         assert table.title == "MVTecAD, one-class, means over categories"
-        methods = [row[0][0] for row in table.rows]
+        methods = [row[0].text for row in table.rows]
         assert methods[:3] == ["Patchcore", "AnoPLe", "Padim"]
         assert "PromptAD" in methods
         assert "AnomalyGPT" not in methods  # multi-class
-        assert table.rows[0][1][0] == "95.0±0.0 measured, n=2, 2 categories"
+        assert str(table.rows[0][1]) == "95.0±0.0 measured, n=2, 2 categories"
 
     def test_prompts_without_a_memory_have_a_table_of_their_own_beside_others(self, tmp_path: Path) -> None:
         alone = job("PromptAD", image_AUROC=0.7, init_args={"use_memory": False})
         found = results(tmp_path / "mixed", [job(image_AUROC=0.9), alone])
         first, second = summary_tables(measured_cells(found.values), published_cells(found), found.without_memory)
-        assert [row[0][0] for row in first.rows if "measured" in row[1][0]] == ["Patchcore"]
+        assert [row[0].text for row in first.rows if row[1].source == "measured"] == ["Patchcore"]
         assert second.title.endswith("prompts without a memory")
-        assert [row[0][0] for row in second.rows] == ["PromptAD"]
+        assert [row[0].text for row in second.rows] == ["PromptAD"]
         found = results(tmp_path / "alone", [alone])
         assert len(summary_tables(measured_cells(found.values), published_cells(found), found.without_memory)) == 1
 
     def test_costs_are_medians(self, tmp_path: Path) -> None:
         rows = [job(seed=seed, image_AUROC=0.5, fit_seconds=float(seconds)) for seed, seconds in enumerate((1, 2, 600))]
         table = cost_table(results(tmp_path, rows))
-        costs = dict(zip(table.header, (text for text, _ in table.rows[0]), strict=True))
+        costs = dict(zip(table.header, map(str, table.rows[0]), strict=True))
         assert (costs["Jobs"], costs["Fit (s)"], costs["Trained parameters"]) == ("3", "2", "0")
         assert costs["Peak memory (MB)"] == ""
 
     def test_a_cell_with_a_bar_does_not_break_the_table(self) -> None:
-        assert "a\\|b" in TextTable("t", ["x"], [[("a|b", None)]]).markdown()
+        assert "a\\|b" in TextTable("t", ["x"], [[Cell("a|b")]]).markdown()
 
 
 class TestGaps:

@@ -15,11 +15,23 @@ from anople_anomalib.pipeline.results import FAILED, OK, ResultsTable, metric_na
 from anople_anomalib.pipeline.settings import class_name, split_categories
 from anople_anomalib.utils.metric_names import split_metric_name
 
-MEASURED = "measured"
 PERCENT = 100
 VARIED = ("k_shot", "seed", "training_seed", "training.seed", "categories", "category", "datamodule", "root", "name")
 """Arguments that do not make another method: the tables show them otherwise."""
 VALUE_COLUMNS = ("method", "dataset", "setting", "shots", "category", "seed", "metric", "value", "job_id")
+LONG_COLUMNS = ("method", "data", "setting", "category", "k", "seed", "metric", "value", "unit", "job_id")
+COSTS = {
+    "fit_seconds": ("Fit (s)", "s"),
+    "fit_cpu_seconds": ("Fit, CPU (s)", "s"),
+    "test_seconds": ("Test (s)", "s"),
+    "test_cpu_seconds": ("Test, CPU (s)", "s"),
+    "images_per_second": ("Images/s", "1/s"),
+    "images_per_cpu_second": ("Images/s of CPU", "1/s"),
+    "peak_memory_mb": ("Peak memory (MB)", "MB"),
+    "trainable_parameters": ("Trained parameters", "1"),
+    "checkpoint_mb": ("Checkpoint (MB)", "MB"),
+}
+"""Heading and unit of the costs; metrics are in percent."""
 
 
 @dataclass
@@ -46,15 +58,29 @@ class Results:
         return self.jobs[self.jobs["status"] == OK]
 
     @property
+    def failed(self) -> pd.DataFrame:
+        """The jobs that failed."""
+        return self.jobs[self.jobs["status"] == FAILED]
+
+    @property
     def without_memory(self) -> set[str]:
         """Methods that were given no memory of the shots, as those of the paper's Table 2."""
         has_memory = [_has_memory(json.loads(config)["model"]["init_args"]) for config in self.jobs["config"]]
         return {method for method, has in zip(self.jobs["method"], has_memory, strict=True) if not has}
 
-    @property
-    def failed(self) -> pd.DataFrame:
-        """The jobs that failed."""
-        return self.jobs[self.jobs["status"] == FAILED]
+    def long_form(self) -> pd.DataFrame:
+        """Return all metrics by category and all costs by job, one row per number with ``LONG_COLUMNS``.
+
+        ``category`` is empty for the costs of a whole job. Means over categories or seeds are left to the reader.
+        """
+        job_columns = ["method", "dataset", "setting", "k_shot", "seed", "job_id"]
+        costs = [cost for cost in COSTS if cost in self.done]
+        jobs = self.done.melt(id_vars=job_columns, value_vars=costs, var_name="metric")
+        units = [COSTS[metric][1] for metric in jobs["metric"]]
+        jobs = jobs.assign(value=pd.to_numeric(jobs["value"]), category="", unit=units)
+        both = [self.values.assign(unit="percent"), jobs.dropna(subset=["value"])]
+        names = {"dataset": "data", "shots": "k", "k_shot": "k"}
+        return pd.concat([table.rename(columns=names) for table in both], ignore_index=True)[list(LONG_COLUMNS)]
 
 
 def _has_memory(arguments: Mapping[str, Any]) -> bool:
@@ -64,13 +90,9 @@ def _has_memory(arguments: Mapping[str, Any]) -> bool:
 
 
 def load_results(folders: Sequence[str | Path]) -> Results:
-    """Read the result tables and plans of folders.
+    """Read the result tables and plans of folders that ``anomalib fewshot`` wrote.
 
-    Args:
-        folders: Folders that ``anomalib fewshot`` wrote.
-
-    Returns:
-        The results; where two folders hold the same job, the one that succeeded counts, else the last.
+    Where two folders hold the same job, the one that succeeded counts, else the last.
 
     Raises:
         FileNotFoundError: If a folder has no results.
@@ -90,8 +112,8 @@ def load_results(folders: Sequence[str | Path]) -> Results:
                 came_from[row["job_id"]] = Path(folder)
         plans += read_plans(folder)
     jobs = list(rows.values())
-    planned = {job["job_id"]: job for plan in plans for job in plan["jobs"]}
-    missing = [{key: _text(value) for key, value in job.items()} for id_, job in planned.items() if id_ not in rows]
+    planned = {job["job_id"]: job for plan in plans for job in plan["jobs"] if job["job_id"] not in rows}
+    missing = [{key: "" if value is None else str(value) for key, value in job.items()} for job in planned.values()]
     methods = _method_names([*jobs, *missing])
     values = [value for job, method in zip(jobs, methods, strict=False) for value in _values(job, method)]
     return Results(
@@ -105,8 +127,10 @@ def load_results(folders: Sequence[str | Path]) -> Results:
 
 def _values(job: dict[str, str], method: str) -> Iterable[dict[str, Any]]:
     """Return the job's metrics, one row per category; the mean over categories is left to the report."""
+    draw = json.loads(job["config"])["data"]["init_args"].get("seed")
+    seed = job["seed"] if draw is None else f"{job['seed']}/{draw}"  # of the job, and of the draw by the data
     known = {"method": method, "dataset": job["dataset"], "setting": job["setting"]}
-    known |= {"shots": job["k_shot"], "seed": _seed(job), "job_id": job["job_id"]}
+    known |= {"shots": job["k_shot"], "seed": seed, "job_id": job["job_id"]}
     categories = split_categories(job["categories"])
     for name in metric_names(job):
         category, metric = split_metric_name(name)
@@ -118,13 +142,9 @@ def _values(job: dict[str, str], method: str) -> Iterable[dict[str, Any]]:
 
 
 def _method_names(jobs: Sequence[dict[str, str]]) -> list[str]:
-    """Return the name of every job's method: its label, and what tells it from others with it on the same data set.
+    """Return the name of every job's method: its label, and the arguments that others with it have otherwise.
 
-    Args:
-        jobs: Result rows.
-
-    Returns:
-        Names such as ``"AnoPLe"`` or ``"AnoPLe (prompts.depth=9)"``.
+    Such as ``"AnoPLe"`` or ``"AnoPLe (prompts.depth=9)"``.
     """
     settings = [_method_settings(job) for job in jobs]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -140,32 +160,14 @@ def _method_names(jobs: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _method_settings(job: dict[str, str]) -> dict[str, Any]:
-    """Return what makes a job's method: all arguments but shots, seeds and categories."""
+    """Return all arguments of a job but shots, seeds and categories; options of a group as ``prompts.depth``."""
     config = json.loads(job["config"])
     data = config["data"]["init_args"]
     wrapped = data.get("datamodule")
     inner = wrapped.get("init_args") or {} if isinstance(wrapped, dict) else {}
-    arguments = {**inner, **data, **config["trainer"], **_flat(config["model"]["init_args"])}
+    arguments = {**inner, **data, **config["trainer"]}
+    for name, value in config["model"]["init_args"].items():
+        options = {f"{name}.{option}": each for option, each in value.items()} if isinstance(value, dict) else None
+        arguments |= {name: value} if options is None else options
     arguments = {key: value for key, value in arguments.items() if key not in VARIED}
     return {"class": class_name(config["model"]), "on": config["accelerator"], **arguments}
-
-
-def _flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments with the options of a group by their names on the command line, ``prompts.depth``."""
-    flat: dict[str, Any] = {}
-    for name, value in arguments.items():
-        flat |= (
-            {f"{name}.{option}": each for option, each in value.items()} if isinstance(value, dict) else {name: value}
-        )
-    return flat
-
-
-def _seed(job: dict[str, str]) -> str:
-    """Return the job's seed, and that of the draw where the data have one of their own."""
-    draw = json.loads(job["config"])["data"]["init_args"].get("seed")
-    return job["seed"] if draw is None else f"{job['seed']}/{draw}"
-
-
-def _text(value: Any) -> str:
-    """Return a value as a result table holds it."""
-    return "" if value is None else str(value)

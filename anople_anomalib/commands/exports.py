@@ -1,0 +1,146 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Models as files for another runtime, and how far these are from their checkpoints."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from .judge import judge_series, load_judge
+from .models import load_model
+from .terminal import FINE, MEGAPIXELS, NOT_MET, add_shared, allow_pixels
+
+_EXAMPLES = 8
+
+
+def export_options(parser: ArgumentParser) -> None:
+    """Add the options of ``export``."""
+    add_shared(parser, "model")
+    parser.add_argument("--type", type=Literal["openvino", "onnx", "torch"], default="openvino", help="kind of file")
+    parser.add_argument("--output", type=Path, default=Path("exported"), help="folder of the files")
+    size = tuple[int, int] | None
+    parser.add_argument("--input_size", type=size, default=None, help="height and width of its images; any by default")
+    parser.add_argument("--images", type=Path | None, default=None, help="folder of images that it is compared by")
+
+
+def export(options: Namespace) -> int:
+    """Write a model as a file for another runtime: OpenVINO, ONNX or torch.
+
+    A file whose verdicts differ from the checkpoint's is not kept.
+    """
+    model = load_model(options.model).cpu().eval()
+    if options.type == "torch":
+        print(model.to_torch(options.output))
+        return FINE
+    write = model.to_onnx if options.type == "onnx" else model.to_openvino
+    options.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.output) as folder:
+        file = Path(write(folder, input_size=options.input_size))
+        if options.input_size is None:
+            print(_compared(options, file))
+        written = file.relative_to(folder)
+        shutil.copytree(folder, options.output, dirs_exist_ok=True)
+    print(options.output / written)
+    return FINE
+
+
+def _compared(options: Namespace, file: Path) -> str:
+    """Return how far an export and its checkpoint are apart; another verdict is an error."""
+    from anople_anomalib.deployment.metadata import read_metadata
+
+    shape = read_metadata(file).roi_shape
+    with nullcontext(options.images) if options.images else example_images(shape) as images:
+        found = compare(options.model, file, [images])
+    if found["verdicts_that_differ"]:
+        path, (expected, other) = next(iter(found["verdicts_that_differ"].items()))
+        msg = f"The export calls '{path}' {other}, its checkpoint {expected}: it was not kept."
+        raise ValueError(msg)
+    difference, count = found["largest_relative_score_difference"], found["images"]
+    return f"Export and checkpoint agree on {count} images; scores differ by {difference:.1e} at most."
+
+
+def check_options(parser: ArgumentParser) -> None:
+    """Add the options of ``check``."""
+    parser.add_argument("export", type=Path, help="exported model, a file .onnx or .xml")
+    parser.add_argument("--model", type=Path, required=True, help="the checkpoint that was exported")
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of images, or files")
+
+
+def check(options: Namespace) -> int:
+    """Compare an exported model with its checkpoint on your own images: scores, verdicts, time.
+
+    Printed as JSON; the exit code is 4 where a verdict differs.
+    """
+    allow_pixels(MEGAPIXELS)
+    found = compare(options.model, options.export, options.images)
+    print(json.dumps(found, indent=2, ensure_ascii=False))
+    return NOT_MET if found["verdicts_that_differ"] else FINE
+
+
+def compare(checkpoint: Path, export: Path, images: Sequence[Path]) -> dict[str, Any]:
+    """Judge images, of files and folders, by a checkpoint and by its export.
+
+    Returns:
+        Number of images judged by both, the largest relative difference of their scores, the images whose verdicts
+        differ with both verdicts, and the median milliseconds an image of both, reading included.
+
+    Raises:
+        ValueError: If no image could be judged.
+    """
+    from anople_anomalib.data.watching import ImageList
+    from anople_anomalib.deployment.runtime import image_files
+    from anople_anomalib.deployment.runtime import judge as judge_by_export
+    from anople_anomalib.deployment.table import rows_of
+
+    files = image_files(images)
+    exported = {row["path"]: row for row in judge_by_export(files, export)}
+    with tempfile.TemporaryDirectory() as folder:
+        options = Namespace(model=checkpoint, output=Path(folder), look=None, accelerator="cpu")
+        judge_series(load_judge(options, pictures=False), ImageList(files, None), options)
+        rows = rows_of(Path(folder) / "predictions.jsonl")
+    judged = [row for row in rows if row["score"] is not None and exported[row["path"]]["score"] is not None]
+    if not judged:
+        msg = f"None of the {len(files)} images could be judged by both: give images of the parts (--images)."
+        raise ValueError(msg)
+    differences = [abs(exported[row["path"]]["score"] - row["score"]) / max(row["score"], 1e-12) for row in judged]
+    differing = {
+        row["path"]: [row["verdict"], exported[row["path"]]["verdict"]]
+        for row in rows
+        if row["verdict"] != exported[row["path"]]["verdict"]
+    }
+    return {
+        "images": len(judged),
+        "largest_relative_score_difference": max(differences),
+        "verdicts_that_differ": differing,
+        "milliseconds_checkpoint": round(1000 * median(row["seconds"] for row in judged), 2),
+        "milliseconds_export": round(1000 * median(exported[row["path"]]["seconds"] for row in judged), 2),
+    }
+
+
+@contextmanager
+def example_images(shape: Sequence[int] | None = None) -> Iterator[Path]:
+    """Yield a folder of images to compare an export by where the user gives none: clouds of several sizes and colors.
+
+    They are no parts, so that they say how far the numbers of two runtimes are apart, and no more. Where only one shape
+    is judged, theirs is this height and width.
+    """
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(_EXAMPLES):
+            cells = random.integers(0, 256, (4 + 3 * number, 5 + 2 * number, 3), dtype=np.uint8)
+            height, width = shape or (260 + 40 * number, 200 + 60 * number)
+            Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC).save(
+                Path(folder) / f"{number}.png"
+            )
+        yield Path(folder)
