@@ -29,7 +29,7 @@ def convert_images(source: Path, target: Path, white: float | None = None) -> in
     from anople_anomalib.data.listing import list_images
 
     listing = list_images([source] if source.is_dir() else [])
-    files = sorted([*listing.images, *listing.convertible])
+    files = sorted([*listing.images, *listing.pictures])
     if not files:
         msg = f"'{source}' is no folder with images: give the folder of a data set."
         raise FileNotFoundError(msg)

@@ -27,12 +27,11 @@ from anople_anomalib.utils.files import common_folder, is_hidden
 from .image_reading import require_plain_images, turned_size
 from .listing import is_good, say_other_endings
 from .masks import binary_mask, require_marked, require_same_shape
-from .pairing import PAIRED_BY_ORDER, folders_of, pair_masks
+from .pairing import PAIRED_BY_ORDER, READ_BY_PARTS, crosswise, folders_of, pair_masks
 
 SUBSETS = ("train_data", "val_data", "test_data")
 _TOLERANCE = 0.1
 """Share of all anomalous pixels by which anomalib's reading of masks may differ."""
-_PARTS = "read the folders by --data Parts (its arguments are named as those of Folder)"
 
 
 class OwnDataModule(AnomalibDataModule):
@@ -97,7 +96,7 @@ def check_datamodule(datamodule: AnomalibDataModule, names: Sequence[str] = SUBS
     subsets = [each for each in found if isinstance(each, AnomalibDataset) and len(each)]
     subsets = [each for each in subsets if type(each).__module__.startswith("anomalib.")]
     paths = list(dict.fromkeys(str(path) for subset in subsets for path in subset.samples.image_path))
-    _require_visible(paths, f"remove them, or {_PARTS}")
+    _require_visible(paths, f"remove them, or {READ_BY_PARTS}")
     require_plain_images(paths)
     _require_right_masks(subsets)
 
@@ -204,7 +203,7 @@ def require_training_images(datamodule: AnomalibDataModule) -> None:
     if len(datamodule.train_data) == 0 and int(pd.__version__.partition(".")[0]) > 2:
         msg = (
             f"anomalib finds no training images of {type(datamodule).__name__}. If they are there, it cannot read it "
-            f"with pandas {pd.__version__}: pip install 'pandas<3', or {_PARTS}."
+            f"with pandas {pd.__version__}: pip install 'pandas<3', or {READ_BY_PARTS}."
         )
         raise ValueError(msg)
 
@@ -252,10 +251,8 @@ def _require_right_masks(subsets: Sequence[AnomalibDataset]) -> None:
     paired = next((subset for subset in subsets if isinstance(subset, PAIRED_BY_ORDER)), None)
     if paired is not None and pairs:
         by_name = pair_masks(list(map(Path, pairs)), list(map(Path, pairs.values())), folders_of(paired))
-        for path, named in by_name.items():
-            if pairs[str(path)] != str(named):
-                msg = f"anomalib takes '{pairs[str(path)]}' for the mask of '{path}', which is '{named}': {_PARTS}."
-                raise ValueError(msg)
+        if problem := crosswise({Path(image): Path(mask) for image, mask in pairs.items()}, by_name):
+            raise ValueError(problem)
     right = taken = 0
     for image, mask in pairs.items():
         meant, read = _areas(mask)
@@ -265,7 +262,7 @@ def _require_right_masks(subsets: Sequence[AnomalibDataset]) -> None:
     if abs(taken - right) > _TOLERANCE * right:
         msg = (
             f"anomalib takes every pixel of a mask that is not black for a defect, {taken} in all instead of {right} "
-            f"('{min(pairs.values())}' and others have soft edges or are JPEG files): {_PARTS}."
+            f"('{min(pairs.values())}' and others have soft edges or are JPEG files): {READ_BY_PARTS}."
         )
         raise ValueError(msg)
 

@@ -20,7 +20,7 @@ from anople_anomalib.utils.files import is_hidden
 
 from .dataset_checks import require_clear_labels
 from .image_reading import open_image
-from .pairing import masks_on_disk, pair_masks
+from .pairing import crosswise, masks_on_disk, pair_masks
 
 _HOOKS = {"prepare_data", "setup"}
 _READERS = ("read_image", "read_mask")
@@ -83,15 +83,9 @@ def clear_error(error: BaseException, datamodule: AnomalibDataModule) -> BaseExc
         )
     if isinstance(error, ValueError | TypeError | MisMatchError) and (found := _wrong_file(datamodule)) is not None:
         return ValueError(f"{name} cannot be read: {found}")
-    if isinstance(error, MisMatchError):
-        return ValueError(
-            f"{name} pairs images and masks by the order of their paths, in which '10_mask.png' comes before "
-            "'1_mask.png', and finds other masks than those of the images' names: read the folders by --data Parts "
-            "(for a category of MVTec AD: --data.root FOLDER/CATEGORY)."
-        )
     if isinstance(error, LookupError):
         require_clear_labels(datamodule)
-    if isinstance(error, RuntimeError | TypeError | LookupError):
+    if isinstance(error, RuntimeError | TypeError | LookupError | MisMatchError):
         return ValueError(
             f"{name} cannot be read: check that its folders are there, that the training set has normal "
             f"images and that every anomalous image has a mask ({type(error).__name__}: {error})."
@@ -122,11 +116,12 @@ def _wrong_file(datamodule: AnomalibDataModule) -> str | None:
     if not masks:
         return None
     try:
-        pair_masks(images, masks, folders)
+        pairs = pair_masks(images, masks, folders)
     except ValueError as error:
         return str(error)
-    spare = set(masks) - set(pair_masks(images, masks, folders).values())
-    return f"the mask '{min(spare)}' belongs to no image." if spare else None
+    if spare := set(masks) - set(pairs.values()):
+        return f"the mask '{min(spare)}' belongs to no image."
+    return crosswise(dict(zip(sorted(images), sorted(masks), strict=True)), pairs)
 
 
 def _categories_in(missing: Path) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from anomalib.data.utils.image import is_image_file
 
-from anople_anomalib.utils.files import all_endings, common_folder, is_hidden
+from anople_anomalib.utils.files import common_folder, is_hidden, is_picture
 
 from .image_reading import COMMAND
 
@@ -38,9 +38,9 @@ class Listing(NamedTuple):
     others: list[Path]
 
     @property
-    def convertible(self) -> list[Path]:
-        """Those of the others that Pillow knows as images by their ending."""
-        return [file for file in self.others if file.suffix.lower() in all_endings()]
+    def pictures(self) -> list[Path]:
+        """Those of the others that are pictures by their ending."""
+        return [file for file in self.others if is_picture(file)]
 
 
 def say_other_endings(images: Sequence[str | Path]) -> None:
@@ -50,7 +50,7 @@ def say_other_endings(images: Sequence[str | Path]) -> None:
         images: The images of a run; nothing is said where they are not all of their folder.
     """
     there = list_images([root] if (root := common_folder(images)) is not None else [])
-    others = there.convertible
+    others = there.pictures
     if others and len(images) == len(there.images):
         logger.warning("%d %s: %s", len(others), OTHER_ENDINGS, ", ".join(map(str, others[:5])))
 

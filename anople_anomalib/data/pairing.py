@@ -28,6 +28,8 @@ from anople_anomalib.utils.files import common_folder
 PAIRED_BY_ORDER = (FolderDataset, MPDDDataset, MVTecADDataset, VADDataset, VisaDataset)
 """Data sets of anomalib that pair by order, with a folder of images for every folder of masks."""
 
+READ_BY_PARTS = "read the folders by --data Parts (arguments as those of Folder; root is the folder of one category)"
+
 Place = tuple[int | None, Path]
 """Number of the folder that a file is in, of those that are known, and the folder below it."""
 
@@ -73,6 +75,14 @@ def folders_of(dataset: AnomalibDataset) -> Folders:
         return ()
     images, masks = _as_paths(dataset.abnormal_dir, dataset.root), _as_paths(dataset.mask_dir, dataset.root)
     return list(zip(images, masks, strict=True)) if len(images) == len(masks) > 1 else ()
+
+
+def crosswise(paired: Mapping[Path, Path], by_name: Mapping[Path, Path]) -> str | None:
+    """Say for which image anomalib, by the order of sorted paths, takes another mask than that of the image's name."""
+    for image, mask in by_name.items():
+        if paired[image] != mask:
+            return f"anomalib takes '{paired[image]}' for the mask of '{image}', which is '{mask}': {READ_BY_PARTS}."
+    return None
 
 
 def _nearest(image: Path, place: Place, places: Mapping[Path, Place]) -> Path:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from anople_anomalib.utils.files import EXPORTED, READ_ERRORS, all_endings, is_deep, is_hidden, require_shape
+from anople_anomalib.utils.files import EXPORTED, READ_ERRORS, is_deep, is_hidden, is_picture, require_shape
 
 from .metadata import read_metadata
 from .outbox import delivered
@@ -152,7 +152,7 @@ def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path
 
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
-    """List image files: those given, and in folders those whose ending Pillow knows, sorted, without hidden ones.
+    """List image files: those given, and in folders the pictures by their ending, sorted, without hidden ones.
 
     Raises:
         FileNotFoundError: If one is not there.
@@ -166,11 +166,7 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
         found += (
             [path]
             if path.is_file()
-            else [
-                file
-                for file in below
-                if file.suffix.lower() in all_endings() and file.is_file() and not is_hidden(file, path)
-            ]
+            else [file for file in below if is_picture(file) and file.is_file() and not is_hidden(file, path)]
         )
     return found
 

@@ -7,6 +7,7 @@ Of the imports here, Pillow alone is no part of Python: the runtime without torc
 """
 
 import functools
+import glob
 import hashlib
 import os
 import pickle
@@ -154,6 +155,26 @@ def all_endings() -> frozenset[str]:
     """Return the endings of all images that Pillow reads, more than anomalib lists: ``.jfif``, ``.jp2``, ``.gif``."""
     Image.init()
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
+_UNREAD = frozenset(
+    [".heic", ".heif", ".avif", ".jxl", ".jxr", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"]
+)
+"""Endings of pictures of phones and cameras that Pillow reads with a plugin, if at all."""
+
+
+@functools.cache
+def picture_endings() -> tuple[str, ...]:
+    """Return the endings of everything that is a picture, whether or not Pillow reads it."""
+    return tuple(sorted({*all_endings(), *_UNREAD}))
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether a file is a picture by its ending, and not the raw data of another one that lies beside it."""
+    ending = path.suffix.lower()
+    if ending in all_endings() or ending not in _UNREAD:
+        return ending in all_endings()
+    return not any(each.suffix.lower() in all_endings() for each in path.parent.glob(f"{glob.escape(path.stem)}.*"))
 
 
 def is_deep(image: Image.Image) -> bool:

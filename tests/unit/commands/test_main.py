@@ -153,10 +153,11 @@ def test_teach_says_where_every_image_went_and_judge_writes_a_row_for_each(
         image.save(tmp_path / "new" / name, format=kind)
     judge = ["judge", "new", "--model", "cap.ckpt", "--accelerator", "cpu"]
     assert main(judge) == 0
-    (tmp_path / "new" / "broken.png").write_text("no image")
+    for name in ("broken.png", "phone.heic"):  # a part that is not judged is no success, whatever its ending
+        (tmp_path / "new" / name).write_text("no image")
     assert main(judge) == 3
     tables = [(tmp_path / "verdicts" / f"predictions{number}.csv").read_text().splitlines() for number in ("", "_2")]
-    assert [len(table) - 1 for table in tables] == [4, 5]
+    assert [len(table) - 1 for table in tables] == [4, 6]
     assert len(list((tmp_path / "verdicts" / "images").iterdir())) == 4
 
 

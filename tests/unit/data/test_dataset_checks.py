@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from anomalib.data import Datumaro, Folder, PredictDataset
+from anomalib.data import Datumaro, Folder, MVTecAD, PredictDataset
 from PIL import Image, ImageFilter
 
 from anople_anomalib.data import FewShot, Parts
@@ -91,13 +91,29 @@ def test_masks_in_another_order_than_the_images_are_refused(root: Path, tmp_path
     assert masks_of(parts) == {("a/0.png", "m_z/0.png"), ("b/0.png", "m_b/0.png")}
 
 
-def test_files_numbered_without_zeros_are_refused_with_the_way_out(root: Path) -> None:
+@pytest.mark.parametrize("layout", ["Folder", "MVTecAD"])
+def test_files_numbered_without_zeros_are_refused_by_name_or_read_by_parts(
+    root: Path, tmp_path: Path, layout: str
+) -> None:
+    images, masks = ("a", "m_z") if layout == "Folder" else ("test/bad", "ground_truth/bad")
     for number in (1, 2, 10):
-        save(noise(number), root / "a" / f"{number}.png"), save(square(0), root / "m_z" / f"{number}_mask.png")
-    (root / "a" / "0.png").unlink(), (root / "m_z" / "0.png").unlink()
-    few = FewShot(folder(root, abnormal_dir="a", mask_dir="m_z"))
-    with pytest.raises(ValueError, match=r"'10_mask.png' comes before '1_mask.png'.*by --data Parts"):
-        few.setup()
+        save(noise(number), root / images / f"{number}.png")
+        save(square(number), root / masks / f"{number}_mask.png")
+        save(noise(number), root / "train" / "good" / f"{number}.png")
+    for path in (root / "a" / "0.png", root / "m_z" / "0.png"):
+        path.unlink()
+    makes = {
+        "Folder": lambda: folder(root, abnormal_dir="a", mask_dir="m_z"),
+        "MVTecAD": lambda: MVTecAD(root.parent, root.name, num_workers=0),
+    }
+    for datamodule in (makes[layout](), FewShot(makes[layout]())):
+        said = r"/10_mask.png' for the mask of '.*/1.png', which is '.*/1_mask.png': .*Parts"
+        with pytest.raises(ValueError, match=said):
+            fit(datamodule, tmp_path)
+    parts = Parts(root, normal_dir="good", abnormal_dir=images, mask_dir=masks)
+    parts.setup()
+    names = {(Path(image).stem, Path(mask).stem) for image, mask in masks_of(parts)}
+    assert names == {(str(number), f"{number}_mask") for number in (1, 2, 10)}
 
 
 @pytest.mark.parametrize("name", HIDDEN)
@@ -125,12 +141,13 @@ def test_other_endings_beside_predicted_images_are_named(
 ) -> None:
     for name, kind in (("3.jfif", "JPEG"), ("4.gif", "GIF")):
         Image.fromarray(noise(0)).save(root / "good" / name, format=kind)
+    (root / "good" / "5.HEIC").touch(), (root / "good" / "0.dng").touch()  # the raw data of 0.png
     (root / "good" / "notes.txt").write_text("no image")
     model, engine = make_model(epochs=1, k_shot=2), make_engine(tmp_path)
     engine.fit(model, datamodule=Parts(root))
     caplog.clear()
     engine.predict(model, dataset=PredictDataset(root / "good"))
-    assert "2 files are left out, whose ending is not one that anomalib reads" in caplog.text
+    assert "3 files are left out, whose ending is not one that anomalib reads" in caplog.text
     caplog.clear()
     engine.predict(model, data_path=root / "good" / "0.png")  # one of several: asked for by its name
     assert "left out" not in caplog.text

@@ -197,17 +197,28 @@ def test_a_broken_file_is_reported_once_and_judged_when_it_is_mended(tmp_path: P
     assert len(watch.errors) == 1
 
 
+def test_a_picture_that_no_reader_knows_is_reported_unless_another_stands_for_it(tmp_path: Path) -> None:
+    with watched(tmp_path / "in") as watch:
+        picture(tmp_path / "in" / "0.png", 4)
+        for name in ("0.dng", "1.heic", "notes.txt"):
+            (tmp_path / "in" / name).write_bytes(b"no reader")
+        watch.wait_until(lambda: bool(watch.errors) and watch.numbers == [4])
+        time.sleep(2 * watching.GIVEN_UP)
+    assert [Path(error.path).name for error in watch.errors] == ["1.heic"]
+
+
 def test_a_list_reads_what_pillow_reads_and_reports_the_rest(tmp_path: Path) -> None:
     image = Image.new("RGB", (6, 4), (10, 20, 30))
     for name, kind in (("a.png", "PNG"), ("b.jfif", "JPEG"), ("c.jp2", "JPEG2000"), ("d.tga", "TGA"), ("e.gif", "GIF")):
         image.save(tmp_path / name, format=kind)
     (tmp_path / "notes.txt").write_text("no image")
-    (tmp_path / "broken.png").write_text("no image")
+    for name in ("broken.png", "a.cr2", "phone.HEIC"):  # a.cr2 is the raw data of a.png
+        (tmp_path / name).write_text("no image")
     series, errors = ImageList([tmp_path]), []
     series.report = errors.append
-    assert len(series) == 6
+    assert len(series) == 7
     assert sorted(Path(batch.image_path[0]).name[0] for batch in series) == list("abcde")
-    assert [Path(error.path).name for error in errors] == ["broken.png"]
+    assert [Path(error.path).name for error in errors] == ["broken.png", "phone.HEIC"]
     with pytest.raises(FileNotFoundError, match="There is no image in"):
         ImageList([(tmp_path / "empty").mkdir() or tmp_path / "empty"])
 

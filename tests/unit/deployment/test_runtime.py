@@ -140,7 +140,9 @@ def test_a_graph_for_one_size_names_it(model: AnoPLe, photos: Path, tmp_path: Pa
 def test_hidden_files_are_left_out(photos: Path, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / ".a.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
-    assert image_files([tmp_path]) == [tmp_path / "b.png"]
+    for name in ("b.dng", "c.HEIC", "notes.txt"):  # b.dng is the raw data of b.png
+        (tmp_path / name).touch()
+    assert image_files([tmp_path]) == [tmp_path / "b.png", tmp_path / "c.HEIC"]
     assert torch.equal(torch.tensor(read_pixels(photos / "turned.jpg").shape), torch.tensor([120, 80, 3]))
 
 
