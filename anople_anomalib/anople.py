@@ -38,8 +38,8 @@ from torch import nn
 
 from .backbones.clip_loading import get_tokenizer
 from .config import MemoryConfig, PromptConfig, TrainingConfig
+from .data.dataset_checks import class_names_of
 from .data.errors import ClearDataErrors
-from .data.wrapping import class_names_of
 from .deployment.components import DefaultComponents, exact_pre_processor, resize_input
 from .deployment.maintenance import Maintenance
 from .deployment.predictions import PredictionTable

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torchvision.models import wide_resnet50_2
 from torchvision.transforms.v2 import functional as transforms
 
-from anople_anomalib.data.sample_textures.datamodule import CATEGORIES, SampleTextures
+from anople_anomalib.data.sample_textures import CATEGORIES, SampleTextures
 from anople_anomalib.data.sampling import draw_shots
 from anople_anomalib.metrics.score_counts import CategoryScores
 

@@ -27,7 +27,7 @@ from PIL import Image
 
 from anople_anomalib import AnoPLe, TrainingConfig
 from anople_anomalib.data import SampleTextures
-from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
+from anople_anomalib.data.sample_textures import CATEGORIES
 
 
 def panel_of(files: Sequence[Path | None], side: int) -> Image.Image:

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 from anople_anomalib import AnoPLe
 from anople_anomalib.data import SampleTextures
-from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
+from anople_anomalib.data.sample_textures import CATEGORIES
 from anople_anomalib.method.fusion import fuse
 from anople_anomalib.metrics.score_counts import CategoryScores
 

@@ -47,7 +47,7 @@ from anople_anomalib.backbones.outputs import VisualFeatures
 from anople_anomalib.backbones.package_weights import PACKAGE_WEIGHTS, package_weights
 from anople_anomalib.backbones.timm_features import MemoryBackbone
 from anople_anomalib.data import SampleTextures
-from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
+from anople_anomalib.data.sample_textures import CATEGORIES
 from anople_anomalib.method.fusion import PaperFusion
 from anople_anomalib.method.memory_bank import ScaledMemoryBank
 

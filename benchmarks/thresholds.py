@@ -31,8 +31,8 @@ from anomalib.engine import Engine
 
 from anople_anomalib import AnoPLe, TrainingConfig
 from anople_anomalib.data import SampleTextures
-from anople_anomalib.data.image_inputs import each_image
-from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
+from anople_anomalib.data.listing import each_image
+from anople_anomalib.data.sample_textures import CATEGORIES
 from anople_anomalib.data.sampling import draw_shots
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.thresholds import between, good_threshold

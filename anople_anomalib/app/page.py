@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import gradio as gr
 
-from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
+from anople_anomalib.data.sample_textures import CATEGORIES
 from anople_anomalib.presets import preset_names, read_preset
 from anople_anomalib.utils.palette import BLUE
 

@@ -95,7 +95,7 @@ def compare(checkpoint: Path, export: Path, images: Sequence[Path]) -> dict[str,
     Raises:
         ValueError: If no image could be judged.
     """
-    from anople_anomalib.data.watching import ImageList
+    from anople_anomalib.data.image_series import ImageList
     from anople_anomalib.deployment.runtime import image_files
     from anople_anomalib.deployment.runtime import judge as judge_by_export
     from anople_anomalib.deployment.table import rows_of

@@ -20,7 +20,8 @@ from .terminal import FINE, MEGAPIXELS, UNJUDGED, UsageError, add_shared, allow_
 
 if TYPE_CHECKING:
     from anople_anomalib.anople import AnoPLe
-    from anople_anomalib.data.watching import ImageSeries, WatchedFolder
+    from anople_anomalib.data.image_series import ImageSeries
+    from anople_anomalib.data.watching import WatchedFolder
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def judge(options: Namespace) -> int:
         from anople_anomalib.deployment.runtime import write_verdicts
 
         return write_verdicts(options.images, options.model, options.output, options.signal)
-    from anople_anomalib.data.watching import ImageList
+    from anople_anomalib.data.image_series import ImageList
 
     images = ImageList(options.images, options.white)
     return judge_series(load_judge(options, pictures=options.pictures), images, options)
@@ -95,7 +96,8 @@ def watch(options: Namespace) -> int:
     """
     from filelock import FileLock, Timeout
 
-    from anople_anomalib.data.watching import State, WatchedFolder
+    from anople_anomalib.data.image_series import State
+    from anople_anomalib.data.watching import WatchedFolder
     from anople_anomalib.deployment.table import rows_of
 
     if options.output.resolve().is_relative_to(options.folder.resolve()):

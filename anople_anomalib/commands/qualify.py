@@ -180,7 +180,7 @@ def _judge_exported(options: Namespace, hashes: dict[str, str]) -> tuple[_Rows, 
 
 
 def _judge(options: Namespace, hashes: dict[str, str]) -> tuple[_Rows, "Subject"]:
-    from anople_anomalib.data.watching import ImageList
+    from anople_anomalib.data.image_series import ImageList
     from anople_anomalib.deployment.table import rows_of
     from anople_anomalib.report.study import Subject
 

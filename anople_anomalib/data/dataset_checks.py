@@ -26,16 +26,17 @@ from anople_anomalib.utils.files import common_folder, is_hidden
 
 from .image_reading import require_plain_images, turned_size
 from .listing import is_good, say_other_endings
-from .masks import binary_mask, require_marked, require_same_shape
-from .pairing import PAIRED_BY_ORDER, READ_BY_PARTS, crosswise, folders_of, pair_masks
+from .masks import PAIRED_BY_ORDER, READ_BY_PARTS, binary_mask, require_mask_of, require_same_pairs
 
+PANDAS_3 = int(pd.__version__.partition(".")[0]) > 2
+"""Its strings are not equal to anomalib's splits, and its missing paths are numbers."""
 SUBSETS = ("train_data", "val_data", "test_data")
 _TOLERANCE = 0.1
 """Share of all anomalous pixels by which anomalib's reading of masks may differ."""
 
 
 class OwnDataModule(AnomalibDataModule):
-    """A datamodule of this package, which has checked what it reads once it is set up."""
+    """A datamodule of this package, which has checked its images once it is set up."""
 
     def val_dataloader(self) -> Any:  # as in anomalib
         """Return the loader of the images that thresholds come from.
@@ -53,17 +54,33 @@ class OwnDataModule(AnomalibDataModule):
         return super().val_dataloader()
 
 
-def check_run(trainer: Trainer) -> None:
-    """Check the images of a run.
+def class_names_of(datamodule: AnomalibDataModule | None) -> str | list[str]:
+    """Return a datamodule's categories, else its category, else its name; ``"object"`` without a datamodule."""
+    if datamodule is None:
+        return "object"
+    return list(vars(datamodule).get("categories", ())) or datamodule.category or datamodule.name or "object"
 
-    Args:
-        trainer: The trainer, after its datamodule is set up and before it makes its data loaders.
+
+def datamodule_of(trainer: Trainer) -> AnomalibDataModule | None:
+    """Return the datamodule of a run, if there is one of anomalib's kind."""
+    datamodule = vars(trainer).get("datamodule")
+    return datamodule if isinstance(datamodule, AnomalibDataModule) else None
+
+
+def subset_of(datamodule: AnomalibDataModule, name: str) -> AnomalibDataset | None:
+    """Return one of a datamodule's :data:`SUBSETS`, if it is there and not empty."""
+    subset = vars(datamodule).get(name)
+    return subset if isinstance(subset, AnomalibDataset) and len(subset) else None
+
+
+def check_run(trainer: Trainer) -> None:
+    """Check the images of a run, after its datamodule is set up and before it makes its data loaders.
 
     Raises:
         ValueError: If something would be read wrongly.
     """
-    datamodule = vars(trainer).get("datamodule")
-    if isinstance(datamodule, AnomalibDataModule) and not isinstance(datamodule, OwnDataModule):
+    datamodule = datamodule_of(trainer)
+    if datamodule is not None and not isinstance(datamodule, OwnDataModule):
         fits = trainer.state.fn == TrainerFn.FITTING
         if fits:
             require_training_images(datamodule)
@@ -82,19 +99,18 @@ def check_run(trainer: Trainer) -> None:
 
 
 def check_datamodule(datamodule: AnomalibDataModule, names: Sequence[str] = SUBSETS) -> None:
-    """Check the data sets of a datamodule of anomalib.
+    """Check the data sets of a datamodule of anomalib that is set up.
 
     Args:
-        datamodule: A datamodule that is set up.
+        datamodule: The datamodule.
         names: Its data sets to look at.
 
     Raises:
         ValueError: If a file is hidden, an image would be distorted, or a mask is not the image's, is empty, has
             another shape or is read as another one.
     """
-    found = (vars(datamodule).get(name) for name in names)
-    subsets = [each for each in found if isinstance(each, AnomalibDataset) and len(each)]
-    subsets = [each for each in subsets if type(each).__module__.startswith("anomalib.")]
+    found = [subset for name in names if (subset := subset_of(datamodule, name)) is not None]
+    subsets = [each for each in found if type(each).__module__.startswith("anomalib.")]
     paths = list(dict.fromkeys(str(path) for subset in subsets for path in subset.samples.image_path))
     _require_visible(paths, f"remove them, or {READ_BY_PARTS}")
     require_plain_images(paths)
@@ -103,9 +119,6 @@ def check_datamodule(datamodule: AnomalibDataModule, names: Sequence[str] = SUBS
 
 def require_clear_labels(datamodule: AnomalibDataModule) -> None:
     """Refuse annotations of Datumaro that anomalib takes for something else: its label 0 is normal, 1 is anomalous.
-
-    Args:
-        datamodule: Any datamodule, set up or not.
 
     Raises:
         ValueError: If the first label is not one of good parts by its name, the others are more than one, or an image
@@ -175,10 +188,7 @@ def require_apart(datamodule: AnomalibDataModule) -> None:
 
 
 def test_set_of(datamodule: AnomalibDataModule) -> AnomalibDataset:
-    """Return what a datamodule tests on, which is not always its ``test_data``.
-
-    Args:
-        datamodule: A datamodule of anomalib that is set up.
+    """Return the data set that a datamodule of anomalib tests on, which is not always its ``test_data``.
 
     Raises:
         ValueError: If it has thrown its good images away, or its good images cannot be read.
@@ -200,7 +210,7 @@ def require_training_images(datamodule: AnomalibDataModule) -> None:
     Raises:
         ValueError: If there is no training image and pandas is version 3 or newer.
     """
-    if len(datamodule.train_data) == 0 and int(pd.__version__.partition(".")[0]) > 2:
+    if PANDAS_3 and len(datamodule.train_data) == 0:
         msg = (
             f"anomalib finds no training images of {type(datamodule).__name__}. If they are there, it cannot read it "
             f"with pandas {pd.__version__}: pip install 'pandas<3', or {READ_BY_PARTS}."
@@ -211,27 +221,26 @@ def require_training_images(datamodule: AnomalibDataModule) -> None:
 def _require_paths(datamodule: AnomalibDataModule, test: AnomalibDataset) -> None:
     """Refuse numbers in place of the paths of masks, which pandas 3 makes of missing ones."""
     if "mask_path" in test.samples and test.samples.mask_path.map(lambda path: isinstance(path, float)).any():
-        name = type(datamodule).__name__
         msg = (
-            f"anomalib cannot read {name} with pandas {pd.__version__}: wrap it in FewShot, or pip install 'pandas<3'."
+            f"anomalib cannot read {type(datamodule).__name__} with pandas {pd.__version__}: wrap it in FewShot, or "
+            "pip install 'pandas<3'."
         )
         raise ValueError(msg)
 
 
 def _drawn_from_training(datamodule: AnomalibDataModule) -> int:
     """Return how many good test images lie in the folders of the training images."""
-    training = {path.parent for path in _resolved(datamodule, "train_data")}
-    test = vars(datamodule).get("test_data")
-    if not training or not isinstance(test, AnomalibDataset) or "label_index" not in test.samples:
+    training, test = _resolved(datamodule, "train_data"), subset_of(datamodule, "test_data")
+    if test is None or "label_index" not in test.samples:
         return 0
     normal = {Path(path).resolve() for path in test.samples[test.samples.label_index == LabelName.NORMAL].image_path}
-    return sum(path.parent in training for path in normal - _resolved(datamodule, "train_data"))
+    folders = {path.parent for path in training}
+    return sum(path.parent in folders for path in normal - training)
 
 
 def _resolved(datamodule: AnomalibDataModule, name: str) -> set[Path]:
-    subset = vars(datamodule).get(name)
-    paths: Iterable[str] = subset.samples.image_path if isinstance(subset, AnomalibDataset) and len(subset) else []
-    return {Path(path).resolve() for path in paths}
+    subset = subset_of(datamodule, name)
+    return set() if subset is None else {Path(path).resolve() for path in subset.samples.image_path}
 
 
 def _require_visible(paths: Iterable[str | Path], remedy: str) -> None:
@@ -247,18 +256,15 @@ def _require_visible(paths: Iterable[str | Path], remedy: str) -> None:
 def _require_right_masks(subsets: Sequence[AnomalibDataset]) -> None:
     """Refuse masks of another image, of another shape, without an anomaly, or that anomalib reads as larger ones."""
     rows = [_with_mask(subset) for subset in subsets if type(subset).__getitem__ is AnomalibDataset.__getitem__]
-    pairs = {str(image): str(mask) for part in rows for image, mask in part[["image_path", "mask_path"]].to_numpy()}
+    pairs = {Path(image): Path(mask) for part in rows for image, mask in part[["image_path", "mask_path"]].to_numpy()}
     paired = next((subset for subset in subsets if isinstance(subset, PAIRED_BY_ORDER)), None)
     if paired is not None and pairs:
-        by_name = pair_masks(list(map(Path, pairs)), list(map(Path, pairs.values())), folders_of(paired))
-        if problem := crosswise({Path(image): Path(mask) for image, mask in pairs.items()}, by_name):
-            raise ValueError(problem)
+        require_same_pairs(paired, pairs)
     right = taken = 0
     for image, mask in pairs.items():
-        meant, read = _areas(mask)
-        require_marked(image, mask, meant)
+        meant, read, size = _areas(mask)
+        require_mask_of(image, turned_size(image), mask, size, meant)
         right, taken = right + meant, taken + read
-        require_same_shape(image, turned_size(image), mask, turned_size(mask))
     if abs(taken - right) > _TOLERANCE * right:
         msg = (
             f"anomalib takes every pixel of a mask that is not black for a defect, {taken} in all instead of {right} "
@@ -268,9 +274,10 @@ def _require_right_masks(subsets: Sequence[AnomalibDataset]) -> None:
 
 
 @functools.cache
-def _areas(mask: str) -> tuple[int, int]:
-    """Return the anomalous pixels of a mask as it is meant, and as anomalib reads it."""
-    return int(binary_mask(mask).sum()), int(np.count_nonzero(read_mask(mask)))
+def _areas(mask: Path) -> tuple[int, int, tuple[int, int]]:
+    """Return the anomalous pixels of a mask as it is meant, and as anomalib reads it, and its width and height."""
+    meant = binary_mask(mask)
+    return int(meant.sum()), int(np.count_nonzero(read_mask(mask))), (meant.shape[1], meant.shape[0])
 
 
 def _with_mask(subset: AnomalibDataset) -> pd.DataFrame:
@@ -280,10 +287,7 @@ def _with_mask(subset: AnomalibDataset) -> pd.DataFrame:
 
 
 def _datasets(trainer: Trainer) -> list[Dataset]:
-    """List data sets of the data loaders that a user hands to a run, which has no datamodule then.
-
-    The trainer's public attributes hold data loaders only once it has counted their batches.
-    """
+    """List data sets of the data loaders that a user hands to a run: public attributes hold them only later."""
     loops: dict[TrainerFn | None, list[Any]] = {
         TrainerFn.FITTING: [trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop],
         TrainerFn.VALIDATING: [trainer.validate_loop],

@@ -10,17 +10,18 @@ from types import TracebackType
 from urllib.error import URLError
 
 import pandas as pd
-from anomalib.data import AnomalibDataModule
+from anomalib.data import AnomalibDataModule, AnomalibDataset, PredictDataset
 from anomalib.data.errors import MisMatchError
 from anomalib.data.utils import ValSplitMode
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 from anople_anomalib.utils.arguments import did_you_mean
 from anople_anomalib.utils.files import is_hidden
 
-from .dataset_checks import require_clear_labels
+from .dataset_checks import PANDAS_3, SUBSETS, datamodule_of, require_clear_labels
 from .image_reading import open_image
-from .pairing import crosswise, masks_on_disk, pair_masks
+from .masks import crosswise, masks_on_disk, pair_masks
 
 _HOOKS = {"prepare_data", "setup"}
 _READERS = ("read_image", "read_mask")
@@ -32,18 +33,13 @@ class ClearDataErrors(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Raise a clear error in place of an exception of the datamodule, or of a reader that names no file.
 
-        Args:
-            trainer: The trainer.
-            pl_module: The model.
-            exception: What was raised.
-
         Raises:
             FileNotFoundError: If the data are neither there nor to be downloaded.
             ValueError: If the data are not as the datamodule wants them, or an image is damaged.
         """
         del pl_module
-        datamodule = getattr(trainer, "datamodule", None)
-        if isinstance(datamodule, AnomalibDataModule) and _raised_by(datamodule, exception.__traceback__):
+        datamodule = datamodule_of(trainer)
+        if datamodule is not None and _raised_by(datamodule, exception.__traceback__):
             clear = clear_error(exception, datamodule)
             if clear is not exception:
                 raise clear from exception
@@ -53,30 +49,33 @@ class ClearDataErrors(Callback):
 
 
 def clear_error(error: BaseException, datamodule: AnomalibDataModule) -> BaseException:
-    """Explain an exception of a datamodule.
-
-    Args:
-        error: What its ``prepare_data`` or ``setup`` raised.
-        datamodule: The datamodule.
+    """Explain an exception of a datamodule's ``prepare_data`` or ``setup``.
 
     Returns:
-        An exception whose message says what is wrong and what to do, or the same one if it is clear already or has
+        An exception whose message names fault and remedy, or the same one if it is clear already or has
         nothing to do with the data.
     """
     name = type(datamodule).__name__
     if isinstance(error, URLError | TimeoutError):
-        # anomalib downloads what it does not find, so the folder is not there
-        folder, reason = data_root(datamodule) / datamodule.category, getattr(error, "reason", error)
+        # anomalib downloads data that it does not find, so the folder is not there
+        folder = data_root(datamodule) / datamodule.category
+        reason = error.reason if isinstance(error, URLError) else error
         return FileNotFoundError(
             f"{name} finds no data in '{folder}' and cannot download them ({reason}): check root and "
             f"category; {_categories_in(folder)}."
         )
-    if isinstance(error, ValueError) and _has_too_few_images(datamodule):
+    test_data = vars(datamodule).get("test_data")
+    if (
+        isinstance(error, ValueError)
+        and datamodule.val_split_mode == ValSplitMode.FROM_TEST
+        and test_data is not None
+        and len(test_data) == 0
+    ):
         return ValueError(
             f"{name} has too few images for a validation set that is split off the test set: set "
             "val_split_mode to 'none' (--data.val_split_mode none)."
         )
-    if isinstance(error, TypeError) and int(pd.__version__.partition(".")[0]) > 2:
+    if isinstance(error, TypeError) and PANDAS_3:
         return ValueError(
             f"anomalib cannot read {name} with pandas {pd.__version__} ({error}): pip install 'pandas<3', or read "
             "folders in the layout of MVTec AD by --data Parts."
@@ -95,12 +94,7 @@ def clear_error(error: BaseException, datamodule: AnomalibDataModule) -> BaseExc
 
 def data_root(datamodule: AnomalibDataModule) -> Path:
     """Return the folder of the categories' folders, whether or not it exists."""
-    return Path(getattr(datamodule, "split_root", None) or getattr(datamodule, "root", None) or ".")
-
-
-def _has_too_few_images(datamodule: AnomalibDataModule) -> bool:
-    test_data = getattr(datamodule, "test_data", None)
-    return datamodule.val_split_mode == ValSplitMode.FROM_TEST and test_data is not None and len(test_data) == 0
+    return Path(vars(datamodule).get("split_root") or vars(datamodule).get("root") or ".")
 
 
 def _wrong_file(datamodule: AnomalibDataModule) -> str | None:
@@ -158,14 +152,15 @@ def _require_readable(path: str, cause: BaseException) -> None:
 
 def _files_of(trainer: Trainer) -> Iterator[str]:
     """Yield images and masks of a run, as far as they are known."""
-    datamodule = getattr(trainer, "datamodule", None)
-    datasets = [getattr(datamodule, name, None) for name in ("train_data", "val_data", "test_data")]
+    datamodule = datamodule_of(trainer)
+    datasets = [] if datamodule is None else [vars(datamodule).get(name) for name in SUBSETS]
     loaders = (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders, trainer.predict_dataloaders)
     for loader in loaders:
-        datasets += [getattr(each, "dataset", None) for each in (loader if isinstance(loader, list) else [loader])]
+        several = loader if isinstance(loader, list) else [loader]
+        datasets += [each.dataset for each in several if isinstance(each, DataLoader)]
     for dataset in datasets:
-        samples = getattr(dataset, "samples", None)
-        if isinstance(samples, pd.DataFrame):
-            yield from samples.image_path
-            yield from (path for path in samples.mask_path if isinstance(path, str) and path)
-        yield from map(str, getattr(dataset, "image_filenames", []))
+        if isinstance(dataset, AnomalibDataset):
+            yield from dataset.samples.image_path
+            yield from (path for path in dataset.samples.get("mask_path", ()) if isinstance(path, str) and path)
+        elif isinstance(dataset, PredictDataset):
+            yield from map(str, dataset.image_filenames)

@@ -43,8 +43,13 @@ from .dataset_checks import (
     test_set_of,
 )
 from .errors import clear_error
-from .sampling import check_sample_list, read_sample_list, write_sample_list
-from .shots import draw_normal_images, other_normal_images
+from .sampling import (
+    check_sample_list,
+    draw_normal_images,
+    other_normal_images,
+    read_sample_list,
+    write_sample_list,
+)
 from .wrapping import build_datamodule, choose_categories, split_by_category
 
 logger = logging.getLogger(__name__)
@@ -125,7 +130,8 @@ class FewShot(OwnDataModule):
         self.category = "+".join(self.categories)
         self._wrapped = split_by_category(wrapped, self.categories)
         self.samples = _read_samples(samples, self.categories)
-        self.k_shot = k_shot if self.samples is None else _common_length(self.samples)
+        lengths = {k_shot} if self.samples is None else {len(names) for names in self.samples.values()}
+        self.k_shot = lengths.pop() if len(lengths) == 1 else None
         self.drawn_samples: dict[str, list[str]] = {}
         self._category_of: dict[str, str] = {}
         self._others: AnomalibDataset | None = None  # good training images that are no shots
@@ -136,28 +142,18 @@ class FewShot(OwnDataModule):
         return self._name
 
     def prepare_data(self) -> None:
-        """Let the wrapped datamodule download or write what it needs."""
+        """Let the wrapped datamodule download or write its files."""
         for wrapped in self._wrapped.values():
             _prepare(wrapped)
 
     def setup(self, stage: str | None = None) -> None:
-        """Set up the data; beside a trainer's results, write the list of the drawn images.
-
-        Args:
-            stage: Stage of the trainer.
-        """
+        """Set up the data; beside a trainer's results, write the list of the drawn images."""
         super().setup(stage)
         if self.trainer is not None and self.trainer.is_global_zero:
             write_sample_list(Path(self.trainer.default_root_dir) / SAMPLES_FILE, self.drawn_samples)
 
     def category_of(self, image_path: str | Path) -> str:
-        """Return the category of an image of this datamodule.
-
-        Args:
-            image_path: Path of the image, as in a batch's ``image_path``.
-
-        Returns:
-            One of ``categories``.
+        """Return the category of an image, given its path as in a batch's ``image_path``.
 
         Raises:
             KeyError: If the image is not in the data, or the data is not set up.
@@ -214,7 +210,7 @@ class FewShot(OwnDataModule):
 
 
 def _prepare(wrapped: AnomalibDataModule) -> None:
-    """Prepare a wrapped datamodule; if a download fails, say what is missing where."""
+    """Prepare a wrapped datamodule; if a download fails, say which data are missing."""
     try:
         wrapped.prepare_data()
     except URLError as error:
@@ -240,15 +236,7 @@ def _set_up(wrapped: AnomalibDataModule, category: str, stage: str | None) -> No
 
 
 def _join(parts: Sequence[AnomalibDataset], category: str) -> AnomalibDataset:
-    """Join the same subset of several categories.
-
-    Args:
-        parts: Datasets of the same class.
-        category: Category of the joint dataset.
-
-    Returns:
-        Like the first part, with the samples of all. If one part has no masks, none is read for the others either.
-    """
+    """Join the same subset of several categories; if one part has no masks, none is read for the others either."""
     joint = copy.copy(parts[0])  # of the same class, with its augmentations
     samples = pd.concat([part.samples for part in parts], ignore_index=True)
     has_masks = all(part.task == TaskType.SEGMENTATION for part in parts)
@@ -262,8 +250,7 @@ def _join(parts: Sequence[AnomalibDataset], category: str) -> AnomalibDataset:
 
 
 def _read_samples(
-    samples: Mapping[str, Sequence[str]] | Path | str | None,
-    categories: Sequence[str],
+    samples: Mapping[str, Sequence[str]] | Path | str | None, categories: Sequence[str]
 ) -> dict[str, list[str]] | None:
     """Read explicit sample lists and check that every category has one."""
     if samples is None:
@@ -274,9 +261,3 @@ def _read_samples(
         msg = f"The sample list has no entry for category '{missing[0]}'; it has {', '.join(lists)}."
         raise ValueError(msg)
     return {category: lists[category] for category in categories}
-
-
-def _common_length(samples: Mapping[str, Sequence[str]]) -> int | None:
-    """Return the length of the lists, or ``None`` if it differs."""
-    lengths = {len(names) for names in samples.values()}
-    return lengths.pop() if len(lengths) == 1 else None

@@ -28,7 +28,7 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 from anople_anomalib.utils.files import READ_ERRORS, is_deep
 
 IMAGE_ERRORS = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for files that it cannot read."""
+"""Errors that Pillow raises for files that it cannot read."""
 
 COMMAND = "anople convert"
 """The command that converts a folder of images."""
@@ -54,19 +54,33 @@ def open_image(path: str | Path, white: float | None = None) -> Image.Image:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not an image, is damaged, too large for Pillow, or has values beyond ``white``.
     """
+    with _opened(path) as image:
+        if not is_deep(image):
+            image.load()
+            return ImageOps.exif_transpose(image)
+        plain = Image.fromarray(_eight_bits(deep_values(path), white))
+        plain.getexif()[_ORIENTATION] = _orientation(image)
+    return ImageOps.exif_transpose(plain)
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
+    """Open an image; whatever is wrong with it within the block, the error names the file."""
     try:
         with Image.open(path) as image:
-            if not is_deep(image):
-                image.load()
-                return ImageOps.exif_transpose(image)
-            turned = _orientation(image)
-        plain = Image.fromarray(_eight_bits(deep_values(path), white))
+            yield image
     except FileNotFoundError:
         raise
+    except Image.DecompressionBombError as error:
+        msg = (
+            f"The image '{path}' is larger than Pillow opens unasked ({error}). If it comes from your own camera, "
+            "allow it (--megapixels of anople teach, judge and watch; PIL.Image.MAX_IMAGE_PIXELS in Python), and teach "
+            "in tiles (--tiles auto), so that its defects are not shrunk away."
+        )
+        raise ValueError(msg) from error
     except IMAGE_ERRORS as error:
-        raise _unreadable(path, error) from error
-    plain.getexif()[_ORIENTATION] = turned
-    return ImageOps.exif_transpose(plain)
+        msg = f"The image '{path}' cannot be read ({error or type(error).__name__}): repair or remove it."
+        raise ValueError(msg) from error
 
 
 def read_image(path: str | Path, white: float | None = None) -> torch.Tensor:
@@ -116,75 +130,36 @@ def turned_size(path: str | Path) -> tuple[int, int]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not an image.
     """
-    try:
-        with Image.open(path) as image:
-            size = image.size
-            if isinstance(image, TiffImageFile):  # which newer versions of Pillow turn themselves
-                size = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
-            return size[::-1] if _orientation(image) >= _ON_ITS_SIDE else size
-    except FileNotFoundError:
-        raise
-    except IMAGE_ERRORS as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: str | Path, error: BaseException) -> ValueError:
-    if isinstance(error, Image.DecompressionBombError):
-        return ValueError(
-            f"The image '{path}' is larger than Pillow opens unasked ({error}). If it comes from your own camera, "
-            "allow it (--megapixels of anople teach, judge and watch; PIL.Image.MAX_IMAGE_PIXELS in Python), and teach "
-            "in tiles (--tiles auto), so that its defects are not shrunk away."
-        )
-    return ValueError(f"The image '{path}' cannot be read ({error or type(error).__name__}): repair or remove it.")
+    with _opened(path) as image:
+        size = image.size
+        if isinstance(image, TiffImageFile):  # which newer versions of Pillow turn themselves
+            size = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+        return size[::-1] if _orientation(image) >= _ON_ITS_SIDE else size
 
 
 def distortion(path: str | Path) -> str | None:
-    """Read the head of an image file and say what anomalib's readers would do wrong.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The part of an error message that says what is wrong, or ``None`` for a plain image.
+    """Read the head of an image file and say how anomalib's readers would distort it; ``None`` for a plain image.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not an image.
     """
-    try:
-        with Image.open(path) as image:
-            if is_deep(image):
-                return "has more than 8 bits per channel, which anomalib's readers cut off: it would be white or black"
-            turned = _orientation(image)
-    except FileNotFoundError:
-        raise
-    except IMAGE_ERRORS as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as image:
+        if is_deep(image):
+            return "has more than 8 bits per channel, which anomalib's readers cut off: it would be white or black"
+        turned = _orientation(image)
     return "is marked by its EXIF data as rotated, which anomalib's readers ignore" if turned != 1 else None
 
 
-def require_plain_images(paths: Sequence[str | Path], *, readable: bool = True) -> None:
+def require_plain_images(paths: Sequence[str | Path]) -> None:
     """Refuse images that anomalib's readers would distort; only the heads of the files are read.
-
-    Args:
-        paths: Image files.
-        readable: Whether files that cannot be read at all are refused, too.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If one is not a plain image; the message names it, the number of such images, and the command that
             converts their folder.
     """
-    distorted = []
-    for path in paths:
-        try:
-            reason = distortion(path)
-        except (OSError, ValueError):
-            if readable:
-                raise
-            continue
-        if reason is not None:
-            distorted.append((path, reason))
+    distorted = [(path, reason) for path in paths if (reason := distortion(path)) is not None]
     if not distorted:
         return
     path, reason = distorted[0]
@@ -198,7 +173,7 @@ def require_plain_images(paths: Sequence[str | Path], *, readable: bool = True) 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
     """Return the orientation that EXIF gives an image, 1 for upright, without decoding its pixels."""
-    exif = Image.Image.getexif(image)  # PNG's own would decode the pixels, to see what comes after them
+    exif = Image.Image.getexif(image)  # PNG's own would decode the pixels, to see the chunks after them
     if _ORIENTATION not in exif and image.format == "PNG" and image.fp is not None:
         exif.load(next((content for kind, content in _png_chunks(image.fp) if kind == b"eXIf"), b""))
     return exif.get(_ORIENTATION, 1)

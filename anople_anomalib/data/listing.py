@@ -1,18 +1,19 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which files are images of a data set, and what the folders of one's own parts are called."""
+"""Which files are images of a data set, and images that a user hands over in Python: tensors, files or folders."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from anomalib.data.utils.image import is_image_file
 
 from anople_anomalib.utils.files import common_folder, is_hidden, is_picture
 
-from .image_reading import COMMAND
+from .image_reading import COMMAND, read_image, require_clear_white
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,9 @@ GOOD_NAMES = ("good", "ok", "okay", "normal", "no_defect", "nodefect", "no_anoma
 
 Folders = str | Path | Sequence[str | Path] | None
 """A folder with everything below it, an image, or several of both; below ``root`` unless the path is absolute."""
+
+Images = torch.Tensor | str | Path | Sequence[torch.Tensor | str | Path]
+"""A tensor ``(3, H, W)`` or ``(B, 3, H, W)`` with values in [0, 1], an image file, a folder, or several of these."""
 
 
 class Listing(NamedTuple):
@@ -41,18 +45,6 @@ class Listing(NamedTuple):
     def pictures(self) -> list[Path]:
         """Those of the others that are pictures by their ending."""
         return [file for file in self.others if is_picture(file)]
-
-
-def say_other_endings(images: Sequence[str | Path]) -> None:
-    """Warn of visible files beside images that anomalib leaves out: a part that is not judged must not go unnoticed.
-
-    Args:
-        images: The images of a run; nothing is said where they are not all of their folder.
-    """
-    there = list_images([root] if (root := common_folder(images)) is not None else [])
-    others = there.pictures
-    if others and len(images) == len(there.images):
-        logger.warning("%d %s: %s", len(others), OTHER_ENDINGS, ", ".join(map(str, others[:5])))
 
 
 def list_images(paths: Iterable[str | Path]) -> Listing:
@@ -80,25 +72,53 @@ def list_images(paths: Iterable[str | Path]) -> Listing:
     return Listing(list(dict.fromkeys(listing.images)), listing.hidden, listing.others)
 
 
+def say_other_endings(images: Sequence[str | Path]) -> None:
+    """Warn of visible pictures beside images that anomalib leaves out: a part that is not judged must not go unnoticed.
+
+    Args:
+        images: The images of a run; nothing is said where they are not all of their folder.
+    """
+    there = list_images([root] if (root := common_folder(images)) is not None else [])
+    if there.pictures and len(images) == len(there.images):
+        say(there.pictures, OTHER_ENDINGS)
+
+
+def say(files: Sequence[Path], reason: str) -> None:
+    """Warn of files that are not used, if there are any."""
+    if files:
+        logger.warning("%d %s: %s", len(files), reason, ", ".join(map(str, files[:5])))
+
+
 def is_good(name: str) -> bool:
     """Return whether a folder or a label is that of good parts by its name."""
     return name.lower().replace(" ", "_").replace("-", "_") in GOOD_NAMES
 
 
-class PartFolders(NamedTuple):
-    """Folders and files by what they hold."""
-
-    good: list[Path]
-    defective: list[Path]
-    good_test: list[Path]
-    masks: list[Path]
-    calibration: list[Path]
+def name_of(root: Path) -> str:
+    """Return the name of the parts in a folder: its own, or that of the folder that a folder ``good`` is in."""
+    folder = root.resolve()
+    return (folder.parent if is_good(folder.name) else folder).name or "parts"
 
 
 def below(root: Path, folders: Folders) -> list[Path]:
     """Return folders and files below a folder; absolute paths stay as they are."""
     several = [] if folders is None else [folders] if isinstance(folders, str | Path) else list(folders)
     return [(root / folder).absolute() for folder in several]
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """List the folders in a folder that are not hidden, sorted; none where it is not there."""
+    return sorted(each for each in folder.glob("*") if each.is_dir() and not each.name.startswith("."))
+
+
+class PartFolders(NamedTuple):
+    """Folders and files by their content."""
+
+    good: list[Path]
+    defective: list[Path]
+    good_test: list[Path]
+    masks: list[Path]
+    calibration: list[Path]
 
 
 def find_layout(root: Path) -> PartFolders:
@@ -123,42 +143,66 @@ def find_layout(root: Path) -> PartFolders:
     return PartFolders(good, [], [], [], [])
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """List the folders in a folder that are not hidden, sorted; none where it is not there."""
-    return sorted(each for each in folder.glob("*") if each.is_dir() and not each.name.startswith("."))
-
-
 def _good_folder(folder: Path) -> list[Path]:
     return [each for each in subfolders(folder) if is_good(each.name)][:1]
 
 
-def name_of(root: Path) -> str:
-    """Return the name of the parts in a folder: its own, or that of the folder that a folder ``good`` is in."""
-    folder = root.resolve()
-    return (folder.parent if is_good(folder.name) else folder).name or "parts"
+def each_image(images: Images) -> Iterator[torch.Tensor]:
+    """Go through images one by one; a file is read when its turn comes.
+
+    Args:
+        images: Tensors with values in [0, 1], files, folders (searched with everything below them), or a list of them.
+
+    Yields:
+        Images of shape ``(1, 3, H, W)``, values in [0, 1].
+
+    Raises:
+        FileNotFoundError: If there is no such file or folder.
+        ValueError: If there is no image, a file is not a readable image, or a tensor has another shape or range.
+        TypeError: If something is neither a tensor nor a path.
+    """
+    parts = _parts(images)
+    if not parts:
+        msg = "images is empty: give at least one image, as a tensor, a file or a folder."
+        raise ValueError(msg)
+    for part in parts:
+        if isinstance(part, torch.Tensor):
+            yield from _checked(part).split(1)
+        elif isinstance(part, str | Path):
+            yield from (read_image(path).unsqueeze(0) for path in _files(Path(part)))
+        else:
+            msg = f"images must be tensors with values in [0, 1], files or folders, got a {type(part).__name__}."
+            raise TypeError(msg)
 
 
-def require_one_use(uses: dict[str, Sequence[Path]]) -> None:
-    """Refuse an image with two uses: its score would say nothing about new ones."""
-    first: dict[Path, str] = {}
-    for use, paths in uses.items():
-        for path in paths:
-            if first.setdefault(path.resolve(), use) != use:
-                msg = (
-                    f"The image '{path}' is there for {first[path.resolve()]} and for {use}: give every image one use."
-                )
-                raise ValueError(msg)
+def files_of(images: Images) -> list[Path]:
+    """List the files among images, as :func:`each_image` takes them."""
+    return [file for part in _parts(images) if not isinstance(part, torch.Tensor) for file in _files(Path(part))]
 
 
-def say_left_out(listings: dict[str, Listing], used_masks: set[Path]) -> None:
-    """Name files that are not used."""
-    hidden = [path for listing in listings.values() for path in listing.hidden]
-    others = [path for listing in listings.values() for path in listing.others]
-    spare = [path for path in listings["masks"].images if path not in used_masks]
-    for paths, reason in (
-        (hidden, "hidden files are no images"),
-        (others, OTHER_ENDINGS),
-        (spare, "masks belong to no image"),
-    ):
-        if paths:
-            logger.warning("%d %s: %s", len(paths), reason, ", ".join(str(path) for path in paths[:5]))
+def _parts(images: Images) -> list[torch.Tensor | str | Path]:
+    return [images] if isinstance(images, torch.Tensor | str | Path) else list(images)
+
+
+def _checked(images: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of images, shape ``(B, 3, H, W)``."""
+    batch = images.unsqueeze(0) if images.ndim == 3 else images
+    if batch.ndim != 4 or batch.shape[1] != 3 or batch.numel() == 0:
+        msg = f"A tensor of images must have the shape (3, H, W) or (B, 3, H, W), got {tuple(images.shape)}."
+        raise ValueError(msg)
+    if not batch.is_floating_point() or not 0 <= batch.min() <= batch.max() <= 1:
+        msg = (
+            f"Images must be floating-point values in [0, 1], neither bytes nor normalized, got {batch.dtype} in "
+            f"[{batch.min().item():g}, {batch.max().item():g}]."
+        )
+        raise ValueError(msg)
+    return batch
+
+
+def _files(path: Path) -> list[Path]:
+    files = list_images([path]).images
+    if not files:
+        msg = f"'{path}' is not an image and holds none: give image files such as .png or .jpg, or a folder of them."
+        raise ValueError(msg)
+    require_clear_white(files)
+    return files

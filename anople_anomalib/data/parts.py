@@ -36,9 +36,8 @@ from torchvision.tv_tensors import Mask
 
 from .dataset_checks import OwnDataModule
 from .image_reading import read_image, require_clear_white, turned_size
-from .listing import PartFolders, below, find_layout, list_images, name_of, require_one_use, say_left_out
-from .masks import binary_mask, require_marked, require_same_shape
-from .pairing import pair_masks
+from .listing import OTHER_ENDINGS, Listing, PartFolders, below, find_layout, list_images, name_of, say
+from .masks import binary_mask, in_order, pair_masks, require_mask_of
 from .sampling import draw_shots, relative_names
 
 logger = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ class Parts(OwnDataModule):
 
     Args:
         root: The folder.
-        name: What the parts are, in the texts of a model and in the path of results; the name of the folder by default.
+        name: Name of the parts, in the texts of a model and in the path of results; the name of the folder by default.
         normal_dir: Good parts to teach from.
         abnormal_dir: Defective parts, of which the folder's name is the kind of defect.
         normal_test_dir: Good parts to test on.
@@ -143,7 +142,7 @@ class Parts(OwnDataModule):
 
     @property
     def places(self) -> dict[str, list[str]]:
-        """Files by what they are for: teaching, calibration and test; empty before ``setup``.
+        """Files by their use: teaching, calibration and test; empty before ``setup``.
 
         A validation set that is the test set, or a part of the training set, is not named a second time.
         """
@@ -165,15 +164,13 @@ class Parts(OwnDataModule):
         if defective and not good_test and self.test_share and len(good) > 1:
             aside = _draw_test(good, self.test_share, self.name)
             good, good_test = [path for path in good if path not in aside], aside
-        require_one_use({"teaching": good, "calibration": calibration, "the test": [*good_test, *defective]})
+        _require_one_use({"teaching": good, "calibration": calibration, "the test": [*good_test, *defective]})
         if self.white is None:
             require_clear_white([*good, *defective, *good_test, *calibration])
-        folders = (
-            list(zip(given.defective, given.masks, strict=True)) if len(given.masks) == len(given.defective) > 1 else []
-        )
-        pairs = pair_masks(defective, masks, folders) if masks else {}
+        pairs = pair_masks(defective, masks, in_order(given.defective, given.masks)) if masks else {}
         for image, mask in pairs.items():
-            _require_mask_of(image, mask, self.ignore)
+            marked = binary_mask(mask, self.ignore)
+            require_mask_of(image, turned_size(image), mask, (marked.shape[1], marked.shape[0]), int(marked.sum()))
 
         def subset(split: Split, normal: list[Path], abnormal: Sequence[Path] = ()) -> PartsDataset:
             """Make a data set of good and of defective parts."""
@@ -194,7 +191,7 @@ class Parts(OwnDataModule):
             drawn,
             ", with masks" if pairs else "",
         )
-        say_left_out(listings, used_masks=set(pairs.values()))
+        _say_left_out(listings, set(pairs.values()))
 
     def _create_test_split(self) -> None:
         """Do nothing: the test set is made of folders."""
@@ -204,20 +201,10 @@ class Parts(OwnDataModule):
         if "val_data" not in vars(self) and (self.val_split_mode == ValSplitMode.FROM_TRAIN or len(self.test_data) > 0):
             super()._create_val_split()
 
-    def _folders(self) -> "PartFolders":
+    def _folders(self) -> PartFolders:
         """Return the folders of every kind, those that are given before those of the layout."""
-        named = PartFolders(
-            *(
-                below(self.root, folders)
-                for folders in (
-                    self.normal_dir,
-                    self.abnormal_dir,
-                    self.normal_test_dir,
-                    self.mask_dir,
-                    self.calibration_dir,
-                )
-            )
-        )
+        given = (self.normal_dir, self.abnormal_dir, self.normal_test_dir, self.mask_dir, self.calibration_dir)
+        named = PartFolders(*(below(self.root, folders) for folders in given))
         if named.good:
             return named
         return PartFolders(*(mine or its for mine, its in zip(named, find_layout(self.root.absolute()), strict=True)))
@@ -228,7 +215,7 @@ class PartsDataset(AnomalibDataset):
 
     Args:
         samples: A row per image, as in anomalib's data sets.
-        name: What the parts are.
+        name: Name of the parts.
         white: Value of 16 bits that becomes white; ``None`` for 65535, or for 1 in floating point.
         ignore: Value of masks that is neither normal nor anomalous.
     """
@@ -240,7 +227,7 @@ class PartsDataset(AnomalibDataset):
 
     @property
     def name(self) -> str:
-        """What the parts are."""
+        """Name of the parts."""
         return self._name
 
     def __getitem__(self, index: int) -> ImageItem:
@@ -270,16 +257,28 @@ class PartsDataset(AnomalibDataset):
         return torch.from_numpy(np.array(anomalous, dtype=np.uint8))
 
 
+def _require_one_use(uses: dict[str, Sequence[Path]]) -> None:
+    """Refuse an image with two uses: its score would say nothing about new ones."""
+    first: dict[Path, str] = {}
+    for use, paths in uses.items():
+        for path in paths:
+            if first.setdefault(path.resolve(), use) != use:
+                msg = (
+                    f"The image '{path}' is there for {first[path.resolve()]} and for {use}: give every image one use."
+                )
+                raise ValueError(msg)
+
+
+def _say_left_out(listings: dict[str, Listing], used_masks: set[Path]) -> None:
+    """Name files that are not used."""
+    say([path for listing in listings.values() for path in listing.hidden], "hidden files are no images")
+    say([path for listing in listings.values() for path in listing.others], OTHER_ENDINGS)
+    say([path for path in listings["masks"].images if path not in used_masks], "masks belong to no image")
+
+
 def _draw_test(good: Sequence[Path], share: float, name: str) -> list[Path]:
     number = min(max(1, round(share * len(good))), len(good) - 1)
     return [good[index] for index in draw_shots(relative_names(good), number, 0, f"{name} test")]
-
-
-def _require_mask_of(image: Path, mask: Path, ignore: int | None) -> None:
-    """Refuse a mask without an anomaly, or of another shape than its image."""
-    anomalous, (width, height) = binary_mask(mask, ignore), turned_size(image)
-    require_marked(image, mask, int(anomalous.sum()))
-    require_same_shape(image, (width, height), mask, (anomalous.shape[1], anomalous.shape[0]))
 
 
 def _samples(split: Split, good: Sequence[Path], defective: Sequence[Path], pairs: dict[Path, Path]) -> pd.DataFrame:

@@ -21,13 +21,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pandas as pd
 import yaml
+from anomalib import TaskType
+from anomalib.data import AnomalibDataset
+from anomalib.data.utils import LabelName
 
 from anople_anomalib.utils.arguments import check_k_shot
 from anople_anomalib.utils.files import written_whole
 
-_JSON_SUFFIXES = (".json",)
-_YAML_SUFFIXES = (".yaml", ".yml")
+_SUFFIXES = (".json", ".yaml", ".yml")
 
 
 def draw_shots(names: Sequence[str], k_shot: int | None, seed: int, category: str) -> list[int]:
@@ -64,11 +67,8 @@ def draw_shots(names: Sequence[str], k_shot: int | None, seed: int, category: st
 def relative_names(paths: Iterable[str | Path]) -> list[str]:
     """Name images by their place below the folder that all of them share.
 
-    Args:
-        paths: Paths of a category's normal training images.
-
     Returns:
-        One name per path, with forward slashes: the same on every machine that has the category, wherever it lies.
+        One name per path, with forward slashes: the same on every machine that has the images, wherever they lie.
     """
     absolute = [Path(path).absolute() for path in paths]
     if not absolute:
@@ -76,6 +76,50 @@ def relative_names(paths: Iterable[str | Path]) -> list[str]:
     # of the folders: a single image would share all of its path with itself
     common = os.path.commonpath([path.parent for path in absolute])
     return [path.relative_to(common).as_posix() for path in absolute]
+
+
+def normal_samples(dataset: AnomalibDataset) -> pd.DataFrame:
+    """Return the rows of a data set's normal images; all rows where it does not label them."""
+    samples = dataset.samples
+    return samples[samples.label_index == LabelName.NORMAL] if "label_index" in samples else samples
+
+
+def draw_normal_images(
+    dataset: AnomalibDataset, k_shot: int | None, seed: int, category: str, wanted: Sequence[str] | None = None
+) -> tuple[AnomalibDataset, list[str]]:
+    """Draw shots from the normal images of a training set, independently of the order of its files.
+
+    Args:
+        dataset: A training set of anomalib.
+        k_shot: Number of shots; ``None`` for all.
+        seed: Seed of the draw.
+        category: Category, part of the seed and named in errors.
+        wanted: The shots' names, or file names or stems, in place of a draw.
+
+    Returns:
+        The data set of the shots alone, and their names relative to the folder that all normal images share.
+
+    Raises:
+        ValueError: If there are no normal images, fewer than shots, or not those that are wanted.
+    """
+    samples = normal_samples(dataset)
+    names = relative_names(samples.image_path)
+    if not names:
+        msg = f"The training set of category '{category}' has no normal images: at least one is needed."
+        raise ValueError(msg)
+    chosen = draw_shots(names, k_shot, seed, category) if wanted is None else match_samples(names, wanted, category)
+    return dataset.subsample(samples.index[chosen].tolist()), [names[index] for index in chosen]
+
+
+def other_normal_images(dataset: AnomalibDataset, shots: AnomalibDataset, seed: int, most: int = 32) -> AnomalibDataset:
+    """Return normal training images that are no shots, a draw of ``most`` of more, with empty masks for thresholds."""
+    samples = normal_samples(dataset)
+    samples = samples[~samples.image_path.isin(shots.samples.image_path)]
+    names = relative_names(samples.image_path)
+    chosen = draw_shots(names, min(most, len(names)), seed, "validation") if names else []
+    others = dataset.subsample(samples.index[chosen].tolist())
+    others.samples.attrs["task"] = TaskType.SEGMENTATION.value
+    return others
 
 
 def match_samples(names: Sequence[str], wanted: Sequence[str], category: str) -> list[int]:
@@ -126,13 +170,7 @@ def _match_one(files: Sequence[PurePosixPath], entry: str, category: str) -> int
 
 
 def read_sample_list(path: str | Path) -> dict[str, list[str]]:
-    """Read a sample list ``{category: [file names]}``.
-
-    Args:
-        path: A ``.json``, ``.yaml`` or ``.yml`` file.
-
-    Returns:
-        The file names of every category, in the order of the file.
+    """Read a sample list ``{category: [file names]}``, JSON or YAML by its suffix.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -146,21 +184,21 @@ def read_sample_list(path: str | Path) -> dict[str, list[str]]:
         raise FileNotFoundError(msg)
     text = path.read_text(encoding="utf-8")
     try:
-        if path.suffix.lower() in _JSON_SUFFIXES:
+        if path.suffix.lower() == ".json":
             content = json.loads(text, object_pairs_hook=_unique_keys)
         else:
-            content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  (a SafeLoader)
+            content = _UniqueKeyLoader(text).get_single_data()
     except (ValueError, yaml.YAMLError) as error:
         msg = f"The sample list '{path}' cannot be read: {error}"
         raise ValueError(msg) from error
     return check_sample_list(content, source=f"The sample list '{path}'")
 
 
-def check_sample_list(content: Any, source: str = "The sample list") -> dict[str, list[str]]:
+def check_sample_list(content: object, source: str = "The sample list") -> dict[str, list[str]]:
     """Check that ``content`` maps categories to lists of file names.
 
     Args:
-        content: What was read or given.
+        content: The content of a file, or of an argument.
         source: Subject of the error message.
 
     Returns:
@@ -169,51 +207,37 @@ def check_sample_list(content: Any, source: str = "The sample list") -> dict[str
     Raises:
         ValueError: If it has another form.
     """
-    shape_is_right = isinstance(content, Mapping) and all(
+    lists: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
+    shape_is_right = all(
         isinstance(category, str)
         and isinstance(names, Sequence)
         and not isinstance(names, str)
         and all(isinstance(name, str) for name in names)
-        for category, names in content.items()
+        for category, names in lists.items()
     )
-    if not shape_is_right or not content:
+    if not lists or not shape_is_right:
         msg = f"{source} must map every category to a list of file names, such as {{'bottle': ['000.png', '017.png']}}."
         raise ValueError(msg)
-    return {category: list(names) for category, names in content.items()}
+    return {category: list(names) for category, names in lists.items()}
 
 
 def write_sample_list(path: str | Path, samples: Mapping[str, Sequence[str]]) -> Path:
-    """Write a sample list that :func:`read_sample_list` reads.
-
-    The file appears complete or not at all: it is written under a temporary name in the same folder and renamed.
-
-    Args:
-        path: A ``.json``, ``.yaml`` or ``.yml`` file; missing folders are created.
-        samples: The file names of every category.
-
-    Returns:
-        The path of the file.
+    """Write a sample list that :func:`read_sample_list` reads, complete or not at all, and return its path.
 
     Raises:
-        ValueError: If the suffix is another one.
+        ValueError: If the suffix is neither that of JSON nor that of YAML, which reads JSON, too.
     """
     path = Path(path)
     _check_suffix(path)
-    plain = {category: list(names) for category, names in samples.items()}
-    if path.suffix.lower() in _JSON_SUFFIXES:
-        text = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
-    else:
-        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    text = json.dumps({category: list(names) for category, names in samples.items()}, indent=2, ensure_ascii=False)
     with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(f"{text}\n", encoding="utf-8")
     return path
 
 
 def _check_suffix(path: Path) -> None:
-    """Refuse a file whose suffix names neither JSON nor YAML."""
-    allowed = (*_JSON_SUFFIXES, *_YAML_SUFFIXES)
-    if path.suffix.lower() not in allowed:
-        msg = f"A sample list must end in one of {', '.join(allowed)}, got '{path}'."
+    if path.suffix.lower() not in _SUFFIXES:
+        msg = f"A sample list must end in one of {', '.join(_SUFFIXES)}, got '{path}'."
         raise ValueError(msg)
 
 
@@ -233,6 +257,5 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Build a dictionary of a YAML mapping."""
-        pairs = [(self.construct_object(key, deep=True), value) for key, value in node.value]
-        _unique_keys(pairs)
+        _unique_keys([(self.construct_object(key, deep=True), value) for key, value in node.value])
         return super().construct_mapping(node, deep=deep)

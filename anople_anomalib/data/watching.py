@@ -1,27 +1,23 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Series of images that a prediction goes through: given files, or a folder that images keep coming into."""
+"""A folder that images keep coming into, as an endless series for a prediction."""
 
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, cast
 
-from anomalib.data import ImageBatch, ImageItem
+from anomalib.data import ImageBatch
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.files import holds_drawings, is_hidden, is_picture, picture_endings
 
-from .image_reading import read_image, require_clear_white
-from .listing import list_images
-from .sampling import relative_names
+from .image_series import ImageSeries, State, Unreadable, as_state, state_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,113 +35,6 @@ _PAUSE = 0.05  # seconds between two looks at files, however many events there a
 _ENDLESS = 10**9
 """Length of an endless series. Lightning reads one batch ahead where it knows no length, and would keep an image
 waiting for the next one."""
-
-
-class Unreadable(NamedTuple):
-    """An image that cannot be read.
-
-    Attributes:
-        path: Its file.
-        error: What is wrong and what to do.
-    """
-
-    path: str
-    error: str
-
-
-class State(NamedTuple):
-    """A file as it is at one moment; the same file at another place has the same state.
-
-    Attributes:
-        modified: When it was changed, in nanoseconds.
-        size: Its bytes.
-        number: Its number in the file system; 0 where that is not known.
-    """
-
-    modified: int
-    size: int
-    number: int = 0
-
-
-class ImageSeries:
-    """Batches of one image each, of files that are opened once.
-
-    Args:
-        white: Value of 16 bits that is white; ``None`` for 65535, or for 1 in floating point.
-
-    Attributes:
-        report: Called with every image that cannot be judged.
-        check: Called with the file of an image, and its height and width; raises what is wrong with them.
-        states: States of the files that were read, by their paths, until they are asked for.
-    """
-
-    def __init__(self, white: float | None = None) -> None:
-        self.report: Callable[[Unreadable], object] = repr  # of no consequence
-        self.check: Callable[[Path, Sequence[int]], object] | None = None
-        self.states: dict[str, State] = {}
-        self._white = white
-
-    def name_of(self, path: str | Path) -> str:
-        """Return the name of an image's results: its place below the folder of the series.
-
-        Args:
-            path: Its path as it was yielded.
-        """
-        return Path(path).name
-
-    def _read(self, path: Path, state: State) -> ImageBatch | Unreadable | None:
-        """Read an image, and keep its file's state; ``None`` if it is gone, or changes meanwhile."""
-        read = _read(path, self._white)
-        if read is not None and _state_of(path) != state:
-            return None
-        self.states[str(path)] = state
-        if self.check is not None and isinstance(read, ImageBatch):
-            try:
-                self.check(path, images_of(read).shape[-2:])
-            except (OSError, ValueError) as error:
-                return Unreadable(str(path), str(error))
-        return read
-
-
-class ImageList(ImageSeries):
-    """Images of files and folders.
-
-    Args:
-        paths: Files, whatever they end in, and folders, searched for everything that Pillow knows as an image.
-        white: Value of 16 bits that is white.
-
-    Raises:
-        FileNotFoundError: If a path is not there, or there is no image.
-    """
-
-    def __init__(self, paths: Sequence[str | Path], white: float | None = None) -> None:
-        super().__init__(white)
-        listing = list_images(paths)
-        files = [path.absolute() for path in (*listing.images, *listing.pictures)]
-        if not files:
-            msg = f"There is no image in {', '.join(map(str, paths))}: give files, or folders of images."
-            raise FileNotFoundError(msg)
-        self._names = dict(zip(files, relative_names(list(map(str, files))), strict=True))
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._names)
-
-    def __iter__(self) -> Iterator[ImageBatch]:
-        """Yield every image that can be read, and report the others."""
-        for path in self._names:
-            state = _state_of(path)
-            read = None if state is None else self._read(path, state)
-            if read is None:
-                read = Unreadable(str(path), f"The image '{path}' was removed or changed while it was read.")
-            if isinstance(read, Unreadable):
-                self.report(read)
-            else:
-                yield read
-
-    def name_of(self, path: str | Path) -> str:
-        """Return the place of an image below the folder that holds all."""
-        return self._names[Path(path)]
 
 
 class WatchedFolder(ImageSeries):
@@ -166,6 +55,8 @@ class WatchedFolder(ImageSeries):
         NotADirectoryError: If there is no such folder.
     """
 
+    endless = True
+
     def __init__(
         self,
         folder: str | Path,
@@ -183,9 +74,8 @@ class WatchedFolder(ImageSeries):
         self._period = SETTLED if polling else _RESCAN
         self._stopped, self._changes = threading.Event(), _Changes()
         there = self._files()
-        judged = {Path(path): state for path, state in (known or {}).items()}
-        same = {path for path, state in there.items() if only_new or _is_same(judged.get(path), state)}
-        self._judged = {path: there[path] for path in same}
+        judged = {Path(path): state[:2] for path, state in (known or {}).items()}  # rows hold no number
+        self._judged = {path: state for path, state in there.items() if only_new or judged.get(path) == state[:2]}
         self._moved = {state: path for path, state in self._judged.items() if state.number}
         self._waiting: dict[Path, tuple[State, float]] = {}
         self._listed, self._next_listing = there, 0.0
@@ -203,13 +93,13 @@ class WatchedFolder(ImageSeries):
                 self._look_at(self._changed_files())
                 yield from self._settled()
                 wait = SETTLED / 2 if self._waiting else max(self._next_listing - time.monotonic(), 0)
-                self._changes.wait(wait)
+                self._changes.woken.wait(wait)
                 self._stopped.wait(_PAUSE)
 
     def stop(self) -> None:
         """End the series after the image that is being judged."""
         self._stopped.set()
-        self._changes.wake()
+        self._changes.woken.set()
 
     def name_of(self, path: str | Path) -> str:
         """Return the place of an image below the folder."""
@@ -260,7 +150,7 @@ class WatchedFolder(ImageSeries):
             if self._judged.get(path) == state or (path in self._waiting and self._waiting[path][0] == state):
                 continue
             before = self._moved.get(state) if state.number else None
-            if before is not None and before != path and _state_of(before) != state:  # moved, not linked
+            if before is not None and before != path and state_of(before) != state:  # moved, not linked
                 self._take(path, state)
             else:
                 self._waiting[path] = state, time.monotonic()
@@ -281,7 +171,7 @@ class WatchedFolder(ImageSeries):
             waited = time.monotonic() - since
             if waited < SETTLED:
                 continue
-            state = _state_of(path)
+            state = state_of(path)
             if state is None:
                 del self._waiting[path]
                 continue
@@ -299,59 +189,38 @@ class WatchedFolder(ImageSeries):
 
 
 class _Changes(FileSystemEventHandler):
-    """Files and folders that something has happened to, other than being read."""
+    """Files and folders that something has happened to, other than being read.
+
+    Attributes:
+        woken: Set while there is such a place, or an end.
+    """
 
     def __init__(self) -> None:
         self._paths: set[Path] = set()
-        self._lock, self._woken = threading.Lock(), threading.Event()
+        self._lock, self.woken = threading.Lock(), threading.Event()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Note where it has happened."""
         if event.event_type in {"opened", "closed_no_write"}:
             return
-        paths = [os.fsdecode(event.dest_path or event.src_path)]
         if event.is_directory and event.event_type == "modified":
-            paths = []  # by its files, which have events of their own
+            return  # by its files, which have events of their own
         with self._lock:
-            self._paths.update(map(Path, paths))
-        if paths:
-            self._woken.set()
+            self._paths.add(Path(os.fsdecode(event.dest_path or event.src_path)))
+        self.woken.set()
 
     def take(self) -> set[Path]:
         """Return the places, and forget them."""
         with self._lock:
             taken, self._paths = self._paths, set()
-            self._woken.clear()
+            self.woken.clear()
         return taken
-
-    def wait(self, seconds: float) -> None:
-        """Wait for the next change, at most so long."""
-        self._woken.wait(seconds)
-
-    def wake(self) -> None:
-        """End the waiting."""
-        self._woken.set()
-
-
-def series_in(loaders: object) -> ImageSeries | None:
-    """Return the series among the data loaders of a run, if there is one.
-
-    Args:
-        loaders: A data loader or a list of them.
-    """
-    several = loaders if isinstance(loaders, list | tuple) else [loaders]
-    return next((loader for loader in several if isinstance(loader, ImageSeries)), None)
-
-
-def _is_same(judged: State | None, state: State) -> bool:
-    """Return whether a file is the one that was judged: rows do not hold its number."""
-    return judged is not None and judged[:2] == state[:2]
 
 
 def _walk(path: Path) -> dict[Path, State]:
     """Return the image files at and below a path that are not hidden; one that is gone holds none."""
     if not path.is_dir():
-        state = _state_of(path) if path.suffix.lower() in picture_endings() else None
+        state = state_of(path) if path.suffix.lower() in picture_endings() else None
         return {} if state is None else {path: state}
     found: dict[Path, State] = {}
     folders = [str(path)]
@@ -364,29 +233,5 @@ def _walk(path: Path) -> dict[Path, State]:
                     if entry.is_dir(follow_symlinks=False):
                         folders += [] if holds_drawings(Path(entry.path)) else [entry.path]
                     elif entry.name.lower().endswith(picture_endings()):
-                        found[Path(entry.path)] = _as_state(entry.stat())
+                        found[Path(entry.path)] = as_state(entry.stat())
     return found
-
-
-def _state_of(path: Path) -> State | None:
-    """Return the state of a file, ``None`` if it cannot be had."""
-    try:
-        return _as_state(path.stat())
-    except (OSError, ValueError):
-        return None
-
-
-def _as_state(status: os.stat_result) -> State:
-    return State(status.st_mtime_ns, status.st_size, status.st_ino)
-
-
-def _read(path: Path, white: float | None = None) -> ImageBatch | Unreadable | None:
-    """Read an image, say why it cannot be read, or return nothing if it is gone."""
-    try:
-        if white is None:
-            require_clear_white([path])
-        return cast("ImageBatch", ImageBatch.collate([ImageItem(image=read_image(path, white), image_path=str(path))]))
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # noqa: BLE001  # whatever is wrong with a file, the series goes on
-        return Unreadable(str(path), " ".join(str(error).split()) or type(error).__name__)

@@ -23,8 +23,8 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from scipy.ndimage import binary_erosion
 from torch.utils.data import DataLoader
 
+from anople_anomalib.data.image_series import ImageSeries, series_in
 from anople_anomalib.data.sampling import relative_names
-from anople_anomalib.data.watching import ImageSeries, series_in
 from anople_anomalib.metrics.per_category import RawScoreKeeper, callback_of
 from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.palette import ORANGE, SKY_BLUE

@@ -11,7 +11,7 @@ import torch
 from anomalib.data import ImageBatch
 from lightning.pytorch import Trainer
 
-from anople_anomalib.data.image_inputs import Images, each_image, files_of
+from anople_anomalib.data.listing import Images, each_image, files_of
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.thresholds import Promise

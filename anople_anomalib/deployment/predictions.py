@@ -21,7 +21,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anople_anomalib.data.image_reading import turned_size
-from anople_anomalib.data.watching import ImageSeries, WatchedFolder, series_in
+from anople_anomalib.data.image_series import ImageSeries, series_in
 from anople_anomalib.metrics.per_category import Categorized, RawScoreKeeper
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.score_counts import IMAGE
@@ -61,7 +61,7 @@ class PredictionTable(Callback):
         del pl_module
         self._close()
         self._frames = count(1)
-        append = isinstance(self._series, WatchedFolder)
+        append = self._series is not None and self._series.endless
         self._table = TableWriter(Path(trainer.default_root_dir), append=append).__enter__()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,7 +128,7 @@ class PredictionTable(Callback):
         for row in map(stamped, rows):
             state = None if self._series is None else self._series.states.pop(row["path"], None)
             self._table.write([row if state is None else {**row, "modified": state.modified, "bytes": state.size}])
-            if isinstance(self._series, WatchedFolder):
+            if self._series is not None and self._series.endless:
                 logger.info("%s", line_of(row))
 
     @property

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anople_anomalib.data.dataset_checks import SUBSETS, check_run
-from anople_anomalib.data.watching import series_in
+from anople_anomalib.data.image_series import series_in
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.tiles.region import image_size_of
 from anople_anomalib.utils.batches import images_of

@@ -157,7 +157,7 @@ def test_every_order_of_imports_works(installation: Installation) -> None:
         "import anople_anomalib.anople",
         "import anople_anomalib.plugin.registration",
         "from anople_anomalib.data import FewShot",
-        "from anople_anomalib.data.sample_textures.datamodule import SampleTextures",
+        "from anople_anomalib.data.sample_textures import SampleTextures",
         "from anople_anomalib.pipeline import FewShotPipeline",
         f"{WITHOUT_PTH}; import anomalib.cli.cli; import anople_anomalib",
         f"{WITHOUT_PTH}; from anople_anomalib import AnoPLe",

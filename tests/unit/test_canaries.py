@@ -105,7 +105,6 @@ def test_lightning_hangs_the_models_log_on_callbacks() -> None:
 
 def test_anomalibs_datamodule_sets_up_and_splits_by_private_methods() -> None:
     assert {"_setup", "_create_test_split", "_create_val_split"} <= vars(AnomalibDataModule).keys()
-    assert vars(MVTecAD())["_is_setup"] is False
     assert MVTecAD().val_split_mode in ValSplitMode
 
 

@@ -34,7 +34,7 @@ from torch import nn
 
 from anople_anomalib.backbones.clip_loading import get_tokenizer, load_backbone
 from anople_anomalib.baselines.shot_memory import ShotMemory
-from anople_anomalib.data.wrapping import class_names_of
+from anople_anomalib.data.dataset_checks import class_names_of
 from anople_anomalib.deployment.components import DefaultComponents, exact_pre_processor
 from anople_anomalib.method.layers import resolve_memory_layers
 from anople_anomalib.method.prompt_templates import clean_class_names, words_of_categories

@@ -3,14 +3,12 @@
 
 """Shapes that painted defects are made of, as fields over the pixels of an image.
 
-A blob is a closed contour whose radius is a short Fourier series of the angle; a stroke is the neighborhood of a
-random walk. None of them is made of Perlin noise, which the pseudo-anomalies of training are made of.
-
-Points are ``(y, x)`` in pixels; random numbers come from :class:`numpy.random.RandomState`, whose stream numpy
-promises never to change.
+None of them is made of Perlin noise, which the pseudo-anomalies of training are made of. Points are ``(y, x)`` in
+pixels; random numbers come from :class:`numpy.random.RandomState`, whose stream numpy promises never to change.
 """
 
-from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import RandomState
@@ -43,7 +41,7 @@ def blob(
     harmonics: int = 7,
     elongation: float = 1.0,
 ) -> Field:
-    """Draw a closed contour around a center.
+    """Draw a closed contour, whose radius is a short Fourier series of the angle.
 
     Args:
         shape: Height and width of the field.
@@ -71,24 +69,12 @@ def blob(
 
 
 def polygon(shape: tuple[int, int], corners: Field) -> Field:
-    """Measure the distance to the edge of a convex polygon.
-
-    Args:
-        shape: Height and width of the field.
-        corners: Corners (y, x), counter-clockwise or clockwise, shape (n, 2).
-
-    Returns:
-        Distance in pixels to the nearest edge's line, positive inside, shape (height, width).
-    """
-    y, x = np.indices(shape, dtype=np.float64)
-    center = corners.mean(axis=0)
-    inside = np.full(shape, np.inf)
-    for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        normal = np.array([end[1] - start[1], start[0] - end[0]])
-        normal = normal / np.hypot(*normal)
-        normal = normal if (center - start) @ normal > 0 else -normal
-        inside = np.minimum(inside, (y - start[0]) * normal[0] + (x - start[1]) * normal[1])
-    return inside
+    """Return the distance to the nearest edge's line of a convex polygon, positive inside; corners of shape (n, 2)."""
+    edges = np.roll(corners, -1, axis=0) - corners
+    normals = np.stack([edges[:, 1], -edges[:, 0]], axis=1) / np.hypot(*edges.T)[:, None]
+    normals *= np.sign(((corners.mean(axis=0) - corners) * normals).sum(axis=1, keepdims=True))  # inward
+    offsets = np.indices(shape)[None] - corners[:, :, None, None]  # shape = [n, 2, height, width]
+    return (offsets * normals[:, :, None, None]).sum(axis=1).min(axis=0)
 
 
 def ring(center: tuple[float, float], radius: float, corners: int, rng: RandomState, elongation: float = 1.0) -> Field:
@@ -124,22 +110,17 @@ def walk(
     """
     steps = max(int(length), 2)
     turns = wobble * rng.standard_normal(steps) + kink * rng.standard_normal(steps) * (rng.uniform(size=steps) < 1 / 12)
-    direction = np.empty(steps)
-    drift = 0.0
-    for i, turn in enumerate(turns):
-        drift = 0.94 * drift + turn
-        direction[i] = heading + drift
+    direction = heading + np.array([*accumulate(turns, lambda drift, turn: 0.94 * drift + turn)])
     return np.asarray(start) + np.cumsum(np.stack([np.cos(direction), np.sin(direction)], axis=1), axis=0)
 
 
-@dataclass(frozen=True)
-class Stroke:
-    """The neighborhood of a line.
+class Stroke(NamedTuple):
+    """The neighborhood of a line, three fields of shape (height, width).
 
     Attributes:
-        distance: Distance of every pixel to the line in pixels, shape (height, width).
-        side: The same with a sign: positive on the line's left, shape (height, width).
-        progress: Position in [0, 1] of the line's nearest point between its start and its end, shape (height, width).
+        distance: Distance of every pixel to the line in pixels.
+        side: The same with a sign: positive on the line's left.
+        progress: Position in [0, 1] of the line's nearest point between its start and its end.
     """
 
     distance: Field
@@ -149,13 +130,9 @@ class Stroke:
 
 def stroke(shape: tuple[int, int], points: Field) -> Stroke:
     """Measure the pixels against a line given by its points, shape (n, 2), which lie about a pixel apart."""
-    grid = np.moveaxis(np.indices(shape, dtype=np.float64), 0, -1).reshape(-1, 2)
-    distance, nearest = KDTree(points).query(grid)  # shape = [height * width]
+    grid = np.moveaxis(np.indices(shape, dtype=np.float64), 0, -1)  # shape = [height, width, 2]
+    distance, nearest = KDTree(points).query(grid)  # shape = [height, width]
     tangent = np.gradient(points, axis=0)[nearest]
     offset = grid - points[nearest]
-    cross = offset[:, 0] * tangent[:, 1] - offset[:, 1] * tangent[:, 0]
-    return Stroke(
-        distance=distance.reshape(shape),
-        side=(np.sign(cross) * distance).reshape(shape),
-        progress=(nearest / (len(points) - 1)).reshape(shape),
-    )
+    cross = offset[..., 0] * tangent[..., 1] - offset[..., 1] * tangent[..., 0]
+    return Stroke(distance, np.sign(cross) * distance, nearest / (len(points) - 1))

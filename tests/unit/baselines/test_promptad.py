@@ -17,7 +17,7 @@ from anople_anomalib.backbones.clip import FrozenCLIP
 from anople_anomalib.baselines import PromptAD
 from anople_anomalib.baselines.promptad.prompts import GENERIC, PromptFeatures, PromptHead, customized, templates_of
 from anople_anomalib.baselines.promptad.torch_model import alignment_loss, contrastive_loss, margin_loss
-from anople_anomalib.data.sample_textures.datamodule import CATEGORIES
+from anople_anomalib.data.sample_textures import CATEGORIES
 from helpers.miniature import EMBED_DIM, MINIATURE, TEXT_WIDTH
 from helpers.towers import run_block
 from helpers.training import Recorder, make_datamodule, make_engine

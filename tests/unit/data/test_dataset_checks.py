@@ -13,7 +13,7 @@ from anomalib.data import Datumaro, Folder, MVTecAD, PredictDataset
 from PIL import Image, ImageFilter
 
 from anople_anomalib.data import FewShot, Parts
-from anople_anomalib.data.image_inputs import each_image
+from anople_anomalib.data.listing import each_image
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
 from helpers.training import make_engine, make_model
 
@@ -96,21 +96,21 @@ def test_files_numbered_without_zeros_are_refused_by_name_or_read_by_parts(
     root: Path, tmp_path: Path, layout: str
 ) -> None:
     images, masks = ("a", "m_z") if layout == "Folder" else ("test/bad", "ground_truth/bad")
+    part = root / "part" if layout == "MVTecAD" else root
     for number in (1, 2, 10):
-        save(noise(number), root / images / f"{number}.png")
-        save(square(number), root / masks / f"{number}_mask.png")
-        save(noise(number), root / "train" / "good" / f"{number}.png")
-    for path in (root / "a" / "0.png", root / "m_z" / "0.png"):
-        path.unlink()
+        for name in (images, "train/good"):
+            save(noise(number), part / name / f"{number}.png")
+        save(square(number), part / masks / f"{number}_mask.png")
+    (root / "a" / "0.png").unlink(), (root / "m_z" / "0.png").unlink()
     makes = {
         "Folder": lambda: folder(root, abnormal_dir="a", mask_dir="m_z"),
-        "MVTecAD": lambda: MVTecAD(root.parent, root.name, num_workers=0),
+        "MVTecAD": lambda: MVTecAD(root, "part", num_workers=0),
     }
     for datamodule in (makes[layout](), FewShot(makes[layout]())):
         said = r"/10_mask.png' for the mask of '.*/1.png', which is '.*/1_mask.png': .*Parts"
         with pytest.raises(ValueError, match=said):
             fit(datamodule, tmp_path)
-    parts = Parts(root, normal_dir="good", abnormal_dir=images, mask_dir=masks)
+    parts = Parts(part, normal_dir="train/good", abnormal_dir=images, mask_dir=masks)
     parts.setup()
     names = {(Path(image).stem, Path(mask).stem) for image, mask in masks_of(parts)}
     assert names == {(str(number), f"{number}_mask") for number in (1, 2, 10)}

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from anople_anomalib.data import watching
-from anople_anomalib.data.watching import ImageList, State, Unreadable, WatchedFolder
+from anople_anomalib.data.image_series import ImageList, State, Unreadable
+from anople_anomalib.data.watching import WatchedFolder
 
 SOAK = "ANOPLE_SOAK_SECONDS"
 """Environment variable for a soak test of minutes."""

@@ -10,10 +10,10 @@ from anomalib.data import MVTec3D, MVTecAD, UCSDped, Visa
 from anomalib.data.datasets.image.mvtecad import CATEGORIES
 
 from anople_anomalib.data import SampleTextures
+from anople_anomalib.data.dataset_checks import class_names_of
 from anople_anomalib.data.wrapping import (
     build_datamodule,
     choose_categories,
-    class_names_of,
     known_categories,
     split_by_category,
 )

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 import anople_anomalib
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.commands.main import main as anople
-from anople_anomalib.data.watching import ImageList
+from anople_anomalib.data.image_series import ImageList
 from anople_anomalib.deployment.table import COLUMNS, ERROR, LOOK, NOT_OK, OK, TableWriter, mend, regions_of, rows_of
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model

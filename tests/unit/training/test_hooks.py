@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.testing import assert_close
 
-from anople_anomalib.data.shots import draw_normal_images
+from anople_anomalib.data.sampling import draw_normal_images
 from anople_anomalib.training.shots import images_to_validate_on
 from helpers.miniature import IMAGE_SIZE
 from helpers.training import Recorder, assert_finalized, make_datamodule, make_engine, make_model, read

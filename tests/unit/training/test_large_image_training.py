@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.data.watching import ImageList
+from anople_anomalib.data.image_series import ImageList
 from anople_anomalib.deployment.table import ERROR, rows_of
 from anople_anomalib.tiles.tiling import Tiling
 from helpers.training import make_engine, make_model

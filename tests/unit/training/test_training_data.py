@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data import FewShot, Parts
-from anople_anomalib.data.image_inputs import each_image
+from anople_anomalib.data.listing import each_image
 from anople_anomalib.utils.transforms import resize
 from helpers.folders import SIZE, write_category
 from helpers.miniature import IMAGE_SIZE

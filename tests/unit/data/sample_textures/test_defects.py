@@ -3,13 +3,12 @@
 
 import numpy as np
 import pytest
-import skimage.data
 from numpy.random import RandomState
 from scipy import ndimage
 
 from anople_anomalib.data.sample_textures import defects
-from anople_anomalib.data.sample_textures.datamodule import DEFECTS
-from anople_anomalib.data.sample_textures.defects import Layer, paint
+from anople_anomalib.data.sample_textures.defects import Layer, Surface, paint
+from anople_anomalib.data.sample_textures.writing import DEFECTS, PHOTOGRAPHS
 
 KINDS = [(category, kind) for category, kinds in DEFECTS.items() for kind in kinds]
 
@@ -17,8 +16,8 @@ KINDS = [(category, kind) for category, kinds in DEFECTS.items() for kind in kin
 def painted(category: str, kind: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Clean photograph, damaged photograph, mask."""
     defect = DEFECTS[category][kind]
-    clean = getattr(skimage.data, category)()[:160, :160]
-    filling = getattr(skimage.data, defect.filling or category)()[192:448, 192:448] / 255
+    clean = PHOTOGRAPHS[category]()[:160, :160]
+    filling = PHOTOGRAPHS[defect.filling or category]()[192:448, 192:448] / 255
     return clean, *paint(clean / 255, filling, defect.painter, RandomState(seed))
 
 
@@ -53,10 +52,10 @@ def test_defects_follow_their_seed(category: str, kind: str) -> None:
 def test_painter_without_a_visible_defect_is_an_error(gray: float, half: int) -> None:
     clean = np.full((64, 64), 0.5)
 
-    def square(clean: np.ndarray, *_: object) -> Layer:
-        opacity = np.zeros(clean.shape)
+    def square(surface: Surface) -> Layer:
+        opacity = np.zeros(surface.shape)
         opacity[32 - half : 32 + half, 32 - half : 32 + half] = 1
-        return Layer(np.full(clean.shape, gray), opacity)
+        return Layer(np.full(surface.shape, gray), opacity)
 
     with pytest.raises(RuntimeError, match="square painted no visible defect"):
         paint(clean, clean, square, RandomState(0))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from anomalib.data.utils import read_image
 
-from anople_anomalib.data.image_inputs import each_image
+from anople_anomalib.data.listing import each_image
 
 
 def test_every_form_of_an_image_comes_as_a_batch_of_one(mvtec: Path) -> None:

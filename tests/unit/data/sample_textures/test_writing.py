@@ -12,8 +12,8 @@ from PIL import Image
 from skimage.feature import match_template
 
 from anople_anomalib.data import SampleTextures
-from anople_anomalib.data.sample_textures import datamodule as sample_textures
-from anople_anomalib.data.sample_textures.datamodule import DEFECTS, TILE, VERSION, default_root, write_category
+from anople_anomalib.data.sample_textures import VERSION, default_root, writing
+from anople_anomalib.data.sample_textures.writing import DEFECTS, TILE, write_category
 
 CHEAP = {"brick": {"hole": DEFECTS["brick"]["hole"]}}
 
@@ -29,9 +29,9 @@ def files(root: Path) -> dict[str, bytes]:
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer images, for tests that write them."""
-    monkeypatch.setattr(sample_textures, "DEFECTS", CHEAP)
-    monkeypatch.setattr(sample_textures, "_TRAIN_IMAGES", 2)
-    monkeypatch.setattr(sample_textures, "_NORMAL_TEST_IMAGES", 2)
+    monkeypatch.setattr(writing, "DEFECTS", CHEAP)
+    monkeypatch.setattr(writing, "_TRAIN_IMAGES", 2)
+    monkeypatch.setattr(writing, "_NORMAL_TEST_IMAGES", 2)
 
 
 @pytest.mark.parametrize("category", ["brick", "gravel"])
@@ -61,14 +61,14 @@ def test_masks_are_visible_and_of_sensible_size(textures: Path, category: str) -
 
 def test_no_pixel_is_shared_between_training_and_test() -> None:
     used = {}
-    for name, columns in (("train", sample_textures._TRAIN_COLUMNS), ("test", sample_textures._TEST_COLUMNS)):
+    for name, columns in (("train", writing._TRAIN_COLUMNS), ("test", writing._TEST_COLUMNS)):
         used[name] = set(range(512)[columns])
     assert not used["train"] & used["test"]
 
 
 @pytest.mark.parametrize("subset", ["train", "test"])
 def test_normal_images_are_views_of_their_own_part_of_the_photograph(textures: Path, subset: str) -> None:
-    columns = {"train": sample_textures._TRAIN_COLUMNS, "test": sample_textures._TEST_COLUMNS}[subset]
+    columns = {"train": writing._TRAIN_COLUMNS, "test": writing._TEST_COLUMNS}[subset]
     part = skimage.data.brick()[:, columns]
     for path in sorted((textures / VERSION / "brick" / subset / "good").iterdir())[:4]:
         view = pixels(path)
@@ -95,7 +95,7 @@ def test_an_image_does_not_depend_on_how_many_there_are(textures: Path, tmp_path
 @pytest.mark.usefixtures("cheap")
 def test_files_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_category(tmp_path, "brick")
-    monkeypatch.setattr(sample_textures, "_save", lambda *_: pytest.fail("written again"))
+    monkeypatch.setattr(writing, "_save", lambda *_: pytest.fail("written again"))
     assert write_category(tmp_path, "brick") == tmp_path / "brick"
 
 
@@ -112,7 +112,7 @@ def test_interrupted_writer_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample_textures, "_write_test_images", interrupt)
+    monkeypatch.setattr(writing, "_write_test_images", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_category(tmp_path, "brick")
     assert not list(tmp_path.iterdir())
