@@ -3,6 +3,6 @@
 
 """The page in the browser: show it good parts, then ask. ``anople page`` starts it.
 
-A thin layer over the package's own Python interface. :mod:`.session` is what one person does (teach, ask, move the
-threshold, correct, undo, take away), without a user interface; :mod:`.page` puts Gradio on top of it.
+A thin layer over the package's own Python interface. :mod:`.session` and :mod:`.taking` have no user interface;
+:mod:`.page` puts Gradio on top of them.
 """

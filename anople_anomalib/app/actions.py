@@ -18,7 +18,7 @@ from anople_anomalib.metrics.bounds import Rate
 from . import drawing, taking
 from .session import Session
 from .training import Answer
-from .uploads import AppError, sample_name, sample_shots, samples_to_ask, without_paths
+from .uploads import AppError, sample_shots, samples_to_ask, without_paths
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,33 @@ USER_ERRORS = (ValueError, TypeError, RuntimeError, OSError, ImportError)
 
 View = tuple[Any, ...]
 """Message, good images, answers, threshold, choice of an answer, commands."""
+_Show = Callable[[Session, Any], View]
+
+
+def view(session: Session, note: str | None) -> View:
+    """Return all that the page shows of a session."""
+    text = f'<p role="status" class="anople-message">{escape(note)}</p>' if note else ""
+    choices = [f"{number}. {answer.photo.name}" for number, answer in enumerate(session.answers, 1)]
+    threshold, commands = gr.skip(), ""
+    if session.is_trained:
+        limit, scores = session.thresholds.image, [answer.score for answer in session.answers[:1]]
+        highest = 1.05 * max([2 * limit, *scores, *(score for score, _ in session.good)])
+        value, maximum = (float(f"{number:.4g}") for number in (limit, highest))  # for the eye alone
+        threshold = gr.update(value=value, maximum=maximum, interactive=True)
+        commands = taking.commands(session)
+    choice = gr.update(choices=choices, value=choices[0] if choices else None)
+    return text, drawing.thumbnails(session), drawing.gallery(session), threshold, choice, commands
+
+
+def view_while_moved(session: Session, note: str | None) -> View:
+    """Return :func:`view` without a place for the threshold's slider, which the hand is on."""
+    message, good, answers, _, choice, commands = view(session, note)
+    return message, good, answers, gr.skip(), choice, commands
+
+
+def view_of_one(_session: Session, value: object) -> View:
+    """Return an empty message, and a value that is shown beside it."""
+    return "", str(value)
 
 
 class Sessions:
@@ -71,13 +98,14 @@ class Sessions:
                 self._sessions.popitem()[1].close()
 
     def handler(
-        self, work: Callable[..., Any], show: Callable[[Session, Any], View] | None = None, *, locked: bool = True
+        self, work: Callable[..., Any], show: _Show = view, others: int = 5, locked: bool = True
     ) -> Callable[..., View]:
-        """Make a handler of a function of a session; an error becomes the page's one message.
+        """Make a handler of a function of a session and values of controls; an error becomes the page's one message.
 
         Args:
-            work: Takes the session and the values of controls.
-            show: Takes the session and the result, and returns message and one value; ``None`` for :func:`view`.
+            work: The function.
+            show: Makes the page's message and other values of the session and the function's result.
+            others: Number of the other values, which an error leaves as they are.
             locked: Whether the session waits for it.
         """
 
@@ -86,45 +114,46 @@ class Sessions:
             try:
                 session = self.of(request)
                 with session.lock if locked else nullcontext():
-                    return (show or view)(session, work(session, *values))
+                    return show(session, work(session, *values))
             except AppError as error:
                 text = str(error)
             except Exception as error:
                 logger.exception("An action of the page failed.")
                 text = message_of(error)
             alert = f'<p role="alert" class="anople-message anople-error">{escape(without_paths(text))}</p>'
-            return (alert, *(gr.skip() for _ in range(5 if show is None else 1)))
+            return (alert, *(gr.skip() for _ in range(others)))
 
         # Gradio looks at the signature to see how many values it may pass
         return handle
 
 
 def message_of(error: BaseException) -> str:
-    """Turn an exception into one short message; what only a programmer understands is in the log."""
+    """Turn an exception into one short message; that of a programmer's mistake is in the log alone."""
     if isinstance(error, USER_ERRORS) and str(error):
         return " ".join(str(error).split())
     return f"Something went wrong inside ({type(error).__name__}): the log of anople page says more."
 
 
-def teach(session: Session, part: str, preset: str, full: bool, progress: gr.Progress) -> str:
+def teach(session: Session, part: str, preset: str, length: str, progress: gr.Progress) -> str:
     """Train, and show every step."""
-    session.teach(part, preset, full, progress)
+    session.teach(part, preset, full=length == FULL, report=progress)
     done = session.progress
-    return f"{'Done' if done.step == done.steps else 'Stopped early'}: {done.step} of {done.steps} steps. Ask it now."
+    words = f"{'Stopped early' if done.stopped else 'Done'}: {done.step} of {done.steps} steps."
+    return " ".join([words, *filter(None, [session.model.teaching]), "Ask it now."])
 
 
 def add_samples(session: Session, part: str) -> None:
     """Take a sample part's good images instead of those there are."""
     files = sample_shots(part)
     session.clear_good()
-    session.add_good(files, [sample_name(path) for path in files])
+    session.add_good([*files.values()], [*files])
 
 
 def ask_samples(session: Session, part: str) -> None:
     """Judge images of a sample part."""
     _ = session.model
     files = samples_to_ask(part)
-    session.ask(files, [sample_name(path) for path in files])
+    session.ask([*files.values()], [*files])
 
 
 def allow(session: Session, rate: str) -> str:
@@ -142,16 +171,17 @@ def correct(session: Session, choice: str | None) -> str:
 
 
 def chosen(session: Session, choice: str | None) -> Answer:
-    """Return the answer of a choice.
-
-    Raises:
-        AppError: If nothing is chosen.
-    """
+    """Return the answer of a choice; without one, it is an :class:`AppError`."""
     number = (choice or "").partition(".")[0]
     if not number.isdigit() or not 0 < int(number) <= len(session.answers):
         msg = "Choose an image first."
         raise AppError(msg)
     return session.answers[int(number) - 1]
+
+
+def explain(session: Session, choice: str | None) -> str:
+    """Draw the reason of an answer."""
+    return drawing.reason(session, chosen(session, choice))
 
 
 def with_uploads(take: Callable[[Sequence[Path]], None], files: Sequence[str] | str | None, uploads: Path) -> None:
@@ -169,18 +199,3 @@ def with_uploads(take: Callable[[Sequence[Path]], None], files: Sequence[str] | 
     finally:
         for path in uploaded:
             path.unlink(missing_ok=True)
-
-
-def view(session: Session, note: str | None) -> View:
-    """Return all that the page shows of a session."""
-    text = f'<p role="status" class="anople-message">{escape(note)}</p>' if note else ""
-    choices = [f"{number}. {answer.photo.name}" for number, answer in enumerate(session.answers, 1)]
-    threshold, commands = gr.skip(), ""
-    if session.is_trained:
-        limit, scores = session.thresholds.image, [answer.score for answer in session.answers[:1]]
-        highest = 1.05 * max([2 * limit, *scores, *(score for score, _ in session.good)])
-        value, maximum = (float(f"{number:.4g}") for number in (limit, highest))  # for the eye alone
-        threshold = gr.update(value=value, maximum=maximum, interactive=True)
-        commands = taking.commands(session)
-    choice = gr.update(choices=choices, value=choices[0] if choices else None)
-    return text, drawing.thumbnails(session), drawing.gallery(session), threshold, choice, commands

@@ -49,11 +49,7 @@ def thumbnails(session: Session) -> str:
 
 
 def reason(session: Session, answer: Answer) -> str:
-    """Draw the nearest normal patch of the most anomalous one.
-
-    Raises:
-        AppError: If the good images are not known.
-    """
+    """Draw the nearest normal patch of the most anomalous one; an :class:`AppError` without the good images."""
     shots = session.shots()
     if not shots:
         msg = "A checkpoint holds no images: the nearest normal patch can be shown only for a model taught here."
@@ -108,7 +104,7 @@ def _heat(answer: Answer, threshold: float) -> str:
 
 
 def _outline(answer: Answer, threshold: float) -> str:
-    """Outline what is above the threshold, as SVG that covers the photograph."""
+    """Outline the pixels above the threshold, as SVG that covers the photograph."""
     height, width = answer.heat.shape
     paths = [
         "M" + "L".join(f"{x - 0.5:.1f} {y - 0.5:.1f}" for y, x in contour)

@@ -1,39 +1,31 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The page: Gradio's controls, each bound to an action."""
+"""The page: Gradio's controls, each bound to an action, and its server."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import gradio as gr
+try:
+    import gradio as gr
+except ImportError as error:
+    msg = 'The page needs Gradio: pip install "anople-anomalib[app]".'
+    raise ImportError(msg) from error
 
 from anople_anomalib.data.sample_textures import CATEGORIES
 from anople_anomalib.presets import preset_names, read_preset
 from anople_anomalib.utils.palette import BLUE
 
-from . import drawing, taking
-from .actions import (
-    FULL,
-    RATES,
-    SHORT,
-    Sessions,
-    View,
-    add_samples,
-    allow,
-    ask_samples,
-    chosen,
-    correct,
-    teach,
-    with_uploads,
-)
+from . import actions, taking
+from .actions import Sessions, View, with_uploads
 from .session import OFFLINE, Session
 from .uploads import MAX_GOOD
 
 LOWEST = 1e-5
 """Where the threshold's slider ends; a threshold must be positive."""
-CSS = """
+_CSS = """
 .anople-cards {list-style: none; padding: 0; display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr))}
 .anople-card {border: 1px solid var(--border-color-primary); border-left: .5rem solid #0072B2; padding: .5rem;
@@ -57,6 +49,41 @@ CSS = """
 """
 _HEAT_JS = "(v) => { document.documentElement.style.setProperty('--anople-heat', v); return v; }"
 _PROGRESS = gr.Progress()
+_COMMANDS = "The command lines that do the same"
+_RATE = "Threshold by allowed false alarms"
+
+
+def start(
+    folder: Path, ckpt_path: Path | None = None, host: str = "127.0.0.1", port: int | None = None, browser: bool = False
+) -> tuple[gr.Blocks, Sessions]:
+    """Start the page, and return it with its sessions.
+
+    Args:
+        folder: Folder for everything that is uploaded.
+        ckpt_path: Checkpoint of a trained model to start from; one that is refused is a ``ValueError``.
+        host: Address to listen at.
+        port: Port; ``None`` for a free one.
+        browser: Whether to open a browser.
+    """
+    folder = folder.resolve()
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is sent anywhere
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+    if ckpt_path is not None:
+        Session(ckpt_path, folder).close()  # a refused checkpoint is an error now
+    sessions = Sessions(folder, ckpt_path)
+    page = build_page(sessions, folder / "uploads")
+    page.launch(
+        server_name=host,
+        server_port=port,
+        inbrowser=browser,
+        prevent_thread_lock=True,
+        ssr_mode=False,
+        footer_links=[],
+        max_file_size="20mb",
+        theme=_theme(),
+        css=_CSS,
+    )
+    return page, sessions
 
 
 class Shown(NamedTuple):
@@ -70,7 +97,7 @@ class Shown(NamedTuple):
     commands: gr.Code
 
 
-def theme() -> gr.themes.Base:
+def _theme() -> gr.themes.Base:
     """Return a theme whose fonts are those of the machine: nothing is fetched."""
     fonts = ["system-ui", "sans-serif"]
     base = gr.themes.Base(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"])
@@ -79,15 +106,7 @@ def theme() -> gr.themes.Base:
 
 
 def build_page(sessions: Sessions, uploads: Path) -> gr.Blocks:
-    """Build the page.
-
-    Args:
-        sessions: The sessions of all pages.
-        uploads: Folder that Gradio puts uploaded files in; they are removed as soon as they are taken in.
-
-    Returns:
-        The page, to be launched with :func:`theme` and :data:`CSS`.
-    """
+    """Build the page of all sessions; files that Gradio puts into ``uploads`` are removed as soon as they are taken."""
     title = "AnoPLe: show it good parts, then ask"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown("# Show it good parts, then ask")
@@ -97,9 +116,7 @@ def build_page(sessions: Sessions, uploads: Path) -> gr.Blocks:
             answers=gr.HTML(padding=False, render=False),
             threshold=gr.Slider(0, 1, value=0.5, step=LOWEST, label="Threshold", interactive=True, render=False),
             choice=gr.Dropdown([], label="Image, worst first", render=False),
-            commands=gr.Code(
-                label="The command lines that do the same", interactive=False, wrap_lines=True, render=False
-            ),
+            commands=gr.Code(label=_COMMANDS, interactive=False, wrap_lines=True, render=False),
         )
         with gr.Tabs():
             with gr.Tab("1 Teach"):
@@ -119,9 +136,8 @@ def _teach_tab(sessions: Sessions, uploads: Path, shown: Shown) -> None:
     add = handler(lambda session, files: with_uploads(session.add_good, files, uploads))
     with gr.Row():
         with gr.Column():
-            files = gr.File(
-                label=f"Good images, 1 to {MAX_GOOD}", file_count="multiple", file_types=["image"], height=160
-            )
+            title = f"Good images, 1 to {MAX_GOOD}"
+            files = gr.File(label=title, file_count="multiple", file_types=["image"], height=160)
             _bind_upload(files.upload, files, add, outputs, "add_good")
             with gr.Accordion("Camera", open=False):
                 camera = gr.Image(label="Camera image", sources=["webcam"], type="filepath")
@@ -135,19 +151,18 @@ def _teach_tab(sessions: Sessions, uploads: Path, shown: Shown) -> None:
             part = gr.Textbox("object", label="What the part is called", max_lines=1, max_length=60)
             choices = [(read_preset(name)["title"], name) for name in preset_names()]
             preset = gr.Radio(choices, value=OFFLINE, label="Preset")
-            length = gr.Radio([SHORT, FULL], value=SHORT, label="Training")
+            length = gr.Radio([actions.SHORT, actions.FULL], value=actions.SHORT, label="Training")
             with gr.Row():
                 train, stop = gr.Button("Train", variant="primary"), gr.Button("Stop", variant="stop")
             progress = gr.HTML(min_height=96)
-    use.click(handler(add_samples), sample, outputs, api_name="use_samples").then(
-        lambda name: name, sample, part, api_name=False
-    )
+    used = use.click(handler(actions.add_samples), sample, outputs, api_name="use_samples")
+    used.then(lambda name: name, sample, part, api_name=False)
     clear.click(handler(Session.clear_good), None, outputs, api_name="clear_good")
 
     def taught(request: gr.Request, part: str, preset: str, length: str, told: gr.Progress = _PROGRESS) -> View:
         """Train in a function of which Gradio sees that it has progress; the session answers meanwhile."""
-        train = handler(lambda session: teach(session, part, preset, length == FULL, told), locked=False)
-        return (*train(request), "")
+        run = handler(lambda session: actions.teach(session, part, preset, length, told), locked=False)
+        return (*run(request), "")
 
     # Gradio's queue lets one run train at a time; a click forgets that an earlier one was stopped
     train.click(handler(lambda session: session.stop.clear()), None, outputs, api_name=False).then(
@@ -157,13 +172,9 @@ def _teach_tab(sessions: Sessions, uploads: Path, shown: Shown) -> None:
 
 
 def _bind_upload(
-    listen: Callable[..., Any],
-    control: gr.File | gr.Image,
-    take: Callable[..., View],
-    outputs: list[Any],
-    api: str | Literal[False] = False,
+    listen: Callable[..., Any], control: gr.Component, take: Callable[..., View], outputs: list[Any], api: Any = False
 ) -> None:
-    """Bind taking in what a control holds, which is emptied by it; what is dropped meanwhile waits its turn."""
+    """Bind taking in the files of a control, which is emptied by it; those dropped meanwhile wait their turn."""
 
     def taken(request: gr.Request, files: Any) -> View:
         """Take the files in and empty the control in one answer, so that none is sent twice."""
@@ -184,7 +195,7 @@ def _ask_tab(sessions: Sessions, uploads: Path, shown: Shown) -> None:
             use, clear = gr.Button("Judge sample parts"), gr.Button("Remove the judged images")
     with gr.Row():
         shown.threshold.render()
-        rate = gr.Dropdown(list(RATES), value=next(iter(RATES)), label="Threshold by allowed false alarms")
+        rate = gr.Dropdown(list(actions.RATES), value=next(iter(actions.RATES)), label=_RATE)
         heat = gr.Slider(0, 1, value=0.4, step=0.05, label="Opacity of the heat map")
     with gr.Row(elem_classes="anople-row"):
         shown.choice.render()
@@ -193,37 +204,18 @@ def _ask_tab(sessions: Sessions, uploads: Path, shown: Shown) -> None:
     shown.answers.render()
     _bind_upload(files.upload, files, ask, outputs, "ask")
     _bind_upload(folder.upload, folder, ask, outputs)
-    use.click(handler(ask_samples), sample, outputs, api_name="ask_samples")
+    use.click(handler(actions.ask_samples), sample, outputs, api_name="ask_samples")
     clear.click(handler(Session.clear_answers), None, outputs, api_name="clear_answers")
-    _bind_threshold(sessions, shown)
-    rate.input(handler(allow), rate, outputs, api_name="allow_false_alarms")
-    heat.input(None, heat, heat, js=_HEAT_JS, api_name=False)
-    good.click(handler(correct), shown.choice, outputs, api_name="this_is_good")
-    undo.click(handler(Session.undo), None, outputs, api_name="undo")
-    explain = handler(
-        lambda session, choice: drawing.reason(session, chosen(session, choice)), lambda _, html: ("", html)
-    )
-    why.click(explain, shown.choice, [shown.message, reason], api_name="why")
-
-
-def _bind_threshold(sessions: Sessions, shown: Shown) -> None:
-    """Bind the threshold's slider, which is itself not updated: the hand is on it."""
-    place = shown.index(shown.threshold)
-    move = sessions.handler(lambda session, value: session.set_threshold(max(value, LOWEST)))
-
-    def moved(request: gr.Request, value: float) -> View:
-        """Set the threshold, and show all but the slider."""
-        values = move(request, value)
-        return (*values[:place], *values[place + 1 :])
-
+    move = handler(lambda session, value: session.set_threshold(max(value, LOWEST)), actions.view_while_moved)
     shown.threshold.input(
-        moved,
-        shown.threshold,
-        [*shown[:place], *shown[place + 1 :]],
-        api_name="set_threshold",
-        trigger_mode="always_last",
-        show_progress="hidden",
+        move, shown.threshold, outputs, api_name="set_threshold", trigger_mode="always_last", show_progress="hidden"
     )
+    rate.input(handler(actions.allow), rate, outputs, api_name="allow_false_alarms")
+    heat.input(None, heat, heat, js=_HEAT_JS, api_name=False)
+    good.click(handler(actions.correct), shown.choice, outputs, api_name="this_is_good")
+    undo.click(handler(Session.undo), None, outputs, api_name="undo")
+    explain = handler(actions.explain, actions.view_of_one, others=1)
+    why.click(explain, shown.choice, [shown.message, reason], api_name="why")
 
 
 def _take_tab(sessions: Sessions, shown: Shown) -> None:
@@ -233,5 +225,5 @@ def _take_tab(sessions: Sessions, shown: Shown) -> None:
     file = gr.File(label="File to download", interactive=False)
     shown.commands.render()
     for button, make in zip(buttons, (taking.checkpoint, taking.openvino, taking.table), strict=True):
-        made = sessions.handler(make, lambda _, path: ("", str(path)))
+        made = sessions.handler(make, actions.view_of_one, others=1)
         button.click(made, None, [shown.message, file], api_name=make.__name__)

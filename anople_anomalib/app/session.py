@@ -21,10 +21,8 @@ from .uploads import MAX_ASKED, MAX_GOOD, AppError, Photo, take_in
 
 OFFLINE = "offline"
 """The preset of the page, where none is chosen."""
-SHORT_STEPS = 60
-"""Steps of a short training run: those of one image in the paper's 60 epochs."""
-FULL_EPOCHS = 60
-"""Epochs of the paper's training run."""
+SHORT_STEPS = FULL_EPOCHS = 60
+"""Steps of a short training run: those of one image in the epochs of the paper's, which a full one takes."""
 _State = tuple[list[Photo], list[tuple[float, float]], list[Answer], Thresholds]
 
 
@@ -37,9 +35,7 @@ class Session:
 
     Attributes:
         folder: The folder; :meth:`close` removes it.
-        part: Name of the part.
-        preset: Preset of the model.
-        epochs: Epochs that the model was trained for.
+        part: Name of the part, beside the preset and the epochs of its model.
         taught: The good images.
         corrected: The images that were said to be good.
         answers: The model's answers on the images that it was asked about, worst first.
@@ -68,18 +64,14 @@ class Session:
             self.part = ", ".join(self.model.class_names) or self.part
 
     def close(self) -> None:
-        """Stop what runs, and remove everything that was uploaded."""
+        """Stop a training run, and remove everything that was uploaded."""
         self.stop.set()
         self._model = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def model(self) -> AnoPLe:
-        """The trained model.
-
-        Raises:
-            AppError: If there is none yet.
-        """
+        """The trained model; an :class:`AppError` if there is none yet."""
         if self._model is None:
             msg = "There is no trained model yet: teach it good parts first."
             raise AppError(msg)
@@ -91,12 +83,7 @@ class Session:
         return self._model is not None
 
     def add_good(self, files: Sequence[str | Path], names: Sequence[str] = ()) -> None:
-        """Add good images to teach from, see :func:`take_in`.
-
-        Args:
-            files: The files.
-            names: Names to show instead of the files' own.
-        """
+        """Add good images to teach from, by names instead of the files' own where given; see :func:`take_in`."""
         self.taught += take_in(files, self.folder / "good", MAX_GOOD, self.taught, names)
 
     def clear_good(self) -> None:
@@ -149,15 +136,7 @@ class Session:
         self._judge(answer.photo for answer in self.answers)
 
     def ask(self, files: Sequence[str | Path], names: Sequence[str] = ()) -> None:
-        """Judge images.
-
-        Args:
-            files: The files.
-            names: Names to show instead of the files' own.
-
-        Raises:
-            AppError: If there is no model, or an image is refused; none is judged then.
-        """
+        """Judge images with a trained model; if one is refused, none is judged. Arguments as of :meth:`add_good`."""
         _ = self.model
         taken, folder = [answer.photo for answer in self.answers], self.folder / "asked" / str(self._asked)
         photos = take_in(files, folder, MAX_ASKED, taken, names)
@@ -184,11 +163,7 @@ class Session:
         return [Shot(photo.name, pixels_of(read_image(photo.path))) for photo in photos]
 
     def set_threshold(self, value: float) -> None:
-        """Move the threshold to a raw score; that of the pixels moves in proportion. Nothing is computed anew.
-
-        Raises:
-            AppError: If it is not a positive number, or there is no model.
-        """
+        """Move the threshold to a positive raw score; that of the pixels moves in proportion, without a new pass."""
         if not 0 < value < float("inf"):
             msg = f"A threshold must be a positive number, got {value}."
             raise AppError(msg)
@@ -196,11 +171,7 @@ class Session:
         self.thresholds = Thresholds(value, self.thresholds.pixel * value / self.thresholds.image)
 
     def allow_false_alarms(self, rate: float | None) -> None:
-        """Move the threshold to what a share of false alarms allows. Nothing is computed anew.
-
-        Args:
-            rate: Largest share of new good parts above the threshold, in (0, 1), with 95 % confidence; ``None`` for
-                the fence of those known.
+        """Move the threshold by a share of false alarms, without a new pass; see :func:`allowed`.
 
         Raises:
             AppError: If there are no scores of good images, too few for the rate, or the rate is out of range.
@@ -214,11 +185,7 @@ class Session:
             raise AppError(str(error)) from error
 
     def this_is_good(self, answer: Answer) -> None:
-        """Add an image to the memory, and update the threshold and all answers.
-
-        Raises:
-            AppError: If it is in the memory already.
-        """
+        """Add an image to the memory, which must not hold it yet, and update the threshold and all answers."""
         if answer.photo in self.corrected:
             msg = f"'{answer.photo.name}' is in the memory already."
             raise AppError(msg)
@@ -236,11 +203,7 @@ class Session:
         self._judge(each.photo for each in self.answers)
 
     def undo(self) -> None:
-        """Take the last correction back.
-
-        Raises:
-            AppError: If there is none.
-        """
+        """Take the last correction back; an :class:`AppError` if there is none."""
         if not self._undo:
             msg = "There is no correction to undo."
             raise AppError(msg)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a person takes away: checkpoint, OpenVINO model, table of verdicts, and the commands that do the same."""
+"""Things to take away: checkpoint, OpenVINO model, table of verdicts, and the commands that do the same."""
 
 import shlex
 import shutil
@@ -10,7 +10,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from anople_anomalib.anople import AnoPLe
 from anople_anomalib.deployment.table import TableWriter, regions_of, verdict_of
 
 from .session import Session
@@ -19,37 +18,27 @@ from .uploads import AppError, safe_name
 
 
 def checkpoint(session: Session) -> Path:
-    """Write the model with its present memory and thresholds as a checkpoint of anomalib.
-
-    Raises:
-        AppError: If there is no model.
-    """
+    """Write the model with its present memory and thresholds as a checkpoint of anomalib."""
     path = _place(session, ".ckpt")
-    _with_thresholds(session).save_checkpoint(path)
+    session.model.set_thresholds(*session.thresholds)
+    session.model.save_checkpoint(path)
     return path
 
 
 def openvino(session: Session) -> Path:
-    """Write the model for OpenVINO, as a ZIP file.
-
-    Raises:
-        AppError: If there is no model, or OpenVINO is not installed.
-    """
-    model, root = _with_thresholds(session), session.folder / "export"
+    """Write the model for OpenVINO, as a ZIP file; an :class:`AppError` where that is not installed."""
+    model, root = session.model, session.folder / "export"
     if find_spec("openvino") is None:
         msg = 'The export needs OpenVINO: pip install "anople-anomalib[export]".'
         raise AppError(msg)
+    model.set_thresholds(*session.thresholds)
     shutil.rmtree(root, ignore_errors=True)
     written = Path(model.to_openvino(root))
     return Path(shutil.make_archive(str(_place(session, "_openvino")), "zip", written.parent))
 
 
 def table(session: Session) -> Path:
-    """Write the verdicts as the table that ``anomalib predict`` writes, worst first.
-
-    Raises:
-        AppError: If nothing was asked.
-    """
+    """Write the verdicts as the table of ``anomalib predict``, worst first; an :class:`AppError` without any."""
     if not session.answers:
         msg = "There are no verdicts yet: ask about an image first."
         raise AppError(msg)
@@ -76,11 +65,6 @@ def _row(session: Session, answer: Answer) -> dict[str, object]:
     }
 
 
-def _with_thresholds(session: Session) -> AnoPLe:
-    session.model.set_thresholds(*session.thresholds)
-    return session.model
-
-
 def _place(session: Session, end: str) -> Path:
     """Return where something to take away is written."""
     folder = session.folder / "taken"
@@ -89,11 +73,7 @@ def _place(session: Session, end: str) -> Path:
 
 
 def commands(session: Session) -> str:
-    """Return the command lines that do the same, with the folders left for the reader to fill in.
-
-    Raises:
-        AppError: If there is no model.
-    """
+    """Return the command lines that do the same; an :class:`AppError` without a model. Folders are to be filled in."""
     _ = session.model
     lines = []
     if session.epochs:

@@ -36,13 +36,7 @@ def unheard(share: float, text: str) -> None:
 
 
 class Answer(NamedTuple):
-    """A model's answer on an image, before any threshold.
-
-    Attributes:
-        photo: The image.
-        score: Its raw score.
-        heat: Its raw anomaly map, shape ``(h, w)``, dtype float32.
-    """
+    """A model's answer on an image: raw score, and raw anomaly map of shape ``(h, w)``, dtype float32."""
 
     photo: Photo
     score: float
@@ -64,13 +58,13 @@ class Progress(Callback):
         report: Told every step.
 
     Attributes:
-        step: Steps that are done.
-        steps: Steps of the whole run; 0 before it starts.
+        step: Steps that are done, of all :attr:`steps`; both are 0 before it starts.
+        stopped: Whether it was ended because somebody has asked for it.
     """
 
     def __init__(self, stop: Event, report: Report = unheard) -> None:
         self._report, self._stop = report, stop
-        self.step = self.steps = 0
+        self.step, self.steps, self.stopped = 0, 0, False
         self._started = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,37 +78,21 @@ class Progress(Callback):
         self.step = trainer.global_step
         left = (time.monotonic() - self._started) / self.step * (self.steps - self.step)
         text = f"{left:.0f} seconds left."
-        if self.step == self.steps or self._stop.is_set():
+        self.stopped = self._stop.is_set() and self.step < self.steps
+        if self.stopped or self.step == self.steps:
             trainer.should_stop = True
             text = "memory and threshold are being made."
         self._report(self.step / self.steps, f"Step {self.step} of {self.steps}, {text}")
 
 
 def train(folder: Path, name: str, preset: str, epochs: int, progress: Progress) -> AnoPLe:
-    """Train a model on the good images in ``folder / "good"``.
-
-    Args:
-        folder: Folder of the session.
-        name: Name of the part.
-        preset: Preset of the model.
-        epochs: Number of epochs.
-        progress: Told every step.
-
-    Returns:
-        The trained model; stopped early, one that has learnt up to there.
-    """
+    """Train a model on the good images in ``folder / "good"``; stopped early, it has learnt up to there."""
     model = AnoPLe(preset, k_shot=None, training=TrainingConfig(epochs=epochs), visualizer=False)
     datamodule = Folder(
         name=name, root=folder, normal_dir="good", test_split_mode="none", val_split_mode="none", num_workers=0
     )
-    engine = Engine(
-        callbacks=[progress],
-        default_root_dir=folder / "results",
-        logger=False,
-        devices=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    engine = Engine(callbacks=[progress], default_root_dir=folder / "results", devices=1, **silent)
     engine.fit(model=model, datamodule=datamodule)
     return model.cpu().eval()
 
@@ -131,11 +109,7 @@ def judge(model: AnoPLe, photo: Photo) -> Answer:
 
 @torch.no_grad()
 def good_scores(model: AnoPLe, photos: Sequence[Photo]) -> list[tuple[float, float]]:
-    """Judge good images as a training run does for its thresholds: each by the memory of the others.
-
-    Args:
-        model: A trained model.
-        photos: All good images that are in its memory.
+    """Judge all images of the memory as a training run does for its thresholds: each by the memory of the others.
 
     Returns:
         Raw score and largest raw value of the map of every image.
@@ -155,15 +129,10 @@ def good_scores(model: AnoPLe, photos: Sequence[Photo]) -> list[tuple[float, flo
 
 
 def allowed(good: Sequence[tuple[float, float]], rate: float | None) -> Thresholds:
-    """Return the thresholds of good images, or those that promise at most a share of false alarms.
+    """Return the thresholds of at least one good image, see :func:`good_scores`.
 
-    Args:
-        good: Scores of good images as :func:`good_scores` returns them, at least one.
-        rate: Largest share of new good images above the thresholds, with 95 % confidence; ``None`` for the fence of
-            these.
-
-    Raises:
-        ValueError: If there are too few good images for the promise; it says how many are missing.
+    They are the fence of their scores, or promise with 95 % confidence that at most a share ``rate`` of new ones is
+    above; too few are a ``ValueError``, which says how many are missing.
     """
     promise = None if rate is None else Promise(rate)
     return Thresholds(*(good_threshold(torch.tensor(values), promise) for values in zip(*good, strict=True)))

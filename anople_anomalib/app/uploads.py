@@ -32,12 +32,7 @@ class AppError(ValueError):
 
 
 class Photo(NamedTuple):
-    """An uploaded image.
-
-    Attributes:
-        name: Its name, as it was uploaded.
-        path: Where it is kept: upright, with 8 bits per channel, and without the camera's metadata.
-    """
+    """An uploaded image: its name, and its file, upright, with 8 bits per channel and no metadata of the camera."""
 
     name: str
     path: Path
@@ -104,21 +99,17 @@ def _read(path: Path) -> Image.Image:
     raise AppError(msg)
 
 
-def sample_shots(part: str) -> list[Path]:
-    """Return four good images of a sample part."""
+def sample_shots(part: str) -> dict[str, Path]:
+    """Return four good images of a sample part, by kind (``good``) and number."""
     files = sorted(_sample_folder(part).glob("train/good/*.png"))
-    return [files[number] for number in _SAMPLE_SHOTS]
+    return {f"good_{files[number].name}": files[number] for number in _SAMPLE_SHOTS}
 
 
-def samples_to_ask(part: str) -> list[Path]:
-    """Return three further good images of a sample part, and one of each kind of defect."""
+def samples_to_ask(part: str) -> dict[str, Path]:
+    """Return three further good images of a sample part, and one of each kind of defect, by kind and number."""
     kinds = {folder.name: sorted(folder.iterdir()) for folder in sorted(_sample_folder(part).glob("test/*"))}
-    return [*kinds.pop("good")[:3], *(files[0] for files in kinds.values())]
-
-
-def sample_name(path: Path) -> str:
-    """Return the kind of a sample part (``good`` or the defect) and its number."""
-    return f"{path.parent.name}_{path.name}"
+    files = [*kinds.pop("good")[:3], *(files[0] for files in kinds.values())]
+    return {f"{path.parent.name}_{path.name}": path for path in files}
 
 
 def _sample_folder(part: str) -> Path:
@@ -128,9 +119,5 @@ def _sample_folder(part: str) -> Path:
 
 
 def without_paths(text: str) -> str:
-    """Leave only the last name of every absolute path in a text; addresses of the web stay.
-
-    Returns:
-        ``"The image '/tmp/x/a.png' ..."`` becomes ``"The image 'a.png' ..."``.
-    """
+    """Leave only the last name of every absolute path in a text: ``'/tmp/x/a.png'`` is ``'a.png'``, URLs stay."""
     return _PATH.sub(lambda found: found["address"] or Path(found[0].replace("\\", "/")).name, text)

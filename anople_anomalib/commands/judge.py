@@ -192,7 +192,7 @@ def page(options: Namespace) -> int:
     """Open a page in the browser that takes good parts, learns, and judges others."""
     if options.model is not None:
         require_model(options.model)
-    from anople_anomalib.app.serving import start
+    from anople_anomalib.app.page import start
 
     # ends as by Ctrl-C: no upload stays behind
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Figures of what AnoPLe does: functions that take data and return a matplotlib ``Figure``.
+"""Figures of AnoPLe: functions that take data and return a matplotlib ``Figure``.
 
 ``--model.visualizer anople_anomalib.visualization.PanelVisualizer`` puts them into the results of ``anomalib train``
 and ``anomalib test``.

@@ -25,12 +25,7 @@ CONTEXT = 3  # patches, width and height of an enlarged window around the patch
 
 
 class Shot(NamedTuple):
-    """A normal image of the memory.
-
-    Attributes:
-        name: Its file, below the folder that all shots share.
-        image: Shape ``(H, W, 3)``, values in [0, 1].
-    """
+    """An image of the memory: its file below the folder of all shots, and pixels, shape ``(H, W, 3)``, in [0, 1]."""
 
     name: str
     image: np.ndarray
@@ -64,9 +59,6 @@ def shots_of(model: AnoPLe, datamodule: AnomalibDataModule) -> list[Shot]:
         model: A trained model.
         datamodule: The datamodule of its training run; set up here if it is not yet.
 
-    Returns:
-        One shot per image.
-
     Raises:
         ValueError: If the datamodule has other shots than the model.
     """
@@ -85,15 +77,12 @@ def shots_of(model: AnoPLe, datamodule: AnomalibDataModule) -> list[Shot]:
 
 @torch.no_grad()
 def nearest_normal(model: AnoPLe, batch: ImageBatch, num_shots: int) -> list[Match]:
-    """Find the most anomalous patch of every image and its nearest normal patch.
+    """Find the most anomalous patch of every image and its nearest normal one.
 
     Args:
         model: A trained model.
         batch: Images, as ``engine.predict`` or :func:`.samples.load_images` returns them.
         num_shots: Number of images that the memory was built from.
-
-    Returns:
-        One match per image.
 
     Raises:
         ValueError: If the model has no memory, or its rows cannot be traced back to images.
@@ -134,9 +123,6 @@ def draw_nearest_normal(model: AnoPLe, batch: ImageBatch, shots: Sequence[Shot],
         shots: The images of the memory in its order, see :func:`shots_of`; then those that were added to it later.
         max_rows: Largest number of images.
 
-    Returns:
-        The figure.
-
     Raises:
         ValueError: As :func:`nearest_normal`.
     """
@@ -153,7 +139,7 @@ def draw_nearest_normal(model: AnoPLe, batch: ImageBatch, shots: Sequence[Shot],
 def _draw_row(axes: Sequence[Axes], sample: Sample, match: Match, shot: Shot, limits: tuple[float, float]) -> None:
     """Draw the image, the distances, both patches, and the shot."""
     grid = match.distances.shape
-    sample.show(axes[0])
+    sample.show_named(axes[0])
     show_heat(axes[1], sample.image, match.distances, limits)
     show_image(axes[2], sample.image)
     show_image(axes[3], shot.image)

@@ -9,18 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .samples import Predictions, Sample, samples_of
-from .style import (
-    ANOMALOUS,
-    PREDICTION,
-    SMALL,
-    TRUTH,
-    add_colorbar,
-    label_columns,
-    new_grid,
-    show_heat,
-    show_image,
-    show_mask,
-)
+from .style import ANOMALOUS, SMALL, add_colorbar, label_columns, new_grid, show_heat
 
 ORDERS = ("given", "failures", "score")
 LIMITS = (0.0, 1.0)  # of normalized maps
@@ -42,9 +31,6 @@ def draw_gallery(
             judged by the first model) or ``"score"`` (the most anomalous first).
         max_rows: Largest number of images.
 
-    Returns:
-        The figure.
-
     Raises:
         ValueError: If the order is unknown, there is nothing to draw, or the models were given different images.
     """
@@ -60,10 +46,9 @@ def draw_gallery(
     first = 2 if has_truth else 1  # column of the first model
     figure, grid = new_grid(len(rows), first + 2 * len(by_model))
     for axes, row in zip(grid, rows, strict=True):
-        row[0]._replace(truth=None).show(axes[0])
+        row[0]._replace(truth=None).show_named(axes[0])
         if has_truth:
-            show_image(axes[1], row[0].image)
-            show_mask(axes[1], row[0].image, row[0].truth, TRUTH)
+            row[0].show(axes[1])
         for sample, heat, overlay in zip(row, axes[first::2], axes[first + 1 :: 2], strict=True):
             _show_prediction(sample, heat, overlay)
     headers = ["image", "ground truth"][:first]
@@ -94,11 +79,9 @@ def _rows(by_model: Mapping[str, Predictions], order: str, max_rows: int) -> Seq
 def _show_prediction(sample: Sample, heat: Axes, overlay: Axes) -> None:
     """Draw the heat map and the thresholded overlay of one model."""
     if sample.heat is None:
-        show_image(heat, sample.image)
+        sample._replace(truth=None).show(heat)
         heat.text(0.5, 0.5, "no map", ha="center", va="center", transform=heat.transAxes)
     else:
         show_heat(heat, sample.image, sample.heat, LIMITS)
-    show_image(overlay, sample.image)
-    show_mask(overlay, sample.image, sample.predicted, PREDICTION, fill=True)
-    show_mask(overlay, sample.image, sample.truth, TRUTH)
+    sample.show(overlay, predicted=True)
     overlay.set_xlabel(sample.verdict, fontsize=SMALL, color=ANOMALOUS if sample.is_wrong else "black", labelpad=2)

@@ -58,14 +58,11 @@ class Attention(NamedTuple):
 
 @torch.no_grad()
 def evidence_of(model: AnoPLe, batch: ImageBatch) -> Evidence:
-    """Compute the maps of the decoder and of the memory, their fusion, and the embedding of a batch.
+    """Compute the parts of a prediction, on the CPU.
 
     Args:
         model: A trained model.
         batch: A batch, as ``engine.predict`` or :func:`.samples.load_images` returns it.
-
-    Returns:
-        The evidence, on the CPU.
     """
     parts = model.model
     visual = parts.encode_whole(images_on(model, batch))
@@ -82,15 +79,12 @@ def evidence_of(model: AnoPLe, batch: ImageBatch) -> Evidence:
 
 @torch.no_grad()
 def attention_of(model: AnoPLe, batch: ImageBatch, view: int = -1) -> Attention:
-    """Record the attention of one pass.
+    """Record the attention of one pass, on the CPU.
 
     Args:
         model: A trained model.
         batch: As for :func:`evidence_of`.
         view: Index of the view signal that goes along; the default is that of the whole image.
-
-    Returns:
-        The attention weights, on the CPU.
     """
     tower, learner = model.model.clip.visual, model.model.prompt_learner
     with recorded_attention(tower) as recorded:
@@ -128,12 +122,9 @@ def draw_maps(model: AnoPLe, batch: ImageBatch, max_rows: int = 6) -> Figure:
     The memory's distances are much smaller than probabilities, and the fusion follows the smaller of the two.
 
     Args:
-        model: A trained model.
+        model: A trained model; one without a memory has the decoder's map alone.
         batch: Images, as ``engine.predict`` or :func:`.samples.load_images` returns them.
         max_rows: Largest number of images.
-
-    Returns:
-        The figure. Without a memory there is only the decoder's map.
     """
     batch = head(batch, max_rows)
     samples, evidence = samples_of([batch]), evidence_of(model, batch)
@@ -143,7 +134,7 @@ def draw_maps(model: AnoPLe, batch: ImageBatch, max_rows: int = 6) -> Figure:
         columns += [(r"fused $M_q$", evidence.fused, "harmonic fusion")]
     figure, grid = new_grid(len(samples), 1 + len(columns))
     for axes, sample in zip(grid[:, 0], samples, strict=True):
-        sample.show(axes)
+        sample.show_named(axes)
     label_columns(grid, ["image, ground truth", *(title for title, _, _ in columns)])
     for place, (_, maps, unit) in zip(grid[:, 1:].T, columns, strict=True):
         low, high = float(maps.min()), float(maps.max())
@@ -167,9 +158,6 @@ def draw_prompt_attention(model: AnoPLe, batch: ImageBatch, index: int = 0) -> F
         model: A trained model.
         batch: Images, as ``engine.predict`` or :func:`.samples.load_images` returns them.
         index: Number of the image in the batch.
-
-    Returns:
-        The figure.
 
     Raises:
         ValueError: If the model has no prompts in the visual tower.
@@ -222,14 +210,11 @@ def draw_view_attention(
     damage.
 
     Args:
-        model: A trained model.
+        model: A trained model; without a view signal there is only CLS, without sub-images only one signal.
         batch: Images, as ``engine.predict`` or :func:`.samples.load_images` returns them.
         layer: 1-based number of the layer; the paper shows the third.
         local_view: Index of the crop whose signal is shown.
         max_rows: Largest number of images.
-
-    Returns:
-        The figure. Without a view signal there is only CLS; without sub-images only one signal.
 
     Raises:
         ValueError: If the tower has no such layer.
@@ -251,7 +236,7 @@ def draw_view_attention(
     samples = samples_of([batch])
     figure, grid = new_grid(len(samples), 1 + len(panels))
     for axes, sample, row in zip(grid, samples, panels.swapaxes(0, 1), strict=True):
-        sample.show(axes[0])
+        sample.show_named(axes[0])
         for place, heat in zip(axes[1:], row, strict=True):
             show_heat(place, sample.image, heat, limits)
     label_columns(grid, ["image", *heats])

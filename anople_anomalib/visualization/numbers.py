@@ -42,9 +42,6 @@ def draw_features(model: AnoPLe, predictions: Sequence[ImageBatch]) -> Figure:
         model: A trained model.
         predictions: Batches as ``engine.predict`` returns them for a test set.
 
-    Returns:
-        The figure.
-
     Raises:
         ValueError: If there are fewer than three images, or images without a label.
     """
@@ -82,15 +79,12 @@ def draw_scores(predictions: Predictions | Mapping[str, Predictions]) -> Figure:
     """Show the scores of normal and of anomalous images beside the threshold; the paper has no such figure.
 
     How to read it: blue bars count normal images, hatched vermillion ones anomalous images. Vermillion left of the
-    dashed threshold was missed, blue right of it is a false alarm; the title counts both. A wide empty gap around the
-    threshold is what one hopes for.
+    dashed threshold was missed, blue right of it is a false alarm; the title counts both. One hopes for a wide empty
+    gap around the threshold.
 
     Args:
         predictions: Batches as ``engine.predict`` returns them for a test set, with normalized scores; for several
             models a mapping from their names to that.
-
-    Returns:
-        The figure.
 
     Raises:
         ValueError: If there is nothing to draw, or an image has no score or no label.
@@ -165,9 +159,6 @@ def draw_training_curves(metrics: pd.DataFrame | Mapping[str, Sequence[float]] |
     Args:
         metrics: ``metrics.csv`` of Lightning's ``CSVLogger``, a table of that form, or a mapping from the names of
             the losses (``train_loss``, ``train_pixel_loss``, ...) to their values per epoch.
-
-    Returns:
-        The figure.
 
     Raises:
         FileNotFoundError: If there is no such file.

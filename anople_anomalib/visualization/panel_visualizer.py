@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,19 +26,13 @@ from .samples import collate, error_of
 
 logger = logging.getLogger(__name__)
 
-SUMMARY = "summary"
-"""Folder of the figures of the whole test, beside the pictures of the single images."""
-
 
 class PanelVisualizer(HeatMaps):
     """The default visualizer, which draws a panel for every image, with figures of the whole test at its end.
 
     They go to the folder ``summary``: failures first, the highest scores, the histogram of the scores, the features,
     the maps of decoder and memory, attention, the nearest normal patches, and the training curves if the model was
-    trained in the same run. Models other than AnoPLe get only those that need no look inside, which costs a second pass
-    per image.
-
-    The command line takes it as ``--model.visualizer anople_anomalib.visualization.PanelVisualizer``.
+    trained in the same run. Models other than AnoPLe get only those that need no look inside, a second pass per image.
 
     Args:
         output_dir: Folder of the images; ``None`` for ``images`` in the results of the run.
@@ -72,13 +67,7 @@ class PanelVisualizer(HeatMaps):
                 self._losses[name].append(float(value))
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: ImageBatch,
-        *args: object,
-        **kwargs: object,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ImageBatch, *args: Any, **kwargs: Any
     ) -> None:
         """Draw the panels of a batch, and record what the figures of the whole test need."""
         super().on_test_batch_end(trainer, pl_module, outputs, batch, *args, **kwargs)
@@ -89,7 +78,8 @@ class PanelVisualizer(HeatMaps):
         labeled = [item for item in items if item.gt_label is not None]
         self._labels += [bool(item.gt_label) for item in labeled]
         self._highest = sorted([*self._highest, *items], key=_score, reverse=True)[: self.max_rows]
-        self._failures = sorted([*self._failures, *labeled], key=_error, reverse=True)[: self.max_rows]
+        failures = sorted([*self._failures, *labeled], key=lambda item: -error_of(_score(item), bool(item.gt_label)))
+        self._failures = failures[: self.max_rows]
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the figures of the whole test."""
@@ -99,7 +89,7 @@ class PanelVisualizer(HeatMaps):
             except ValueError as error:  # one figure less is no reason to lose a test
                 logger.warning("No image %r: %s", name, error)
                 continue
-            folder = self.folder_in(trainer) / SUMMARY
+            folder = self.folder_in(trainer) / "summary"
             folder.mkdir(parents=True, exist_ok=True)
             figure.savefig(folder / f"{name}.png")
         self._forget()  # the visualizer outlives the test
@@ -137,7 +127,3 @@ class PanelVisualizer(HeatMaps):
 
 def _score(item: ImageItem) -> float:
     return float(item.pred_score or 0)
-
-
-def _error(item: ImageItem) -> float:
-    return error_of(_score(item), bool(item.gt_label))

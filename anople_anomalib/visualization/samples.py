@@ -20,7 +20,7 @@ from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data.image_reading import read_image
 from anople_anomalib.deployment.heat_maps import stretched
 
-from .style import SMALL, TRUTH, show_image, show_mask
+from .style import PREDICTION, SMALL, TRUTH, show_image, show_mask
 
 LONGEST_SIDE = 320
 """Larger images are shrunk: a figure of several cannot show more."""
@@ -32,16 +32,14 @@ Predictions = Sequence[ImageBatch | NumpyImageBatch]
 
 
 class Sample(NamedTuple):
-    """One predicted image.
+    """One predicted image; ``None`` where something is not known.
 
     Attributes:
         name: Folder and stem of its file, as ``"crack/003"``; empty without a file.
         image: As the file shows it, shape ``(H, W, 3)``, values in [0, 1].
         score: Image-level score.
-        is_anomalous: Whether it is anomalous in truth; ``None`` where that is not known.
-        truth: Ground truth mask, shape ``(h, w)``, dtype bool, or ``None``.
-        heat: Anomaly map, shape ``(h, w)``, or ``None``.
-        predicted: Predicted mask, shape ``(h, w)``, dtype bool, or ``None``.
+        is_anomalous: The ground truth.
+        truth: Its mask, shape ``(h, w)``, dtype bool; ``heat`` and ``predicted`` are the anomaly map and its mask.
     """
 
     name: str
@@ -72,10 +70,16 @@ class Sample(NamedTuple):
         wrong = "missed" if self.is_anomalous else "false alarm"
         return f"{self.score:.2f} {wrong}" if self.is_wrong else f"{self.score:.2f}"
 
-    def show(self, axes: Axes) -> None:
-        """Put the image with its ground truth on axes, and its name beside it."""
+    def show(self, axes: Axes, predicted: bool = False) -> None:
+        """Put the image on axes with its ground truth, and its prediction where that is asked for."""
         show_image(axes, self.image)
+        if predicted:
+            show_mask(axes, self.image, self.predicted, PREDICTION, fill=True)
         show_mask(axes, self.image, self.truth, TRUTH)
+
+    def show_named(self, axes: Axes) -> None:
+        """Put the image with its ground truth on axes, and its name beside it."""
+        self.show(axes)
         axes.set_ylabel(self.name, fontsize=SMALL, labelpad=3)
 
 
@@ -112,11 +116,7 @@ def sample_of(item: ImageItem | NumpyImageItem) -> Sample:
 
 
 def select(predictions: Iterable[ImageBatch], names: Sequence[str]) -> ImageBatch:
-    """Select images by their names.
-
-    Args:
-        predictions: Batches, as ``engine.predict`` returns them.
-        names: Folder and stem of each wanted file, as ``"crack/003"``.
+    """Select images of predictions by their names, folder and stem of each file, as ``"crack/003"``.
 
     Returns:
         One batch, in the order of the names.
@@ -143,15 +143,7 @@ def collate(items: list[ImageItem]) -> ImageBatch:
 
 
 def load_images(model: AnoPLe, paths: Sequence[str | Path]) -> ImageBatch:
-    """Read images for functions that look inside the model.
-
-    Args:
-        model: The model, for its pre-processing.
-        paths: Image files.
-
-    Returns:
-        A batch like those of ``engine.predict``, without predictions.
-    """
+    """Read and pre-process image files for functions that look inside the model: a batch without predictions."""
     transform = transform_of(model)
     images = [transform(read_image(path).unsqueeze(0)) for path in paths]
     return ImageBatch(image=torch.cat(images), image_path=[str(path) for path in paths])
@@ -164,13 +156,9 @@ def transform_of(model: AnoPLe) -> nn.Module:
 
 
 def pixels_of(image: torch.Tensor) -> np.ndarray:
-    """Turn an image tensor into an array that matplotlib can show.
+    """Turn an image of shape ``(3, H, W)`` into one of shape ``(h, w, 3)``, no side longer than :data:`LONGEST_SIDE`.
 
-    Args:
-        image: Shape ``(3, H, W)``, values in [0, 1], or else normalized: those are stretched to [0, 1].
-
-    Returns:
-        Shape ``(h, w, 3)``, values in [0, 1], no side longer than :data:`LONGEST_SIDE`.
+    Values are in [0, 1], to which normalized ones are stretched.
     """
     image = stretched(image.detach().float().cpu())
     height, width = image.shape[-2:]

@@ -27,17 +27,7 @@ HEAT_ALPHA = 0.75
 
 
 def new_grid(rows: int, columns: int, cell: float = CELL, words: float = 0.15) -> tuple[Figure, np.ndarray]:
-    """Make a figure with a grid of axes.
-
-    Args:
-        rows: Number of rows.
-        columns: Number of columns.
-        cell: Width and height of one cell in inches.
-        words: Height for the words of a row in inches.
-
-    Returns:
-        The figure, and its axes as an array of shape ``(rows, columns)``.
-    """
+    """Make a figure with axes of shape ``(rows, columns)``; ``cell`` and ``words`` are inches of each and its words."""
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05, wspace=0.01, hspace=0.01)
     figure = Figure(figsize=(columns * cell + 0.4, rows * (cell + words) + 0.5), dpi=110, layout=layout)
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -61,29 +51,14 @@ def show_image(axes: Axes, image: np.ndarray) -> None:
 
 
 def show_heat(axes: Axes, image: np.ndarray, heat: np.ndarray, limits: tuple[float, float]) -> None:
-    """Put a heat map over the gray image.
-
-    Args:
-        axes: Where to.
-        image: Shape ``(H, W, 3)``, values in [0, 1].
-        heat: Any shape ``(h, w)``; stretched to the image.
-        limits: Values of the darkest and of the lightest color.
-    """
+    """Stretch a heat map of any shape over the gray image; ``limits`` are the darkest and the lightest value."""
     show_image(axes, image.mean(axis=2, keepdims=True).repeat(3, axis=2))
     over = axes.imshow(heat, HEAT, alpha=HEAT_ALPHA, extent=_extent(image), interpolation="bilinear")
     over.set_clim(*limits)
 
 
 def show_mask(axes: Axes, image: np.ndarray, mask: np.ndarray | None, color: str, fill: bool = False) -> None:
-    """Outline a mask on an image that is already there.
-
-    Args:
-        axes: Where to.
-        image: The image, shape ``(H, W, 3)``.
-        mask: Any shape ``(h, w)``, true inside; ``None`` or an empty one draws nothing.
-        color: Color of the outline.
-        fill: Whether to tint the inside, too.
-    """
+    """Outline a mask of any shape on an image that is already there, and tint its inside where ``fill`` says so."""
     if mask is None or not mask.any():
         return
     left, right, bottom, top = _extent(image)
@@ -105,14 +80,7 @@ def label_columns(grid: np.ndarray, titles: Iterable[str]) -> None:
 
 
 def add_colorbar(figure: Figure, columns: np.ndarray, limits: tuple[float, float], label: str) -> None:
-    """Add a color bar below one or more columns of heat maps.
-
-    Args:
-        figure: The figure.
-        columns: Axes of the heat maps, shape ``(rows, columns)``.
-        limits: Values of the darkest and of the lightest color.
-        label: Name of the values.
-    """
+    """Add a color bar below the axes of heat maps of the same limits, shape ``(rows, columns)``."""
     colors = ScalarMappable(Normalize(*limits), HEAT)
     shape = {"fraction": 0.06, "aspect": 14 * columns.shape[1], "pad": 0.02}
     bar = figure.colorbar(colors, ax=columns, location="bottom", **shape)

@@ -20,13 +20,16 @@ import httpx
 import pytest
 from PIL import Image
 
+pytest.importorskip("gradio", reason="Gradio is not installed: pip install '.[app]'")
+
+import gradio_client
+from gradio_client.utils import Status
+
 from anople_anomalib.app import session, training
-from anople_anomalib.app.serving import start
+from anople_anomalib.app.page import start
 from anople_anomalib.commands.main import main
 from helpers.training import make_model
 
-gradio_client = pytest.importorskip("gradio_client", reason="Gradio is not installed: pip install '.[app]'")
-Status = pytest.importorskip("gradio_client.utils").Status
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECONDS = 300  # for a training run, at most; machines that test are busy
@@ -47,6 +50,7 @@ def address(uploads: Path) -> Iterator[str]:
         if "ANOPLE_SCREENSHOTS" not in os.environ:
             patch.setattr(training, "AnoPLe", lambda _preset, **arguments: make_model(**arguments))
             patch.setattr(session, "SHORT_STEPS", 20)
+            patch.setattr(session, "FULL_EPOCHS", 600)  # there is time to stop it
         page, sessions = start(uploads)
         yield page.local_url.rstrip("/")
         sessions.close_all()

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,7 @@ pytest.importorskip("gradio", reason="Gradio is not installed: pip install '.[ap
 
 import gradio as gr
 
-from anople_anomalib.app.actions import Sessions, allow, with_uploads
+from anople_anomalib.app.actions import SHORT, Sessions, allow, teach, with_uploads
 from anople_anomalib.app.session import Session
 from anople_anomalib.app.uploads import AppError
 
@@ -79,3 +80,20 @@ def test_the_threshold_comes_with_the_good_images_above_it(tmp_path: Path) -> No
     session.good = [(float(score), float(score)) for score in range(1, 47)]
     assert allow(session, "10 %").startswith("Good images above the threshold: 1 of 46 (2.17 %; at most 9.9")
     session.close()
+
+
+@pytest.mark.parametrize(
+    ("stopped", "teaching", "words"),
+    [
+        (True, "", "Stopped early: 8 of 60 steps. Ask it now."),
+        (False, "", "Done: 8 of 60 steps. Ask it now."),
+        (False, "Teaching ended after 8 epochs.", "Done: 8 of 60 steps. Teaching ended after 8 epochs. Ask it now."),
+    ],
+)
+def test_the_end_of_a_training_run_is_told(stopped: bool, teaching: str, words: str) -> None:
+    session = SimpleNamespace(
+        teach=lambda *_args, **_options: None,
+        progress=SimpleNamespace(step=8, steps=60, stopped=stopped),
+        model=SimpleNamespace(teaching=teaching),
+    )
+    assert teach(session, "bottle", "offline", SHORT, gr.Progress()) == words

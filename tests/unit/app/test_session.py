@@ -59,6 +59,7 @@ def asked(session: Session, files: Path) -> Session:
 
 def test_teach_ask_and_threshold(taught: Session, files: Path) -> None:
     assert taught.progress.step == taught.progress.steps == 4
+    assert not taught.progress.stopped
     assert allowed(taught.good, None) == pytest.approx(taught.thresholds, rel=1e-4), "as the training run had it"
     scores = [answer.score for answer in asked(taught, files).answers]
     assert len(scores) == 4
@@ -137,6 +138,7 @@ def test_a_stopped_run_leaves_a_model(session: Session, files: Path) -> None:
     thread.join(60)
     assert session.is_trained
     assert 0 < session.progress.step < session.progress.steps
+    assert session.progress.stopped
 
 
 def test_two_do_not_mix(tmp_path: Path, files: Path) -> None:
