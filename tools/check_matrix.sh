@@ -5,7 +5,7 @@
 # Runs the tests with the versions that the package allows, each row in a virtual environment of its own.
 #   tools/check_matrix.sh                       all rows, the unit tests
 #   tools/check_matrix.sh oldest -- tests -x    one row (or several), with arguments for pytest after --
-# "full" has anomalib's own pin of open_clip, 2.26.0 or older; "export" the newest OpenVINO with the newest NNCF.
+# "full" has anomalib's own pin of open_clip, older than 2.26.1, which is 2.24.0 on the index; "export" the newest OpenVINO with the newest NNCF.
 # An environment takes 5 to 7 GB where torch comes with CUDA's libraries; it is removed after its row, and with
 # KEEP=1 it is kept in MATRIX_FOLDER and used again.
 set -uo pipefail
