@@ -44,7 +44,6 @@ from .deployment.components import DefaultComponents, exact_pre_processor, resiz
 from .deployment.maintenance import Maintenance
 from .deployment.predictions import PredictionTable
 from .method.building import build_backbone, build_model, build_second_memory, build_simulator
-from .method.collapse_measures import measure_soundness
 from .method.loss import AnoPLeLoss
 from .method.prompt_templates import check_texts, clean_class_names, prompt_texts, words_of_categories
 from .method.state_checks import require_finite
@@ -54,7 +53,7 @@ from .metrics.post_processing import ExactPostProcessor
 from .presets import resolve
 from .tiles.region import plain_roi, within_region
 from .tiles.tiling import Tiling, plain_tiles
-from .training.collapse_monitor import CollapseWarning
+from .training.collapse_monitor import CollapseWarning, measure_soundness
 from .training.run import FewShotRun
 from .training.steps import EvaluationPreProcessing, sgd_with_warmup, simulated_views
 from .utils.arguments import as_list, check_integer, check_k_shot
