@@ -303,4 +303,5 @@ def test_camera_files_folder_and_stop(page: Any, tmp_path: Path) -> None:
 
 def test_missing_checkpoint_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["page", "--model", "missing.ckpt"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "error: There is no model 'missing.ckpt': check --model."
+    sentence = "There is no model 'missing.ckpt': give the checkpoint that anople teach wrote (--model)."
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {sentence}"
