@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Verdicts on images: in folders, as they come into a folder, by a service, or on a page in the browser."""
+"""Verdicts on images: in folders, by a service, or on a page in the browser."""
 
 import logging
 import os
@@ -21,7 +21,6 @@ from .terminal import FINE, MEGAPIXELS, UNJUDGED, UsageError, add_shared, allow_
 if TYPE_CHECKING:
     from anople_anomalib.anople import AnoPLe
     from anople_anomalib.data.image_series import ImageSeries
-    from anople_anomalib.data.watching import WatchedFolder
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ _LOOPBACK = "127.0.0.1"
 _SECONDS_TO_END = 30  # of a service
 
 
-def _add_shared(parser: ArgumentParser) -> None:
+def add_judging(parser: ArgumentParser) -> None:
     """Add the options that ``judge`` and ``watch`` have."""
     parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of the rows and pictures")
     parser.add_argument("--pictures", type=bool, default=True, help="whether heat maps are drawn")
@@ -40,7 +39,7 @@ def _add_shared(parser: ArgumentParser) -> None:
 def judge_options(parser: ArgumentParser) -> None:
     """Add the options of ``judge``."""
     parser.add_argument("images", type=Path, nargs="+", help="folders, with everything below them, or files")
-    _add_shared(parser)
+    add_judging(parser)
 
 
 def judge(options: Namespace) -> int:
@@ -68,7 +67,9 @@ def judge_series(model: "AnoPLe", images: "ImageSeries", options: Namespace) -> 
     """Judge a series of images into the folder ``--output``, and return the exit code."""
     from lightning.pytorch import Trainer
 
+    from anople_anomalib.deployment.outbox import delivered
     from anople_anomalib.deployment.predictions import PredictionTable
+    from anople_anomalib.deployment.table import message_of
 
     trainer = Trainer(
         default_root_dir=options.output,
@@ -76,63 +77,14 @@ def judge_series(model: "AnoPLe", images: "ImageSeries", options: Namespace) -> 
         enable_checkpointing=False,
         **quiet_trainer(),
     )
-    trainer.predict(model, dataloaders=[images], return_predictions=False)
+    with delivered(options.output, options.signal) as deliver:
+        images.observers.append(send := lambda row, _pixels: deliver(message_of(row)))
+        try:
+            trainer.predict(model, dataloaders=[images], return_predictions=False)
+        finally:
+            images.observers.remove(send)
     tables = [each for each in trainer.callbacks if isinstance(each, PredictionTable)]  # type: ignore[attr-defined]
     return UNJUDGED if any(table.errors for table in tables) else FINE
-
-
-def watch_options(parser: ArgumentParser) -> None:
-    """Add the options of ``watch``."""
-    parser.add_argument("folder", type=Path, help="folder to watch, with everything below it")
-    _add_shared(parser)
-    parser.add_argument("--only_new", type=bool, default=False, help="whether images that are there are left alone")
-    parser.add_argument("--polling", type=bool, default=False, help="for network drives that report no changes")
-
-
-def watch(options: Namespace) -> int:
-    """Judge every image that comes into a folder, until Ctrl-C.
-
-    Those that are there come first; a later run adds to the rows of an earlier one.
-    """
-    from filelock import FileLock, Timeout
-
-    from anople_anomalib.data.image_series import State
-    from anople_anomalib.data.watching import WatchedFolder
-    from anople_anomalib.deployment.table import rows_of
-
-    if options.output.resolve().is_relative_to(options.folder.resolve()):
-        msg = f"--output {options.output} lies in the watched folder, where its pictures would be judged as well."
-        raise UsageError(msg)
-    rows = rows_of(options.output / "predictions.jsonl")
-    known = {row["path"]: State(row["modified"], row["bytes"]) for row in rows if row.get("modified") is not None}
-    folder = WatchedFolder(options.folder, known, options.white, polling=options.polling, only_new=options.only_new)
-    allow_pixels(options.megapixels)
-    model = load_judge(options, pictures=options.pictures)
-    options.output.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(options.output / ".watch.lock", timeout=0):
-            return _watch(model, folder, options)
-    except Timeout as error:
-        msg = f"Another watch writes to '{options.output}': give this one another --output."
-        raise ValueError(msg) from error
-
-
-def _watch(model: "AnoPLe", folder: "WatchedFolder", options: Namespace) -> int:
-    """Judge the images of a folder until SIGINT or SIGTERM; a second one of them ends at once."""
-
-    def stop(number: int, frame: object) -> None:
-        """Finish the image that is being judged, then end."""
-        del frame
-        signal.signal(number, signal.SIG_DFL)
-        folder.stop()
-
-    usual = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    logger.info("Watching %s; Ctrl-C ends it. Rows go to %s.", folder.folder, options.output / "predictions.csv")
-    try:
-        return judge_series(model, folder, options)
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
 
 
 def serve_options(parser: ArgumentParser) -> None:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 
 from jsonargparse import ArgumentParser, Namespace
 
-from . import compare, convert, exports, judge, models, qualify
+from . import compare, convert, exports, judge, models, qualify, watch
 from .terminal import ERROR, INTERRUPTED, USAGE, Parser, UsageError, quieten, say_error, wants_everything
 
 COMMANDS: dict[str, tuple[Callable[[ArgumentParser], None], Callable[[Namespace], int]]] = {
     "teach": (models.teach_options, models.teach),
     "judge": (judge.judge_options, judge.judge),
-    "watch": (judge.watch_options, judge.watch),
+    "watch": (watch.watch_options, watch.watch),
     "serve": (judge.serve_options, judge.serve),
     "threshold": (models.threshold_options, models.threshold),
     "qualify": (qualify.qualify_options, qualify.qualify),

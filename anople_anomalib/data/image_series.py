@@ -4,10 +4,11 @@
 """Series of images that a prediction goes through, one by one."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
+import torch
 from anomalib.data import ImageBatch, ImageItem
 
 from .image_reading import read_image, require_clear_white
@@ -45,6 +46,7 @@ class ImageSeries:
     Attributes:
         endless: Whether images keep coming.
         report: Called with every image that cannot be judged.
+        observers: Called with every row, and the image of shape ``(3, H, W)``; ``None`` if it could not be read.
         check: Called with the file of an image, and its height and width; raises an error where they are wrong.
         states: States of the files that were read, by their paths, until they are asked for.
     """
@@ -54,6 +56,7 @@ class ImageSeries:
     def __init__(self, white: float | None = None) -> None:
         self.report: Callable[[Unreadable], object] = repr  # of no consequence
         self.check: Callable[[Path, Sequence[int]], object] | None = None
+        self.observers: list[Callable[[Mapping[str, Any], torch.Tensor | None], object]] = []
         self.states: dict[str, State] = {}
         self._white = white
 

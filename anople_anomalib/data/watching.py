@@ -101,6 +101,11 @@ class WatchedFolder(ImageSeries):
         self._stopped.set()
         self._changes.woken.set()
 
+    def resume(self) -> None:
+        """Let the series go on with the images that came since it was stopped."""
+        self._stopped.clear()
+        self._next_listing = 0.0
+
     def name_of(self, path: str | Path) -> str:
         """Return the place of an image below the folder."""
         return str(Path(path).relative_to(self.folder))

@@ -82,6 +82,10 @@ class Export(FewShotTraining):
         require_one_transform(self.pre_processor)
         return Detector(self.pre_processor, self.model, self.post_processor, self.roi_shape)
 
+    def model_id(self) -> str:
+        """Return a digest of all that decides about a verdict, as the exports of this model have it."""
+        return Detector(self.pre_processor, self.model, self.post_processor, self.roi_shape).model_id()
+
     def require_one_region(self) -> None:
         """Refuse a model whose regions come from a folder of masks, where images have no names, as in an export."""
         if self.roi_folder is not None:

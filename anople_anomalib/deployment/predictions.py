@@ -8,7 +8,7 @@ A run that is interrupted leaves all that was finished, and nothing is kept in m
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -29,6 +29,7 @@ from anople_anomalib.metrics.thresholds import Zone
 from anople_anomalib.training.hooks import FewShotTraining
 from anople_anomalib.utils.batches import images_of
 
+from .export import Export
 from .table import ERROR, Judgment, TableWriter, line_of, stamped, unjudged
 
 logger = logging.getLogger(__name__)
@@ -55,10 +56,11 @@ class PredictionTable(Callback):
         self._started = 0.0
         self._series: ImageSeries | None = None
         self._frames = count(1)
+        self._model_id: str | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the files."""
-        del pl_module
+        self._model_id = pl_module.model_id() if isinstance(pl_module, Export) else None
         self._close()
         self._frames = count(1)
         append = self._series is not None and self._series.endless
@@ -69,7 +71,7 @@ class PredictionTable(Callback):
         self._series = series_in(trainer.predict_dataloaders)
         if self._series is not None:
             self._series.report = lambda image: self._write(
-                [{**unjudged(image.error), "path": image.path, "category": ""}]
+                {**unjudged(image.error), "path": image.path, "category": ""}
             )
         self.on_test_start(trainer, pl_module)
 
@@ -89,18 +91,15 @@ class PredictionTable(Callback):
         scores, _ = self.raw.of_batch(outputs)
         images = images_of(outputs) if self.raw.images is None else self.raw.images
         limit, zone = _limits_of(pl_module)
-        rows = []
         for item, score, image in zip(outputs, [] if scores is None else scores.flatten(), images, strict=True):
             size = _size_of(item.image_path, image, resized=_datamodule_of(trainer) is not None)
-            rows.append(
-                {
-                    **_judgment(item, float(score), limit, zone).row(size, remedy="set one by anople threshold"),
-                    "path": item.image_path or frame_name(self._frames),
-                    "category": _category(item.image_path, trainer, pl_module),
-                    "seconds": round(seconds, 4),
-                }
-            )
-        self._write(rows)
+            row = {
+                **_judgment(item, float(score), limit, zone).row(size, remedy="set one by anople threshold"),
+                "path": item.image_path or frame_name(self._frames),
+                "category": _category(item.image_path, trainer, pl_module),
+                "seconds": round(seconds, 4),
+            }
+            self._write(row, image)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the files and log a summary."""
@@ -121,15 +120,18 @@ class PredictionTable(Callback):
             logger.info("Interrupted. %s", self._table.summary())
         self._close()
 
-    def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows, if the files are open, with the state of the file that was read, where it is known."""
+    def _write(self, row: Mapping[str, Any], pixels: torch.Tensor | None = None) -> None:
+        """Write a row, if the files are open, with the state of the file that was read, where it is known."""
         if self._table is None:
             return
-        for row in map(stamped, rows):
-            state = None if self._series is None else self._series.states.pop(row["path"], None)
-            self._table.write([row if state is None else {**row, "modified": state.modified, "bytes": state.size}])
-            if self._series is not None and self._series.endless:
-                logger.info("%s", line_of(row))
+        row, series = stamped(row, self._model_id), self._series
+        state = None if series is None else series.states.pop(row["path"], None)
+        row = row if state is None else {**row, "modified": state.modified, "bytes": state.size}
+        self._table.write([row])
+        for observe in [] if series is None else series.observers:
+            observe(row, pixels)
+        if series is not None and series.endless:
+            logger.info("%s", line_of(row))
 
     @property
     def number(self) -> str:

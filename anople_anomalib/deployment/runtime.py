@@ -27,7 +27,7 @@ from anople_anomalib.utils.files import EXPORTED, READ_ERRORS, is_deep, is_hidde
 
 from .metadata import read_metadata
 from .outbox import delivered
-from .table import COLUMNS, ERROR, Judgment, TableWriter, line_of, stamped, unjudged
+from .table import COLUMNS, ERROR, Judgment, TableWriter, line_of, message_of, stamped, unjudged
 
 FINE, UNJUDGED = 0, 3
 """Exit codes: every image has a verdict, some have none."""
@@ -127,13 +127,7 @@ def judge(paths: Iterable[str | Path], model: str | Path | ExportedModel) -> Ite
         except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:
             row |= unjudged(" ".join(str(error).split()) or type(error).__name__)
         row["seconds"] = round(time.perf_counter() - started, 4)
-        yield stamped(row)
-
-
-def message_of(row: Mapping[str, Any], model: ExportedModel) -> dict[str, Any]:
-    """Return a row as plain data for a receiver of signals, with the model's id."""
-    regions = [region._asdict() for region in row["regions"]]
-    return {**row, "regions": regions, "model": model.metadata.model_id}
+        yield stamped(row, exported.metadata.model_id)
 
 
 def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path, signals: Iterable[str] = ()) -> int:
@@ -145,7 +139,7 @@ def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path
     with delivered(output, signals) as deliver, TableWriter(output) as table:
         for row in judge(images, exported):
             table.write([row])
-            deliver(message_of(row, exported))
+            deliver(message_of(row))
             print(line_of(row), flush=True)
     print(table.summary())
     return UNJUDGED if table.counts[ERROR] else FINE

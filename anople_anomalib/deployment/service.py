@@ -25,8 +25,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from anople_anomalib.utils.files import READ_ERRORS
 from anople_anomalib.utils.version import __version__
 
-from .runtime import ExportedModel, message_of, read_pixels
-from .table import COLUMNS, ERROR, stamped
+from .runtime import ExportedModel, read_pixels
+from .table import COLUMNS, ERROR, message_of, stamped, unjudged
 
 _UNKNOWN, _TOO_SLOW, _TOO_LARGE, _UNREADABLE, _BUSY = 401, 408, 413, 422, 429
 _SECONDS_TO_SEND = 30.0
@@ -93,19 +93,19 @@ class Judge:
         started = time.perf_counter()
         names = self.model.metadata.class_names
         row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "path": name, "category": names[0] if len(names) == 1 else ""}
-        row |= {"regions": [], "bytes": len(content)}
+        row["bytes"] = len(content)
         try:
             with Image.open(io.BytesIO(content)) as image:  # the head alone
                 width, height = image.size
             if width * height > self._pixels:
                 error = f"The image has {width}x{height} pixels, more than the {self._pixels / 1e6:g} million allowed."
-                row |= {"verdict": ERROR, "error": error}
+                row |= unjudged(error)
             else:
                 row |= self.model.judge(read_pixels(io.BytesIO(content)))
         except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:
-            row |= {"verdict": ERROR, "error": " ".join(str(error).split()) or type(error).__name__}
+            row |= unjudged(" ".join(str(error).split()) or type(error).__name__)
         row["seconds"] = round(time.perf_counter() - started, 4)
-        row = message_of(stamped(row), self.model)
+        row = message_of(stamped(row, self.model.metadata.model_id))
         if self._deliver is not None:
             self._deliver(row)
         self._verdicts.labels(row["verdict"]).inc()

@@ -30,10 +30,11 @@ OK, NOT_OK, LOOK, ERROR = "OK", "NOT OK", "LOOK", "ERROR"
 
 COLUMNS = (
     "path", "category", "verdict", "score", "normalized_score", "threshold", "regions", "seconds", "error",
-    "modified", "bytes", "time", "version",
+    "modified", "bytes", "time", "version", "model",
 )  # fmt: skip
 """``modified`` (nanoseconds) and ``bytes`` tell which file it was, where a command of this package has read it;
-``time`` (with its zone) and ``version`` (of this package) are those of the verdict."""
+``time`` (with its zone), ``version`` (of this package) and ``model`` (a digest of all that decides) are those of the
+verdict."""
 _WORST = 5
 _ENCODING, _ERRORS = "utf-8", "backslashreplace"  # names of files that are no text are escaped
 _opened = partial(Path.open, encoding=_ENCODING, errors=_ERRORS)
@@ -142,9 +143,19 @@ def unjudged(error: str) -> dict[str, Any]:
     return {**empty, "regions": [], "verdict": ERROR, "error": error}
 
 
-def stamped(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with the present time, with its zone, and the version of this package."""
-    return {**row, "time": datetime.now().astimezone().isoformat(timespec="milliseconds"), "version": __version__}
+def message_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as plain data."""
+    return {**row, "regions": [region._asdict() for region in row["regions"]]}
+
+
+def stamped(row: Mapping[str, Any], model_id: str | None) -> dict[str, Any]:
+    """Return a row with the present time, with its zone, the version of this package, and the model."""
+    return {
+        **row,
+        "model": model_id,
+        "time": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+        "version": __version__,
+    }
 
 
 class TableWriter:
@@ -214,8 +225,8 @@ class TableWriter:
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write and flush rows with the keys of :data:`COLUMNS`; ``regions`` is a list of :class:`Region`."""
         for given in rows:
-            row: dict[str, Any] = {column: given.get(column) for column in COLUMNS}
-            row["regions"] = [region._asdict() for region in row["regions"]]
+            plain = message_of(given)
+            row: dict[str, Any] = {column: plain.get(column) for column in COLUMNS}
             self._jsonl_file.write(json.dumps(row, ensure_ascii=False) + "\n")
             self._writer.writerow(_cells(row))
             self.counts[row["verdict"]] += 1

@@ -132,3 +132,64 @@ def test_results_in_the_watched_folder_are_refused(
         )
         assert process.returncode not in {0, 3}
         assert message in process.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def golden(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good part as in training, and one that no threshold lets pass."""
+    folder = tmp_path_factory.mktemp("golden")
+    (folder / "good").mkdir()
+    (folder / "bad").mkdir()
+    shot = next(iter(sorted((images / "bottle" / "train" / "good").iterdir())))
+    (folder / "good" / "0.png").write_bytes(shot.read_bytes())
+    with Image.open(shot) as image:
+        noise = Image.effect_noise(image.size, 120).convert("RGB")
+    noise.save(folder / "bad" / "0.png")
+    return folder
+
+
+def test_golden_parts_are_judged_again_and_the_watch_goes_on(checkpoint: Path, golden: Path, tmp_path: Path) -> None:
+    folder, output = tmp_path / "incoming", tmp_path / "verdicts"
+    folder.mkdir()
+    arguments = ["--golden", str(golden), "--golden_hours", "0.002"]  # 7 seconds
+    with watching(checkpoint, folder, output, *arguments) as process:
+        wait_until(lambda: (output / "golden" / "predictions_2.jsonl").is_file())
+        (folder / "0.png").write_bytes((golden / "good" / "0.png").read_bytes())
+        wait_until(lambda: names_of(output) == ["0.png"])
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, said
+    assert {row["verdict"] for row in rows_of(output / "golden")} == {"OK", "NOT OK"}
+    (row,) = rows_of(output)
+    assert row["model"] == json.loads((output / "golden" / "scores.json").read_text())["model"]
+    assert [json.loads(line)["kind"] for line in (output / "drift.jsonl").read_text().splitlines()] == ["calibration"]
+
+
+def test_a_golden_part_with_another_verdict_or_score_ends_the_watch(
+    checkpoint: Path, golden: Path, tmp_path: Path
+) -> None:
+    folder, output, wrong = tmp_path / "incoming", tmp_path / "verdicts", tmp_path / "wrong"
+    folder.mkdir()
+    for kind in ("good", "bad"):  # both look like the good one
+        (wrong / kind).mkdir(parents=True)
+        (wrong / kind / "0.png").write_bytes((golden / "good" / "0.png").read_bytes())
+    with watching(checkpoint, folder, output, "--golden", str(wrong)) as process:
+        _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 4, said
+    assert "is OK, and is known as bad" in said
+    assert "Nothing more is judged" in said
+    (row,) = rows_of(output)
+    assert (Path(row["path"]), row["verdict"]) == (wrong / "bad" / "0.png", "ERROR")
+    assert (output / "golden" / "images" / "bad" / "0.png").is_file()
+    assert not (output / "golden" / "scores.json").exists()
+
+    other = tmp_path / "other"
+    (other / "golden").mkdir(parents=True)
+    scores = {row["path"]: 2 * row["score"] for row in rows_of(output / "golden")}
+    known = {str(golden / kind / "0.png"): scores[str(wrong / "good" / "0.png")] for kind in ("good", "bad")}
+    content = {"model": row["model"], "scores": known}
+    (other / "golden" / "scores.json").write_text(json.dumps(content))
+    with watching(checkpoint, folder, other, "--golden", str(golden)) as process:
+        _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 4, said
+    assert "and had" in said

@@ -1,0 +1,152 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Verdicts on images as they come into a folder, and the question whether the line is still as it was."""
+
+import json
+import logging
+import signal
+from pathlib import Path
+from threading import Event, Timer
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from .judge import add_judging, judge_series, load_judge
+from .terminal import FINE, NOT_MET, UsageError, allow_pixels, say_error
+
+if TYPE_CHECKING:
+    from anople_anomalib.anople import AnoPLe
+    from anople_anomalib.data.watching import WatchedFolder
+
+logger = logging.getLogger(__name__)
+
+_GOOD = "good"  # the folder of the golden parts that must be OK; those in all others must not
+
+
+def watch_options(parser: ArgumentParser) -> None:
+    """Add the options of ``watch``."""
+    parser.add_argument("folder", type=Path, help="folder to watch, with everything below it")
+    add_judging(parser)
+    parser.add_argument("--only_new", type=bool, default=False, help="whether images that are there are left alone")
+    parser.add_argument("--polling", type=bool, default=False, help="for network drives that report no changes")
+    parser.add_argument("--drift", type=bool, default=True, help="whether changes of light, lens or line are told")
+    known = "known parts, in a folder 'good' and others, that must get their verdict at the start and from time to time"
+    parser.add_argument("--golden", type=Path | None, default=None, help=known)
+    parser.add_argument("--golden_hours", type=float, default=24.0, help="hours until they are judged again")
+    parser.add_argument("--golden_tolerance", type=float, default=0.05, help="share by which their scores may change")
+
+
+def watch(options: Namespace) -> int:
+    """Judge every image that comes into a folder, until Ctrl-C.
+
+    Those that are there come first; a later run adds to the rows of an earlier one.
+    """
+    from filelock import FileLock, Timeout
+
+    from anople_anomalib.data.image_series import State
+    from anople_anomalib.data.watching import WatchedFolder
+    from anople_anomalib.deployment.drift_log import DriftLog
+    from anople_anomalib.deployment.table import rows_of
+
+    for place in (options.output, options.golden):
+        if place is not None and place.resolve().is_relative_to(options.folder.resolve()):
+            msg = f"{place} lies in the watched folder, where its pictures would be judged as well: take another place."
+            raise UsageError(msg)
+    if options.golden is not None and (options.golden_hours <= 0 or options.golden_tolerance <= 0):
+        msg = "--golden_hours and --golden_tolerance must be above 0."
+        raise UsageError(msg)
+    rows = rows_of(options.output / "predictions.jsonl")
+    known = {row["path"]: State(row["modified"], row["bytes"]) for row in rows if row.get("modified") is not None}
+    folder = WatchedFolder(options.folder, known, options.white, polling=options.polling, only_new=options.only_new)
+    allow_pixels(options.megapixels)
+    model = load_judge(options, pictures=options.pictures)
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.drift:
+        folder.observers.append(DriftLog(options.output, model.model_id()).add)
+    try:
+        with FileLock(options.output / ".watch.lock", timeout=0):
+            return _watch(model, folder, options)
+    except Timeout as error:
+        msg = f"Another watch writes to '{options.output}': give this one another --output."
+        raise ValueError(msg) from error
+
+
+def _watch(model: "AnoPLe", folder: "WatchedFolder", options: Namespace) -> int:
+    """Judge the images of a folder until SIGINT or SIGTERM; a second one of them ends at once."""
+    ended = Event()
+
+    def stop(number: int, frame: object) -> None:
+        """Finish the image that is being judged, then end."""
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+        ended.set()
+        folder.stop()
+
+    usual = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    logger.info("Watching %s; Ctrl-C ends it. Rows go to %s.", folder.folder, options.output / "predictions.csv")
+    code = FINE
+    try:
+        while True:
+            if options.golden is not None and (faults := golden_faults(model, options)):
+                say_error(f"{' '.join(faults)} Nothing more is judged: look at lamp, camera and model.")
+                return NOT_MET
+            folder.resume()
+            if ended.is_set():
+                return code
+            break_off = Timer(3600 * options.golden_hours, folder.stop)
+            break_off.daemon = True
+            if options.golden is not None:
+                break_off.start()
+            code = max(code, judge_series(model, folder, options))
+            break_off.cancel()
+            if ended.is_set() or options.golden is None:
+                return code
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+def golden_faults(model: "AnoPLe", options: Namespace) -> list[str]:
+    """Judge the golden parts, and return a sentence for each that is not as it is known.
+
+    Their rows and pictures go to the folder ``golden`` of the verdicts; so do their scores of the first time by this
+    model, with which later ones are compared. A fault is a row of the watch, too.
+
+    Raises:
+        ValueError: If there are no golden parts, or all are good, or none.
+    """
+    from anople_anomalib.data.image_series import ImageList
+    from anople_anomalib.deployment.table import LOOK, NOT_OK, OK, TableWriter, stamped, unjudged
+    from anople_anomalib.utils.files import written_whole
+
+    rows: list[dict[str, Any]] = []
+    images = ImageList([options.golden], options.white)
+    images.observers.append(lambda row, _pixels: rows.append(dict(row)))
+    place = options.output / "golden"
+    judge_series(model, images, Namespace(**{**vars(options), "output": place, "signal": []}))
+    good = {row["path"]: Path(row["path"]).is_relative_to((options.golden / _GOOD).absolute()) for row in rows}
+    if len(set(good.values())) < 2:
+        msg = f"--golden {options.golden} must hold good parts in a folder 'good', and bad ones in another."
+        raise ValueError(msg)
+    first, rest, faults = _first_scores(place / "scores.json", model.model_id()), options.golden_tolerance, {}
+    for row in rows:
+        path, score, known = row["path"], row["score"], "good" if good[row["path"]] else "bad"
+        if row["verdict"] not in ((OK,) if good[path] else (NOT_OK, LOOK)):
+            faults[path] = f"The golden part '{path}' is {row['verdict']}, and is known as {known}."
+        elif abs(score - first.get(path, score)) > rest * first.get(path, score):
+            faults[path] = f"The golden part '{path}' has the score {score:.4g}, and had {first[path]:.4g} at first."
+    if not first and not faults:
+        with written_whole(place / "scores.json") as temporary:
+            scores = {row["path"]: row["score"] for row in rows}
+            temporary.write_text(json.dumps({"model": model.model_id(), "scores": scores}, indent=2), encoding="utf-8")
+    with TableWriter(options.output, append=True) as table:
+        for path, fault in faults.items():
+            table.write([stamped({**unjudged(fault), "path": path, "category": ""}, model.model_id())])
+    return [*faults.values()]
+
+
+def _first_scores(file: Path, model_id: str) -> dict[str, float]:
+    """Return the scores that a model gave to the golden parts the first time; none, if it has not judged them yet."""
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return content["scores"] if content.get("model") == model_id else {}
