@@ -57,7 +57,7 @@ from .training.collapse_monitor import CollapseWarning, measure_soundness
 from .training.run import FewShotRun
 from .training.steps import EvaluationPreProcessing, sgd_with_warmup, simulated_views
 from .utils.arguments import as_list, check_integer, check_k_shot
-from .utils.batches import images_of
+from .utils.batches import datamodule_of, images_of, paths_of, transform_of
 from .utils.scoped import seeded
 
 logger = logging.getLogger(__name__)
@@ -178,8 +178,8 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
             stage: Stage of the trainer.
         """
         if stage == "fit":
-            datamodule = getattr(self.trainer, "datamodule", None)
-            self.prepare_texts(self.hparams["class_names"] or words_of_categories(class_names_of(datamodule)))
+            categories = class_names_of(datamodule_of(self.trainer))
+            self.prepare_texts(self.hparams["class_names"] or words_of_categories(categories))
         super().setup(stage)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -207,7 +207,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         # seeded by the step alone: a resumed run sees the same anomalies as an uninterrupted one
         seeds = (self.training_seed, self.current_epoch, batch_idx, 0)
         with seeded(*seeds, device=self.device):
-            views, masks = self._simulated_views(images_of(batch), self.regions_of(getattr(batch, "image_path", None)))
+            views, masks = self._simulated_views(images_of(batch), self.regions_of(paths_of(batch)))
             normal = masks.flatten(1).amax(dim=1) == 0 if self.hparams["training"]["latent_anomalies"] else None
             output = self.model.training_forward(views, normal)
             losses = self.loss(
@@ -234,7 +234,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         self, images: torch.Tensor, regions: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return views and masks of damaged images, see :func:`.simulated_views`."""
-        transform = getattr(self.pre_processor, "transform", None)
+        transform = transform_of(self.pre_processor)
         return simulated_views(self.model, self.simulator, transform, images, regions)
 
     @torch.no_grad()
@@ -283,7 +283,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
             The batch with ``pred_score`` and ``anomaly_map``.
         """
         del args, kwargs
-        regions = self.regions_of(getattr(batch, "image_path", None))
+        regions = self.regions_of(paths_of(batch))
         held_out = self.held_out
         if held_out is None:
             prediction = self.model(batch.image, regions)

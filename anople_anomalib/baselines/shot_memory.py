@@ -4,8 +4,9 @@
 """How a model that learns nothing but its shots is trained inside anomalib's engine."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from anople_anomalib.deployment.components import ExactEvaluation, ExactPreProce
 from anople_anomalib.deployment.export import WholeOnnx
 from anople_anomalib.training.checkpoints import complete_checkpoint
 from anople_anomalib.training.finalization import Finalization
-from anople_anomalib.utils.batches import images_of
+from anople_anomalib.utils.batches import images_of, paths_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -110,6 +111,7 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
     """
 
     model: ShotModel
+    _shots: Mapping[str, tuple[torch.Tensor, ...]] = MappingProxyType({})  # none before a run
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -190,7 +192,7 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
 
     def forget_shots(self) -> None:
         """Forget the features of the shots."""
-        self._shots: dict[str, tuple[torch.Tensor, ...]] = {}
+        self._shots = {}
 
     def keep_shots(self, batch: Batch, batch_idx: int, features: Sequence[torch.Tensor]) -> None:
         """Keep the features of the batch's images until :meth:`finalize`, once per file.
@@ -201,13 +203,13 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
             features: Features of its images, one row per image; none for a model without a memory.
         """
         rows = list(zip(*features, strict=True))
-        paths = getattr(batch, "image_path", None) or [f"{batch_idx:09d} {row:09d}" for row in range(len(rows))]
-        self._shots.update(zip(map(str, paths), rows, strict=False))
+        paths = paths_of(batch) or [f"{batch_idx:09d} {row:09d}" for row in range(len(rows))]
+        self._shots = {**self._shots, **dict(zip(map(str, paths), rows, strict=False))}
 
     @torch.no_grad()
     def finalize(self) -> None:
         """Fill the model from the features of the shots; without any it stays as it is."""
-        shots = [self._shots[path] for path in sorted(getattr(self, "_shots", {}))]
+        shots = [self._shots[path] for path in sorted(self._shots)]
         if shots:
             self.model.fit([torch.stack(features) for features in zip(*shots, strict=True)])
             self.model.is_fitted.fill_(value=True)

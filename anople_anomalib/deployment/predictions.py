@@ -27,7 +27,7 @@ from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.score_counts import IMAGE
 from anople_anomalib.metrics.thresholds import Zone
 from anople_anomalib.training.hooks import FewShotTraining
-from anople_anomalib.utils.batches import images_of
+from anople_anomalib.utils.batches import datamodule_of, images_of
 
 from .export import Export
 from .table import ERROR, Judgment, TableWriter, line_of, stamped, unjudged
@@ -92,7 +92,7 @@ class PredictionTable(Callback):
         images = images_of(outputs) if self.raw.images is None else self.raw.images
         limit, zone = _limits_of(pl_module)
         for item, score, image in zip(outputs, [] if scores is None else scores.flatten(), images, strict=True):
-            size = _size_of(item.image_path, image, resized=_datamodule_of(trainer) is not None)
+            size = _size_of(item.image_path, image, resized=datamodule_of(trainer) is not None)
             row = {
                 **_judgment(item, float(score), limit, zone).row(size, remedy="set one by anople threshold"),
                 "path": item.image_path or frame_name(self._frames),
@@ -145,10 +145,6 @@ class PredictionTable(Callback):
         self._table = None
 
 
-def _datamodule_of(trainer: Trainer) -> object:
-    return trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
-
-
 def _post_processor_of(pl_module: LightningModule) -> PostProcessor | None:
     """Return the model's post-processor if it is of anomalib's kind."""
     processor = pl_module.post_processor if isinstance(pl_module, AnomalibModule) else None
@@ -180,7 +176,7 @@ def _judgment(item: ImageItem, score: float, limit: float | None, zone: Zone | N
 
 def _category(path: str | None, trainer: Trainer, pl_module: LightningModule) -> str:
     """Return the category of an image: as the datamodule says, else the model's only class."""
-    if path and isinstance(datamodule := _datamodule_of(trainer), Categorized):
+    if path and isinstance(datamodule := datamodule_of(trainer), Categorized):
         return datamodule.category_of(path)
     names = pl_module.class_names if isinstance(pl_module, FewShotTraining) else []
     return names[0] if len(names) == 1 else ""

@@ -21,6 +21,7 @@ from anople_anomalib.method.state_checks import check_names, check_weights, requ
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.presets import arguments_of as command_line
 from anople_anomalib.tiles.tiling import Tiling
+from anople_anomalib.utils.batches import datamodule_of
 from anople_anomalib.utils.version import __version__
 
 from .checkpoint_files import check_metadata, read_checkpoint
@@ -185,7 +186,7 @@ class CheckpointHooks(Finalization):
             )
             raise ValueError(msg)
         self.set_tiling(tiling)
-        datamodule = getattr(trainer, "datamodule", None)
+        datamodule = None if trainer is None else datamodule_of(trainer)
         if trainer is not None and isinstance(datamodule, AnomalibDataModule):
             datamodule.setup(trainer.state.fn)
 

@@ -52,7 +52,7 @@ def require_no_shots(datamodule: AnomalibDataModule, shots: Iterable[str]) -> No
     for path in map(Path, shots):
         sizes.setdefault(path.stat().st_size, set()).add(digest_of(path))
     for name, purpose in (("val_data", "validation"), ("test_data", "test")):
-        data = getattr(datamodule, name, None)
+        data = vars(datamodule).get(name)
         paths = [Path(path) for path in data.samples.image_path] if data is not None and len(data) else []
         found = [path for path in paths if (size := path.stat().st_size) in sizes and digest_of(path) in sizes[size]]
         if found:

@@ -22,7 +22,7 @@ def require_plain_evaluation(datamodule: AnomalibDataModule, transform: Transfor
     """
     resizes = any(isinstance(part, Resize) for part in flat(transform))
     for name in ("val_augmentations", "test_augmentations"):
-        augmentations = getattr(datamodule, name, None)
+        augmentations = vars(datamodule).get(name)
         if augmentations is None or (resizes and isinstance(augmentations, Resize)):
             continue
         msg = (
@@ -42,7 +42,7 @@ def require_whole_images(datamodule: AnomalibDataModule) -> None:
     Raises:
         ValueError: If it has one.
     """
-    collate = getattr(datamodule, "external_collate_fn", None)
+    collate = datamodule.external_collate_fn
     if collate is not None:
         msg = (
             f"{datamodule.name} changes images while it collates them ({type(collate).__name__}, as anomalib's tiled "

@@ -18,6 +18,7 @@ from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.tiles.large_images import ShotFeatures
 from anople_anomalib.tiles.region import at_size, image_size_of, polygon_mask, read_region, region_file
 from anople_anomalib.tiles.tiling import Tiling, automatic_tiling
+from anople_anomalib.utils.batches import transform_of
 from anople_anomalib.utils.files import require_shape
 
 from .checkpoints import CheckpointHooks
@@ -125,7 +126,7 @@ class FewShotTraining(CheckpointHooks):
 
     def remember_shots(self) -> None:
         """Fill the memory with the shots of the present training run, and hold them out where they are validated on."""
-        transform, shots = getattr(self.pre_processor, "transform", None), self.shots
+        transform, shots = transform_of(self.pre_processor), self.shots
         features: ShotFeatures | None = None
         if self.model.memory_bank is not None:
             shots = shots or LoadedShots(cast("Iterable[Batch]", self.trainer.train_dataloader))

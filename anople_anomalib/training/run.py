@@ -17,7 +17,7 @@ from anople_anomalib.data.dataset_checks import SUBSETS, check_run
 from anople_anomalib.data.image_series import series_in
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.tiles.region import image_size_of
-from anople_anomalib.utils.batches import images_of
+from anople_anomalib.utils.batches import datamodule_of, images_of, transform_of
 from anople_anomalib.utils.scoped import replaced
 from anople_anomalib.utils.transforms import require_one_transform, warn_of_values
 
@@ -142,10 +142,10 @@ class FewShotRun(TrainingRun):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Change what the run needs, as :class:`TrainingRun` does."""
         super().setup(trainer, pl_module, stage)
-        if isinstance(datamodule := getattr(trainer, "datamodule", None), AnomalibDataModule):
+        if isinstance(datamodule := datamodule_of(trainer), AnomalibDataModule):
             if stage == TrainerFn.FITTING:
                 require_whole_images(datamodule)
-            require_plain_evaluation(datamodule, getattr(pl_module.pre_processor, "transform", None))
+            require_plain_evaluation(datamodule, transform_of(pl_module.pre_processor))
         check_run(trainer)
         if stage == TrainerFn.FITTING:
             self._prepare_training(trainer, cast("FewShotTraining", pl_module))  # which has made this callback
@@ -190,12 +190,12 @@ class FewShotRun(TrainingRun):
     def _prepare_training(self, trainer: Trainer, pl_module: "FewShotTraining") -> None:
         """Replace the data loaders of the datamodule, if there is one."""
         require_one_transform(pl_module.pre_processor)
-        warn_of_values(getattr(pl_module.pre_processor, "transform", None))
+        warn_of_values(transform_of(pl_module.pre_processor))
         if pl_module.simulator is not None:
             pl_module.simulator.find_textures()  # before the run, and in no run that judges
         pl_module.teaching = ""
         self.changes.enter_context(replaced(pl_module, "shot_memory", None))  # that of the run
-        if (datamodule := getattr(trainer, "datamodule", None)) is None:
+        if (datamodule := datamodule_of(trainer)) is None:
             pl_module.adapt_to([])
             return
         if pl_module.adapt_to(_shots_of(datamodule, pl_module).paths):
@@ -228,7 +228,7 @@ def _shots_of(datamodule: AnomalibDataModule, pl_module: "FewShotTraining") -> T
         image_size=pl_module.training_size,
         order_seed=pl_module.training_seed,
         input_size=pl_module.input_size,
-        transform=getattr(pl_module.pre_processor, "transform", None),
+        transform=transform_of(pl_module.pre_processor),
     )
 
 

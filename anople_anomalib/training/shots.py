@@ -126,7 +126,7 @@ class TrainingShots:
         for category, names in self.names.items():
             logger.info("Shots of %s, of %d good images: %s", category, len(normal_samples(whole)), ", ".join(names))
         for name, purpose in (("test_data", "tests"), ("val_data", "validation")):
-            if len(aside := _set_aside(getattr(datamodule, name, None), whole)):
+            if len(aside := _set_aside(vars(datamodule).get(name), whole)):
                 logger.info("%s sets aside for %s: %s", type(datamodule).__name__, purpose, ", ".join(aside))
         loaders = {"train_dataloader": self._train_loader()}
         if not getattr(datamodule, "val_data", None):

@@ -41,7 +41,7 @@ from anople_anomalib.method.prompt_templates import clean_class_names, words_of_
 from anople_anomalib.method.state_checks import check_weights, require_finite
 from anople_anomalib.training.run import TrainerArguments, TrainingRun
 from anople_anomalib.utils.arguments import as_list, check_integer, check_rates, check_scales
-from anople_anomalib.utils.batches import images_of
+from anople_anomalib.utils.batches import datamodule_of, images_of
 from anople_anomalib.utils.scoped import seeded
 
 from .prompts import GENERIC, customized, templates_of
@@ -187,8 +187,7 @@ class PromptAD(ShotMemory, AnomalibModule):
             stage: Stage of the trainer.
         """
         if stage == "fit":
-            datamodule = getattr(self.trainer, "datamodule", None)
-            self.prepare_texts(self.hparams["class_names"] or class_names_of(datamodule))
+            self.prepare_texts(self.hparams["class_names"] or class_names_of(datamodule_of(self.trainer)))
         super().setup(stage)
 
     def prepare_texts(self, categories: str | Sequence[str]) -> None:
