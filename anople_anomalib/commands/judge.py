@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def judge(options: Namespace) -> int:
     from anople_anomalib.data.image_series import ImageList
 
     images = ImageList(options.images, options.white)
-    return judge_series(load_judge(options, pictures=options.pictures), images, options)
+    return judge_series(load_judge(options, pictures=options.pictures), images, options, options.signal)
 
 
 def load_judge(options: Namespace, *, pictures: bool) -> "AnoPLe":
@@ -63,8 +64,8 @@ def load_judge(options: Namespace, *, pictures: bool) -> "AnoPLe":
     return model
 
 
-def judge_series(model: "AnoPLe", images: "ImageSeries", options: Namespace) -> int:
-    """Judge a series of images into the folder ``--output``, and return the exit code."""
+def judge_series(model: "AnoPLe", images: "ImageSeries", options: Namespace, signals: Sequence[str] = ()) -> int:
+    """Judge a series of images into the folder ``--output``, send the rows on, and return the exit code."""
     from lightning.pytorch import Trainer
 
     from anople_anomalib.deployment.outbox import delivered
@@ -77,7 +78,7 @@ def judge_series(model: "AnoPLe", images: "ImageSeries", options: Namespace) -> 
         enable_checkpointing=False,
         **quiet_trainer(),
     )
-    with delivered(options.output, options.signal) as deliver:
+    with delivered(options.output, signals) as deliver:
         images.observers.append(send := lambda row, _pixels: deliver(message_of(row)))
         try:
             trainer.predict(model, dataloaders=[images], return_predictions=False)

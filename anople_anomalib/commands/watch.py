@@ -98,7 +98,7 @@ def _watch(model: "AnoPLe", folder: "WatchedFolder", options: Namespace) -> int:
             break_off.daemon = True
             if options.golden is not None:
                 break_off.start()
-            code = max(code, judge_series(model, folder, options))
+            code = max(code, judge_series(model, folder, options, options.signal))
             break_off.cancel()
             if ended.is_set() or options.golden is None:
                 return code
@@ -124,7 +124,7 @@ def golden_faults(model: "AnoPLe", options: Namespace) -> list[str]:
     images = ImageList([options.golden], options.white)
     images.observers.append(lambda row, _pixels: rows.append(dict(row)))
     place = options.output / "golden"
-    judge_series(model, images, Namespace(**{**vars(options), "output": place, "signal": []}))
+    judge_series(model, images, Namespace(**{**vars(options), "output": place}))
     good = {row["path"]: Path(row["path"]).is_relative_to((options.golden / _GOOD).absolute()) for row in rows}
     if len(set(good.values())) < 2:
         msg = f"--golden {options.golden} must hold good parts in a folder 'good', and bad ones in another."

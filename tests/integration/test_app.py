@@ -120,13 +120,17 @@ def test_two_who_train_at_once_wait_for_each_other(address: str, tmp_path: Path)
     for client in clients:
         client.predict("grass", api_name="/use_samples")
     runs = [client.submit("grass", "offline", "Short: 60 steps", api_name="/teach") for client in clients]
-    seen = set()
+    seen, both, longest = set(), 0, 0
     while not all(run.done() for run in runs):
-        seen.add(tuple(sorted(run.status().code for run in runs)))
+        codes = {run.status().code for run in runs}
+        seen |= codes
+        # each client hears of its own run alone: at the moment of the change both may seem to be at work
+        both = both + 1 if codes <= {Status.PROCESSING, Status.PROGRESS} and not any(run.done() for run in runs) else 0
+        longest = max(longest, both)
         time.sleep(0.05)
     assert all("Done: " in run.result(timeout=SECONDS)[0] for run in runs)
-    assert any(Status.IN_QUEUE in codes for codes in seen), "one waits"
-    assert not any(set(codes) <= {Status.PROCESSING, Status.PROGRESS} for codes in seen), "never both at once"
+    assert Status.IN_QUEUE in seen, "one waits"
+    assert longest < 10, "never both at once"
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM") or os.name == "nt", reason="Windows has no such signal")
