@@ -102,7 +102,8 @@ class FewShotTraining(CheckpointHooks):
             if gain - before < MIN_GAIN:
                 self.trainer.should_stop = True
                 added = "more of it adds nothing" if gain > 0 else "prompts and decoder add nothing, and have no weight"
-                self.teaching = f"Teaching ended after {done} epochs: on simulated defects of the shots, {added}."
+                time = f"{done} epoch{'s' if done > 1 else ''}"
+                self.teaching = f"Teaching ended after {time}: on simulated defects of the shots, {added}."
         super().on_train_batch_end(outputs, batch, batch_idx)
 
     def on_train_end(self) -> None:

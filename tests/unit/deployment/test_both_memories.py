@@ -140,7 +140,7 @@ class NoGain(ShotMemory):
 @pytest.mark.parametrize(
     ("gains", "epochs", "sentence"),
     [
-        ([0.0], 1, "Teaching ended after 1 epochs: on simulated defects of the shots, prompts and decoder add nothing"),
+        ([0.0], 1, "Teaching ended after 1 epoch: on simulated defects of the shots, prompts and decoder add nothing"),
         ([0.2, 0.2], 2, "Teaching ended after 2 epochs: on simulated defects of the shots, more of it adds nothing."),
         ([0.2, 0.4, 0.4], 3, ""),
     ],
