@@ -57,8 +57,9 @@ from .training.collapse_monitor import CollapseWarning, measure_soundness
 from .training.run import FewShotRun
 from .training.steps import EvaluationPreProcessing, sgd_with_warmup, simulated_views
 from .utils.arguments import as_list, check_integer, check_k_shot
-from .utils.batches import datamodule_of, images_of, paths_of, transform_of
+from .utils.batches import datamodule_of, images_of, paths_of
 from .utils.scoped import seeded
+from .utils.transforms import transform_of
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ import torch
 from anomalib.data import Folder, ImageBatch
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.config import TrainingConfig
@@ -23,7 +24,8 @@ from anople_anomalib.tiles.large_images import ShotFeatures
 from anople_anomalib.training.held_out import HeldOutShots
 from anople_anomalib.training.shots import LoadedShots
 from anople_anomalib.utils.batches import images_of, joined
-from anople_anomalib.visualization.samples import load_images, transform_of
+from anople_anomalib.utils.transforms import transform_of
+from anople_anomalib.visualization.samples import load_images
 
 from .uploads import Photo
 
@@ -102,7 +104,7 @@ def judge(model: AnoPLe, photo: Photo) -> Answer:
     """Predict one image as the engine does, without thresholds."""
     image = read_image(photo.path).unsqueeze(0)
     model.require_region("", image.shape[-2:])
-    prediction = model.model(transform_of(model)(image))
+    prediction = model.model((transform_of(model.pre_processor) or nn.Identity())(image))
     heat = prediction.anomaly_map.reshape(prediction.anomaly_map.shape[-2:])
     return Answer(photo, float(prediction.pred_score), heat.cpu().numpy())
 
@@ -123,7 +125,7 @@ def good_scores(model: AnoPLe, photos: Sequence[Photo]) -> list[tuple[float, flo
     features: ShotFeatures | None = None
     if network.memory_bank is not None:
         features = joined([network.shot_features(image) for image in images_of(batch).split(1)])
-    found = HeldOutShots(network, shots, features, transform_of(model)).predict(batch)
+    found = HeldOutShots(network, shots, features, transform_of(model.pre_processor)).predict(batch)
     scores, maps = cast("torch.Tensor", found.pred_score), cast("torch.Tensor", found.anomaly_map)
     return list(zip(scores.flatten().tolist(), maps.flatten(1).amax(dim=1).tolist(), strict=True))
 

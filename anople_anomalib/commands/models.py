@@ -116,8 +116,10 @@ def divide(files: Sequence[Path], shots: int | None, seed: int, name: str) -> tu
 
 
 def _say_places(shots: Sequence[Path], others: Sequence[Path], listing: "Listing") -> None:
+    """Say where each image went."""
 
     def names(files: Sequence[Path]) -> str:
+        """List the names of files."""
         return ", ".join(file.name for file in files)
 
     print(f"{len(shots)} good parts are learned: {names(shots)}")

@@ -129,7 +129,8 @@ def golden_faults(model: "AnoPLe", options: Namespace) -> list[str]:
     if len(set(good.values())) < 2:
         msg = f"--golden {options.golden} must hold good parts in a folder 'good', and bad ones in another."
         raise ValueError(msg)
-    first, rest, faults = _first_scores(place / "scores.json", model.model_id()), options.golden_tolerance, {}
+    model_id, faults = rows[0]["model"], dict[str, str]()
+    first, rest = _first_scores(place / "scores.json", model_id), options.golden_tolerance
     for row in rows:
         path, score, known = row["path"], row["score"], "good" if good[row["path"]] else "bad"
         if row["verdict"] not in ((OK,) if good[path] else (NOT_OK, LOOK)):
@@ -139,10 +140,11 @@ def golden_faults(model: "AnoPLe", options: Namespace) -> list[str]:
     if not first and not faults:
         with written_whole(place / "scores.json") as temporary:
             scores = {row["path"]: row["score"] for row in rows}
-            temporary.write_text(json.dumps({"model": model.model_id(), "scores": scores}, indent=2), encoding="utf-8")
-    with TableWriter(options.output, append=True) as table:
-        for path, fault in faults.items():
-            table.write([stamped({**unjudged(fault), "path": path, "category": ""}, model.model_id())])
+            temporary.write_text(json.dumps({"model": model_id, "scores": scores}, indent=2), encoding="utf-8")
+    if faults:
+        with TableWriter(options.output, append=True) as table:
+            fault_rows = ({**unjudged(fault), "path": path, "category": ""} for path, fault in faults.items())
+            table.write(stamped(row, model_id) for row in fault_rows)
     return [*faults.values()]
 
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from anomalib.data import ImageBatch, ImageItem
 
+from anople_anomalib.utils.files import one_line
+
 from .image_reading import read_image, require_clear_white
 from .listing import list_images
 from .sampling import relative_names
@@ -77,7 +79,7 @@ class ImageSeries:
         except FileNotFoundError:
             return None
         except Exception as error:  # noqa: BLE001  # any fault of a file: the series goes on
-            read = Unreadable(str(path), " ".join(str(error).split()) or type(error).__name__)
+            read = Unreadable(str(path), one_line(error))
         if state_of(path) != state:
             return None
         self.states[str(path)] = state

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from anople_anomalib.metrics.drift import Chart, Gate
 
-from .table import OK
+from .table import OK, cut_half_line, json_lines
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,9 @@ class DriftLog:
         self._file, self._model_id, self._report = folder / "drift.jsonl", model_id, report
         self._gate, self._charts, self._parts = Gate(), list[Chart](), 0
         self._calibration: dict[str, list[float]] = {measure: [] for measure in MEASURES}
-        for line in _lines(self._file):
+        if self._file.is_file():
+            cut_half_line(self._file)
+        for line in json_lines(self._file):
             if line.get("model") == model_id and line.get("kind") == "calibration":
                 self._calibrate({measure: float(line[measure]) for measure in MEASURES})
 
@@ -98,20 +100,3 @@ def sharpness(pixels: ArrayLike) -> float:
     gray = np.asarray(pixels, dtype=np.float64).mean(axis=0)
     steps = np.abs(np.diff(gray, axis=0)).mean() + np.abs(np.diff(gray, axis=1)).mean()
     return float(steps / max(gray.mean(), 1e-6))
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log that are whole, and end a line that was cut off by a power failure."""
-    if not file.is_file():
-        return []
-    text, lines = file.read_text(encoding="utf-8", errors="replace"), []
-    if text and not text.endswith("\n"):
-        with file.open("a", encoding="utf-8") as end:
-            end.write("\n")
-    for line in text.splitlines():
-        try:
-            content = json.loads(line)
-        except ValueError:  # cut off
-            continue
-        lines += [content] if isinstance(content, dict) else []
-    return lines

@@ -80,11 +80,16 @@ class Export(FewShotTraining):
         self.require_training()
         self.require_one_region()
         require_one_transform(self.pre_processor)
-        return Detector(self.pre_processor, self.model, self.post_processor, self.roi_shape)
+        return Detector(self.pre_processor, self.model, self.post_processor, self.model_id(), self.roi_shape)
 
     def model_id(self) -> str:
-        """Return a digest of all that decides about a verdict, as the exports of this model have it."""
-        return Detector(self.pre_processor, self.model, self.post_processor, self.roi_shape).model_id()
+        """Return a digest of all that decides about a verdict: weights, memory, thresholds, region of interest."""
+        digest = hashlib.sha256(repr(self.roi_shape).encode())
+        for part in (self.model, self.post_processor or nn.Identity()):
+            for name, value in sorted(part.state_dict(keep_vars=True).items()):
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
 
     def require_one_region(self) -> None:
         """Refuse a model whose regions come from a folder of masks, where images have no names, as in an export."""
@@ -118,6 +123,7 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
         pre_processor: The model's pre-processor, or ``None``.
         model: The trained model.
         post_processor: The model's post-processor, or ``None``.
+        model_id: See :meth:`Export.model_id`.
         roi_shape: Height and width of the images that its region of interest is for, if there is one.
     """
 
@@ -128,10 +134,11 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
         pre_processor: nn.Module | None,
         model: AnoPLeModel,
         post_processor: nn.Module | None,
+        model_id: str,
         roi_shape: list[int] | None = None,
     ) -> None:
         super().__init__()
-        self.roi_shape = roi_shape
+        self.model_id, self.roi_shape = model_id, roi_shape
         self.pre_processor, self.post_processor = _without_trainer(pre_processor), _without_trainer(post_processor)
         self.model = model.for_inference()
 
@@ -173,7 +180,7 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
         installed = filter(module_available, ("anomalib", "torch", "onnx", "openvino", "nncf"))
         files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
         metadata = ExportMetadata(
-            model_id=self.model_id(),
+            model_id=self.model_id,
             files={file.name: digest_of(file) for file in files},
             thresholds=thresholds,
             limits=limits,
@@ -189,14 +196,6 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
         )
         write_metadata(metadata, path)
         return path
-
-    def model_id(self) -> str:
-        """Return a digest of all that decides about a verdict: weights, memory, thresholds, region of interest."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.state_dict(keep_vars=True).items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()[:16]
 
     def _post_training_quantization_ov(  # type: ignore[override]  # static in anomalib, which calls it on the instance
         self, model: "openvino.Model", datamodule: AnomalibDataModule | None = None

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from anomalib.data import ImageBatch
 from lightning.pytorch import Trainer
+from torch import nn
 
 from anople_anomalib.data.listing import Images, each_image, files_of
 from anople_anomalib.method.state_checks import require_memory
@@ -140,7 +141,8 @@ class Maintenance(Export):
     def _pre_process(self, image: torch.Tensor) -> torch.Tensor:
         """Resize and normalize as at validation, on the model's device; refuse another shape than the region's."""
         self.require_region("", image.shape[-2:])
-        return transform_of(self.pre_processor)(image.to(device=self.device, dtype=cast("torch.dtype", self.dtype)))
+        transform = transform_of(self.pre_processor) or nn.Identity()
+        return transform(image.to(device=self.device, dtype=cast("torch.dtype", self.dtype)))
 
     def _judge_normal(self, image: torch.Tensor, number: int) -> ImageBatch:
         """Predict a normal image, and add its ground truth."""

@@ -16,6 +16,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from anople_anomalib.utils.files import EXPORTED, READ_ERRORS, is_deep, is_hidden, is_picture, require_shape
+from anople_anomalib.utils.files import EXPORTED, READ_ERRORS, is_deep, is_hidden, is_picture, one_line, require_shape
 
 from .metadata import read_metadata
 from .outbox import delivered
@@ -115,19 +117,38 @@ def judge(paths: Iterable[str | Path], model: str | Path | ExportedModel) -> Ite
         ValueError: If the model is refused, see :class:`ExportedModel`.
     """
     exported = model if isinstance(model, ExportedModel) else ExportedModel(model)
-    names = exported.metadata.class_names
-    category = names[0] if len(names) == 1 else ""
     for path in image_files(paths):
-        started = time.perf_counter()
-        row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "path": str(path), "category": category}
-        try:
-            state = path.stat()
-            row |= {"modified": state.st_mtime_ns, "bytes": state.st_size}
-            row |= exported.judge(read_pixels(path))
-        except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:
-            row |= unjudged(" ".join(str(error).split()) or type(error).__name__)
-        row["seconds"] = round(time.perf_counter() - started, 4)
-        yield stamped(row, exported.metadata.model_id)
+        yield row_of(exported, str(path), partial(read_pixels, path), _state_of(path))
+
+
+def row_of(
+    model: ExportedModel, path: str, read: Callable[[], NDArray[np.uint8]], file: Mapping[str, int]
+) -> dict[str, Any]:
+    """Judge an image, and return its row; whatever is wrong with the image is the error in it.
+
+    Args:
+        model: The exported model.
+        path: Name of the image.
+        read: Returns its pixels as :func:`read_pixels` does, or raises as that does.
+        file: Columns on its file.
+    """
+    started, names = time.perf_counter(), model.metadata.class_names
+    row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "path": path, "category": names[0] if len(names) == 1 else ""}
+    row |= file
+    try:
+        row |= model.judge(read())
+    except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:
+        row |= unjudged(one_line(error))
+    row["seconds"] = round(time.perf_counter() - started, 4)
+    return stamped(row, model.metadata.model_id)
+
+
+def _state_of(path: Path) -> dict[str, int]:
+    """Return the columns on a file; none for one that is gone, which reading tells."""
+    with suppress(OSError):
+        state = path.stat()
+        return {"modified": state.st_mtime_ns, "bytes": state.st_size}
+    return {}
 
 
 def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path, signals: Iterable[str] = ()) -> int:

@@ -10,23 +10,23 @@ is decoded, so that no request can fill the memory.
 import asyncio
 import hmac
 import io
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
+from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from anople_anomalib.utils.files import READ_ERRORS
 from anople_anomalib.utils.version import __version__
 
-from .runtime import ExportedModel, read_pixels
-from .table import COLUMNS, ERROR, message_of, stamped, unjudged
+from .runtime import ExportedModel, read_pixels, row_of
+from .table import ERROR, message_of
 
 _UNKNOWN, _TOO_SLOW, _TOO_LARGE, _UNREADABLE, _BUSY = 401, 408, 413, 422, 429
 _SECONDS_TO_SEND = 30.0
@@ -43,10 +43,10 @@ class Judge:
     """
 
     def __init__(
-        self, model: ExportedModel, waiting: int, megapixels: float, deliver: Callable[[dict[str, Any]], None] | None
+        self, model: ExportedModel, waiting: int, megapixels: float, deliver: Callable[[dict[str, Any]], object]
     ) -> None:
         self.model, self._deliver = model, deliver
-        self._room, self._pixels = waiting + 1, megapixels * 1e6
+        self._room, self._most_pixels = waiting + 1, megapixels * 1e6
         self._inside = 0
         self._thread = ThreadPoolExecutor(max_workers=1)
         self.registry = CollectorRegistry()
@@ -90,26 +90,20 @@ class Judge:
 
     def _row(self, name: str, content: bytes) -> dict[str, Any]:
         """Return the row of an image, which is delivered before it is answered."""
-        started = time.perf_counter()
-        names = self.model.metadata.class_names
-        row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "path": name, "category": names[0] if len(names) == 1 else ""}
-        row["bytes"] = len(content)
-        try:
-            with Image.open(io.BytesIO(content)) as image:  # the head alone
-                width, height = image.size
-            if width * height > self._pixels:
-                error = f"The image has {width}x{height} pixels, more than the {self._pixels / 1e6:g} million allowed."
-                row |= unjudged(error)
-            else:
-                row |= self.model.judge(read_pixels(io.BytesIO(content)))
-        except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:
-            row |= unjudged(" ".join(str(error).split()) or type(error).__name__)
-        row["seconds"] = round(time.perf_counter() - started, 4)
-        row = message_of(stamped(row, self.model.metadata.model_id))
-        if self._deliver is not None:
-            self._deliver(row)
+        row = message_of(row_of(self.model, name, lambda: self._pixels(content), {"bytes": len(content)}))
+        self._deliver(row)
         self._verdicts.labels(row["verdict"]).inc()
         return row
+
+    def _pixels(self, content: bytes) -> NDArray[np.uint8]:
+        """Read an image whose head says that it is not too large."""
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+        if width * height > self._most_pixels:
+            most = self._most_pixels / 1e6
+            msg = f"The image has {width}x{height} pixels, more than the {most:g} million allowed."
+            raise ValueError(msg)
+        return read_pixels(io.BytesIO(content))
 
 
 def make_service(
@@ -119,7 +113,7 @@ def make_service(
     waiting: int = 16,
     megabytes: float = 32,
     megapixels: float = 100,
-    deliver: Callable[[dict[str, Any]], None] | None = None,
+    deliver: Callable[[dict[str, Any]], object] = lambda _row: None,
 ) -> FastAPI:
     """Make the service.
 

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -248,15 +248,26 @@ class TableWriter:
         return "\n".join(lines)
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a ``predictions.jsonl``, none without the file; a line that is no row is left out."""
-    rows = []
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects that a file has, one a line, none without the file; a line that is no object is left out."""
     with suppress(FileNotFoundError):
         for line in path.read_bytes().splitlines():
             with suppress(ValueError):  # cut off by a power failure, or no JSON
-                row = json.loads(line)
-                rows += [row] if isinstance(row, dict) and isinstance(row.get("path"), str) else []
-    return rows
+                if isinstance(content := json.loads(line), dict):
+                    yield content
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a ``predictions.jsonl``, none without the file; a line that is no row is left out."""
+    return [row for row in json_lines(path) if isinstance(row.get("path"), str)]
+
+
+def cut_half_line(path: Path) -> None:
+    """Cut off the half line that a power failure leaves at the end of a file."""
+    content = path.read_bytes()
+    if (end := content.rfind(b"\n") + 1) < len(content):
+        with written_whole(path) as temporary:
+            temporary.write_bytes(content[:end])
 
 
 def mend(path: Path) -> None:
@@ -267,10 +278,7 @@ def mend(path: Path) -> None:
     """
     if not path.is_file():
         return
-    content = path.read_bytes()
-    if (end := content.rfind(b"\n") + 1) < len(content):
-        with written_whole(path) as temporary:
-            temporary.write_bytes(content[:end])
+    cut_half_line(path)
     table = path.with_suffix(".csv")
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")

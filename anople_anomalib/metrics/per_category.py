@@ -19,6 +19,7 @@ from anomalib.metrics import Evaluator
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from anople_anomalib.utils.batches import datamodule_of
 from anople_anomalib.utils.metric_names import metric_name
 
 from .bounds import Rate
@@ -148,7 +149,7 @@ class PerCategoryEvaluator(Evaluator):
             msg = f"PerCategoryEvaluator counts in one process, got {trainer.world_size}: give the trainer devices=1."
             raise ValueError(msg)
         categories, self._category_of = self._given
-        if isinstance(datamodule := trainer.datamodule, Categorized):  # type: ignore[attr-defined]  # as of callbacks
+        if isinstance(datamodule := datamodule_of(trainer), Categorized):
             categories = categories or datamodule.categories
             self._category_of = self._category_of or datamodule.category_of
         self._scores = {category: CategoryScores() for category in categories or [""]}

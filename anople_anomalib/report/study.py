@@ -62,7 +62,7 @@ def write_study(
     return write_text(folder / "study.html", html)
 
 
-def plain(value: Any) -> Any:  # anything in a study
+def plain(value: Any) -> Any:
     """Return plain data for JSON: rates and kappas with all their numbers, NaN and infinity as null."""
     if isinstance(value, Rate):
         bounds = {"at_least": value.at_least, "at_most": value.at_most, "confidence": value.confidence}
@@ -102,6 +102,7 @@ def _nearest(judged: Sequence[Judged], threshold: float) -> list[Judged]:
     """Return the pictures whose scores are nearest to the threshold, as ratios, the lowest score first."""
 
     def distance(each: Judged) -> float:
+        """Return how far the score of a picture is from the threshold, as a ratio."""
         return abs(math.log(max(each.score or 0.0, 1e-12) / threshold))
 
     nearest = sorted((each for each in judged if each.score is not None), key=distance)[:_PICTURES]

@@ -18,8 +18,8 @@ from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.tiles.large_images import ShotFeatures
 from anople_anomalib.tiles.region import at_size, image_size_of, polygon_mask, read_region, region_file
 from anople_anomalib.tiles.tiling import Tiling, automatic_tiling
-from anople_anomalib.utils.batches import transform_of
 from anople_anomalib.utils.files import require_shape
+from anople_anomalib.utils.transforms import transform_of
 
 from .checkpoints import CheckpointHooks
 from .held_out import HeldOutShots

@@ -89,9 +89,10 @@ class ShotMemory:
             The features of both banks, one row per shot.
         """
         model, categories = self._model, self._shots.categories
+        images = self._images()
         if self._second is None:
-            self._second = self._encode_second()
-        first = joined([model.first_features(image, region) for image, region in self._images()])
+            self._second = self._encode_second(images)
+        first = joined([model.first_features(image, region) for image, region in images])
         features = ShotFeatures(first.features, self._second[0], first.inside, self._second[1])
         require_memory(model.memory_bank).build(features.first, categories, features.first_inside)
         if model.second_memory is not None:
@@ -109,9 +110,11 @@ class ShotMemory:
             for number in range(len(self._shots.categories))
         ]
 
-    def _encode_second(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _encode_second(
+        self, images: list[tuple[torch.Tensor, torch.Tensor | None]]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Return features and membership of all shots for the second memory, which chooses its turns."""
-        model, images = self._model, self._images()
+        model = self._model
         if model.second_memory is None:
             return None, None
         if model.second_memory.asked_turns == AUTO:  # never where there are tiles or a region

@@ -17,9 +17,9 @@ from anople_anomalib.data.dataset_checks import SUBSETS, check_run
 from anople_anomalib.data.image_series import series_in
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.tiles.region import image_size_of
-from anople_anomalib.utils.batches import datamodule_of, images_of, transform_of
+from anople_anomalib.utils.batches import datamodule_of, images_of, paths_of
 from anople_anomalib.utils.scoped import replaced
-from anople_anomalib.utils.transforms import require_one_transform, warn_of_values
+from anople_anomalib.utils.transforms import require_one_transform, transform_of, warn_of_values
 
 from .copies import require_no_shots
 from .dataset_checks import require_plain_evaluation, require_whole_images
@@ -175,8 +175,8 @@ class FewShotRun(TrainingRun):
         del args, kwargs
         model = cast("FewShotTraining", pl_module)
         if model.roi_shape is not None:
-            resized, size = vars(trainer).get("datamodule") is not None, images_of(batch).shape[-2:]
-            for path in batch.image_path or [""]:
+            resized, size = datamodule_of(trainer) is not None, images_of(batch).shape[-2:]
+            for path in paths_of(batch) or [""]:
                 model.require_region(path, image_size_of(Path(path)) if resized and path else size)
 
     def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:

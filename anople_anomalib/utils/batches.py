@@ -1,16 +1,14 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Typed access to anomalib's batches and pre-processors, and tensors of several batches as those of one."""
+"""Typed access to anomalib's batches and of a run's data, and tensors of several batches as those of one."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from anomalib.data import AnomalibDataModule, Batch, DatasetItem, ImageBatch
-from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Trainer
-from torchvision.transforms.v2 import Transform
 
 _Tensors = TypeVar("_Tensors", bound=NamedTuple)
 
@@ -45,11 +43,6 @@ def joined(rows: Sequence[_Tensors]) -> _Tensors:
 def paths_of(batch: Batch[Any]) -> list[str] | None:
     """Return the files of the images of a batch, ``None`` where they come from no file."""
     return list(batch.image_path) if isinstance(batch, ImageBatch) and batch.image_path else None
-
-
-def transform_of(pre_processor: object) -> Transform | None:
-    """Return the transform of a pre-processor of anomalib's kind, if it has one."""
-    return pre_processor.transform if isinstance(pre_processor, PreProcessor) else None
 
 
 def datamodule_of(trainer: Trainer) -> AnomalibDataModule | None:

@@ -39,6 +39,11 @@ READ_ERRORS = (
 _DRAWINGS = re.compile(r"images((?:_\d+)?)")
 
 
+def one_line(error: BaseException) -> str:
+    """Return an error's message as one line; its kind where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def digest_of(path: str | Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal digits."""
     digest = hashlib.sha256()

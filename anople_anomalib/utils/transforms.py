@@ -240,10 +240,9 @@ def warn_of_values(transform: Transform | None) -> None:
         )
 
 
-def transform_of(pre_processor: nn.Module | None) -> nn.Module:
-    """Return the transform of a pre-processor; without one an identity."""
-    transform = pre_processor.transform if isinstance(pre_processor, PreProcessor) else None
-    return nn.Identity() if transform is None else transform
+def transform_of(pre_processor: object) -> Transform | None:
+    """Return the transform of a pre-processor of anomalib's kind, if it has one."""
+    return pre_processor.transform if isinstance(pre_processor, PreProcessor) else None
 
 
 def flat(transform: Transform | None) -> list[Transform]:

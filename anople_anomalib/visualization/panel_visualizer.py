@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.deployment.heat_maps import HeatMaps
+from anople_anomalib.utils.batches import datamodule_of
 
 from .explanation import draw_nearest_normal, shots_of
 from .gallery import draw_gallery
@@ -119,7 +120,7 @@ class PanelVisualizer(HeatMaps):
             if labeled:
                 embeddings, truth = torch.stack(self._embeddings), torch.from_numpy(labels)
                 summaries["features"] = lambda: features_figure(embeddings, truth, model.model.text_features)
-            datamodule = trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
+            datamodule = datamodule_of(trainer)
             if datamodule is not None and model.model.memory_bank is not None:
                 summaries["nearest_normal"] = lambda: draw_nearest_normal(model, highest, shots_of(model, datamodule))
         return summaries

@@ -10,7 +10,6 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from anomalib.data import ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem
-from anomalib.pre_processing import PreProcessor
 from matplotlib.axes import Axes
 from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
@@ -19,6 +18,7 @@ from torchvision.transforms.v2.functional import resize
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data.image_reading import read_image
 from anople_anomalib.deployment.heat_maps import stretched
+from anople_anomalib.utils.transforms import transform_of
 
 from .style import PREDICTION, SMALL, TRUTH, show_image, show_mask
 
@@ -144,15 +144,9 @@ def collate(items: list[ImageItem]) -> ImageBatch:
 
 def load_images(model: AnoPLe, paths: Sequence[str | Path]) -> ImageBatch:
     """Read and pre-process image files for functions that look inside the model: a batch without predictions."""
-    transform = transform_of(model)
+    transform = transform_of(model.pre_processor) or nn.Identity()
     images = [transform(read_image(path).unsqueeze(0)) for path in paths]
     return ImageBatch(image=torch.cat(images), image_path=[str(path) for path in paths])
-
-
-def transform_of(model: AnoPLe) -> nn.Module:
-    """Return the transform of a model's pre-processor; the identity without one."""
-    processor = model.pre_processor
-    return (processor.transform if isinstance(processor, PreProcessor) else None) or nn.Identity()
 
 
 def pixels_of(image: torch.Tensor) -> np.ndarray:

@@ -31,7 +31,11 @@ def photos(root: Path) -> Path:
 
 
 def test_an_export_is_compared_when_it_is_written_and_on_the_users_images(
-    checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -46,6 +50,9 @@ def test_an_export_is_compared_when_it_is_written_and_on_the_users_images(
     assert found["largest_relative_score_difference"] < 1e-4
     assert found["verdicts_that_differ"] == {}
     assert found["milliseconds_export"] > 0
+    monkeypatch.chdir(photos.parent)
+    assert main(["check", str(file), "--model", str(checkpoint), "--images", photos.name]) == 0  # a relative folder
+    assert json.loads(capsys.readouterr().out)["images"] == found["images"]
 
 
 def test_an_export_that_judges_otherwise_is_told(
