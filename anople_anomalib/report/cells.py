@@ -13,7 +13,10 @@ import pandas as pd
 from .results import Results
 
 PUBLISHED_PATH = Path(__file__).parent.parent / "assets" / "published.csv"
-MAIN_TABLES = ("1", "6", "7", "8")
+SECOND_PATH = PUBLISHED_PATH.with_name("published_cvpr2026.csv")
+SECOND_VERSION = " (CVPR 2026)"
+"""Added to the methods of the paper's second version, whose figures of the same methods are others."""
+MAIN_TABLES = ("1", "6", "7", "8", "cvpr2026")
 MEASURED, PUBLISHED = "measured", "published"
 MEAN = "mean"  # name of the row that averages the categories
 TABLE = ["dataset", "setting", "metric", "shots"]  # shared by all cells of one table
@@ -52,7 +55,10 @@ def published_cells(results: Results) -> pd.DataFrame:
 
 
 def load_published(tables: Sequence[str] = MAIN_TABLES) -> pd.DataFrame:
-    """Return the paper's figures of some of its tables, ``"1"`` to ``"8"`` or ``"3a"`` to ``"3c"``.
+    """Return the paper's figures of some of its tables.
+
+    They are ``"1"`` to ``"8"`` (``"3a"`` to ``"3c"``) of its first version, ``"cvpr2026"`` and ``"cvpr2026-ablations"`` of
+    its second one.
 
     Returns:
         One row per figure with ``dataset``, ``setting``, ``metric``, ``shots``, ``category``, ``method``, ``source``,
@@ -61,13 +67,16 @@ def load_published(tables: Sequence[str] = MAIN_TABLES) -> pd.DataFrame:
     Raises:
         ValueError: If there is no such table.
     """
-    figures = pd.read_csv(PUBLISHED_PATH, comment="#", dtype={"table": str, "shots": str})
+    kinds = {"table": str, "shots": str}
+    first, second = (pd.read_csv(path, comment="#", dtype=kinds) for path in (PUBLISHED_PATH, SECOND_PATH))
+    second["method"] += SECOND_VERSION
+    figures = pd.concat([first.assign(metric="AUROC"), second], ignore_index=True)
     unknown = sorted(set(tables) - set(figures["table"]))
     if unknown:
         msg = f"Unknown published table {', '.join(unknown)}: known are {', '.join(figures['table'].unique())}."
         raise ValueError(msg)
     figures = figures[figures["table"].isin(tables)]
-    metric = figures["level"] + "_AUROC"
+    metric = figures["level"] + "_" + figures["metric"]
     figures = figures.assign(metric=metric, source=PUBLISHED, key=figures["method"].map(method_key))
     figures = figures.drop_duplicates(["dataset", "setting", "metric", "shots", "category", "key"])
     return figures.drop(columns=["table", "level"]).reset_index(drop=True)

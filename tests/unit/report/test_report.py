@@ -83,6 +83,16 @@ class TestPublished:
         figures = load_published()
         assert not figures.duplicated(["dataset", "setting", "metric", "shots", "category", "key"]).any()
 
+    def test_the_second_version_has_pro_and_stands_beside_the_first(self, tmp_path: Path) -> None:
+        found = published_cells(results(tmp_path, [job("AnoPLe", image_AUROC=0.9)]))
+        mine = found[(found["category"] == MEAN) & found["method"].str.startswith("AnoPLe") & (found["shots"] == "1")]
+        mine = mine[mine["setting"] == "multi-class"].set_index(["method", "metric"])["mean"]
+        assert mine["AnoPLe", "image_AUROC"] == 94.1
+        assert mine["AnoPLe (CVPR 2026)", "image_AUROC"] == 94.5
+        assert mine["AnoPLe (CVPR 2026)", "pixel_AUPRO"] == 90.8
+        sizes = load_published(["cvpr2026"]).groupby("dataset").size().to_dict()
+        assert sizes == {"MVTecAD": 10, "RealIAD": 5, "Visa": 10}
+
     def test_an_unknown_table_is_named(self) -> None:
         with pytest.raises(ValueError, match="Unknown published table 12"):
             load_published(["12"])
