@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 from anople_anomalib.utils.files import EXPORTED
 
 from .models import load_model, require_model
-from .terminal import FINE, MEGAPIXELS, UNJUDGED, UsageError, add_shared, allow_pixels, quiet_trainer
+from .terminal import FINE, MEGAPIXELS, UsageError, add_shared, allow_pixels, quiet_trainer
 
 if TYPE_CHECKING:
     from anople_anomalib.anople import AnoPLe
@@ -40,6 +40,7 @@ def add_judging(parser: ArgumentParser) -> None:
 def judge_options(parser: ArgumentParser) -> None:
     """Add the options of ``judge``."""
     parser.add_argument("images", type=Path, nargs="+", help="folders, with everything below them, or files")
+    parser.add_argument("--fail-on-flag", action="store_true", help="end with 1 where a part is not OK")
     add_judging(parser)
 
 
@@ -49,11 +50,15 @@ def judge(options: Namespace) -> int:
     if options.model.suffix in EXPORTED:  # without torch, and without pictures
         from anople_anomalib.deployment.runtime import write_verdicts
 
-        return write_verdicts(options.images, options.model, options.output, options.signal)
+        return write_verdicts(
+            options.images, options.model, options.output, options.signal, fail_on_flag=options.fail_on_flag
+        )
     from anople_anomalib.data.image_series import ImageList
+    from anople_anomalib.deployment.runtime import exit_code
 
     images = ImageList(options.images, options.white)
-    return judge_series(load_judge(options, pictures=options.pictures), images, options, options.signal)
+    counts = judge_series(load_judge(options, pictures=options.pictures), images, options, options.signal)
+    return exit_code(counts, fail_on_flag=options.fail_on_flag)
 
 
 def load_judge(options: Namespace, *, pictures: bool) -> "AnoPLe":
@@ -64,8 +69,10 @@ def load_judge(options: Namespace, *, pictures: bool) -> "AnoPLe":
     return model
 
 
-def judge_series(model: "AnoPLe", images: "ImageSeries", options: Namespace, signals: Sequence[str] = ()) -> int:
-    """Judge a series of images into the folder ``--output``, send the rows on, and return the exit code."""
+def judge_series(
+    model: "AnoPLe", images: "ImageSeries", options: Namespace, signals: Sequence[str] = ()
+) -> dict[str, int]:
+    """Judge a series of images into the folder ``--output``, send the rows on, and count the verdicts."""
     from lightning.pytorch import Trainer
 
     from anople_anomalib.deployment.outbox import delivered
@@ -85,7 +92,7 @@ def judge_series(model: "AnoPLe", images: "ImageSeries", options: Namespace, sig
         finally:
             images.observers.remove(send)
     tables = [each for each in trainer.callbacks if isinstance(each, PredictionTable)]  # type: ignore[attr-defined]
-    return UNJUDGED if any(table.errors for table in tables) else FINE
+    return tables[0].counts
 
 
 def serve_options(parser: ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from jsonargparse import ArgumentParser, Namespace
 
-from . import compare, convert, exports, judge, models, qualify, watch
+from . import compare, convert, doctor, exports, judge, models, qualify, watch
 from .terminal import ERROR, INTERRUPTED, USAGE, Parser, UsageError, quieten, say_error, wants_everything
 
 COMMANDS: dict[str, tuple[Callable[[ArgumentParser], None], Callable[[Namespace], int]]] = {
@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[Callable[[ArgumentParser], None], Callable[[Namespace]
     "compare": (compare.compare_options, compare.compare),
     "report": (compare.report_options, compare.report),
     "convert": (convert.convert_options, convert.convert),
+    "doctor": (doctor.doctor_options, doctor.doctor),
 }
 _SECONDS_WITHOUT_ANSWER = 10.0  # of a server: downloads of anomalib and of open_clip wait for ever
 

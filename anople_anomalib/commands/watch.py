@@ -83,6 +83,8 @@ def _watch(model: "AnoPLe", folder: "WatchedFolder", options: Namespace) -> int:
         ended.set()
         folder.stop()
 
+    from anople_anomalib.deployment.runtime import exit_code
+
     usual = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     logger.info("Watching %s; Ctrl-C ends it. Rows go to %s.", folder.folder, options.output / "predictions.csv")
     code = FINE
@@ -98,7 +100,7 @@ def _watch(model: "AnoPLe", folder: "WatchedFolder", options: Namespace) -> int:
             break_off.daemon = True
             if options.golden is not None:
                 break_off.start()
-            code = max(code, judge_series(model, folder, options, options.signal))
+            code = max(code, exit_code(judge_series(model, folder, options, options.signal)))
             break_off.cancel()
             if ended.is_set() or options.golden is None:
                 return code

@@ -30,7 +30,7 @@ from anople_anomalib.training.hooks import FewShotTraining
 from anople_anomalib.utils.batches import datamodule_of, images_of
 
 from .export import Export
-from .table import ERROR, Judgment, TableWriter, line_of, stamped, unjudged
+from .table import Judgment, TableWriter, line_of, stamped, unjudged
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +47,11 @@ class PredictionTable(Callback):
         raw: The callback that keeps the raw scores.
 
     Attributes:
-        errors: Number of images of the last run that could not be judged.
+        counts: Number of images of the last run with each verdict.
     """
 
     def __init__(self, raw: RawScoreKeeper) -> None:
-        self.raw, self.errors = raw, 0
+        self.raw, self.counts = raw, dict[str, int]()
         self._table: TableWriter | None = None
         self._started = 0.0
         self._series: ImageSeries | None = None
@@ -140,7 +140,7 @@ class PredictionTable(Callback):
 
     def _close(self) -> None:
         if self._table is not None:
-            self.errors = self._table.counts[ERROR]
+            self.counts = self._table.counts
             self._table.__exit__(None, None, None)
         self._table = None
 

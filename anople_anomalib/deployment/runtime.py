@@ -29,10 +29,10 @@ from anople_anomalib.utils.files import EXPORTED, READ_ERRORS, is_deep, is_hidde
 
 from .metadata import read_metadata
 from .outbox import delivered
-from .table import COLUMNS, ERROR, Judgment, TableWriter, line_of, message_of, stamped, unjudged
+from .table import COLUMNS, ERROR, OK, Judgment, TableWriter, line_of, message_of, stamped, unjudged
 
-FINE, UNJUDGED = 0, 3
-"""Exit codes: every image has a verdict, some have none."""
+FINE, FLAGGED, UNJUDGED = 0, 1, 3
+"""Exit codes: every image has a verdict, some are not OK where that was asked for, some have none."""
 
 _Outputs = Mapping[str, NDArray[Any]]
 _Run = Callable[[NDArray[np.float32]], _Outputs]
@@ -151,7 +151,14 @@ def _state_of(path: Path) -> dict[str, int]:
     return {}
 
 
-def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path, signals: Iterable[str] = ()) -> int:
+def write_verdicts(
+    images: Iterable[str | Path],
+    model: str | Path,
+    output: Path,
+    signals: Iterable[str] = (),
+    *,
+    fail_on_flag: bool = False,
+) -> int:
     """Judge images as :func:`judge` does, print a line and write a row each to a folder, and return an exit code.
 
     Every row also goes to the addresses of signals, see :mod:`.signals`; a wrong one is a ValueError.
@@ -163,7 +170,19 @@ def write_verdicts(images: Iterable[str | Path], model: str | Path, output: Path
             deliver(message_of(row))
             print(line_of(row), flush=True)
     print(table.summary())
-    return UNJUDGED if table.counts[ERROR] else FINE
+    return exit_code(table.counts, fail_on_flag=fail_on_flag)
+
+
+def exit_code(counts: Mapping[str, int], *, fail_on_flag: bool = False) -> int:
+    """Return the exit code for so many rows of each verdict.
+
+    Args:
+        counts: The numbers.
+        fail_on_flag: Whether a part that is NOT OK, or that somebody has to look at, is a failure.
+    """
+    if fail_on_flag and any(number for verdict, number in counts.items() if verdict not in (OK, ERROR)):
+        return FLAGGED
+    return UNJUDGED if counts.get(ERROR) else FINE
 
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -238,9 +257,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="exported model, a file .onnx or .xml")
     parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of the rows")
     parser.add_argument("--signal", nargs="+", default=[], help="addresses that get every row")
+    parser.add_argument("--fail-on-flag", action="store_true", help="end with 1 where a part is not OK")
     options = parser.parse_args(arguments)
     try:
-        return write_verdicts(options.images, options.model, options.output, options.signal)
+        return write_verdicts(
+            options.images, options.model, options.output, options.signal, fail_on_flag=options.fail_on_flag
+        )
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

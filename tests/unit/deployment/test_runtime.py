@@ -16,8 +16,9 @@ from PIL import Image
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.commands.main import main as anople
-from anople_anomalib.deployment.runtime import ExportedModel, image_files, judge, main, read_pixels
+from anople_anomalib.deployment.runtime import ExportedModel, exit_code, image_files, judge, main, read_pixels
 from anople_anomalib.deployment.table import rows_of
+from helpers.graphs import brightness_model
 from helpers.training import train_model
 
 pytestmark = [pytest.mark.export, pytest.mark.slow]
@@ -126,6 +127,23 @@ def test_what_is_wrong_is_one_sentence(
 def test_the_command_judges_by_an_exported_model(graph: Path, photos: Path, tmp_path: Path) -> None:
     assert anople(["judge", str(photos), "--model", str(graph), "--output", str(tmp_path)]) == 3
     assert rows_of(tmp_path / "predictions.jsonl")[-1]["threshold"] == ExportedModel(graph).metadata.limits["image"]
+
+
+@pytest.mark.parametrize(("gain", "code"), [(0.01, 0), (100.0, 1)])
+def test_a_flagged_part_is_a_failure_where_that_is_asked_for(tmp_path: Path, gain: float, code: int) -> None:
+    Image.new("RGB", (8, 8), "gray").save(tmp_path / "part.png")
+    arguments = [str(tmp_path / "part.png"), "--model", str(brightness_model(tmp_path / "graph", gain=gain))]
+    arguments += ["--output", str(tmp_path / "out")]
+    assert main(arguments) == anople(["judge", *arguments]) == 0
+    assert main([*arguments, "--fail-on-flag"]) == anople(["judge", *arguments, "--fail-on-flag"]) == code
+
+
+@pytest.mark.parametrize(
+    ("counts", "code"), [({"OK": 3}, 0), ({"LOOK": 1}, 1), ({"NOT OK": 1, "ERROR": 1}, 1), ({"ERROR": 1}, 3)]
+)
+def test_exit_codes_tell_flagged_parts_from_unjudged_ones(counts: dict[str, int], code: int) -> None:
+    assert exit_code(counts, fail_on_flag=True) == code
+    assert exit_code(counts) == (3 if "ERROR" in counts else 0)
 
 
 def test_a_graph_for_one_size_names_it(model: AnoPLe, photos: Path, tmp_path: Path) -> None:
