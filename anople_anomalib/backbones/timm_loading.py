@@ -23,6 +23,7 @@ from torch import nn
 from anople_anomalib.utils.downloads import impatient_downloads
 
 from .package_weights import LITE2, PACKAGE_WEIGHTS, forget_weights, package_weights
+from .weight_files import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -118,15 +119,17 @@ def load_features(
         if not Path(weights).is_file():
             msg = f"The weights file {weights!r} for {name} does not exist: check the path given as memory.pretrained."
             raise FileNotFoundError(msg)
-        overlay = {"file": weights}
     elif name in PACKAGE_WEIGHTS:
         overlay = {"state_dict": package_weights(name)}
     try:
+        if weights is not None:
+            tensors = read_weights(Path(weights), architecture, sizes)
+            overlay = {"state_dict": tensors, "num_classes": 0, "classifier": None}  # without which timm is not strict
         with impatient_downloads() if overlay is None else nullcontext():
             return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
     except Exception as error:  # hubs and timm raise whatever they like
         if weights is not None:
-            msg = f"{weights!r} does not hold readable weights of {name} ({first_line(error)})."
+            msg = f"{weights!r} does not hold the weights of {name} ({first_line(error)}): give its own file."
             raise ValueError(msg) from error
         file = "pass a local file (--model.memory.pretrained PATH), " if option == OPTION else ""
         msg = (
