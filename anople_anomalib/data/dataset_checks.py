@@ -249,7 +249,10 @@ def _require_visible(paths: Iterable[str | Path], remedy: str) -> None:
     root = common_folder(files)
     hidden = [path for path in files if root is not None and len(files) > 1 and is_hidden(path, root)]
     if hidden:
-        msg = f"'{hidden[0]}' is one of {len(hidden)} hidden files that end like images but are none: {remedy}."
+        msg = (
+            f"'{hidden[0]}' is one of {len(hidden)} files that end like images and show no parts (hidden ones, heat "
+            f"maps of a prediction): {remedy}."
+        )
         raise ValueError(msg)
 
 

@@ -104,8 +104,8 @@ def _wrong_file(datamodule: AnomalibDataModule) -> str | None:
     hidden = [file for file in (*images, *masks) if is_hidden(file, root.resolve())]
     if hidden:
         return (
-            f"'{hidden[0]}' is one of {len(hidden)} hidden files that end like images, which upset its pairs of images "
-            "and masks: remove them."
+            f"'{hidden[0]}' is one of {len(hidden)} files that end like images and show no parts (hidden ones, heat "
+            "maps of a prediction), which upset its pairs of images and masks: remove them."
         )
     if not masks:
         return None

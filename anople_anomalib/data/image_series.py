@@ -133,10 +133,10 @@ def series_in(loaders: object) -> ImageSeries | None:
     return next((loader for loader in several if isinstance(loader, ImageSeries)), None)
 
 
-def state_of(path: Path) -> State | None:
+def state_of(path: str | Path) -> State | None:
     """Return the state of a file, ``None`` if it cannot be had."""
     try:
-        return as_state(path.stat())
+        return as_state(Path(path).stat())
     except (OSError, ValueError):
         return None
 

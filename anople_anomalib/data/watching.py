@@ -74,10 +74,10 @@ class WatchedFolder(ImageSeries):
         self._period = SETTLED if polling else _RESCAN
         self._stopped, self._changes = threading.Event(), _Changes()
         there = self._files()
-        judged = {Path(path): state[:2] for path, state in (known or {}).items()}  # rows hold no number
+        judged = {str(Path(path)): state[:2] for path, state in (known or {}).items()}  # rows hold no number
         self._judged = {path: state for path, state in there.items() if only_new or judged.get(path) == state[:2]}
         self._moved = {state: path for path, state in self._judged.items() if state.number}
-        self._waiting: dict[Path, tuple[State, float]] = {}
+        self._waiting: dict[str, tuple[State, float]] = {}
         self._listed, self._next_listing = there, 0.0
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class WatchedFolder(ImageSeries):
                 observer.stop()
                 observer.join()
 
-    def _changed_files(self) -> dict[Path, State]:
+    def _changed_files(self) -> dict[str, State]:
         """Return the files that the system has named, or all where it is time for that."""
         changed = self._changes.take()
         start = time.monotonic()
@@ -140,27 +140,28 @@ class WatchedFolder(ImageSeries):
                 self._moved = {state: path for path, state in self._judged.items() if state.number}
             return found
         found = {}
-        for path in changed:
-            if path.is_relative_to(self.folder) and not is_hidden(path, self.folder):
-                found.update(_walk(path))
+        for place in changed:
+            if place.is_relative_to(self.folder) and not is_hidden(place, self.folder):
+                found.update(_walk(place))
         return found
 
-    def _files(self) -> dict[Path, State]:
+    def _files(self) -> dict[str, State]:
         """List the image files that are there."""
-        return dict(sorted(_walk(self.folder).items()))
+        return _walk(self.folder)
 
-    def _look_at(self, files: Mapping[Path, State]) -> None:
+    def _look_at(self, files: Mapping[str, State]) -> None:
         """Let files that are new or changed wait until they have settled."""
-        for path, state in files.items():
-            if self._judged.get(path) == state or (path in self._waiting and self._waiting[path][0] == state):
-                continue
+        known = {path: state for path, (state, _) in self._waiting.items()}
+        fresh = [path for path, state in files.items() if state not in (self._judged.get(path), known.get(path))]
+        for path in sorted(fresh):
+            state = files[path]
             before = self._moved.get(state) if state.number else None
             if before is not None and before != path and state_of(before) != state:  # moved, not linked
                 self._take(path, state)
             else:
                 self._waiting[path] = state, time.monotonic()
 
-    def _take(self, path: Path, state: State) -> None:
+    def _take(self, path: str, state: State) -> None:
         """Note that a file was judged."""
         self._judged[path] = state
         self._waiting.pop(path, None)
@@ -183,13 +184,13 @@ class WatchedFolder(ImageSeries):
             if state != before:
                 self._waiting[path] = state, time.monotonic()
                 continue
-            read = self._read(path, state)
+            read = self._read(Path(path), state)
             if read is None or (isinstance(read, Unreadable) and waited < GIVEN_UP):
                 continue
             self._take(path, state)
             if not isinstance(read, Unreadable):
                 yield read
-            elif is_picture(path):
+            elif is_picture(Path(path)):
                 self.report(read)
 
 
@@ -222,13 +223,13 @@ class _Changes(FileSystemEventHandler):
         return taken
 
 
-def _walk(path: Path) -> dict[Path, State]:
+def _walk(path: Path) -> dict[str, State]:
     """Return the image files at and below a path that are not hidden; one that is gone holds none."""
     if not path.is_dir():
         state = state_of(path) if path.suffix.lower() in picture_endings() else None
-        return {} if state is None else {path: state}
-    found: dict[Path, State] = {}
-    folders = [str(path)]
+        return {} if state is None else {str(path): state}
+    found: dict[str, State] = {}
+    folders, endings = [str(path)], picture_endings()
     while folders:
         with suppress(OSError), os.scandir(folders.pop()) as entries:  # removed since it was listed
             for entry in entries:
@@ -237,6 +238,6 @@ def _walk(path: Path) -> dict[Path, State]:
                 with suppress(OSError):
                     if entry.is_dir(follow_symlinks=False):
                         folders += [] if holds_drawings(Path(entry.path)) else [entry.path]
-                    elif entry.name.lower().endswith(picture_endings()):
-                        found[Path(entry.path)] = as_state(entry.stat())
+                    elif entry.name.lower().endswith(endings):
+                        found[entry.path] = as_state(entry.stat())
     return found

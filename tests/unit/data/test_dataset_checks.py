@@ -121,7 +121,7 @@ def test_hidden_files_are_refused_where_anomalib_takes_them(root: Path, tmp_path
     save(noise(5), root / "good" / name)
     alone = {"abnormal_dir": None, "mask_dir": None, "val_split_mode": "none", "test_split_mode": "none"}
     for datamodule in wrapped_or_not(root, **alone):
-        with pytest.raises(ValueError, match=rf"good/{name}' is one of 1 hidden files.*Parts"):
+        with pytest.raises(ValueError, match=rf"good/{name}' is one of 1 files that end like images.*Parts"):
             fit(datamodule, tmp_path)
     parts = Parts(root)
     parts.setup()
@@ -132,7 +132,7 @@ def test_hidden_files_are_refused_where_anomalib_takes_them(root: Path, tmp_path
     assert sorted(Path(path).name for path in textures) == ["0.png", "1.png", "2.png"]
     model, engine = make_model(epochs=1, k_shot=2), make_engine(tmp_path)
     engine.fit(model, datamodule=parts)
-    with pytest.raises(ValueError, match=rf"good/{name}' is one of 1 hidden files"):
+    with pytest.raises(ValueError, match=rf"good/{name}' is one of 1 files that end like images"):
         engine.predict(model, data_path=root / "good")
 
 

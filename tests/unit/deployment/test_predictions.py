@@ -254,7 +254,7 @@ def test_a_prediction_takes_none_of_its_own_pictures_and_names_unknown_endings(
     Image.new("RGB", (40, 30)).save(images / "c.jfif", format="JPEG")
     make_engine(images).predict(model, dataset=PredictDataset(images))
     assert "c.jfif" in caplog.text
-    with pytest.raises(ValueError, match="one of 2 hidden files"):
+    with pytest.raises(ValueError, match="one of 2 files that end like images"):
         make_engine(images).predict(model, dataset=PredictDataset(images))
     make_engine(images).predict(model, dataloaders=[ImageList([images])])
     tables = sorted(images.rglob("predictions*.jsonl"))
