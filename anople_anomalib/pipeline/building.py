@@ -45,7 +45,7 @@ def build_model(settings: JobSettings, datamodule: AnomalibDataModule) -> Anomal
         UnknownModelError: If anomalib has no such model.
         ValueError: If another package has no such model.
     """
-    cls = _model_class(settings.model["class_path"])
+    cls = model_class(settings.model["class_path"])
     accepted = signature(cls).parameters
     given = {name: instantiated(value) for name, value in settings.model["init_args"].items()}
     if cls is AnoPLe:
@@ -94,7 +94,7 @@ def describe(model: AnomalibModule, datamodule: AnomalibDataModule) -> dict[str,
     }
 
 
-def _model_class(path: str) -> type[AnomalibModule]:
+def model_class(path: str) -> type[AnomalibModule]:
     """Return a model of anomalib by its bare name, or any by its full one, as ``anomalib train`` does."""
     if "." in path:
         return _imported(path, "model", AnomalibModule)

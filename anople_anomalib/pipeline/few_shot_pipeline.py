@@ -23,7 +23,13 @@ from .results import FAILED, MAIN_METRICS, ResultsTable, name_of, short_categori
 from .settings import LOCAL, RAY, SECTION_KEYS, add_arguments, check_keys, expand_jobs
 
 TOP_LEVEL_KEYS = ("accelerator", "processes", FewShotJob.name)
-COSTS = {"fit_seconds": "fit\ns", "test_seconds": "test\ns", "images_per_second": "images\n/s", "peak_memory_mb": "MB"}
+COSTS = {
+    "preparation_seconds": "prep.\ns",
+    "fit_seconds": "fit\ns",
+    "test_seconds": "test\ns",
+    "images_per_second": "images\n/s",
+    "peak_memory_mb": "MB",
+}
 SHOWN = {name: name.replace("_", "\n") for name in MAIN_METRICS} | COSTS  # columns of the results, with their headings
 
 
@@ -35,6 +41,8 @@ class FewShotPipeline(Pipeline):
 
     - ``fewshot.trainer``, or ``trainer`` within a model: arguments of the trainer.
     - ``label`` within a model: its name in tables and plots.
+    - ``auxiliary`` within a model: data that it learns from before it sees the shots, for a model that does; a
+      ``datamodule`` and its ``categories``, all others than those that are tested by default.
     - ``fewshot.runs``: a list of such sections, each completed by the keys beside it.
     - ``fewshot.folder``, or ``--folder``: folder of the results, ``runs/fewshot/<time>`` by default. Started again on
       the same folder, the pipeline skips the jobs that are done.

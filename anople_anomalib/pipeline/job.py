@@ -35,6 +35,7 @@ from anople_anomalib.utils.palette import SKY_BLUE
 
 from .building import build_data, build_model, categories_of, describe
 from .measures import Clock, PeakMemory, Stopwatch, checkpoint_megabytes, logged_from, trained_parameters, warm_up
+from .preparation import prepare
 from .results import EXAMPLES, FAILED, MAIN_METRICS, OK, SAMPLES, ResultsTable, name_of
 from .settings import JobSettings, expand_jobs
 
@@ -111,14 +112,17 @@ class FewShotJob(Job):
         accelerator = self.settings.accelerator
         gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
         gpu = (task_id or 0) % gpus if gpus else None
-        warm_up(accelerator, gpu)
-        seed_everything(self.settings.seed, workers=True)
+        device = warm_up(accelerator, gpu)
         datamodule = build_data(self.settings)
         datamodule.prepare_data()
+        prepared = prepare(self.settings, datamodule, device, gpu)
+        seed_everything(self.settings.seed, workers=True)
         trainer = {"accelerator": accelerator, "devices": 1 if gpu is None else [gpu], **self.settings.trainer}
         examples = ExampleMaps(datamodule)
         with TemporaryDirectory() as root, PeakMemory(gpu) as memory:
             model = build_model(self.settings, datamodule)
+            if prepared.state:
+                model.model.load_state_dict(prepared.state)
             results = _fit_and_test(model, datamodule, trainer, examples, Path(root))
         drawing = next((each for each in (datamodule, model) if isinstance(each, FewShot | AnoPLe)), None)
         if drawing is not None:  # as a file that FewShot reads
@@ -127,6 +131,7 @@ class FewShotJob(Job):
         return {
             **describe(model, datamodule),
             **results,
+            **prepared.columns,
             "peak_memory_mb": memory.megabytes,
             "threads": torch.get_num_threads(),
             "batch_size": datamodule.eval_batch_size,

@@ -42,12 +42,15 @@ def logged_from(level: int, name: str) -> Iterator[None]:
 
 
 @cache
-def warm_up(accelerator: str, gpu: int | None) -> None:
+def warm_up(accelerator: str, gpu: int | None) -> torch.device:
     """Let a process do once the work that only its first job would pay for: late imports, the start of the device.
 
     Args:
         accelerator: Lightning's name of the accelerator.
         gpu: Number of the CUDA device; ``None`` for another device.
+
+    Returns:
+        The device.
     """
     with warnings.catch_warnings(), logged_from(logging.ERROR, "lightning.pytorch"):
         warnings.simplefilter("ignore")
@@ -63,6 +66,7 @@ def warm_up(accelerator: str, gpu: int | None) -> None:
         device = trainer.strategy.root_device
         images = torch.zeros(1, 3, 64, 64, device=device)
         torch.nn.Conv2d(3, 8, 3).to(device)(images).sum().backward()
+    return device
 
 
 class Stopwatch:

@@ -22,8 +22,11 @@ from .settings import split_categories
 EXAMPLES, SAMPLES = "examples", "samples"
 """Folders of the example maps and of the drawn shots of a comparison."""
 OK, FAILED = "ok", "failed"
-LEADING_COLUMNS = ("status", "model", "setting", "dataset", "categories", "k_shot", "seed")
+LEADING_COLUMNS = ("status", "model", "setting", "dataset", "categories", "k_shot", "seed", "transfer")
 TRAILING_COLUMNS = (
+    "preparation_seconds",
+    "preparation_cpu_seconds",
+    "preparation_memory_mb",
     "fit_seconds",
     "fit_cpu_seconds",
     "test_seconds",

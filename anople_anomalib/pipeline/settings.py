@@ -23,7 +23,8 @@ from anople_anomalib.utils.arguments import check_integer
 
 SECTION_KEYS = ("seed", "model", "data", "trainer")
 RUNS_KEY = "runs"
-MODEL_KEYS = ("class_path", "init_args", "label", "trainer")
+MODEL_KEYS = ("class_path", "init_args", "label", "trainer", "auxiliary")
+AUXILIARY_KEYS = ("datamodule", "categories")
 DATA_KEYS = ("class_path", "init_args")
 LOCAL, RAY = "local", "ray"
 ID_LENGTH = 12  # hexadecimal digits of a job's identity
@@ -49,6 +50,7 @@ class JobSettings:
         data: ``class_path`` and ``init_args`` of the datamodule.
         trainer: Arguments of the trainer, such as ``max_epochs``.
         label: Name of the method in tables and plots; not part of the identity.
+        auxiliary: ``datamodule`` and ``categories`` that the model learns from before it sees the shots, if it does.
     """
 
     accelerator: str
@@ -57,11 +59,12 @@ class JobSettings:
     data: dict[str, Any]
     trainer: dict[str, Any]
     label: str
+    auxiliary: dict[str, Any] | None = None
 
     @property
     def config(self) -> str:
         """The settings as one line of JSON with sorted keys."""
-        settings = {name: value for name, value in vars(self).items() if name != "label"}
+        settings = {name: value for name, value in vars(self).items() if name != "label" and value is not None}
         return json.dumps(settings, sort_keys=True, default=str)
 
     @property
@@ -81,6 +84,7 @@ class JobSettings:
             "dataset": inner_arguments.get("name") or class_name(inner),
             "categories": join_categories([categories] if isinstance(categories, str) else categories),
             "k_shot": arguments.get("k_shot"),
+            "transfer": auxiliary_text(self.auxiliary),
             "seed": self.seed,
             "accelerator": self.accelerator,
             "job_id": self.job_id,
@@ -144,6 +148,7 @@ def _job_settings(settings: Mapping[str, Any], accelerator: str) -> JobSettings:
         data=_class_settings("data", settings["data"], DATA_KEYS),
         trainer={**(settings.get("trainer") or {}), **(model.get("trainer") or {})},
         label=str(model.get("label") or class_name(model)),
+        auxiliary=_auxiliary(model.get("auxiliary")),
     )
 
 
@@ -154,6 +159,17 @@ def _class_settings(name: str, value: object, known: tuple[str, ...]) -> dict[st
         raise ValueError(msg)
     check_keys(f"{name} in the fewshot section", settings, known=known, needed=("class_path",))
     return {**settings, "init_args": dict(settings.get("init_args") or {})}
+
+
+def _auxiliary(settings: object) -> dict[str, Any] | None:
+    """Check the data that a model learns from before it sees the shots."""
+    if settings is None:
+        return None
+    if not isinstance(settings, Mapping):
+        msg = f"auxiliary must be a mapping with datamodule and perhaps categories, got {settings!r}."
+        raise ValueError(msg)
+    check_keys("auxiliary in the fewshot section", settings, known=AUXILIARY_KEYS, needed=("datamodule",))
+    return dict(settings)
 
 
 def check_keys(where: str, settings: Mapping[str, Any], known: Sequence[str], needed: Sequence[str] = ()) -> None:
@@ -169,6 +185,15 @@ def check_keys(where: str, settings: Mapping[str, Any], known: Sequence[str], ne
 def class_name(settings: Mapping[str, Any]) -> str:
     """Return the bare name of the class in a mapping with ``class_path``."""
     return settings["class_path"].rpartition(".")[-1]
+
+
+def auxiliary_text(auxiliary: Mapping[str, Any] | None) -> str:
+    """Return auxiliary data as a cell of a table, such as ``"Visa: candle;pcb1"``; nothing without any."""
+    if auxiliary is None:
+        return ""
+    data, categories = auxiliary["datamodule"], auxiliary.get("categories") or "others"
+    name = class_name({"class_path": data} if isinstance(data, str) else data)
+    return f"{name}: {categories if isinstance(categories, str) else join_categories(categories)}"
 
 
 def join_categories(categories: Sequence[str] | None) -> str:

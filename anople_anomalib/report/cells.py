@@ -17,6 +17,8 @@ SECOND_PATH = PUBLISHED_PATH.with_name("published_cvpr2026.csv")
 SECOND_VERSION = " (CVPR 2026)"
 """Added to the methods of the paper's second version, whose figures of the same methods are others."""
 MAIN_TABLES = ("1", "6", "7", "8", "cvpr2026")
+TRANSFER = frozenset({"RegAD", "InCTRL", "AnomalyGPT"})
+"""Methods that Table 1 marks as few-shot transfer: they learn from other data before they see the shots."""
 MEASURED, PUBLISHED = "measured", "published"
 MEAN = "mean"  # name of the row that averages the categories
 TABLE = ["dataset", "setting", "metric", "shots"]  # shared by all cells of one table
@@ -57,8 +59,8 @@ def published_cells(results: Results) -> pd.DataFrame:
 def load_published(tables: Sequence[str] = MAIN_TABLES) -> pd.DataFrame:
     """Return the paper's figures of some of its tables.
 
-    They are ``"1"`` to ``"8"`` (``"3a"`` to ``"3c"``) of its first version, ``"cvpr2026"`` and ``"cvpr2026-ablations"`` of
-    its second one.
+    They are ``"1"`` to ``"8"`` (``"3a"`` to ``"3c"``) of its first version, ``"cvpr2026"`` and ``"cvpr2026-ablations"``
+    of its second one.
 
     Returns:
         One row per figure with ``dataset``, ``setting``, ``metric``, ``shots``, ``category``, ``method``, ``source``,

@@ -44,7 +44,7 @@ def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAUL
     """
     measured = measured_cells(_chosen(results.values, metrics))
     published = published_cells(results)
-    summaries = summary_tables(measured, published, results.without_memory)
+    summaries = summary_tables(measured, published, results.without_memory, results.transfer)
     tables = [*summaries, cost_table(results), *category_tables(measured, published)]
     plots = draw_plots(measured, published, results)
     shown = pd.concat([measured, published[published["metric"].isin(measured["metric"])]], ignore_index=True)

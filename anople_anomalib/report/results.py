@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from anople_anomalib.pipeline.results import FAILED, OK, ResultsTable, metric_names, read_plans
-from anople_anomalib.pipeline.settings import class_name, split_categories
+from anople_anomalib.pipeline.settings import auxiliary_text, class_name, split_categories
 from anople_anomalib.utils.metric_names import split_metric_name
 
 PERCENT = 100
@@ -21,6 +21,9 @@ VARIED = ("k_shot", "seed", "training_seed", "training.seed", "categories", "cat
 VALUE_COLUMNS = ("method", "dataset", "setting", "shots", "category", "seed", "metric", "value", "job_id")
 LONG_COLUMNS = ("method", "data", "setting", "category", "k", "seed", "metric", "value", "unit", "job_id")
 COSTS = {
+    "preparation_seconds": ("Preparation (s)", "s"),
+    "preparation_cpu_seconds": ("Preparation, CPU (s)", "s"),
+    "preparation_memory_mb": ("Peak memory of preparation (MB)", "MB"),
     "fit_seconds": ("Fit (s)", "s"),
     "fit_cpu_seconds": ("Fit, CPU (s)", "s"),
     "test_seconds": ("Test (s)", "s"),
@@ -61,6 +64,12 @@ class Results:
     def failed(self) -> pd.DataFrame:
         """The jobs that failed."""
         return self.jobs[self.jobs["status"] == FAILED]
+
+    @property
+    def transfer(self) -> set[str]:
+        """Methods that learned from other data before they saw the shots, as the paper's Table 1 marks them."""
+        learned = self.jobs.get("transfer", pd.Series("", self.jobs.index)).fillna("") != ""
+        return set(self.jobs.loc[learned, "method"])
 
     @property
     def without_memory(self) -> set[str]:
@@ -170,4 +179,5 @@ def _method_settings(job: dict[str, str]) -> dict[str, Any]:
         options = {f"{name}.{option}": each for option, each in value.items()} if isinstance(value, dict) else None
         arguments |= {name: value} if options is None else options
     arguments = {key: value for key, value in arguments.items() if key not in VARIED}
-    return {"class": class_name(config["model"]), "on": config["accelerator"], **arguments}
+    auxiliary = auxiliary_text(config.get("auxiliary"))
+    return {"class": class_name(config["model"]), "on": config["accelerator"], "auxiliary": auxiliary, **arguments}

@@ -11,7 +11,7 @@ import pandas as pd
 
 from anople_anomalib.pipeline.settings import split_categories
 
-from .cells import MEAN, MEASURED, PUBLISHED, TABLE, groups, load_published, ranks, shots_text, sorted_shots
+from .cells import MEAN, MEASURED, PUBLISHED, TABLE, TRANSFER, groups, load_published, ranks, shots_text, sorted_shots
 from .results import COSTS, PERCENT, Results
 
 MARKS = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}  # best, second best
@@ -109,14 +109,21 @@ def _category_table(key: dict[str, str], measured: pd.DataFrame, published: pd.D
 
 
 def summary_tables(
-    measured: pd.DataFrame, published: pd.DataFrame, without_memory: Collection[str] = ()
+    measured: pd.DataFrame,
+    published: pd.DataFrame,
+    without_memory: Collection[str] = (),
+    transfer: Collection[str] = (),
 ) -> list[TextTable]:
     """Return one table per data set and setting: a row per method, ours and the paper's of the same, with its means.
 
-    Methods that were given no memory, beside others, have a table of their own, as the paper's Table 2.
+    Methods that were given no memory, beside others, have a table of their own, as the paper's Table 2; those that
+    learned from other data before the shots are marked as transfer, as in its Table 1.
     """
     cells = pd.concat([measured, published], ignore_index=True)
-    means = cells[cells["category"] == MEAN]
+    means = cells[cells["category"] == MEAN].copy()
+    means["shown"] = means["method"].where(
+        ~means["method"].isin({*TRANSFER, *transfer}), means["method"] + " (transfer)"
+    )
     tables = []
     for (dataset, setting), _ in groups(measured, "dataset", "setting"):
         own = means[(means["dataset"] == dataset) & (means["setting"] == setting)]
@@ -138,7 +145,7 @@ def _summary_table(title: str, means: pd.DataFrame) -> TextTable:
         column = means[(means["metric"] == metric) & (means["shots"] == shots)]
         best = ranks(column)
         for index, cell in column.iterrows():
-            row = rows.setdefault((cell["method"], cell["source"]), [Cell("")] * len(columns))
+            row = rows.setdefault((cell["shown"], cell["source"]), [Cell("")] * len(columns))
             row[number] = figure_cell(cell.to_dict(), best.get(index, 0), with_categories=True)
     order = sorted(rows, key=lambda row: row[1] == PUBLISHED)
     lines = [[Cell(method), *rows[method, source]] for method, source in order]
@@ -148,13 +155,14 @@ def _summary_table(title: str, means: pd.DataFrame) -> TextTable:
 def cost_table(results: Results) -> TextTable:
     """Return the costs of the methods: the median over all jobs of a method that succeeded, all of it measured."""
     done = results.done.reindex(columns=list(dict.fromkeys([*results.jobs, *COSTS])))  # older rows have fewer
+    shown = {cost: heading for cost, (heading, _) in COSTS.items() if pd.to_numeric(done[cost]).notna().any()}
     rows = []
     for (method, dataset, setting), jobs in groups(done, "method", "dataset", "setting"):
         accelerators = ", ".join(jobs["accelerator"].unique())
-        costs = [_cost_cell(pd.to_numeric(jobs[cost]).median()) for cost in COSTS]
+        costs = [_cost_cell(pd.to_numeric(jobs[cost]).median()) for cost in shown]
         names = [Cell(text) for text in (method, dataset, setting, accelerators)]
         rows.append([*names, Cell(str(len(jobs)), len(jobs)), *costs])
-    header = ["Method", "Data set", "Setting", "Accelerator", "Jobs", *(heading for heading, _ in COSTS.values())]
+    header = ["Method", "Data set", "Setting", "Accelerator", "Jobs", *shown.values()]
     return TextTable("Costs per job, median, measured", header, rows)
 
 

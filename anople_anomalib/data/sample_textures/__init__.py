@@ -97,7 +97,7 @@ class SampleTextures(AnomalibDataModule):
             val_split_ratio=val_split_ratio,
             seed=seed,
         )
-        self.root = (default_root() if root is None else Path(root)) / VERSION
+        self.root = (cache_folder() / "sample_textures" if root is None else Path(root)) / VERSION
         self.category = category
 
     def prepare_data(self) -> None:
@@ -114,7 +114,7 @@ class SampleTextures(AnomalibDataModule):
         self.test_data = MVTecADDataset(root=self.root, category=self.category, split=Split.TEST)
 
 
-def default_root() -> Path:
-    """Return the folder used where none is given: below ``ANOPLE_CACHE``, or else in the user's cache folder."""
+def cache_folder() -> Path:
+    """Return the folder of what is made once and kept: that in ``ANOPLE_CACHE``, or else in the user's cache folder."""
     cache = os.environ.get(CACHE_VARIABLE)
-    return (Path(cache) if cache else platformdirs.user_cache_path("anople_anomalib")) / "sample_textures"
+    return Path(cache) if cache else platformdirs.user_cache_path("anople_anomalib")

@@ -12,7 +12,7 @@ from PIL import Image
 from skimage.feature import match_template
 
 from anople_anomalib.data import SampleTextures
-from anople_anomalib.data.sample_textures import VERSION, default_root, writing
+from anople_anomalib.data.sample_textures import VERSION, cache_folder, writing
 from anople_anomalib.data.sample_textures.writing import DEFECTS, TILE, write_category
 
 CHEAP = {"brick": {"hole": DEFECTS["brick"]["hole"]}}
@@ -120,10 +120,10 @@ def test_interrupted_writer_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_environment_variable_moves_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANOPLE_CACHE", str(tmp_path))
-    assert default_root().parent == tmp_path
-    assert SampleTextures().root == default_root() / VERSION
+    assert cache_folder() == tmp_path
+    assert SampleTextures().root == tmp_path / "sample_textures" / VERSION
     monkeypatch.delenv("ANOPLE_CACHE")
-    assert "anople_anomalib" in default_root().parts
+    assert "anople_anomalib" in cache_folder().parts
 
 
 def test_unknown_category_is_an_error() -> None:

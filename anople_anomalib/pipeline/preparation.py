@@ -1,0 +1,177 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a model learns from auxiliary data before it sees the shots: once per data, arguments and seed, in a file."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from anomalib.data import AnomalibDataModule, AnomalibDataset
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from anople_anomalib.baselines.transfer import AuxiliaryCategory, AuxiliaryLearner, auxiliary_data
+from anople_anomalib.data.dataset_checks import SUBSETS
+from anople_anomalib.data.sample_textures import cache_folder
+from anople_anomalib.data.wrapping import ALL, build_datamodule, choose_categories
+from anople_anomalib.utils.files import digest_of, written_whole
+from anople_anomalib.utils.scoped import seeded
+from anople_anomalib.utils.transforms import transform_of
+from anople_anomalib.utils.version import __version__
+
+from .building import build_model, categories_of, model_class
+from .measures import PeakMemory, Stopwatch
+from .settings import JobSettings, auxiliary_text, class_name
+
+OTHERS = "others"
+"""Word for all categories of the auxiliary data but those that are tested."""
+
+
+class Preparation(NamedTuple):
+    """What a model has learned from auxiliary data.
+
+    Attributes:
+        state: State dict of its torch model; empty for a model that learns from its shots alone.
+        columns: Columns of a result row: ``transfer``, the data, and what learning from them has cost.
+    """
+
+    state: dict[str, torch.Tensor]
+    columns: dict[str, Any]
+
+
+def prepare(
+    settings: JobSettings, datamodule: AnomalibDataModule, device: torch.device, gpu: int | None
+) -> Preparation:
+    """Let the model of a job learn from its auxiliary data, or read what one with the same settings has learned.
+
+    Args:
+        settings: Settings of the job.
+        datamodule: The data that the job tests on.
+        device: Device to learn on.
+        gpu: Number of the CUDA device; ``None`` for another device.
+
+    Raises:
+        ValueError: If the model needs auxiliary data and has none, or has some and learns from its shots alone; if they
+            hold a category or an image of the data that are tested.
+    """
+    name, auxiliary = class_name(settings.model), settings.auxiliary
+    if not issubclass(model_class(settings.model["class_path"]), AuxiliaryLearner):
+        if auxiliary is not None:
+            msg = f"{name} learns from its shots alone: take `auxiliary` out of this model's settings."
+            raise ValueError(msg)
+        return Preparation({}, {})
+    if auxiliary is None:
+        msg = f"{name} learns from other data before it sees the shots: name a datamodule as `auxiliary` of this model."
+        raise ValueError(msg)
+    model = build_model(settings, datamodule)
+    categories = _categories(auxiliary, categories_of(datamodule))
+    data = auxiliary_data(auxiliary["datamodule"], categories, transform_of(model.pre_processor))
+    _refuse_known_images(data, datamodule)
+    seed = settings.model["init_args"].get("training_seed", settings.seed)
+    path = _path(settings, model.hparams.get("k_shot"), seed, data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # of jobs side by side one learns
+        if not path.is_file():
+            _learn(settings, datamodule, data, seed, device, gpu, path)
+    with safe_open(path, framework="pt") as file:
+        costs = {name: float(value) for name, value in (file.metadata() or {}).items()}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    return Preparation(state, {"transfer": auxiliary_text({**auxiliary, "categories": categories}), **costs})
+
+
+def _learn(
+    settings: JobSettings,
+    datamodule: AnomalibDataModule,
+    data: Mapping[str, AuxiliaryCategory],
+    seed: int,
+    device: torch.device,
+    gpu: int | None,
+    path: Path,
+) -> None:
+    """Build a model, let it learn, and write its state and the costs."""
+    with PeakMemory(gpu) as memory, seeded(seed, device=device):
+        watch = Stopwatch()
+        model = build_model(settings, datamodule)
+        if isinstance(model, AuxiliaryLearner):
+            model.to(device).train().learn_from_auxiliary(data)
+        seconds, processor = watch.read()
+    costs = {"preparation_seconds": seconds, "preparation_cpu_seconds": processor}
+    costs |= {} if memory.megabytes is None else {"preparation_memory_mb": memory.megabytes}
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.model.state_dict().items()}
+    with written_whole(path) as temporary:
+        save_file(state, temporary, metadata={name: repr(cost) for name, cost in costs.items()})
+
+
+def _categories(auxiliary: Mapping[str, Any], tested: list[str]) -> list[str]:
+    """Return the categories to learn from, and refuse those that are tested."""
+    wanted = auxiliary.get("categories") or OTHERS
+    chosen = choose_categories(build_datamodule(auxiliary["datamodule"]), ALL if wanted == OTHERS else wanted)
+    if wanted == OTHERS:
+        chosen = [category for category in chosen if category not in tested]
+    if both := [category for category in chosen if category in tested]:
+        msg = f"auxiliary has the category '{both[0]}', which is tested: leave `categories` out for all others."
+        raise ValueError(msg)
+    if not chosen:
+        msg = f"auxiliary has no category but those that are tested ({', '.join(tested)}): name another datamodule."
+        raise ValueError(msg)
+    return chosen
+
+
+def _refuse_known_images(data: Mapping[str, AuxiliaryCategory], datamodule: AnomalibDataModule) -> None:
+    """Refuse auxiliary images that are among the data of the test: the same file, or another with the same content."""
+    datamodule.setup()
+    subsets = [vars(datamodule).get(name) for name in SUBSETS]
+    tested = [path for subset in subsets if isinstance(subset, AnomalibDataset) for path in _files(subset)]
+    known = {path.resolve(): path for path in tested}
+    contents = {_digest(path): path for path in known}
+    for category, parts in data.items():
+        for path in (path for part in parts for path in _files(part)):
+            if (same := known.get(path.resolve()) or contents.get(_digest(path))) is not None:
+                msg = (
+                    f"The auxiliary image '{path}' is the image '{same}' of the data that are tested: take the "
+                    f"category '{category}' out of `auxiliary`."
+                )
+                raise ValueError(msg)
+
+
+def _path(settings: JobSettings, k_shot: object, seed: int, data: Mapping[str, AuxiliaryCategory]) -> Path:
+    """Return the file for what is learned: its name follows from data, method, arguments and seed."""
+    images = {
+        category: [
+            (_digest(path), int(label), mask and _digest(Path(mask)))
+            for part in parts
+            for path, label, mask in zip(_files(part), part.samples.label_index, _masks(part), strict=True)
+        ]
+        for category, parts in data.items()
+    }
+    settled = [__version__, settings.model, k_shot, seed, images]
+    digest = hashlib.sha256(json.dumps(settled, sort_keys=True, default=str).encode()).hexdigest()
+    return cache_folder() / "preparations" / f"{class_name(settings.model)}-{digest[:16]}.safetensors"
+
+
+def _files(dataset: AnomalibDataset) -> Iterator[Path]:
+    return map(Path, dataset.samples.image_path)
+
+
+def _masks(dataset: AnomalibDataset) -> list[str]:
+    """Return the masks' files, an empty text where there is none."""
+    samples = dataset.samples
+    masks = samples.mask_path if "mask_path" in samples else [""] * len(samples)
+    return [mask if isinstance(mask, str) else "" for mask in masks]
+
+
+def _digest(path: Path) -> str:
+    """Return the digest of a file's content, read once per process unless the file changes."""
+    state = path.stat()
+    return _digest_of(path, state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _digest_of(path: Path, *_state: int) -> str:
+    return digest_of(path)
