@@ -13,7 +13,6 @@ import json
 import logging
 import pickle
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from anople_anomalib.utils.arguments import did_you_mean
-from anople_anomalib.utils.downloads import impatient_downloads
+from anople_anomalib.utils.downloads import require_hub
 from anople_anomalib.utils.files import READ_ERRORS
 
 from .clip import FrozenCLIP
@@ -57,7 +56,7 @@ The name ends in the first eight digits of the SHA-256 of the file, which open_c
 
 _TAG_PREFERENCE = ("laion2b", "laion400m_e32")
 _TINY_FOLDER = Path(__file__).parents[1] / "assets" / "anople_tiny"
-_HUB_FILE = "open_clip_model.safetensors"  # where the repository of a tag is given without a file
+_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of a tag that names a repository alone
 _WEIGHT_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".npz"}
 _WEIGHT_ERRORS = (*READ_ERRORS, SafetensorError, AssertionError)
 """By the last one open_clip refuses a text tower of another width."""
@@ -192,17 +191,18 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
         _require_file(name, path)
     try:
         if (name, weights) in _TRUE_URLS:
-            with impatient_downloads():
-                file = open_clip.pretrained.download_pretrained_from_url(_TRUE_URLS[name, weights])
+            file = open_clip.pretrained.download_pretrained_from_url(_TRUE_URLS[name, weights])
             logger.info("Weights of %s: %s, its hash checked.", name, file)
             return open_clip.create_model(name, pretrained=file)
         if not config and path.suffix == ".safetensors":  # which open_clip 2.24 takes for a pickle
             model = open_clip.create_model(name)
             model.load_state_dict(load_file(path))
         else:
-            with impatient_downloads() if config else nullcontext():
-                gelu = bool(config.get("quick_gelu"))
-                model = open_clip.create_model(name, pretrained=weights, force_quick_gelu=gelu)
+            repository, _, hub_file = config.get("hf_hub", "").rpartition("/")
+            if repository:
+                require_hub(repository, [hub_file] if hub_file else _HUB_FILES)
+            gelu = bool(config.get("quick_gelu"))
+            model = open_clip.create_model(name, pretrained=weights, force_quick_gelu=gelu)
     except _WEIGHT_ERRORS as error:
         if not config:
             raise _unreadable(name, weights, error) from error
@@ -215,7 +215,7 @@ def _source(name: str, tag: str) -> str:
     """Return the file that a tag of open_clip stands for, in words."""
     config = open_clip.pretrained.get_pretrained_cfg(name, tag)
     repository, _, file = config.get("hf_hub", "").rpartition("/")
-    from_hub = f"{file or _HUB_FILE} of {repository}" if repository else config.get("url", tag)
+    from_hub = f"{file or _HUB_FILES[0]} of {repository}" if repository else config.get("url", tag)
     return _TRUE_URLS.get((name, tag), from_hub)
 
 

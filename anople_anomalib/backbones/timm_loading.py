@@ -10,7 +10,6 @@ whatever is missing.
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
 from torch import nn
 
-from anople_anomalib.utils.downloads import impatient_downloads
+from anople_anomalib.utils.downloads import require_hub
 
 from .package_weights import LITE2, PACKAGE_WEIGHTS, forget_weights, package_weights
 from .weight_files import read_weights
@@ -36,6 +35,7 @@ NO_BACKBONE = "none"
 RANDOM = "random"
 """The word that asks for random weights, for tests and speed measurements only."""
 
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of weights that name a repository alone
 _NO_FEATURES = (RuntimeError, AttributeError, AssertionError, TypeError, NotImplementedError)
 
 
@@ -125,8 +125,9 @@ def load_features(
         if weights is not None:
             tensors = read_weights(Path(weights), architecture, sizes)
             overlay = {"state_dict": tensors, "num_classes": 0, "classifier": None}  # without which timm is not strict
-        with impatient_downloads() if overlay is None else nullcontext():
-            return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
+        if overlay is None and (config := get_pretrained_cfg(architecture)) is not None and config.hf_hub_id:
+            require_hub(config.hf_hub_id, [config.hf_hub_filename] if config.hf_hub_filename else _HUB_FILES)
+        return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
     except Exception as error:  # hubs and timm raise whatever they like
         if weights is not None:
             msg = f"{weights!r} does not hold the weights of {name} ({first_line(error)}): give its own file."

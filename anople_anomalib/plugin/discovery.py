@@ -8,10 +8,7 @@ Three steps lead to that, each waiting for the one before:
 1. At the start of Python, ``anople_anomalib_autoload.pth`` puts a small finder in front of Python's own. It costs next
    to nothing and does nothing until somebody imports anomalib; then it imports this package.
 2. The package calls :func:`install`, which waits in the same way for the modules of ``_REGISTRATIONS``.
-3. Once such a module is imported, a function of :mod:`.registration` adds the plugin's classes to it.
-
-The plugin is built on anomalib, so importing one of its modules first imports anomalib while that module is only half
-there. A registration then waits, too, until the plugin's module is complete.
+3. Once such a module is imported, a function of :mod:`.registration` adds the plugin's names to it.
 """
 
 import sys
@@ -25,19 +22,16 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from importlib.abc import Loader
 
-_REGISTRATIONS = {  # a module of anomalib -> the function of registration.py that adds the plugin's classes to it
-    "anomalib.models": "register_model",
-    "anomalib.data": "register_datamodules",
-    "anomalib.cli.pipelines": "register_pipeline",
+_REGISTRATIONS = {  # a module of anomalib -> the function of registration.py that adds the plugin's names to it
+    "anomalib.models": "offer_models",
+    "anomalib.data": "offer_datamodules",
+    "anomalib.cli.pipelines": "register_command",
 }
-_PLUGIN = "anople_anomalib."
-_incomplete: set[str] = set()  # modules of the plugin that are being imported, in any thread
-_pending: set[str] = set()  # modules of anomalib that were imported and lack the plugin's classes
 _failed: set[str] = set()
 
 
 class _HookedLoader:
-    """Loader that runs a module's own loader, then the registrations that waited for it.
+    """Loader that runs a module's own loader, then the registration that waited for it.
 
     As in :class:`importlib.util.LazyLoader` the module gets its own loader back before it runs, so that nothing of
     this class is left on it. Until then every question about source, code or resources is passed on.
@@ -60,25 +54,16 @@ class _HookedLoader:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code, then the registrations that waited for it."""
-        name = module.__name__
+        """Run the module's code, then the registration that waited for it."""
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
-        if name in _REGISTRATIONS:
-            self.loader.exec_module(module)
-            _pending.add(name)
-        else:
-            _incomplete.add(name)
-            try:
-                self.loader.exec_module(module)
-            finally:
-                _incomplete.discard(name)
-        _register_pending()
+        self.loader.exec_module(module)
+        _register(module.__name__)
 
 
 class _Finder:
-    """Finder of anomalib's awaited modules and the plugin's own: asks the finders behind it and hooks their loaders.
+    """Finder of anomalib's awaited modules: asks the finders behind it and hooks their loaders.
 
     Another plugin's finder may do the same and ask this one in turn. Two rules keep the two from going in circles:
     only the finders behind this one are asked, and a question within a question gets no answer.
@@ -91,7 +76,7 @@ class _Finder:
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the hooked spec of such a module, ``None`` for any other."""
-        if fullname not in _REGISTRATIONS and not fullname.startswith(_PLUGIN):
+        if fullname not in _REGISTRATIONS:
             return None
         question = (get_ident(), fullname)
         if question in self.asking or self not in sys.meta_path:
@@ -101,7 +86,7 @@ class _Finder:
             spec = self._ask_finders_behind(fullname, path, target)
         finally:
             self.asking.remove(question)
-        if spec is not None and spec.loader is not None:  # a namespace package has no loader
+        if spec is not None and spec.loader is not None:
             spec.loader = cast("Loader", _HookedLoader(spec.loader))  # importlib.abc costs too much to derive from it
         return spec
 
@@ -121,31 +106,27 @@ def install() -> None:
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _Finder())
-    _pending.update(_REGISTRATIONS.keys() & sys.modules.keys())
-    _register_pending()
-
-
-def _register_pending() -> None:
-    """Run the registrations that are due, unless a module of the plugin is incomplete: its end is the time then."""
-    if _incomplete:
-        return
-    for host in tuple(_pending):
-        _pending.discard(host)
+    for host in _REGISTRATIONS.keys() & sys.modules.keys():
         _register(host)
 
 
 def _register(host: str) -> None:
-    """Add the plugin's classes to a module of anomalib; a failure is one warning, never an error of anomalib."""
+    """Add the plugin's names to a module of anomalib; a failure is one warning, never an error of anomalib."""
     try:
         from . import registration
 
         getattr(registration, _REGISTRATIONS[host])()
     except Exception as error:  # noqa: BLE001  # whatever is wrong with the plugin, anomalib goes on
-        if not _failed:
-            warnings.warn(
-                f"anople_anomalib could not add itself to {host}: {type(error).__name__}: {error}. "
-                "Name its classes in full, as in --model anople_anomalib.AnoPLe.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        _failed.add(host)
+        warn(host, error)
+
+
+def warn(host: str, error: Exception) -> None:
+    """Say once why the plugin's names are not in a module of anomalib."""
+    if not _failed:
+        warnings.warn(
+            f"anople_anomalib could not add itself to {host}: {type(error).__name__}: {error}. "
+            "Name its classes in full, as in --model anople_anomalib.AnoPLe.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    _failed.add(host)

@@ -3,30 +3,29 @@
 
 """Downloads that give up in seconds where there is no network."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from huggingface_hub import constants
+from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session
-
-from .scoped import replaced
 
 _TIMEOUT = 10.0
 """Seconds without an answer after which a server counts as out of reach."""
 
 
-@contextmanager
-def impatient_downloads() -> Iterator[None]:
-    """Within the block, a Hub that does not answer is not asked again.
+def require_hub(repository: str, files: Sequence[str]) -> None:
+    """Make sure that the Hub's client has a chance: it asks six times for a file, for a minute in all.
 
-    The Hub's client asks six times for every file and waits longer and longer in between, a minute in all, even for
-    files that it has in its cache. Where the Hub does not answer, the block sees that cache alone.
+    Args:
+        repository: Name of a repository of the Hub.
+        files: Names of its files, of which one is needed.
+
+    Raises:
+        ConnectionError: If none is in the client's cache and the Hub does not answer.
     """
-    if constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT):
-        yield
-    else:
-        with replaced(constants, "HF_HUB_OFFLINE", True):
-            yield
+    cached = any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
+    if not (cached or constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT)):
+        msg = f"{constants.ENDPOINT} does not answer"
+        raise ConnectionError(msg)
 
 
 def _answers(url: str) -> bool:

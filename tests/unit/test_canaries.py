@@ -32,8 +32,6 @@ from anomalib.models.image.winclip import torch_model as winclip_model
 from anomalib.pipelines.components.runners import ParallelRunner
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
-from huggingface_hub import constants
-from huggingface_hub.utils import get_session
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors import callback_connector
@@ -156,12 +154,6 @@ def test_lightning_calls_callbacks_in_the_order_of_a_list_that_can_be_replaced(
 
 def test_anomalib_has_buffers_that_take_the_shape_of_a_checkpoint() -> None:
     assert "_load_from_state_dict" in vars(DynamicBufferMixin)
-
-
-def test_the_hubs_client_asks_nobody_once_it_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(Exception, match="offline mode is enabled"):
-        get_session().head(constants.ENDPOINT)
 
 
 def test_timm_has_a_registry_of_models() -> None:

@@ -28,6 +28,8 @@ FILES = {
     "anomalib/models/__init__.py": """
         from anomalib.models import image
         from anomalib.models.components import AnomalibModule
+        def list_models(): return [model.__name__ for model in AnomalibModule.__subclasses__()]
+        def get_model(name): return {model.__name__: model for model in AnomalibModule.__subclasses__()}[name]()
         __all__ = ["AnomalibModule"]
     """,
     "anomalib/engine.py": """
@@ -56,7 +58,13 @@ FILES = {
     "anople_anomalib/method/__init__.py": "",
     "anople_anomalib/backbones/__init__.py": "",  # a zip file has no packages without one
     "anople_anomalib/backbones/package_weights.py": "def register_names(): ...",
-    "anople_anomalib/baselines/__init__.py": "__all__ = []",
+    "anople_anomalib/baselines/__init__.py": """
+        from anomalib.models.components import AnomalibModule
+        class SPADE(AnomalibModule): ...
+        class FastRecon(AnomalibModule): ...
+        class PromptAD(AnomalibModule): ...
+        class TinyWinClip(AnomalibModule): ...
+    """,
     "anople_anomalib/data/sample_textures/__init__.py": """
         from anomalib.data import AnomalibDataModule
         class SampleTextures(AnomalibDataModule): ...
@@ -83,9 +91,11 @@ from anople_anomalib.data import FewShot, SampleTextures
 from anople_anomalib.pipeline import FewShotPipeline
 assert anomalib.models.AnoPLe is anomalib.models.image.AnoPLe is anople_anomalib.AnoPLe
 assert (anomalib.data.FewShot, anomalib.data.SampleTextures) == (FewShot, SampleTextures)
-assert sorted(anomalib.models.__all__) == ["AnoPLe", "AnomalibModule"]
+models = ["AnoPLe", "FastRecon", "PromptAD", "SPADE", "TinyWinClip"]
+assert sorted(anomalib.models.__all__) == sorted(["AnomalibModule", *models])
 assert sorted(anomalib.data.__all__) == ["AnomalibDataModule", "FewShot", "Parts", "SampleTextures"]
-assert anomalib.models.components.AnomalibModule.__subclasses__() == [anople_anomalib.AnoPLe]
+assert sorted(anomalib.models.list_models()) == models
+assert type(anomalib.models.get_model("SPADE")) is anomalib.models.SPADE
 assert anomalib.cli.pipelines.PIPELINE_REGISTRY["fewshot"] is FewShotPipeline
 print("discovered")
 """
@@ -236,7 +246,27 @@ def test_reload_registers_again(world: World) -> None:
             importlib.reload(module)
         print(*anomalib.data.__all__, *anomalib.models.__all__)
     """
-    assert world.print(code) == "AnomalibDataModule FewShot Parts SampleTextures AnomalibModule AnoPLe"
+    assert world.print(code) == (
+        "AnomalibDataModule FewShot Parts SampleTextures AnomalibModule AnoPLe SPADE FastRecon PromptAD TinyWinClip"
+    )
+
+
+def test_no_class_is_loaded_before_anomalib_is_asked_for_it(world: World) -> None:
+    """Neither an import of anomalib nor one of AnoPLe loads the rest; a name, get_model or the command does."""
+    code = """
+        import {}
+        print("anople_anomalib.baselines" in sys.modules, end=" ")
+        {}
+        print("anople_anomalib.baselines" in sys.modules)
+    """
+    for first, second, printed in (
+        ("anomalib.models, anomalib.data", "from anomalib.models import get_model", "False True"),
+        ("anople_anomalib.anople", "anomalib.models.list_models", "False True"),
+        ("anople_anomalib.anople", "from anomalib.models import *", "False True"),
+        ("anople_anomalib.anople", "import anomalib.cli.pipelines", "False True"),
+        ("anomalib.models, anople_anomalib.data", "anomalib.models.AnoPLe", "False False"),
+    ):
+        assert world.print(code.format(first, "import anomalib.models; " + second)) == printed, (first, second)
 
 
 def test_broken_class_is_one_warning(world: World) -> None:

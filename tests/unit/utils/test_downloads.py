@@ -7,12 +7,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.utils import get_session
 
-from anople_anomalib.utils.downloads import impatient_downloads
+from anople_anomalib.utils.downloads import require_hub
 
 
 class Refusing(BaseHTTPRequestHandler):
@@ -44,18 +44,29 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def test_a_hub_that_answers_is_asked(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_answers_is_left_to_its_client(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", server)
-    with impatient_downloads():
-        assert not constants.HF_HUB_OFFLINE
-        assert get_session().head(server).status_code == 404
+    require_hub("someone/something", ["model.safetensors"])
 
 
-def test_a_hub_out_of_reach_is_not_asked_again(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_out_of_reach_is_an_error_at_once_but_for_files_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "models--someone--something" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and does not listen
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
-        with impatient_downloads(), pytest.raises(Exception, match="offline mode is enabled"):
-            get_session().head(server)
-    assert not constants.HF_HUB_OFFLINE
-    assert get_session().head(server).status_code == 404
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        with pytest.raises(ConnectionError, match=f"{address} does not answer"):
+            require_hub("someone/something", ["pytorch_model.bin"])
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
+        require_hub("someone/something", ["pytorch_model.bin", "model.safetensors"])
+
+
+def test_who_is_offline_by_choice_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    require_hub("someone/something", ["model.safetensors"])
