@@ -37,24 +37,3 @@ class ValueFeatures(NamedTuple):
     image_embedding: torch.Tensor
     local_features: torch.Tensor
     memory_features: tuple[torch.Tensor, ...]
-
-
-class TrainingOutput(NamedTuple):
-    """Inputs of the losses in a training step; V views.
-
-    Attributes:
-        image_embeddings: z^0, L2-normalized, shape ``(V, D)``.
-        image_logits: Logits of (normal, abnormal), shape ``(V, 2)``.
-        local_features: D(z), shape ``(V, D, h, w)``; ``None`` without a decoder.
-        pixel_logits: Logits of (normal, abnormal), shape ``(V, 2, h, w)``; ``None`` without a decoder. No gradient
-            flows through them into the texts.
-        latent_logits: Logits of the latent anomalies of the normal views, shape ``(V+, 2)``; ``None`` without them.
-        text_features: (w+, w-), L2-normalized, shape ``(2, D)``.
-    """
-
-    image_embeddings: torch.Tensor
-    image_logits: torch.Tensor
-    local_features: torch.Tensor | None
-    pixel_logits: torch.Tensor | None
-    latent_logits: torch.Tensor | None
-    text_features: torch.Tensor

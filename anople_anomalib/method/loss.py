@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .decoder import LocalFeatures
+
 ALIGNMENTS = ("weighted_sum", "mean", "none")
 """The rows of Table 3 (c)."""
 
@@ -80,7 +82,7 @@ def image_loss(
 
 def alignment_loss(
     image_embeddings: torch.Tensor,
-    local_features: torch.Tensor,
+    local_features: LocalFeatures,
     pixel_logits: torch.Tensor,
     alignment: str = "weighted_sum",
 ) -> torch.Tensor:
@@ -91,18 +93,18 @@ def alignment_loss(
 
     Args:
         image_embeddings: L2-normalized embeddings z^0 of the views, shape ``(V, D)``.
-        local_features: Local features D(z), shape ``(V, D, H, W)``.
+        local_features: Local features D(z) of ``H * W`` pixels.
         pixel_logits: Logits of (normal, abnormal) of every pixel, shape ``(V, 2, H, W)``.
         alignment: ``"weighted_sum"``, or ``"mean"`` for equal weights.
 
     Returns:
         The mean over the views; a scalar in [0, 2].
     """
+    abnormal = pixel_logits[:, 1]
+    weights = (abnormal.flatten(1) / ALIGNMENT_TEMPERATURE).softmax(dim=1).view_as(abnormal)
     if alignment == "mean":
-        prototype = local_features.mean(dim=(2, 3))
-    else:
-        weights = (pixel_logits[:, 1].flatten(1) / ALIGNMENT_TEMPERATURE).softmax(dim=1)  # (V, H * W)
-        prototype = (local_features.flatten(2) @ weights.unsqueeze(2)).squeeze(2)  # s
+        weights = torch.full_like(weights, 1 / weights[0].numel())
+    prototype = local_features.mean(weights)  # s
     return (1 - F.cosine_similarity(image_embeddings, prototype, dim=1)).mean()
 
 
@@ -129,7 +131,7 @@ class AnoPLeLoss(nn.Module):
         image_embeddings: torch.Tensor,
         image_logits: torch.Tensor,
         latent_logits: torch.Tensor | None = None,
-        local_features: torch.Tensor | None = None,
+        local_features: LocalFeatures | None = None,
         pixel_logits: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Compute the terms.
@@ -139,7 +141,7 @@ class AnoPLeLoss(nn.Module):
             image_embeddings: Shape ``(V, D)``, L2-normalized.
             image_logits: Shape ``(V, 2)``.
             latent_logits: Shape ``(V+, 2)``, see :func:`image_loss`.
-            local_features: Shape ``(V, D, h, w)``; ``None`` without a decoder: then only the image-level term remains.
+            local_features: D(z); ``None`` without a decoder: then only the image-level term remains.
             pixel_logits: Shape ``(V, 2, h, w)``.
 
         Returns:

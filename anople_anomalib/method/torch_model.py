@@ -5,29 +5,51 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, repeat
 from torch.nn import functional as F
 
 from anople_anomalib.backbones.clip import FrozenCLIP
-from anople_anomalib.backbones.outputs import TrainingOutput, VisualFeatures
+from anople_anomalib.backbones.outputs import VisualFeatures
 from anople_anomalib.tiles.large_images import LargeImages
 from anople_anomalib.tiles.tiling import Tiling
 from anople_anomalib.utils.transforms import is_size, resize_exactly
 
 from .anomaly_simulation import simulate_latent_anomalies
-from .decoder import Decoder
+from .decoder import Decoder, LocalFeatures
 from .fusion import PaperFusion
 from .memory_bank import MemoryBank
 from .prompts import ConstantPrompts, PromptLearner
 from .second_memory import SecondMemory
 from .state_checks import check_weights, require_memory
+from .views import distinct_views
 
 PIXEL_LOGITS = ("dot", "cosine")
 """The readings of ``<D(z), w>`` in equation (7)."""
-_LENGTH = 1e-12  # at least, of features that are divided by theirs
+_SQUARED_LENGTH = 1e-12  # at least, of features that are divided by their length
+
+
+class TrainingOutput(NamedTuple):
+    """Inputs of the losses in a training step; V views.
+
+    Attributes:
+        image_embeddings: z^0, L2-normalized, shape ``(V, D)``.
+        image_logits: Logits of (normal, abnormal), shape ``(V, 2)``.
+        local_features: D(z); ``None`` without a decoder.
+        pixel_logits: Logits of (normal, abnormal), shape ``(V, 2, h, w)``; ``None`` without a decoder. No gradient
+            flows through them into the texts.
+        latent_logits: Logits of the latent anomalies of the normal views, shape ``(V+, 2)``; ``None`` without them.
+        text_features: (w+, w-), L2-normalized, shape ``(2, D)``.
+    """
+
+    image_embeddings: torch.Tensor
+    image_logits: torch.Tensor
+    local_features: LocalFeatures | None
+    pixel_logits: torch.Tensor | None
+    latent_logits: torch.Tensor | None
+    text_features: torch.Tensor
 
 
 class AnoPLeModel(LargeImages):
@@ -187,10 +209,15 @@ class AnoPLeModel(LargeImages):
         signal = self.prompt_learner.view_signal
         if signal is not None:
             signal = repeat(signal, "v d -> (b v) d", b=len(views))
-        visual = self.clip.visual(rearrange(views, "b v c h w -> (b v) c h w"), prompts.visual, signal)
-        embeddings = F.normalize(visual.image_embedding, dim=-1)
-        local_features = None if self.decoder is None else self._local_features(visual)
-        pixel_logits = None if local_features is None else self._pixel_logits(local_features, text_features.detach())
+        distinct, index = distinct_views(views)
+        images = rearrange(views, "b v c h w -> (b v) c h w")[distinct]
+        visual = self.clip.visual(images, prompts.visual, None if signal is None else signal[distinct])
+        embeddings = F.normalize(visual.image_embedding, dim=-1)[index]
+        local_features = pixel_logits = None
+        if self.decoder is not None:
+            local_features = self._local_features(visual)
+            pixel_logits = self._pixel_logits(local_features, text_features.detach())[index]
+            local_features = local_features.take(index)
         latent = None if normal is None else simulate_latent_anomalies(embeddings[normal])  # z-_latent
         return TrainingOutput(
             image_embeddings=embeddings,
@@ -278,22 +305,20 @@ class AnoPLeModel(LargeImages):
             signal = signal[view].expand(images.shape[0], -1)  # len() would fix the batch of an export
         return self.clip.visual(images, self.prompt_learner().visual, signal, self.memory_layers)
 
-    def _local_features(self, visual: VisualFeatures) -> torch.Tensor:
-        """Compute D(z), shape ``(B, D, h, w)``."""
+    def _local_features(self, visual: VisualFeatures) -> LocalFeatures:
+        """Compute D(z)."""
         if self.decoder is None:
-            return self.clip.visual.project(visual.patch_tokens)
+            return LocalFeatures.of(self.clip.visual.project(visual.patch_tokens))
         local_features = self.decoder(visual.patch_tokens, self.clip.visual.grid)
-        if self.residual_decoder:
-            projected = self.clip.visual.project(visual.patch_tokens)
-            local_features = local_features + F.interpolate(projected, local_features.shape[-2:], mode="bilinear")
-        return local_features
+        if not self.residual_decoder:
+            return local_features
+        return local_features._replace(coarse=self.clip.visual.project(visual.patch_tokens))
 
-    def _pixel_logits(self, local_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
+    def _pixel_logits(self, local_features: LocalFeatures, text_features: torch.Tensor) -> torch.Tensor:
         """Compute the logits of (normal, abnormal), equation (7), shape ``(B, 2, h, w)``."""
-        logits = text_features.to(local_features.dtype) @ local_features.flatten(2)
-        logits = logits.unflatten(2, local_features.shape[-2:])
-        if self.pixel_logits == "cosine":  # of lengths, not of normalized features: they would be one more large tensor
-            logits = logits / torch.linalg.vector_norm(local_features, dim=1, keepdim=True).clamp_min(_LENGTH)
+        logits = local_features.dot(text_features)
+        if self.pixel_logits == "cosine":
+            logits = logits * local_features.squared_length().clamp_min(_SQUARED_LENGTH).rsqrt()
         return self.pixel_logit_scale.to(logits.dtype) * logits
 
 

@@ -56,6 +56,24 @@ def cut_masks(masks: torch.Tensor, size: tuple[int, int], multi_view: bool = Tru
     return torch.cat([crops, whole.to(crops.dtype)], dim=1).long()
 
 
+def distinct_views(views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the views of pairs of an image and a damaged copy that show no damage: they are the image's own.
+
+    Args:
+        views: Shape ``(B, V, C, h, w)``; of pairs, the images first, as they are compared by halves.
+
+    Returns:
+        Numbers of the views that differ, of ``B * V``, and of each view its place among these, shape ``(B * V,)``.
+    """
+    numbers = torch.arange(views.shape[0] * views.shape[1], device=views.device)
+    if len(views) % 2:
+        return numbers, numbers
+    same = torch.eq(*views.chunk(2)).flatten(2).all(dim=2).flatten()
+    first, second = numbers.chunk(2)
+    distinct, index = torch.unique(torch.cat([first, torch.where(same, first, second)]), return_inverse=True)
+    return distinct, index
+
+
 def double(size: tuple[int, int]) -> tuple[int, int]:
     """Return twice the model's resolution, at which training images arrive."""
     return (2 * size[0], 2 * size[1])

@@ -9,7 +9,7 @@ from collections import deque
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anople_anomalib.backbones.outputs import TrainingOutput
+from anople_anomalib.method.torch_model import TrainingOutput
 
 logger = logging.getLogger(__name__)
 

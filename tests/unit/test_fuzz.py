@@ -11,7 +11,7 @@ from PIL import Image
 
 from anople_anomalib.data.image_reading import open_image
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator, simulate_latent_anomalies
-from anople_anomalib.method.decoder import Decoder
+from anople_anomalib.method.decoder import Decoder, LocalFeatures
 from anople_anomalib.method.fusion import PaperFusion, fuse
 from anople_anomalib.method.loss import AnoPLeLoss
 from anople_anomalib.method.memory_bank import MemoryBank
@@ -92,7 +92,7 @@ def test_latent_anomalies(batch: int, width: int, sigma: float, dtype: torch.dty
 @given(st.tuples(st.integers(1, 5), st.integers(1, 5)), BATCHES, st.integers(1, 4), DTYPES, st.floats(0, 1e4))
 def test_decoder(grid: tuple, batch: int, upsampling: int, dtype: torch.dtype, scale: float) -> None:
     decoder = Decoder(24, 8, hidden_dim=4, upsampling=upsampling).to(dtype)
-    features = decoder(scale * torch.randn(batch, grid[0] * grid[1], 24, dtype=dtype), grid)
+    features = decoder(scale * torch.randn(batch, grid[0] * grid[1], 24, dtype=dtype), grid).dense()
     assert features.shape == (batch, 8, upsampling * grid[0], upsampling * grid[1])
     assert features.isfinite().all()
 
@@ -132,7 +132,7 @@ def test_losses(size: tuple, views: int, anomalous: str, level: float, seed: int
         image_embeddings=torch.nn.functional.normalize(field((views, 8), level, seed), dim=-1),
         image_logits=saturated[:, :, 0, 0],
         latent_logits=saturated[masks.flatten(1).amax(dim=1) == 0][:, :, 0, 0],
-        local_features=features,
+        local_features=LocalFeatures.of(features),
         pixel_logits=saturated,
     )
     assert losses.keys() == {"image_loss", "pixel_loss", "align_loss"}

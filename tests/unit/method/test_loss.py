@@ -4,12 +4,14 @@
 """Losses, equations (7) to (11), by hand."""
 
 from math import exp, log
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from anople_anomalib.method.decoder import LocalFeatures
 from anople_anomalib.method.loss import ALIGNMENTS, AnoPLeLoss, alignment_loss, dice_loss, image_loss, pixel_loss
 
 V, D, H, W = 3, 8, 4, 6
@@ -103,18 +105,20 @@ def test_alignment_with_the_pixels(alignment: str) -> None:
         weights = torch.tensor(raw).div(sum(raw)).view(H, W)
         s = sum(weights[i, j] * local[v, :, i, j] for i in range(H) for j in range(W))
         expected += (1 - embeddings[v] @ s / s.norm()).item() / V
-    assert_close(alignment_loss(embeddings, local, logits, alignment).item(), expected, rtol=1e-4, atol=1e-5)
+    assert_close(
+        alignment_loss(embeddings, LocalFeatures.of(local), logits, alignment).item(), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_aligned_semantics_cost_nothing_and_opposite_ones_two() -> None:
     embeddings = F.normalize(torch.randn(V, D), dim=1)
-    local = 3 * embeddings[:, :, None, None].expand(-1, -1, H, W)
+    local = LocalFeatures.of(3 * embeddings[:, :, None, None].expand(-1, -1, H, W))
     logits = torch.randn(V, 2, H, W)
     assert_close(alignment_loss(embeddings, local, logits), torch.tensor(0.0), atol=1e-6, rtol=0)
     assert_close(alignment_loss(-embeddings, local, logits), torch.tensor(2.0))
 
 
-def inputs(*anomalous: int) -> dict[str, torch.Tensor]:
+def inputs(*anomalous: int) -> dict[str, Any]:
     masks = masks_of(*anomalous)
     normal = V - len(anomalous)
     return {
@@ -122,7 +126,7 @@ def inputs(*anomalous: int) -> dict[str, torch.Tensor]:
         "image_embeddings": F.normalize(torch.randn(V, D), dim=1).requires_grad_(),
         "image_logits": torch.randn(V, 2, requires_grad=True),
         "latent_logits": torch.randn(normal, 2, requires_grad=True),
-        "local_features": torch.randn(V, D, 2, 3, requires_grad=True),
+        "local_features": LocalFeatures.of(torch.randn(V, D, 2, 3, requires_grad=True)),
         "pixel_logits": torch.randn(V, 2, 2, 3, requires_grad=True),
     }
 
@@ -146,10 +150,11 @@ def test_every_gradient_is_finite(anomalous: tuple[int, ...], scale: float) -> N
     given = inputs(*anomalous)
     scaled = given | {name: scale * given[name] for name in ("image_logits", "latent_logits", "pixel_logits")}
     sum(AnoPLeLoss()(**scaled).values()).backward()
+    tensors = given | {"local_features": given["local_features"].hidden}
     for name in set(given) - {"masks"}:
-        assert given[name].grad is None or given[name].grad.isfinite().all(), name
+        assert tensors[name].grad is None or tensors[name].grad.isfinite().all(), name
     for name in ("image_embeddings", "image_logits", "local_features", "pixel_logits"):
-        assert given[name].grad.abs().sum() > 0, name
+        assert tensors[name].grad.abs().sum() > 0, name
 
 
 def test_a_loss_falls_when_the_prediction_is_right() -> None:

@@ -78,7 +78,7 @@ def test_detection_is_the_one_of_the_paper(open_clip_model: open_clip.CLIP, mode
         z0, patches, layers = plain_visual(open_clip_model, image, prompts, signal)
         logits = scale * text @ (z0 / z0.norm())
         p_hat = logits[1].exp() / logits.exp().sum()  # (8)
-        local = model.decoder(patches[None], (4, 4))[0]
+        local = model.decoder(patches[None], (4, 4)).dense()[0]
         pixels = torch.stack([(local * w[:, None, None]).sum(dim=0) for w in text])  # <D(z), w> (7)
         m_hat = upsample(scale * pixels).softmax(dim=0)[1]
         features = (layers[0] + layers[2]) / 2
@@ -104,10 +104,31 @@ def test_training_compares_every_view_with_the_texts(open_clip_model: open_clip.
             index, z0 = 5 * image + view, z0 / z0.norm()
             assert_close(output.image_embeddings[index], z0, atol=1e-5, rtol=1e-4)
             assert_close(output.image_logits[index], scale * text @ z0, atol=1e-4, rtol=1e-4)
-            local = model.decoder(patches[None], (4, 4))[0]
-            assert_close(output.local_features[index], local, atol=1e-5, rtol=1e-4)
+            local = model.decoder(patches[None], (4, 4)).dense()[0]
+            assert_close(output.local_features.dense()[index], local, atol=1e-5, rtol=1e-4)
             pixels = torch.stack([(local * w[:, None, None]).sum(dim=0) for w in text])
             assert_close(output.pixel_logits[index], scale * pixels, atol=1e-4, rtol=1e-4)
+
+
+def test_an_undamaged_copy_is_encoded_once_and_counts_twice(model: AnoPLeModel) -> None:
+    images = torch.randn(1, 5, 3, *IMAGE_SIZE)
+    damaged = images.clone()
+    damaged[:, 1:3] += 0.5
+    sizes: list[int] = []
+    hook = model.clip.visual.visual.conv1.register_forward_hook(
+        lambda _module, given, _out: sizes.append(len(given[0]))
+    )
+    try:
+        both = model.training_forward(torch.cat([images, damaged]))
+        apart = [model.training_forward(views) for views in (images, damaged)]
+    finally:
+        hook.remove()
+    assert sizes == [7, 5, 5]
+    for name in ("image_embeddings", "image_logits", "pixel_logits"):
+        expected = torch.cat([getattr(output, name) for output in apart])
+        assert_close(getattr(both, name), expected, atol=1e-4, rtol=1e-4)
+    dense = torch.cat([output.local_features.dense() for output in apart])
+    assert_close(both.local_features.dense(), dense, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -363,7 +384,7 @@ def test_a_residual_decoder_starts_from_the_projection_of_clip_and_learns(clip: 
     output = model.training_forward(images)
     visual = clip.visual(images[0], model.prompt_learner().visual, model.prompt_learner.view_signal)
     expected = F.interpolate(clip.visual.project(visual.patch_tokens), size=(16, 16), mode="bilinear")
-    assert_close(output.local_features, expected, atol=1e-5, rtol=1e-4)
+    assert_close(output.local_features.dense(), expected, atol=1e-5, rtol=1e-4)
     output.pixel_logits.square().sum().backward()
     assert model.decoder.project.weight.grad.abs().sum() > 0
 
@@ -376,7 +397,7 @@ def test_pixel_logits_are_read_as_a_dot_product_or_a_cosine(clip: FrozenCLIP) ->
         model.load_state_dict(models[0].state_dict())
     views = torch.randn(1, 5, 3, *IMAGE_SIZE)
     dot, cosine = (model.training_forward(views) for model in models[:2])
-    norm = dot.local_features.norm(dim=1, keepdim=True)
+    norm = dot.local_features.dense().norm(dim=1, keepdim=True)
     assert_close(dot.pixel_logits, cosine.pixel_logits * norm, atol=1e-3, rtol=1e-3)
     with pytest.raises(ValueError, match="pixel_logits must be one of dot, cosine or None, got 'sum'"):
         make(clip, pixel_logits="sum")

@@ -13,7 +13,8 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from anople_anomalib.backbones.outputs import TrainingOutput
+from anople_anomalib.method.decoder import LocalFeatures
+from anople_anomalib.method.torch_model import TrainingOutput
 from anople_anomalib.training.collapse_monitor import CollapseWarning, measure_soundness
 from helpers.training import make_datamodule, make_engine, make_model
 
@@ -107,7 +108,7 @@ def output_of(texts: torch.Tensor, pixel_logits: torch.Tensor | None) -> Trainin
     return TrainingOutput(
         image_embeddings=torch.zeros(V, D),
         image_logits=torch.zeros(V, 2),
-        local_features=None if pixel_logits is None else torch.zeros(V, D, H, W),
+        local_features=None if pixel_logits is None else LocalFeatures.of(torch.zeros(V, D, H, W)),
         pixel_logits=pixel_logits,
         latent_logits=None,
         text_features=texts,
