@@ -36,6 +36,9 @@ NONE = "none"
 DEFAULT = "default"
 """The word that leaves a choice to the backbone that it is about."""
 
+AUTO = "auto"
+"""The word that leaves a choice to the shots, or to a budget."""
+
 COUPLINGS = ("bidirectional", "text_to_image", "image_to_text", "independent", "text_only", "image_only")
 DECODERS = ("plain", "residual", NONE)
 ALIGNMENTS = ("weighted_sum", "mean", NONE)
@@ -160,7 +163,8 @@ class MemoryConfig(OptionGroup):
             ``"random"``.
         backbone_layers: 1-based numbers of its stages (convolutional) or blocks (transformer); ``"default"`` for the
             stages with strides 8 and 16, or for the last block.
-        image_size: Side of the images that it sees; ``"default"`` for its own.
+        image_size: Side of the images that it sees; ``"default"`` for its own, or ``"auto"`` for the finest that the
+            budget of an image allows, see :mod:`.method.image_sizes`.
         position_weight: How much farther a patch of its memory counts at another place of the image; 0 for features
             alone.
         turns: Copies of the shots in its memory: ``"none"``, ``"mirrored"``, ``"right_angles"`` (mirrored and not), the
@@ -182,7 +186,7 @@ class MemoryConfig(OptionGroup):
     backbone: str | None = _option(NAME)
     pretrained: str | Path | None = _option(FILE)
     backbone_layers: Sequence[int] | str | None = _option(either(DEFAULT, LAYERS))
-    image_size: int | str | None = _option(either(DEFAULT, integer(32)))
+    image_size: int | str | None = _option(either(DEFAULT, either(AUTO, integer(32))))
     position_weight: float | None = _option(RATE)
     turns: str | int | None = _option(_TURNS)
     subspace: float | None = _option(PART)

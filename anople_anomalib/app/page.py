@@ -14,6 +14,7 @@ except ImportError as error:
     msg = 'The page needs Gradio: pip install "anople-anomalib[app]".'
     raise ImportError(msg) from error
 
+from anople_anomalib.backbones.at_hand import is_at_hand
 from anople_anomalib.data.sample_textures import CATEGORIES
 from anople_anomalib.presets import preset_names, read_preset
 from anople_anomalib.utils.palette import BLUE
@@ -149,7 +150,8 @@ def _teach_tab(sessions: Sessions, uploads: Path, shown: Shown) -> None:
             clear = gr.Button("Remove the good images")
         with gr.Column():
             part = gr.Textbox("object", label="What the part is called", max_lines=1, max_length=60)
-            choices = [(read_preset(name)["title"], name) for name in preset_names()]
+            presets = {name: read_preset(name) for name in preset_names()}
+            choices = [(values["title"], name) for name, values in presets.items() if is_at_hand(values)]
             preset = gr.Radio(choices, value=OFFLINE, label="Preset")
             length = gr.Radio([actions.SHORT, actions.FULL], value=actions.SHORT, label="Training")
             with gr.Row():

@@ -44,7 +44,7 @@ DEFAULT_TAGS = {"ViT-B-16-plus-240": "laion400m_e32"}
 CLIP_MEAN, CLIP_STD = OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 """Normalization of the images that CLIP was trained on."""
 
-_TRUE_URLS = {
+TRUE_URLS = {
     ("ViT-B-16-plus-240", "laion400m_e32"): (
         "https://github.com/mlfoundations/open_clip/releases/download/v0.2-weights/"
         "vit_b_16_plus_240-laion400m_e32-699c4b84.pt"
@@ -190,8 +190,8 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
             raise ValueError(msg)
         _require_file(name, path)
     try:
-        if (name, weights) in _TRUE_URLS:
-            file = open_clip.pretrained.download_pretrained_from_url(_TRUE_URLS[name, weights])
+        if (name, weights) in TRUE_URLS:
+            file = open_clip.pretrained.download_pretrained_from_url(TRUE_URLS[name, weights])
             logger.info("Weights of %s: %s, its hash checked.", name, file)
             return open_clip.create_model(name, pretrained=file)
         if not config and path.suffix == ".safetensors":  # which open_clip 2.24 takes for a pickle
@@ -216,7 +216,7 @@ def _source(name: str, tag: str) -> str:
     config = open_clip.pretrained.get_pretrained_cfg(name, tag)
     repository, _, file = config.get("hf_hub", "").rpartition("/")
     from_hub = f"{file or _HUB_FILES[0]} of {repository}" if repository else config.get("url", tag)
-    return _TRUE_URLS.get((name, tag), from_hub)
+    return TRUE_URLS.get((name, tag), from_hub)
 
 
 def _unavailable(name: str, tag: str, error: Exception) -> FileNotFoundError:
@@ -227,7 +227,7 @@ def _unavailable(name: str, tag: str, error: Exception) -> FileNotFoundError:
     return FileNotFoundError(
         f"The weights {tag!r} of {name} ({_source(name, tag)}) {problem}: connect to the internet once, pass a local "
         f"checkpoint file (--model.pretrained PATH), or use --model.backbone {TINY}, which needs no download"
-        f"{other if (name, tag) in _TRUE_URLS else ''}."
+        f"{other if (name, tag) in TRUE_URLS else ''}."
     )
 
 

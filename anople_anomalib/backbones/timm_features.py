@@ -9,20 +9,22 @@ folded into the convolutions.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.flop_counter import FlopCounterMode
 
 from anople_anomalib.utils.transforms import is_size, resize_exactly
 
 from .frozen import FrozenModule
 from .package_weights import PACKAGE_WEIGHTS
-from .timm_loading import feature_layers, first_line, load_features, require_known
+from .timm_loading import bare_features, feature_layers, first_line, load_features, require_known
 
 _STRIDES = (8, 16)  # of the stages that make the memory of a convolutional network, as in PatchCore
 _VALUES = 64  # of every tensor in a fingerprint
@@ -127,8 +129,7 @@ def load_memory_backbone(
         FileNotFoundError: If the weights are neither here nor to be downloaded.
     """
     config = require_known(name)
-    packaged = PACKAGE_WEIGHTS.get(name)
-    image_size = image_size or (config.input_size[-1] if packaged is None else packaged.image_size)
+    image_size = image_size or own_image_size(name)
     sizes = {"img_size": image_size} if config.fixed_input_size else {}  # a transformer's positions
     indices = _resolve_layers(name, layers, sizes)
     model = load_features(name, indices, weights, sizes=sizes)
@@ -141,6 +142,67 @@ def load_memory_backbone(
     except (RuntimeError, AssertionError) as error:
         msg = f"memory.image_size {image_size} does not fit {name}: {first_line(error)}."
         raise ValueError(msg) from error
+
+
+class FeatureCost(NamedTuple):
+    """What the features of one image cost, counted without computing them.
+
+    Attributes:
+        operations: Multiplications and additions.
+        megabytes: Largest input and output of a layer together, in float32.
+        patches: Number of patches.
+        width: Width of a patch's features.
+    """
+
+    operations: int
+    megabytes: float
+    patches: int
+    width: int
+
+
+@cache
+def count_features(name: str, layers: tuple[int, ...] | None, image_size: int) -> FeatureCost:
+    """Count what the features of an image cost, whatever the weights.
+
+    Args:
+        name: As for :func:`load_memory_backbone`.
+        layers: As for :func:`load_memory_backbone`.
+        image_size: Side of the image.
+
+    Raises:
+        ValueError: If the name or the layers do not fit.
+    """
+    fixed = image_size if require_known(name).fixed_input_size else None
+    largest = 0
+
+    def measure(_: nn.Module, inputs: Sequence[Any], output: Any) -> None:
+        """Compare a layer's tensors with the largest so far."""
+        nonlocal largest
+        tensors = [each for each in (*inputs, output) if isinstance(each, torch.Tensor)]
+        largest = max(largest, sum(each.nbytes for each in tensors))
+
+    model = _without_values(name, layers, fixed)
+    hooks = [module.register_forward_hook(measure) for module in model.modules()]
+    with FlopCounterMode(display=False) as counter:
+        maps = model(torch.empty(1, 3, image_size, image_size, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    patches = max(features.shape[-2:].numel() for features in maps)
+    return FeatureCost(counter.get_total_flops(), largest / 1e6, patches, sum(features.shape[1] for features in maps))
+
+
+@cache
+def _without_values(name: str, layers: tuple[int, ...] | None, image_size: int | None) -> nn.Module:
+    """Build a model that has shapes alone; of any size where none is given."""
+    indices = _resolve_layers(name, layers, {})
+    with torch.device("meta"):
+        return bare_features(name, indices, {} if image_size is None else {"img_size": image_size})
+
+
+def own_image_size(name: str) -> int:
+    """Return the side of the images that a backbone sees by default."""
+    packaged = PACKAGE_WEIGHTS.get(name)
+    return require_known(name).input_size[-1] if packaged is None else packaged.image_size
 
 
 def fold_batch_norm(model: nn.Module, images: torch.Tensor) -> bool:

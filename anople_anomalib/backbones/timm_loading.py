@@ -11,6 +11,7 @@ whatever is missing.
 import logging
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,7 @@ def feature_layers(name: str, option: str = OPTION, sizes: Mapping[str, Any] | N
         ValueError: If it tells no features.
     """
     try:
-        with torch.device("meta"):  # a model that holds no values
-            info: Any = timm.create_model(_architecture(name), pretrained=False, **(sizes or {})).feature_info
-            _build(_architecture(name), range(len(info)), sizes or {}, pretrained=False)
-            return {layer["module"]: int(layer["reduction"]) for layer in info}
+        return _strides(name, tuple((sizes or {}).items()))
     except _NO_FEATURES as error:
         msg = f"{option} {name} does not tell its intermediate features ({first_line(error)}): take another."
         raise ValueError(msg) from error
@@ -113,7 +111,7 @@ def load_features(
         logger.warning("%s has random weights, as asked for: its detections mean nothing.", name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return _build(architecture, indices, sizes, pretrained=False)
+            return bare_features(name, indices, sizes)
     overlay: dict[str, Any] | None = None
     if weights is not None:
         if not Path(weights).is_file():
@@ -125,8 +123,8 @@ def load_features(
         if weights is not None:
             tensors = read_weights(Path(weights), architecture, sizes)
             overlay = {"state_dict": tensors, "num_classes": 0, "classifier": None}  # without which timm is not strict
-        if overlay is None and (config := get_pretrained_cfg(architecture)) is not None and config.hf_hub_id:
-            require_hub(config.hf_hub_id, [config.hf_hub_filename] if config.hf_hub_filename else _HUB_FILES)
+        if overlay is None and (source := hub_source(name)) is not None:
+            require_hub(*source)
         return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
     except Exception as error:  # hubs and timm raise whatever they like
         if weights is not None:
@@ -138,6 +136,28 @@ def load_features(
             f"connect to the internet once, {file}or use --model.{option} {LITE2}, which needs no download."
         )
         raise FileNotFoundError(msg) from error
+
+
+@cache  # a model is built for it twice
+def _strides(name: str, sizes: tuple[tuple[str, Any], ...]) -> dict[str, int]:
+    """Return what :func:`feature_layers` does."""
+    with torch.device("meta"):  # a model that holds no values
+        info: Any = timm.create_model(_architecture(name), pretrained=False, **dict(sizes)).feature_info
+        bare_features(name, range(len(info)), dict(sizes))
+        return {layer["module"]: int(layer["reduction"]) for layer in info}
+
+
+def bare_features(name: str, indices: Sequence[int], sizes: Mapping[str, Any]) -> nn.Module:
+    """Build such a model without weights, as on torch's meta device; arguments as for :func:`load_features`."""
+    return _build(_architecture(name), indices, sizes, pretrained=False)
+
+
+def hub_source(name: str) -> tuple[str, Sequence[str]] | None:
+    """Return the Hub's repository with a network's weights and its files, of which one is needed; ``None`` for none."""
+    config = get_pretrained_cfg(_architecture(name))
+    if config is None or not config.hf_hub_id:
+        return None
+    return config.hf_hub_id, [config.hf_hub_filename] if config.hf_hub_filename else _HUB_FILES
 
 
 def _architecture(name: str) -> str:

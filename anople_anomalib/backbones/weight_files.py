@@ -46,7 +46,7 @@ _NAMES = (
     (r"\.layer\.(\d)\.convolution\.", lambda found: f".conv{int(found[1]) + 1}."),
     (r"\.layer\.(\d)\.normalization\.", lambda found: f".bn{int(found[1]) + 1}."),
 )
-_UNUSED = r"^(?:pooler|classifier|head|fc|mask_token)(?:\.|$)|\.relative_position_index$|\.attn_mask$"
+_UNUSED = r"^(?:pooler|classifier|head|head_dist|fc|mask_token)(?:\.|$)|\.relative_position_index$|\.attn_mask$"
 _RESIZED = r"pos_embed|rel_pos|relative_position_bias_table"  # timm brings them to the size of the images
 _NAMED = 3  # tensors in an error message
 

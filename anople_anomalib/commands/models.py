@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from anople_anomalib.config import TrainingConfig
+from anople_anomalib.config import MemoryConfig, TrainingConfig
 from anople_anomalib.presets import preset_names
 from anople_anomalib.utils.arguments import did_you_mean
 
@@ -19,6 +19,7 @@ from .terminal import FINE, UsageError, add_shared, allow_pixels, quiet_trainer
 if TYPE_CHECKING:
     from anople_anomalib.anople import AnoPLe
     from anople_anomalib.data.listing import Listing
+    from anople_anomalib.tiles.smallest_defect import Fineness
 
 _SHOTS = 4
 _ENOUGH = 8
@@ -54,6 +55,12 @@ def teach_options(parser: ArgumentParser) -> None:
     tiles, region = str | list[int] | None, str | list[list[float]] | None
     parser.add_argument("--tiles", type=tiles, default=None, help="tiles of large images: auto or [2,3]")
     parser.add_argument("--roi", type=region, default=None, help="region: a mask or a polygon")
+    parser.add_argument(
+        "--smallest-defect",
+        type=int | None,
+        default=None,
+        help="its length in pixels of the photographs: sets the size",
+    )
     add_shared(parser, "white", "megapixels", "accelerator")
 
 
@@ -65,6 +72,9 @@ def teach(options: Namespace) -> int:
         raise UsageError(msg)
     from anople_anomalib.data.listing import list_images, name_of
 
+    if options.smallest_defect is not None and (options.smallest_defect < 1 or options.tiles is not None):
+        msg = f"--smallest-defect must be 1 or more and chooses --tiles itself, got {options.smallest_defect}."
+        raise UsageError(msg)
     first = options.good[0].resolve()
     name = options.name or name_of(first if first.is_dir() else first.parent)
     output = options.output or Path(f"{name}.ckpt")
@@ -80,8 +90,13 @@ def teach(options: Namespace) -> int:
     listing = list_images(options.good)
     shots, others = divide([file.absolute() for file in listing.images], options.shots, options.seed, name)
     _say_places(shots, others, listing)
-    training = TrainingConfig(epochs=options.epochs)
-    model = AnoPLe(options.preset, k_shot=None, training=training, tiles=options.tiles, roi=options.roi)
+    fineness = None if options.smallest_defect is None else _fineness(options, shots)
+    size, tiling = (None, None) if fineness is None else (fineness.image_size, fineness.tiling)
+    tiles = [tiling.rows, tiling.columns] if tiling is not None and tiling.number > 1 else options.tiles
+    memory, training = MemoryConfig(image_size=size), TrainingConfig(epochs=options.epochs)
+    model = AnoPLe(options.preset, k_shot=None, training=training, memory=memory, tiles=tiles, roi=options.roi)
+    if fineness is not None:
+        _say_cost(options.smallest_defect, fineness, model)
     data = Parts("/", name, shots, calibration_dir=others or None, white=options.white)
     with tempfile.TemporaryDirectory(prefix="anople-") as folder:
         engine = Engine(accelerator=options.accelerator, default_root_dir=folder, **quiet_trainer())
@@ -92,6 +107,26 @@ def teach(options: Namespace) -> int:
     threshold = float(model.require_thresholds().image_threshold)
     print(f"{output}: image threshold {threshold:.4g}. To judge parts: anople judge FOLDER --model {output}")
     return FINE
+
+
+def _fineness(options: Namespace, shots: Sequence[Path]) -> "Fineness":
+    """Choose how finely images are seen, by the smallest defect."""
+    from anople_anomalib.presets import resolve
+    from anople_anomalib.tiles.region import image_size_of
+    from anople_anomalib.tiles.smallest_defect import fineness_for
+
+    memory = resolve(options.preset, whole=options.roi is None)["memory"]
+    return fineness_for(options.smallest_defect, [image_size_of(shot) for shot in shots], memory, len(shots))
+
+
+def _say_cost(defect: int, fineness: "Fineness", model: "AnoPLe") -> None:
+    """Say how finely images are seen, and what that costs."""
+    from anople_anomalib.tiles.smallest_defect import seconds_of
+
+    size, tiling, seconds = fineness.image_size, fineness.tiling, seconds_of(model.model, fineness)
+    tiles = f" in {tiling.rows} x {tiling.columns} tiles" if tiling.number > 1 else ""
+    print(f"Defects of {defect} pixels: images are seen at {size} x {size} pixels{tiles}, at most {seconds:.2g} s and")
+    print(f"{fineness.cost.megabytes:.0f} MB an image in the second memory.", flush=True)
 
 
 def divide(files: Sequence[Path], shots: int | None, seed: int, name: str) -> tuple[list[Path], list[Path]]:

@@ -3,19 +3,38 @@
 
 """Parts of the model from resolved settings, see :func:`anople_anomalib.presets.resolve`."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from anople_anomalib.backbones.clip_loading import Backbone, load_backbone
 from anople_anomalib.backbones.timm_features import load_memory_backbone
-from anople_anomalib.config import DEFAULT, NONE
+from anople_anomalib.config import AUTO, DEFAULT, NONE
 
 from .anomaly_simulation import PixelAnomalySimulator
 from .fusion import PaperFusion, WeightedFusion
+from .image_sizes import finest_image_size
 from .layers import resolve_memory_layers, resolve_prompt_depth
 from .second_memory import SecondMemory
 from .torch_model import AnoPLeModel
 from .views import num_views
+
+logger = logging.getLogger(__name__)
+
+
+def with_image_size(settings: dict[str, Any], k_shot: int | None) -> dict[str, Any]:
+    """Put a number in the place of ``memory.image_size: auto``, which a checkpoint keeps.
+
+    Args:
+        settings: Resolved settings.
+        k_shot: Number of shots of a category.
+    """
+    memory = settings["memory"]
+    if memory["backbone"] == NONE or memory["image_size"] != AUTO:
+        return settings
+    size = finest_image_size(memory, k_shot)
+    logger.info("memory.image_size: %d, the finest within the budget of an image.", size)
+    return settings | {"memory": memory | {"image_size": size}}
 
 
 def build_backbone(settings: Mapping[str, Any]) -> Backbone:

@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as tv_functional
 
 from anople_anomalib.backbones.timm_features import MemoryBackbone
+from anople_anomalib.config import AUTO
 from anople_anomalib.utils.batches import joined
 from anople_anomalib.utils.transforms import resize
 
@@ -17,15 +18,14 @@ from .memory_bank import BankFeatures, ScaledMemoryBank
 from .subspace import SubspaceMemoryBank
 from .turns import NUM_TURNS, patches_inside, turn_image, turns_of
 
-AUTO = "auto"
-"""The word by which the shots choose their turns."""
-
 _MOVES = ((5, 1.05, (4, -3)), (-5, 1.08, (-4, 3)), (3, 1.03, (2, 4)), (-8, 1.1, (-3, -4)))  # angle, scale, shift
 _LIKE = 2.0  # a turned copy is like other normal parts if it is at most so much farther than moved ones
-_ANY_ANGLE = 30  # degrees between the copies of parts that lie at any angle
+ANY_ANGLE = 30
+"""Degrees between the copies of parts that lie at any angle."""
 _EXPLAINED = 0.7  # parts lie at any angle if turns of one shot take away the rest of the distance to another
 _COMPARED = 4  # shots whose turns are compared with each other: all of them would take the square of their number
-_NOVEL = 0.25  # share of a turned copy's patches that the bank keeps: those farthest from the upright shot
+NOVEL = 0.25
+"""Share of a turned copy's patches that the bank keeps: those farthest from the upright shot."""
 
 
 def larger_size(image_size: tuple[int, int], second: "SecondMemory | None") -> tuple[int, int]:
@@ -128,7 +128,7 @@ class SecondMemory(nn.Module):
         inside = patches_inside(turn, self.backbone.grid, copy.device)
         distances = bank(copy.unsqueeze(0)).squeeze(0).masked_fill(~inside, -1)
         kept = torch.zeros_like(inside)
-        kept[distances.topk(int(_NOVEL * len(distances))).indices] = True
+        kept[distances.topk(int(NOVEL * len(distances))).indices] = True
         return kept & inside
 
     @property
@@ -154,7 +154,7 @@ class SecondMemory(nn.Module):
         """
         lying = chosen = [0] if self.asked_turns == AUTO else turns_of(self.asked_turns)
         if self.asked_turns == AUTO and shots is not None:
-            any_angle = turns_of(_ANY_ANGLE)
+            any_angle = turns_of(ANY_ANGLE)
             if self.unexplained(shots, any_angle) <= _EXPLAINED:
                 lying = any_angle
             else:

@@ -96,19 +96,20 @@ class Tiling:
         return torch.stack([rows, columns], dim=-1).reshape(-1, 2)
 
 
-def automatic_tiling(image_sizes: Iterable[tuple[int, int]], size: tuple[int, int]) -> Tiling:
+def automatic_tiling(image_sizes: Iterable[tuple[int, int]], size: tuple[int, int], shrink: float = _SHRINK) -> Tiling:
     """Choose so many tiles that no image is shrunk to less than half its height or width, at most 12 along a side.
 
     Args:
         image_sizes: Heights and widths of the images; the largest count.
         size: Height and width of a tile.
+        shrink: How many pixels of the image one pixel of a tile may cover, along a side, in place of the 2.
 
     Returns:
         The tiling; a single tile for images of at most twice a tile's size.
     """
     sides = [max(lengths) for lengths in zip(*image_sizes, strict=True)]
     counts = [
-        min(MAX_AUTO, 1 + max(0, ceil((length / _SHRINK - tile) / _stride(tile))))
+        min(MAX_AUTO, 1 + max(0, ceil((length / shrink - tile) / _stride(tile))))
         for length, tile in zip(sides, size, strict=True)
     ]
     return Tiling(*counts)

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torchvision.transforms.v2 import Transform
 
+from anople_anomalib.config import AUTO
 from anople_anomalib.method.fusion import WeightedFusion
 from anople_anomalib.method.fusion_weights import Trial, choose_weights, damage
 from anople_anomalib.method.memory_bank import MemoryBank, ScaledMemoryBank
-from anople_anomalib.method.second_memory import AUTO
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.tiles.large_images import ShotFeatures

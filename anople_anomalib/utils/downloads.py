@@ -22,10 +22,14 @@ def require_hub(repository: str, files: Sequence[str]) -> None:
     Raises:
         ConnectionError: If none is in the client's cache and the Hub does not answer.
     """
-    cached = any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
-    if not (cached or constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT)):
+    if not (is_cached(repository, files) or constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT)):
         msg = f"{constants.ENDPOINT} does not answer"
         raise ConnectionError(msg)
+
+
+def is_cached(repository: str, files: Sequence[str]) -> bool:
+    """Return whether one of the files of a repository is in the cache of the Hub's client."""
+    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
 
 
 def _answers(url: str) -> bool:

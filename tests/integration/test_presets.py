@@ -21,7 +21,7 @@ NO_NETWORK: dict[str, dict[str, Any]] = {
     "paper": {"pretrained": "random", "training": ONE_VIEW},
     "visa": {"pretrained": "random", "training": ONE_VIEW},
     "offline": {},
-    "dinov2": {"pretrained": "random", "training": ONE_VIEW, "memory": {"pretrained": "random", "image_size": 126}},
+    "dinov2": {"training": ONE_VIEW, "memory": {"pretrained": "random", "image_size": 126}},
 }
 """What each preset is given beside its name, for want of its weights and of time."""
 

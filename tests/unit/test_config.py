@@ -80,7 +80,7 @@ def test_weights_of_a_preset_are_those_of_its_own_backbones() -> None:
     assert resolve("paper", backbone="ViT-B-16-plus-240")["pretrained"] == "laion400m_e32"
     assert resolve("paper", pretrained="random")["pretrained"] == "random"
     memory = resolve("dinov2", memory={"backbone": "resnet18"})["memory"]
-    assert (memory["image_size"], memory["turns"]) == ("default", "right_angles")
+    assert (memory["image_size"], memory["turns"]) == ("default", 45)
     assert resolve("dinov2")["memory"]["image_size"] == 448
 
 
@@ -160,7 +160,10 @@ def test_arguments_for_the_command_line(arguments: dict[str, Any], expected: lis
         ({"memory": {"layers": [1.5]}}, r"memory.layers must be layer numbers, 1 or more, got \[1.5\]"),
         ({"memory": {"layers": 3}}, "memory.layers must be layer numbers, 1 or more, got 3"),
         ({"memory": {"coreset_ratio": 0}}, "memory.coreset_ratio must be above 0 and at most 1, got 0"),
-        ({"memory": {"image_size": 20}}, "memory.image_size must be an integer, 32 or more, or 'default', got 20"),
+        (
+            {"memory": {"image_size": 20}},
+            "image_size must be an integer, 32 or more, or 'auto', or 'default', got 20",
+        ),
         (
             {"memory": {"turns": "all"}},
             "memory.turns must be one of .*, none, or a multiple of 15 degrees that divides 360, got 'all'",

@@ -202,7 +202,7 @@ def test_without_a_network_the_error_says_what_helps(monkeypatch: pytest.MonkeyP
         load_backbone(MINIATURE)
 
 
-E32_URL = backbones._TRUE_URLS["ViT-B-16-plus-240", "laion400m_e32"]
+E32_URL = backbones.TRUE_URLS["ViT-B-16-plus-240", "laion400m_e32"]
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bytes,
         url = f"https://github.com/mlfoundations/open_clip/releases/download/v0/miniature-e32-{digits}.pt"
         tags = {"e32": {"url": url, "hf_hub": "nobody/miniature.e31/"}}
         monkeypatch.setitem(open_clip.pretrained._PRETRAINED, MINIATURE, tags)
-        monkeypatch.setitem(backbones._TRUE_URLS, (MINIATURE, "e32"), url)
+        monkeypatch.setitem(backbones.TRUE_URLS, (MINIATURE, "e32"), url)
         monkeypatch.setattr("urllib.request.urlopen", answer)
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
         return asked
@@ -233,7 +233,7 @@ def test_e32_is_the_file_whose_name_ends_in_its_hash() -> None:
     assert E32_URL.endswith("/vit_b_16_plus_240-laion400m_e32-699c4b84.pt")
     config = open_clip.pretrained.get_pretrained_cfg("ViT-B-16-plus-240", "laion400m_e32")
     assert config["url"] in {"", E32_URL}
-    assert "e32" not in config["hf_hub"], "open_clip names the right file now: _TRUE_URLS can go"
+    assert "e32" not in config["hf_hub"], "open_clip names the right file now: TRUE_URLS can go"
 
 
 def test_the_true_file_of_a_tag_is_downloaded_checked_and_named(

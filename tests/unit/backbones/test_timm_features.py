@@ -23,7 +23,8 @@ from anople_anomalib.backbones.package_weights import (
     package_file,
     package_weights,
 )
-from anople_anomalib.backbones.timm_features import fold_batch_norm, load_memory_backbone
+from anople_anomalib.backbones.timm_features import count_features, fold_batch_norm, load_memory_backbone
+from anople_anomalib.presets import read_preset
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.26, 0.27)
 
@@ -74,6 +75,15 @@ def test_a_transformer_gives_features_of_unit_length() -> None:
     features = backbone(torch.rand(1, 3, 100, 80))
     assert features.shape == (1, 4 * 4, 2 * 192)
     assert_close(features[..., :192].norm(dim=-1), torch.ones(1, 16))
+
+
+def test_dinov2_is_built_at_its_published_sizes_without_a_download() -> None:
+    memory = read_preset("dinov2")["memory"]
+    name, layers = memory["backbone"], memory["backbone_layers"]
+    backbone = load(name, weights="random", layers=layers, image_size=memory["image_size"])
+    assert (backbone.grid, backbone.width) == ((32, 32), 3 * 384)
+    counted = count_features(name, tuple(layers), 672)
+    assert (counted.patches, counted.width) == (48 * 48, 3 * 384)
 
 
 def test_folding_is_undone_where_it_would_change_something() -> None:

@@ -3,6 +3,7 @@
 
 """The command ``anople``: what it imports, what it says, and how it ends."""
 
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -141,10 +142,14 @@ def test_teach_says_where_every_image_went_and_judge_writes_a_row_for_each(
     files = good_parts(tmp_path / "cap" / "good", 9)
     (files[0].parent / "notes.txt").write_text("none")
     monkeypatch.chdir(tmp_path)
-    assert main(["teach", "cap/good", "--epochs", "1", "--accelerator", "cpu"]) == 0
+    defect = ["--smallest-defect", "40"]
+    assert main(["teach", "cap/good", "--epochs", "1", "--accelerator", "cpu", *defect]) == 0
     said = capsys.readouterr().out
     assert all(file.name in said for file in files)
     assert "1 files are left out" in said
+    assert re.search(
+        r"Defects of 40 pixels: images are seen at 320 x 320 pixels, at most .* s and\n36 MB an image", said
+    )
     assert "anople judge FOLDER --model cap.ckpt" in said
     assert main(["teach", "cap/good"]) == 1  # nothing is overwritten
     image = Image.open(files[0])

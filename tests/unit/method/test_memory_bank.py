@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from anople_anomalib.method import memory_bank
 from anople_anomalib.method.coreset import choose_coreset
 from anople_anomalib.method.memory_bank import MemoryBank, ScaledMemoryBank
+from anople_anomalib.method.subspace import SubspaceMemoryBank
 
 D = 6
 
@@ -86,6 +87,20 @@ def test_no_more_than_a_block_of_distances_exists_at_a_time(
     with LargestProduct() as largest:
         assert_close(bank(images), whole)
     assert 0 < largest.size <= min(rows, 18) * min(queries, 12)
+
+
+@pytest.mark.parametrize("kind", [ScaledMemoryBank, SubspaceMemoryBank])
+def test_a_query_of_the_second_memory_is_flat_in_memory(
+    monkeypatch: pytest.MonkeyPatch, kind: type[ScaledMemoryBank]
+) -> None:
+    """Rows by queries never exist at once: nothing is larger than the bank, the queries or a block."""
+    monkeypatch.setattr(memory_bank, "_ROWS", 50)
+    monkeypatch.setattr(memory_bank, "_QUERIES", 40)
+    bank, images = kind(D, (4, 5)), torch.randn(10, 20, D)
+    bank.build(torch.randn(100, 20, D))
+    with torch.no_grad(), LargestResult() as largest:
+        bank(images)
+    assert largest.numel <= max(2000 * (D + 2), 200 * (D + 2), 40 * 50) < 2000 * 200
 
 
 def test_a_coreset_covers_the_features() -> None:
