@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import attend, attend_values, require_multihead
 from .frozen import FrozenModule
-from .outputs import ValueFeatures, VisualFeatures
+from .outputs import LayerFeatures, ValueFeatures, VisualFeatures
 
 
 class PromptedVisualTower(nn.Module):
@@ -93,6 +93,23 @@ class PromptedVisualTower(nn.Module):
             patch_tokens=x[..., patches, :],
             memory_features=torch.stack(memory).mean(dim=0) if memory else None,
         )
+
+    def encode_layers(self, images: torch.Tensor, layers: Sequence[int]) -> LayerFeatures:
+        """Encode images without prompts.
+
+        Args:
+            images: Normalized images, shape ``(B, 3, *image_size)``.
+            layers: 1-based numbers of the layers whose patch features are wanted.
+
+        Returns:
+            Image embedding, and patch features of the layers.
+        """
+        x, found = self._embed(images), []
+        for layer, block in enumerate(self.visual.transformer.resblocks):
+            x = _run(self.visual.transformer, block, x)
+            if layer + 1 in layers:
+                found.append(x[..., 1:, :])
+        return LayerFeatures(self.visual.ln_post(x[..., 0, :]) @ self.visual.proj, tuple(found))
 
     def encode_by_values(self, images: torch.Tensor, memory_layers: Sequence[int] = ()) -> ValueFeatures:
         """Encode images without prompts, and gather local features by V-V attention on the way.

@@ -36,7 +36,8 @@ def _tensors(module: nn.Module, prefix: str) -> Iterator[tuple[str, torch.Tensor
         for path, part in module.named_modules()
         for name in part._non_persistent_buffers_set  # noqa: SLF001  # torch tells them in no other way
     }
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+    parameters = module.named_parameters(remove_duplicate=False)  # language models tie their last weights to the first
+    for name, tensor in (*parameters, *module.named_buffers(remove_duplicate=False)):
         if name not in volatile:
             yield prefix + name, tensor
 

@@ -25,6 +25,18 @@ class VisualFeatures(NamedTuple):
     second_features: torch.Tensor | None = None
 
 
+class LayerFeatures(NamedTuple):
+    """Result of one pass through the visual tower without prompts.
+
+    Attributes:
+        image_embedding: CLS token in the joint embedding, shape ``(B, embed_dim)``; not normalized.
+        layers: Patch features of every layer that was asked for, shape ``(B, n, d_v)`` each.
+    """
+
+    image_embedding: torch.Tensor
+    layers: tuple[torch.Tensor, ...]
+
+
 class ValueFeatures(NamedTuple):
     """Result of one pass through the visual tower whose local features come from V-V attention.
 

@@ -53,6 +53,10 @@ class AuxiliaryCategory(NamedTuple):
     test: AnomalibDataset
 
 
+SIMULATED = "simulated anomalies"
+"""Remark of a method that simulates the anomalies that it learns from."""
+
+
 class AuxiliaryLearner(LightningModule, ABC):
     """Mixin of a model that learns from auxiliary data before it sees the shots; see the module on how it is used."""
 
@@ -65,6 +69,11 @@ class AuxiliaryLearner(LightningModule, ABC):
         Args:
             auxiliary: The data by category, of :func:`auxiliary_data`; at least one.
         """
+
+    def remark(self, auxiliary: Mapping[str, AuxiliaryCategory]) -> str:
+        """Return what a row says of the auxiliary data beside their names; nothing by default."""
+        del auxiliary
+        return ""
 
     def on_fit_start(self) -> None:
         """Refuse to see the shots before anything was learned.

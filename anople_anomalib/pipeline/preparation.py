@@ -82,7 +82,9 @@ def prepare(
     with safe_open(path, framework="pt") as file:
         costs = {name: float(value) for name, value in (file.metadata() or {}).items()}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    return Preparation(state, {"transfer": auxiliary_text({**auxiliary, "categories": categories}), **costs})
+    remark = model.remark(data) if isinstance(model, AuxiliaryLearner) else ""
+    text = auxiliary_text({**auxiliary, "categories": categories})
+    return Preparation(state, {"transfer": f"{text} ({remark})" if remark else text, **costs})
 
 
 def _learn(

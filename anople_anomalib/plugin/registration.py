@@ -19,7 +19,8 @@ from typing import Any
 from . import discovery
 
 PIPELINE_NAME = "fewshot"
-_MODELS = {"AnoPLe": "anople", **dict.fromkeys(("SPADE", "FastRecon", "PromptAD", "TinyWinClip"), "baselines")}
+_BASELINES = ("SPADE", "AnomalyGPT", "FastRecon", "InCTRL", "PromptAD", "TinyWinClip")
+_MODELS = {"AnoPLe": "anople", **dict.fromkeys(_BASELINES, "baselines")}
 _DATAMODULES = dict.fromkeys(("FewShot", "Parts", "SampleTextures"), "data")
 _OFFERED = {"anomalib.models": _MODELS, "anomalib.models.image": _MODELS, "anomalib.data": _DATAMODULES}
 """By the module of anomalib, the plugin's classes and their modules."""

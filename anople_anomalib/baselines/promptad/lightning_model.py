@@ -33,15 +33,13 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 
 from anople_anomalib.backbones.clip_loading import get_tokenizer, load_backbone
-from anople_anomalib.baselines.shot_memory import ShotMemory
-from anople_anomalib.data.dataset_checks import class_names_of
-from anople_anomalib.deployment.components import DefaultComponents, exact_pre_processor
+from anople_anomalib.baselines.around_clip import AroundClip
 from anople_anomalib.method.layers import resolve_memory_layers
 from anople_anomalib.method.prompt_templates import clean_class_names, words_of_categories
 from anople_anomalib.method.state_checks import check_weights, require_finite
 from anople_anomalib.training.run import TrainerArguments, TrainingRun
 from anople_anomalib.utils.arguments import as_list, check_integer, check_rates, check_scales
-from anople_anomalib.utils.batches import datamodule_of, images_of
+from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.scoped import seeded
 
 from .prompts import GENERIC, customized, templates_of
@@ -53,7 +51,7 @@ PROMPTAD_MEMORY_LAYERS = (3, 8)
 _LAST_RATE = 1e-5  # at which the cosine of the learning rate ends
 
 
-class PromptAD(ShotMemory, AnomalibModule):
+class PromptAD(AroundClip, AnomalibModule):
     """PromptAD Lightning model: prompts are trained around a frozen CLIP, the shots fill a memory.
 
     Trained on all images that the datamodule has, in its batches: take a :class:`anople_anomalib.data.FewShot`
@@ -141,10 +139,8 @@ class PromptAD(ShotMemory, AnomalibModule):
             _check_anomalies(anomalies, object_specific=object_specific)
         loaded = load_backbone(backbone, pretrained)
         visual = loaded.clip.visual
-        if pre_processor is True:
-            pre_processor = self.configure_pre_processor(visual.image_size, loaded.mean, loaded.std)
         super().__init__(
-            pre_processor=exact_pre_processor(pre_processor),
+            pre_processor=self.pre_processor_around(loaded, pre_processor),
             post_processor=post_processor,
             evaluator=evaluator,
             visualizer=visualizer,
@@ -169,8 +165,6 @@ class PromptAD(ShotMemory, AnomalibModule):
             )
         self.register_load_state_dict_pre_hook(check_weights)
 
-    configure_pre_processor = staticmethod(DefaultComponents.configure_pre_processor)  # type: ignore[assignment]  # CLIP's
-
     def configure_callbacks(self) -> Sequence[Callback]:
         """Let the trainer validate once, after the last step."""
         return [*cast("Sequence[Callback]", super().configure_callbacks()), TrainingRun()]
@@ -179,16 +173,6 @@ class PromptAD(ShotMemory, AnomalibModule):
     def trainer_arguments(self) -> dict[str, Any]:
         """Arguments for the trainer: the default number of epochs, which gives way to the user's."""
         return TrainerArguments(self.hparams["epochs"])
-
-    def setup(self, stage: str) -> None:
-        """Write the texts before a training run.
-
-        Args:
-            stage: Stage of the trainer.
-        """
-        if stage == "fit":
-            self.prepare_texts(self.hparams["class_names"] or class_names_of(datamodule_of(self.trainer)))
-        super().setup(stage)
 
     def prepare_texts(self, categories: str | Sequence[str]) -> None:
         """Set the texts of the prompts.

@@ -27,7 +27,6 @@ Towers, memory bank and fusion are AnoPLe's (:mod:`anople_anomalib.method`).
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from anomalib.data import InferenceBatch
@@ -38,9 +37,9 @@ from torch.nn import functional as F
 
 from anople_anomalib.backbones.clip import FrozenCLIP
 from anople_anomalib.backbones.outputs import ValueFeatures
+from anople_anomalib.baselines.around_clip import LayeredMemory, abnormal_probability
 from anople_anomalib.baselines.shot_memory import ShotModel
 from anople_anomalib.method.fusion import fuse
-from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.state_checks import require_trained
 from anople_anomalib.utils.transforms import is_size, resize_exactly
 
@@ -86,8 +85,7 @@ class PromptADModel(ShotModel):
         self.image_head = PromptHead(clip.text.width, image_prompts, *lengths)
         self.pixel_head = PromptHead(clip.text.width, pixel_prompts, *lengths)
         self.memory_layers = tuple(memory_layers)
-        banks = [MemoryBank(clip.visual.width) for _ in self.memory_layers]  # R of each layer
-        self.memory_banks = nn.ModuleList(banks)
+        self.memory_banks = LayeredMemory(clip.visual.width, len(self.memory_layers))  # R of each layer
         self.logit_scale = float(clip.logit_scale.log()) if logit_scale is None else float(logit_scale)
         self.margin, self.alignment_weight = margin, alignment_weight
         self.blur = GaussianBlur2d(sigma=sigma) if sigma else nn.Identity()
@@ -176,8 +174,7 @@ class PromptADModel(ShotModel):
         Args:
             features: Patch features of all shots, one tensor per layer, shape ``(N, n, d_v)`` each.
         """
-        for bank, layer in zip(self.memory_banks, features, strict=True):
-            cast("MemoryBank", bank).build(layer)
+        self.memory_banks.build(features)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images and their pixels.
@@ -195,41 +192,15 @@ class PromptADModel(ShotModel):
         if not torch.compiler.is_compiling():
             require_trained("PromptAD", trained=bool(self.is_fitted))
         visual = self.encode(images)
-        scores = self.abnormal_probability(visual.image_embedding, self.image_prototypes)  # S_t, (B,)
-        grid = self._grid(
-            self.abnormal_probability(visual.local_features, self.pixel_prototypes)
-        )  # M_t, (B, 1, h', w')
+        scores = abnormal_probability(visual.image_embedding, self.image_prototypes, self.logit_scale)  # S_t, (B,)
+        local = abnormal_probability(visual.local_features, self.pixel_prototypes, self.logit_scale)
+        grid = self._grid(local)  # M_t, (B, 1, h', w')
         if self.memory_banks:
-            memory = self._grid(self.memory_map(visual.memory_features))  # M_v
+            memory = self._grid(self.memory_banks(visual.memory_features))  # M_v
             grid = fuse(grid, memory)  # (10)
             scores = fuse(scores, _resized(memory, images.shape[-2:]).flatten(1).amax(dim=1))  # (11)
         anomaly_map = self.blur(_resized(grid, images.shape[-2:]))
         return InferenceBatch(pred_score=scores.unsqueeze(1), anomaly_map=anomaly_map)
-
-    def abnormal_probability(self, features: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
-        """Compute equation (8).
-
-        Args:
-            features: z, of length 1, shape ``(..., D)``.
-            prototypes: (w^n, w^a), of length 1, shape ``(2, D)``.
-
-        Returns:
-            Shape ``(...)``, values in [0, 1].
-        """
-        logits = self.logit_scale * features @ prototypes.to(features.dtype).T
-        return logits.softmax(dim=-1)[..., 1]
-
-    def memory_map(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Compute equation (9), the mean over the layers.
-
-        Args:
-            features: Patch features of every layer, shape ``(B, n, d_v)`` each.
-
-        Returns:
-            Shape ``(B, n)``, values in [0, 1].
-        """
-        distances = [bank(layer) for bank, layer in zip(self.memory_banks, features, strict=True)]
-        return torch.stack(distances).mean(dim=0)
 
     def _grid(self, values: torch.Tensor) -> torch.Tensor:
         """Return values of patches, shape ``(B, n)``, as a map of shape ``(B, 1, h', w')``."""

@@ -61,7 +61,9 @@ FILES = {
     "anople_anomalib/baselines/__init__.py": """
         from anomalib.models.components import AnomalibModule
         class SPADE(AnomalibModule): ...
+        class AnomalyGPT(AnomalibModule): ...
         class FastRecon(AnomalibModule): ...
+        class InCTRL(AnomalibModule): ...
         class PromptAD(AnomalibModule): ...
         class TinyWinClip(AnomalibModule): ...
     """,
@@ -91,7 +93,7 @@ from anople_anomalib.data import FewShot, SampleTextures
 from anople_anomalib.pipeline import FewShotPipeline
 assert anomalib.models.AnoPLe is anomalib.models.image.AnoPLe is anople_anomalib.AnoPLe
 assert (anomalib.data.FewShot, anomalib.data.SampleTextures) == (FewShot, SampleTextures)
-models = ["AnoPLe", "FastRecon", "PromptAD", "SPADE", "TinyWinClip"]
+models = ["AnoPLe", "AnomalyGPT", "FastRecon", "InCTRL", "PromptAD", "SPADE", "TinyWinClip"]
 assert sorted(anomalib.models.__all__) == sorted(["AnomalibModule", *models])
 assert sorted(anomalib.data.__all__) == ["AnomalibDataModule", "FewShot", "Parts", "SampleTextures"]
 assert sorted(anomalib.models.list_models()) == models
@@ -247,7 +249,8 @@ def test_reload_registers_again(world: World) -> None:
         print(*anomalib.data.__all__, *anomalib.models.__all__)
     """
     assert world.print(code) == (
-        "AnomalibDataModule FewShot Parts SampleTextures AnomalibModule AnoPLe SPADE FastRecon PromptAD TinyWinClip"
+        "AnomalibDataModule FewShot Parts SampleTextures "
+        "AnomalibModule AnoPLe SPADE AnomalyGPT FastRecon InCTRL PromptAD TinyWinClip"
     )
 
 

@@ -1,0 +1,8 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""InCTRL as a model of anomalib."""
+
+from .lightning_model import InCTRL
+
+__all__ = ["InCTRL"]
