@@ -20,7 +20,7 @@ from .second_memory import ANY_ANGLE, NOVEL
 from .turns import turns_of
 
 OPERATIONS = 5e10
-"""Budget of an image: about a second on one core of a small machine (benchmarks/search.py)."""
+"""Budget of an image: two seconds at the 2.5e10 operations a second that a core of the development machine reaches."""
 MEGABYTES = 500.0
 """Budget of an image: rows of the bank, and the largest layer of the backbone."""
 SMALLEST, LARGEST = 224, 1024
