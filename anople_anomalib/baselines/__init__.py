@@ -5,8 +5,8 @@
 
 They see the same shots, are measured by the same metrics and share AnoPLe's parts where the papers share them:
 :class:`SPADE` (images of the k nearest neighbors), :class:`FastRecon` (reconstruction from a coreset),
-:class:`PromptAD` (prompts around a frozen CLIP). :class:`InCTRL` and :class:`AnomalyGPT` learn from other data before
-they see the shots (:mod:`.transfer`). :class:`TinyWinClip` is anomalib's WinCLIP over the bundled CLIP.
+:class:`PromptAD` (prompts around a frozen CLIP). :class:`RegAD`, :class:`InCTRL` and :class:`AnomalyGPT` learn from
+other data before they see the shots (:mod:`.transfer`). :class:`TinyWinClip` is anomalib's WinCLIP over the bundled CLIP.
 
 Importing the package is light: a model, and anomalib with it, is loaded when it is first asked for.
 """
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from .fastrecon import FastRecon
     from .inctrl import InCTRL
     from .promptad import PromptAD
+    from .regad import RegAD
     from .spade import SPADE
     from .tiny_winclip import TinyWinClip
 
-__all__ = ["SPADE", "AnomalyGPT", "FastRecon", "InCTRL", "PromptAD", "TinyWinClip"]
+__all__ = ["SPADE", "AnomalyGPT", "FastRecon", "InCTRL", "PromptAD", "RegAD", "TinyWinClip"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
@@ -32,6 +33,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "fastrecon": ["FastRecon"],
         "inctrl": ["InCTRL"],
         "promptad": ["PromptAD"],
+        "regad": ["RegAD"],
         "spade": ["SPADE"],
         "tiny_winclip": ["TinyWinClip"],
     },

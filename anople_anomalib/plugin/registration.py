@@ -19,7 +19,7 @@ from typing import Any
 from . import discovery
 
 PIPELINE_NAME = "fewshot"
-_BASELINES = ("SPADE", "AnomalyGPT", "FastRecon", "InCTRL", "PromptAD", "TinyWinClip")
+_BASELINES = ("SPADE", "AnomalyGPT", "FastRecon", "InCTRL", "PromptAD", "RegAD", "TinyWinClip")
 _MODELS = {"AnoPLe": "anople", **dict.fromkeys(_BASELINES, "baselines")}
 _DATAMODULES = dict.fromkeys(("FewShot", "Parts", "SampleTextures"), "data")
 _OFFERED = {"anomalib.models": _MODELS, "anomalib.models.image": _MODELS, "anomalib.data": _DATAMODULES}

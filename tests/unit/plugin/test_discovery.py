@@ -65,6 +65,7 @@ FILES = {
         class FastRecon(AnomalibModule): ...
         class InCTRL(AnomalibModule): ...
         class PromptAD(AnomalibModule): ...
+        class RegAD(AnomalibModule): ...
         class TinyWinClip(AnomalibModule): ...
     """,
     "anople_anomalib/data/sample_textures/__init__.py": """
@@ -93,7 +94,7 @@ from anople_anomalib.data import FewShot, SampleTextures
 from anople_anomalib.pipeline import FewShotPipeline
 assert anomalib.models.AnoPLe is anomalib.models.image.AnoPLe is anople_anomalib.AnoPLe
 assert (anomalib.data.FewShot, anomalib.data.SampleTextures) == (FewShot, SampleTextures)
-models = ["AnoPLe", "AnomalyGPT", "FastRecon", "InCTRL", "PromptAD", "SPADE", "TinyWinClip"]
+models = ["AnoPLe", "AnomalyGPT", "FastRecon", "InCTRL", "PromptAD", "RegAD", "SPADE", "TinyWinClip"]
 assert sorted(anomalib.models.__all__) == sorted(["AnomalibModule", *models])
 assert sorted(anomalib.data.__all__) == ["AnomalibDataModule", "FewShot", "Parts", "SampleTextures"]
 assert sorted(anomalib.models.list_models()) == models
@@ -250,7 +251,7 @@ def test_reload_registers_again(world: World) -> None:
     """
     assert world.print(code) == (
         "AnomalibDataModule FewShot Parts SampleTextures "
-        "AnomalibModule AnoPLe SPADE AnomalyGPT FastRecon InCTRL PromptAD TinyWinClip"
+        "AnomalibModule AnoPLe SPADE AnomalyGPT FastRecon InCTRL PromptAD RegAD TinyWinClip"
     )
 
 

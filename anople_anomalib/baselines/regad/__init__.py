@@ -1,0 +1,8 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""RegAD as a model of anomalib."""
+
+from .lightning_model import RegAD
+
+__all__ = ["RegAD"]
