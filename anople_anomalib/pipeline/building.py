@@ -98,11 +98,11 @@ def model_class(path: str) -> type[AnomalibModule]:
     """Return a model of anomalib by its bare name, or any by its full one, as ``anomalib train`` does."""
     if "." in path:
         return _imported(path, "model", AnomalibModule)
-    models: dict[str, Any] = {name: cls for name, cls in vars(anomalib.models).items() if isclass(cls)}
-    if path not in models:
-        msg = f"anomalib has no model '{path}'{did_you_mean(path, models)}."
+    found = getattr(anomalib.models, path, None)  # the plugin's own are loaded when they are asked for
+    if not isclass(found):
+        msg = f"anomalib has no model '{path}'{did_you_mean(path, dir(anomalib.models))}."
         raise UnknownModelError(msg)
-    return models[path]
+    return found
 
 
 def _imported(path: str, kind: str, *bases: type) -> type[Any]:
