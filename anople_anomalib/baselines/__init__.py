@@ -6,7 +6,8 @@
 They see the same shots, are measured by the same metrics and share AnoPLe's parts where the papers share them:
 :class:`SPADE` (images of the k nearest neighbors), :class:`FastRecon` (reconstruction from a coreset),
 :class:`PromptAD` (prompts around a frozen CLIP). :class:`RegAD`, :class:`InCTRL` and :class:`AnomalyGPT` learn from
-other data before they see the shots (:mod:`.transfer`). :class:`TinyWinClip` is anomalib's WinCLIP over the bundled CLIP.
+other data before they see the shots (:mod:`.transfer`). :class:`TinyWinClip` is anomalib's WinCLIP over the bundled
+CLIP.
 
 Importing the package is light: a model, and anomalib with it, is loaded when it is first asked for.
 """

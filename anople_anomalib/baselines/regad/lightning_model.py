@@ -131,6 +131,11 @@ class RegAD(AuxiliaryLearner, ShotMemory, AnomalibModule):
         self.model.eval()
         self.model.has_learned.fill_(value=True)
 
+    def remark(self, auxiliary: Mapping[str, AuxiliaryCategory]) -> str:
+        """Let a row say that learning started from random weights, if it did."""
+        del auxiliary
+        return "" if self.hparams["pre_trained"] else "random weights"
+
     def _batches(self, images: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield queries and their support images, a category at a time, in random order."""
         size = self.hparams["batch_size"]
