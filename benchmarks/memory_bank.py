@@ -35,9 +35,10 @@ from torchmetrics.functional.classification import binary_auroc
 from anople_anomalib import AnoPLe, MemoryConfig, TrainingConfig
 from anople_anomalib.backbones.outputs import VisualFeatures
 from anople_anomalib.data import SampleTextures
-from anople_anomalib.data.sampling import draw_shots, relative_names
+from anople_anomalib.data.sampling import draw_shots
 from anople_anomalib.method.fusion import PaperFusion, fuse
 from anople_anomalib.method.memory_bank import MemoryBank
+from anople_anomalib.utils.files import relative_names
 from anople_anomalib.utils.transforms import resize
 
 mpl.use("Agg")

@@ -43,26 +43,21 @@ def prepare(folder: Path, preset: str) -> tuple[Path, dict[str, Path], Path]:
 
 
 def commands(
-    checkpoint: Path, exports: dict[str, Path], images: Path, preset: str, output: Path
+    checkpoint: Path, exports: dict[str, Path], images: Path, preset: str, output: Path, *, pictures: bool
 ) -> dict[str, list[str]]:
     """Return the command line of every program."""
     anomalib = [str(BIN / "anomalib"), "predict", "--model", "AnoPLe", *model_arguments(preset)]
-    anomalib += ["--model.visualizer", "false", "--ckpt_path", str(checkpoint), "--data", str(images)]
-    found = {"anomalib predict": [*anomalib, "--default_root_dir", str(output / "anomalib")]}
-    checked = [
-        "judge",
-        str(images),
-        "--model",
-        str(checkpoint),
-        "--pictures",
-        "false",
-        "--output",
-        str(output / "anople"),
-    ]
-    found["anople judge, checkpoint"] = [sys.executable, "-m", "anople_anomalib.commands.main", *checked]
+    anomalib += ["--ckpt_path", str(checkpoint), "--data", str(images), "--default_root_dir", str(output / "anomalib")]
+    judge = [sys.executable, "-m", "anople_anomalib.commands.main", "judge", str(images), "--model", str(checkpoint)]
+    judge += ["--pictures", str(pictures).lower(), "--output", str(output / "anople")]
+    found = {
+        "anomalib predict": anomalib if pictures else [*anomalib, "--model.visualizer", "false"],
+        "anople judge, checkpoint": judge,
+    }
     for name, graph in exports.items():
         arguments = [str(images), "--model", str(graph), "--output", str(output / name.replace(" ", "_"))]
-        found[f"runtime, {name}"] = [sys.executable, "-m", "anople_anomalib.deployment.runtime", *arguments]
+        program = [sys.executable, "-m", "anople_anomalib.deployment.runtime", *arguments]
+        found[f"runtime, {name}"] = [*program, "--pictures"] if pictures else program
     return found
 
 
@@ -91,7 +86,7 @@ def many(image: Path, folder: Path, number: int) -> Path:
 
 
 def main() -> None:
-    """Print two tables."""
+    """Print three tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--preset", default="offline")
     parser.add_argument("--repeats", type=int, default=3)
@@ -105,14 +100,24 @@ def main() -> None:
         table("First verdict", checkpoint, exports, image, root, options.preset, options.repeats)
         if options.images:
             folder = many(image, root / "many", options.images)
-            table(f"{options.images} images", checkpoint, exports, folder, root, options.preset, 1)
+            for pictures in (False, True):
+                title = f"{options.images} images, {'rows and pictures' if pictures else 'rows'}"
+                table(title, checkpoint, exports, folder, root, options.preset, 1, pictures=pictures)
 
 
 def table(
-    title: str, checkpoint: Path, exports: dict[str, Path], images: Path, root: Path, preset: str, repeats: int
+    title: str,
+    checkpoint: Path,
+    exports: dict[str, Path],
+    images: Path,
+    root: Path,
+    preset: str,
+    repeats: int,
+    *,
+    pictures: bool = False,
 ) -> None:
     """Print a table of all programs, with their shares of the first one's."""
-    programs = commands(checkpoint, exports, images, preset, root / "output")
+    programs = commands(checkpoint, exports, images, preset, root / "output", pictures=pictures)
     figures: dict[str, list[tuple[float, float, float]]] = {program: [] for program in programs}
     for _ in range(repeats):
         for program, command in programs.items():

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from skimage.measure import find_contours
 
-from anople_anomalib.deployment.heat_maps import heat_colors, resized_heat
+from anople_anomalib.deployment.painting import heat_colors, resized_heat
 from anople_anomalib.deployment.table import verdict_of
 from anople_anomalib.utils.palette import BLUE, ORANGE, VERMILLION
 from anople_anomalib.visualization.explanation import draw_nearest_normal

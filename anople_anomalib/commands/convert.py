@@ -1,15 +1,16 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Make plain images of a folder: ``anople convert SOURCE TARGET --white 4095``, for a camera of 12 bits."""
+"""Plain folders of images, of odd ones (``anople convert``) or another service's data sets (``anople import``)."""
 
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from anople_anomalib.utils.files import folder_written_whole
 
-from .terminal import FINE
+from .terminal import FINE, UNJUDGED
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 
@@ -74,3 +75,24 @@ def convert(options: Namespace) -> int:
     """Make plain images of a folder: 8 bits per channel, upright, PNG, which every reader shows the same."""
     print(f"{convert_images(options.source, options.target, options.white)} images were converted.")
     return FINE
+
+
+def import_options(parser: ArgumentParser) -> None:
+    """Add the options of ``import``."""
+    parser.add_argument("format", type=Literal["lookout"], help="the service: Amazon's Lookout for Vision")
+    parser.add_argument("manifest", type=Path, help="its manifest of the images for training")
+    parser.add_argument("--test", type=Path | None, default=None, help="its manifest of the images for testing")
+    parser.add_argument("--files", type=Path, required=True, help="folder with a copy of the bucket's files")
+    parser.add_argument("--output", type=Path, required=True, help="folder to make; it must not exist yet")
+
+
+def import_data(options: Namespace) -> int:
+    """Make folders of good and anomalous parts, with masks, of another service's data set.
+
+    The exit code is 3 where an image could not be taken.
+    """
+    from anople_anomalib.data.lookout import import_manifests
+
+    taken, left = import_manifests(options.manifest, options.test, options.files, options.output)
+    print("\n".join([f"{options.output}: {taken} images were taken, {len(left)} were not.", *left]))
+    return UNJUDGED if left else FINE

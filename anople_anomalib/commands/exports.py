@@ -47,8 +47,7 @@ def export(options: Namespace) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output) as folder:
         file = Path(write(folder, input_size=options.input_size))
-        if options.input_size is None:
-            print(_compared(model, file, options.images))
+        print(_compared(model, file, options.images))
         written = file.relative_to(folder)
         shutil.copytree(folder, options.output, dirs_exist_ok=True)
     print(options.output / written)
@@ -59,7 +58,8 @@ def _compared(model: "AnoPLe", file: Path, given: Path | None) -> str:
     """Return how far an export and its checkpoint are apart; another verdict is an error."""
     from anople_anomalib.deployment.metadata import read_metadata
 
-    shape = read_metadata(file).roi_shape
+    metadata = read_metadata(file)
+    shape = metadata.input_size or metadata.roi_shape
     with nullcontext(given) if given else example_images(shape) as images:
         found = compare(model, file, [images])
     if found["verdicts_that_differ"]:
@@ -98,13 +98,19 @@ def compare(model: "AnoPLe", export: Path, images: Sequence[Path]) -> dict[str, 
     Raises:
         ValueError: If no image could be judged.
     """
+    from anople_anomalib.data.image_reading import turned_size
     from anople_anomalib.data.image_series import ImageList
-    from anople_anomalib.deployment.runtime import image_files
+    from anople_anomalib.deployment.runtime import ExportedModel, image_files
     from anople_anomalib.deployment.runtime import judge as judge_by_export
     from anople_anomalib.deployment.table import rows_of
 
-    files = [path.absolute() for path in image_files(images)]  # as rows name them
-    exported = {row["path"]: row for row in judge_by_export(files, export)}
+    graph, files = ExportedModel(export), [path.absolute() for path in image_files(images)]  # as rows name them
+    if (size := graph.metadata.input_size) is not None:
+        files = [file for file in files if list(turned_size(file)[::-1]) == size]
+        if not files:
+            msg = f"No image has the height and width of this export, {size[0]}x{size[1]}: give some (--images)."
+            raise ValueError(msg)
+    exported = {row["path"]: row for row in judge_by_export(files, graph)}
     with tempfile.TemporaryDirectory() as folder:
         judge_series(model, ImageList(files, None), Namespace(output=Path(folder), accelerator="cpu"))
         pairs = [(row, exported[row["path"]]) for row in rows_of(Path(folder) / "predictions.jsonl")]

@@ -37,6 +37,16 @@ def add_judging(parser: ArgumentParser) -> None:
     add_shared(parser, "model", "look", "white", "megapixels", "accelerator")
 
 
+def is_exported(options: Namespace) -> bool:
+    """Return whether ``--model`` is an exported model, and refuse options that it cannot have."""
+    if options.model.suffix not in EXPORTED:
+        return False
+    if options.look is not None or options.white is not None:
+        msg = "--look is in an exported model already, and it takes 8 bits alone, without --white: leave both out."
+        raise UsageError(msg)
+    return True
+
+
 def judge_options(parser: ArgumentParser) -> None:
     """Add the options of ``judge``."""
     parser.add_argument("images", type=Path, nargs="+", help="folders, with everything below them, or files")
@@ -46,15 +56,15 @@ def judge_options(parser: ArgumentParser) -> None:
 
 def judge(options: Namespace) -> int:
     """Judge images: a row of predictions.csv and a heat map each."""
-    allow_pixels(options.megapixels)
-    if options.model.suffix in EXPORTED:  # without torch, and without pictures
-        from anople_anomalib.deployment.runtime import write_verdicts
+    from anople_anomalib.deployment.runtime import ExportedModel, cores, exit_code, frames_in, write_verdicts
 
-        return write_verdicts(
-            options.images, options.model, options.output, options.signal, fail_on_flag=options.fail_on_flag
-        )
+    allow_pixels(options.megapixels)
+    if is_exported(options):  # without torch
+        frames = frames_in(options.images)
+        model = ExportedModel(options.model, min(cores(), len(frames) or 1))
+        found = write_verdicts(frames, model, options.output, options.signal, pictures=options.pictures)
+        return exit_code(found, fail_on_flag=options.fail_on_flag)
     from anople_anomalib.data.image_series import ImageList
-    from anople_anomalib.deployment.runtime import exit_code
 
     images = ImageList(options.images, options.white)
     counts = judge_series(load_judge(options, pictures=options.pictures), images, options, options.signal)

@@ -3,8 +3,8 @@
 
 """The command ``anople``, in a process of its own: few words, errors of one sentence, exit codes.
 
-0: fine; 1: an error; 2: wrong usage; 3: some images could not be judged; 4: criteria failed or not proven; 130:
-interrupted. ``ANOPLE_TRACEBACK=1`` shows whole tracebacks and every message of the libraries. A subcommand is a
+0: fine; 1: an error; 2: wrong usage; 3: some images could not be judged, or taken; 4: criteria failed or not proven;
+130: interrupted. ``ANOPLE_TRACEBACK=1`` shows whole tracebacks and every message of the libraries. A subcommand is a
 function that adds its options to a parser, and one that runs it, which imports the libraries that are slow to import.
 """
 
@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[Callable[[ArgumentParser], None], Callable[[Namespace]
     "compare": (compare.compare_options, compare.compare),
     "report": (compare.report_options, compare.report),
     "convert": (convert.convert_options, convert.convert),
+    "import": (convert.import_options, convert.import_data),
     "doctor": (doctor.doctor_options, doctor.doctor),
 }
 _SECONDS_WITHOUT_ANSWER = 10.0  # of a server: downloads of anomalib and of open_clip wait for ever

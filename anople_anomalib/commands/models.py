@@ -137,7 +137,8 @@ def divide(files: Sequence[Path], shots: int | None, seed: int, name: str) -> tu
     Raises:
         ValueError: If there are fewer parts than shots, or none.
     """
-    from anople_anomalib.data.sampling import draw_shots, relative_names
+    from anople_anomalib.data.sampling import draw_shots
+    from anople_anomalib.utils.files import relative_names
 
     if not files:
         msg = "There is no image of a good part: give a folder of images such as .png or .jpg."

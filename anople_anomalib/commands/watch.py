@@ -6,18 +6,18 @@
 import json
 import logging
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Timer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .judge import add_judging, judge_series, load_judge
+from .judge import add_judging, is_exported, judge_series, load_judge
 from .terminal import FINE, NOT_MET, UsageError, allow_pixels, say_error
 
 if TYPE_CHECKING:
-    from anople_anomalib.anople import AnoPLe
-    from anople_anomalib.data.watching import WatchedFolder
+    from anople_anomalib.data.watching import FolderWatch
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +44,7 @@ def watch(options: Namespace) -> int:
     """
     from filelock import FileLock, Timeout
 
-    from anople_anomalib.data.image_series import State
-    from anople_anomalib.data.watching import WatchedFolder
-    from anople_anomalib.deployment.drift_log import DriftLog
+    from anople_anomalib.data.watching import FolderWatch, State
     from anople_anomalib.deployment.table import rows_of
 
     for place in (options.output, options.golden):
@@ -58,21 +56,70 @@ def watch(options: Namespace) -> int:
         raise UsageError(msg)
     rows = rows_of(options.output / "predictions.jsonl")
     known = {row["path"]: State(row["modified"], row["bytes"]) for row in rows if row.get("modified") is not None}
-    folder = WatchedFolder(options.folder, known, options.white, polling=options.polling, only_new=options.only_new)
+    folder = FolderWatch(options.folder, known, polling=options.polling, only_new=options.only_new)
     allow_pixels(options.megapixels)
-    model = load_judge(options, pictures=options.pictures)
+    station = (_export_station if is_exported(options) else _checkpoint_station)(folder, options)
     options.output.mkdir(parents=True, exist_ok=True)
-    if options.drift:
-        folder.observers.append(DriftLog(options.output, model.model_id()).add)
     try:
         with FileLock(options.output / ".watch.lock", timeout=0):
-            return _watch(model, folder, options)
+            return _watch(station, folder, options)
     except Timeout as error:
         msg = f"Another watch writes to '{options.output}': give this one another --output."
         raise ValueError(msg) from error
 
 
-def _watch(model: "AnoPLe", folder: "WatchedFolder", options: Namespace) -> int:
+class _Station(NamedTuple):
+    """One model at one folder."""
+
+    judge_new: Callable[[], dict[str, int]]  # until the folder is stopped; returns the number of each verdict
+    judge_known: Callable[[Path], list[dict[str, Any]]]  # the golden parts, into a folder; returns their rows
+
+
+def _checkpoint_station(folder: "FolderWatch", options: Namespace) -> _Station:
+    """Return a station with the model of a checkpoint."""
+    from anople_anomalib.data.image_series import ImageList, WatchedFolder
+    from anople_anomalib.deployment.drift_log import DriftLog
+
+    model = load_judge(options, pictures=options.pictures)
+    series = WatchedFolder(folder, options.white)
+    if options.drift:
+        series.observers.append(DriftLog(options.output, model.model_id()).add)
+
+    def judge_known(place: Path) -> list[dict[str, Any]]:
+        """Judge the golden parts."""
+        rows: list[dict[str, Any]] = []
+        images = ImageList([options.golden], options.white)
+        images.observers.append(lambda row, _pixels: rows.append(dict(row)))
+        judge_series(model, images, Namespace(**{**vars(options), "output": place}))
+        return rows
+
+    return _Station(lambda: judge_series(model, series, options, options.signal), judge_known)
+
+
+def _export_station(folder: "FolderWatch", options: Namespace) -> _Station:
+    """Return a station with an exported model, without torch."""
+    from anople_anomalib.deployment.drift_log import DriftLog
+    from anople_anomalib.deployment.runtime import ExportedModel, frames_in, frames_of, write_verdicts
+
+    model = ExportedModel(options.model)
+    observe = DriftLog(options.output, model.metadata.model_id).add if options.drift else None
+
+    def judge_new() -> dict[str, int]:
+        """Judge what comes."""
+        kinds = {"pictures": options.pictures, "append": True, "observe": observe}
+        return write_verdicts(frames_of(folder), model, options.output, options.signal, **kinds)
+
+    def judge_known(place: Path) -> list[dict[str, Any]]:
+        """Judge the golden parts."""
+        rows: list[dict[str, Any]] = []
+        known = frames_in([options.golden.absolute()])
+        write_verdicts(known, model, place, pictures=options.pictures, observe=lambda row, _: rows.append(dict(row)))
+        return rows
+
+    return _Station(judge_new, judge_known)
+
+
+def _watch(station: _Station, folder: "FolderWatch", options: Namespace) -> int:
     """Judge the images of a folder until SIGINT or SIGTERM; a second one of them ends at once."""
     ended = Event()
 
@@ -90,7 +137,7 @@ def _watch(model: "AnoPLe", folder: "WatchedFolder", options: Namespace) -> int:
     code = FINE
     try:
         while True:
-            if options.golden is not None and (faults := golden_faults(model, options)):
+            if options.golden is not None and (faults := golden_faults(station.judge_known, options)):
                 say_error(f"{' '.join(faults)} Nothing more is judged: look at lamp, camera and model.")
                 return NOT_MET
             folder.resume()
@@ -100,7 +147,7 @@ def _watch(model: "AnoPLe", folder: "WatchedFolder", options: Namespace) -> int:
             break_off.daemon = True
             if options.golden is not None:
                 break_off.start()
-            code = max(code, exit_code(judge_series(model, folder, options, options.signal)))
+            code = max(code, exit_code(station.judge_new()))
             break_off.cancel()
             if ended.is_set() or options.golden is None:
                 return code
@@ -109,7 +156,7 @@ def _watch(model: "AnoPLe", folder: "WatchedFolder", options: Namespace) -> int:
             signal.signal(number, handler)
 
 
-def golden_faults(model: "AnoPLe", options: Namespace) -> list[str]:
+def golden_faults(judge_known: Callable[[Path], list[dict[str, Any]]], options: Namespace) -> list[str]:
     """Judge the golden parts, and return a sentence for each that is not as it is known.
 
     Their rows and pictures go to the folder ``golden`` of the verdicts; so do their scores of the first time by this
@@ -118,15 +165,11 @@ def golden_faults(model: "AnoPLe", options: Namespace) -> list[str]:
     Raises:
         ValueError: If there are no golden parts, or all are good, or none.
     """
-    from anople_anomalib.data.image_series import ImageList
     from anople_anomalib.deployment.table import LOOK, NOT_OK, OK, TableWriter, stamped, unjudged
     from anople_anomalib.utils.files import written_whole
 
-    rows: list[dict[str, Any]] = []
-    images = ImageList([options.golden], options.white)
-    images.observers.append(lambda row, _pixels: rows.append(dict(row)))
     place = options.output / "golden"
-    judge_series(model, images, Namespace(**{**vars(options), "output": place}))
+    rows = judge_known(place)
     good = {row["path"]: Path(row["path"]).is_relative_to((options.golden / _GOOD).absolute()) for row in rows}
     if len(set(good.values())) < 2:
         msg = f"--golden {options.golden} must hold good parts in a folder 'good', and bad ones in another."

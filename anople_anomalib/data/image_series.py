@@ -3,40 +3,22 @@
 
 """Series of images that a prediction goes through, one by one."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from anomalib.data import ImageBatch, ImageItem
 
-from anople_anomalib.utils.files import one_line
+from anople_anomalib.utils.files import one_line, relative_names
 
 from .image_reading import read_image, require_clear_white
 from .listing import list_images
-from .sampling import relative_names
+from .watching import FolderWatch, State, Unreadable, state_of
 
-
-class Unreadable(NamedTuple):
-    """An image that cannot be judged: its file, and the reason with the way out."""
-
-    path: str
-    error: str
-
-
-class State(NamedTuple):
-    """A file as it is at one moment; the same file at another place has the same state.
-
-    Attributes:
-        modified: When it was changed, in nanoseconds.
-        size: Its bytes.
-        number: Its number in the file system; 0 where that is not known.
-    """
-
-    modified: int
-    size: int
-    number: int = 0
+_ENDLESS = 10**9
+"""Length of an endless series. Lightning reads one batch ahead where it knows no length, and would keep an image
+waiting for the next one."""
 
 
 class ImageSeries:
@@ -127,20 +109,38 @@ class ImageList(ImageSeries):
         return self._names[Path(path)]
 
 
+class WatchedFolder(ImageSeries):
+    """A folder as an endless series of images, until it is stopped.
+
+    Args:
+        watch: The folder.
+        white: Value of 16 bits that is white.
+    """
+
+    endless = True
+
+    def __init__(self, watch: FolderWatch, white: float | None = None) -> None:
+        super().__init__(white)
+        self.watch = watch
+
+    def __len__(self) -> int:
+        """Return a number that is never reached."""
+        return _ENDLESS
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        """Yield every image, as soon as its file has settled."""
+        for found in self.watch.images(self._read):
+            if isinstance(found, Unreadable):
+                self.report(found)
+            else:
+                yield found
+
+    def name_of(self, path: str | Path) -> str:
+        """Return the place of an image below the folder."""
+        return str(Path(path).relative_to(self.watch.folder))
+
+
 def series_in(loaders: object) -> ImageSeries | None:
     """Return the series among the data loaders of a run, if there is one."""
     several = loaders if isinstance(loaders, list | tuple) else [loaders]
     return next((loader for loader in several if isinstance(loader, ImageSeries)), None)
-
-
-def state_of(path: str | Path) -> State | None:
-    """Return the state of a file, ``None`` if it cannot be had."""
-    try:
-        return as_state(Path(path).stat())
-    except (OSError, ValueError):
-        return None
-
-
-def as_state(status: os.stat_result) -> State:
-    """Return a file's state as the system tells it."""
-    return State(status.st_mtime_ns, status.st_size, status.st_ino)

@@ -34,11 +34,13 @@ from torchvision.transforms.v2 import Transform
 from torchvision.tv_tensors import Image as TensorImage
 from torchvision.tv_tensors import Mask
 
+from anople_anomalib.utils.files import relative_names
+
 from .dataset_checks import OwnDataModule
 from .image_reading import read_image, require_clear_white, turned_size
 from .listing import OTHER_ENDINGS, Listing, PartFolders, below, find_layout, list_images, name_of, say
 from .masks import binary_mask, in_order, pair_masks, require_mask_of
-from .sampling import draw_shots, relative_names
+from .sampling import draw_shots
 
 logger = logging.getLogger(__name__)
 

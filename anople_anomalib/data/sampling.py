@@ -16,8 +16,7 @@ Example:
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +27,7 @@ from anomalib.data import AnomalibDataset
 from anomalib.data.utils import LabelName
 
 from anople_anomalib.utils.arguments import check_k_shot
-from anople_anomalib.utils.files import written_whole
+from anople_anomalib.utils.files import relative_names, written_whole
 
 _SUFFIXES = (".json", ".yaml", ".yml")
 
@@ -39,7 +38,7 @@ def draw_shots(names: Sequence[str], k_shot: int | None, seed: int, category: st
     The chosen ones have the smallest SHA-256 digest of ``"{seed}/{category}/{name}"``.
 
     Args:
-        names: One name per image; those of :func:`relative_names` make the draw the same on every machine.
+        names: One name per image; those of ``relative_names`` make the draw the same on every machine.
         k_shot: How many images to choose; ``None`` chooses all of them.
         seed: Seed of the draw.
         category: Category the images belong to.
@@ -62,20 +61,6 @@ def draw_shots(names: Sequence[str], k_shot: int | None, seed: int, category: st
     digests = [hashlib.sha256(f"{seed}/{category}/{name}".encode()).digest() for name in names]
     # the smallest digests: a draw of k is part of every larger one
     return sorted(sorted(range(len(names)), key=digests.__getitem__)[:k_shot])
-
-
-def relative_names(paths: Iterable[str | Path]) -> list[str]:
-    """Name images by their place below the folder that all of them share.
-
-    Returns:
-        One name per path, with forward slashes: the same on every machine that has the images, wherever they lie.
-    """
-    absolute = [Path(path).absolute() for path in paths]
-    if not absolute:
-        return []
-    # of the folders: a single image would share all of its path with itself
-    common = os.path.commonpath([path.parent for path in absolute])
-    return [path.relative_to(common).as_posix() for path in absolute]
 
 
 def normal_samples(dataset: AnomalibDataset) -> pd.DataFrame:
@@ -128,7 +113,7 @@ def match_samples(names: Sequence[str], wanted: Sequence[str], category: str) ->
     An entry is one of the names, or else the file name (``"003.png"``) or the stem (``"003"``) of exactly one of them.
 
     Args:
-        names: Names of the images there are, as :func:`relative_names` returns them.
+        names: Names of the images there are, as :func:`~anople_anomalib.utils.files.relative_names` returns them.
         wanted: Entries of the sample list.
         category: Category the images belong to; named in errors.
 

@@ -1,23 +1,21 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A folder that images keep coming into, as an endless series for a prediction."""
+"""A folder that images keep coming into; the runtime without torch has this file."""
 
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-from anomalib.data import ImageBatch
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from anople_anomalib.utils.files import holds_drawings, is_hidden, is_picture, picture_endings
-
-from .image_series import ImageSeries, State, Unreadable, as_state, state_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +30,32 @@ _PATIENCE = 10
 _REMEMBERED = 200_000
 """Files that are known again at another place, at most, beside those that are there."""
 _PAUSE = 0.05  # seconds between two looks at files, however many events there are
-_ENDLESS = 10**9
-"""Length of an endless series. Lightning reads one batch ahead where it knows no length, and would keep an image
-waiting for the next one."""
+_Image = TypeVar("_Image")
 
 
-class WatchedFolder(ImageSeries):
-    """A folder as an endless series of images, until :meth:`stop`.
+class Unreadable(NamedTuple):
+    """An image that cannot be judged: its file, and the reason with the way out."""
+
+    path: str
+    error: str
+
+
+class State(NamedTuple):
+    """A file as it is at one moment; the same file at another place has the same state.
+
+    Attributes:
+        modified: When it was changed, in nanoseconds.
+        size: Its bytes.
+        number: Its number in the file system; 0 where that is not known.
+    """
+
+    modified: int
+    size: int
+    number: int = 0
+
+
+class FolderWatch:
+    """A folder whose images are read as they come, until :meth:`stop`.
 
     A file is read once it has settled, so that one that is still being written is not judged; if it changes later, it
     is judged again, and if it is moved within the folder it is not. The system says which files to look at; all are
@@ -47,7 +64,6 @@ class WatchedFolder(ImageSeries):
     Args:
         folder: The folder, watched with everything below it.
         known: States of files that were judged, by their paths: they are not judged again.
-        white: Value of 16 bits that is white.
         polling: Whether the folder is listed again and again, for file systems that report no changes.
         only_new: Whether images that are there are left alone.
 
@@ -55,18 +71,14 @@ class WatchedFolder(ImageSeries):
         NotADirectoryError: If there is no such folder.
     """
 
-    endless = True
-
     def __init__(
         self,
         folder: str | Path,
         known: Mapping[str, State] | None = None,
-        white: float | None = None,
         *,
         polling: bool = False,
         only_new: bool = False,
     ) -> None:
-        super().__init__(white)
         self.folder = Path(folder).resolve()
         if not self.folder.is_dir():
             msg = f"There is no folder '{folder}' to watch: check the path."
@@ -80,18 +92,19 @@ class WatchedFolder(ImageSeries):
         self._waiting: dict[str, tuple[State, float]] = {}
         self._listed, self._next_listing = there, 0.0
 
-    def __len__(self) -> int:
-        """Return a number that is never reached."""
-        return _ENDLESS
+    def images(self, read: Callable[[Path, State], _Image | Unreadable | None]) -> Iterator[_Image | Unreadable]:
+        """Yield every image, as soon as its file has settled.
 
-    def __iter__(self) -> Iterator[ImageBatch]:
-        """Yield every image, as soon as its file has settled."""
+        Args:
+            read: Reads a file; ``None`` if it is gone, or changes meanwhile. One that is unreadable is read again for a
+                while.
+        """
         self._look_at(self._listed)
         self._listed = {}
         with self._observed():
             while not self._stopped.is_set():
                 self._look_at(self._changed_files())
-                yield from self._settled()
+                yield from self._settled(read)
                 wait = SETTLED / 2 if self._waiting else max(self._next_listing - time.monotonic(), 0)
                 self._changes.woken.wait(wait)
                 self._stopped.wait(_PAUSE)
@@ -105,10 +118,6 @@ class WatchedFolder(ImageSeries):
         """Let the series go on with the images that came since it was stopped."""
         self._stopped.clear()
         self._next_listing = 0.0
-
-    def name_of(self, path: str | Path) -> str:
-        """Return the place of an image below the folder."""
-        return str(Path(path).relative_to(self.folder))
 
     @contextmanager
     def _observed(self) -> Iterator[None]:
@@ -168,7 +177,7 @@ class WatchedFolder(ImageSeries):
         if state.number:
             self._moved[state] = path
 
-    def _settled(self) -> Iterator[ImageBatch]:
+    def _settled(self, read: Callable[[Path, State], _Image | Unreadable | None]) -> Iterator[_Image | Unreadable]:
         """Yield images whose files have stayed the same for a while."""
         for path in list(self._waiting):
             if self._stopped.is_set():
@@ -184,14 +193,12 @@ class WatchedFolder(ImageSeries):
             if state != before:
                 self._waiting[path] = state, time.monotonic()
                 continue
-            read = self._read(Path(path), state)
-            if read is None or (isinstance(read, Unreadable) and waited < GIVEN_UP):
+            found = read(Path(path), state)
+            if found is None or (isinstance(found, Unreadable) and waited < GIVEN_UP):
                 continue
             self._take(path, state)
-            if not isinstance(read, Unreadable):
-                yield read
-            elif is_picture(Path(path)):
-                self.report(read)
+            if not isinstance(found, Unreadable) or is_picture(Path(path)):
+                yield found
 
 
 class _Changes(FileSystemEventHandler):
@@ -241,3 +248,16 @@ def _walk(path: Path) -> dict[str, State]:
                     elif entry.name.lower().endswith(endings):
                         found[entry.path] = as_state(entry.stat())
     return found
+
+
+def state_of(path: str | Path) -> State | None:
+    """Return the state of a file, ``None`` if it cannot be had."""
+    try:
+        return as_state(Path(path).stat())
+    except (OSError, ValueError):
+        return None
+
+
+def as_state(status: os.stat_result) -> State:
+    """Return a file's state as the system tells it."""
+    return State(status.st_mtime_ns, status.st_size, status.st_ino)

@@ -3,107 +3,56 @@
 
 """Exported models judge images with numpy, Pillow and one runtime alone: ONNX Runtime or OpenVINO.
 
-Nothing here imports torch, Lightning or anomalib, so that a small computer at a line starts in a second. The graph
-resizes and judges, see :mod:`.metadata`: pixels, scores and verdicts are those of the checkpoint. The distribution
-``anople-runtime`` (``runtime/pyproject.toml``) has this module and those it needs.
+Nothing here imports torch, Lightning or anomalib, so that a small computer at a line starts in a second. The
+distribution ``anople-runtime`` (``runtime/pyproject.toml``) has this module and those it needs.
 
 Usage:
     anople-runtime FOLDER --model exported/weights/onnx/model.onnx
 """
 
 import argparse
-import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from anople_anomalib.utils.files import EXPORTED, READ_ERRORS, is_deep, is_hidden, is_picture, one_line, require_shape
+from anople_anomalib.utils.files import READ_ERRORS, is_hidden, is_picture, one_line, relative_names
 
-from .metadata import read_metadata
+from .exported import ExportedModel, cores, read_pixels, scaled
 from .outbox import delivered
-from .table import COLUMNS, ERROR, OK, Judgment, TableWriter, line_of, message_of, stamped, unjudged
+from .painting import picture_name
+from .table import COLUMNS, ERROR, OK, TableWriter, line_of, message_of, stamped, unjudged
+
+if TYPE_CHECKING:
+    from anople_anomalib.data.watching import FolderWatch, State, Unreadable
 
 FINE, FLAGGED, UNJUDGED = 0, 1, 3
 """Exit codes: every image has a verdict, some are not OK where that was asked for, some have none."""
 
-_Outputs = Mapping[str, NDArray[Any]]
-_Run = Callable[[NDArray[np.float32]], _Outputs]
+_UNREADABLE = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError)
 
 
-class ExportedModel:
-    """An exported model that is ready to judge.
+class Frame(NamedTuple):
+    """An image that comes to be judged: the one form in which folders, watches and cameras hand theirs over."""
 
-    Args:
-        path: The graph, ``.onnx`` or ``.xml``, with its metadata beside it.
-
-    Raises:
-        FileNotFoundError: If the graph or its metadata is missing.
-        ImportError: If no runtime for it is installed.
-        ValueError: If the metadata was changed, is that of another graph, or the graph is of another kind.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        path = Path(path)
-        if path.suffix not in EXPORTED:
-            msg = f"An exported model is a file .onnx or .xml, got '{path}': write one by anople export."
-            raise ValueError(msg)
-        self.metadata = read_metadata(path)
-        self._run = _onnx(path) if path.suffix == ".onnx" else _openvino(path)
-
-    def judge(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
-        """Judge an image.
-
-        Args:
-            pixels: Upright, in color, shape ``(H, W, 3)``.
-
-        Returns:
-            Verdict, raw and normalized score, threshold, regions and error, as in a row of ``predictions.csv``.
-
-        Raises:
-            ValueError: If the graph takes images of another size, or its region of interest is for another shape.
-        """
-        height, width = pixels.shape[:2]
-        if self.metadata.input_size not in (None, [height, width]):
-            wanted = "x".join(map(str, self.metadata.input_size))
-            msg = f"This model takes images of height and width {wanted}, got {height}x{width}: export it for any size."
-            raise ValueError(msg)
-        if self.metadata.roi_shape is not None:
-            require_shape((height, width), self.metadata.roi_shape)
-        batch = pixels.transpose(2, 0, 1)[None].astype(np.float32) * np.float32(1 / 255)
-        return self._judgment(self._run(np.ascontiguousarray(batch)), (width, height))
-
-    def _judgment(self, found: _Outputs, size: tuple[int, int]) -> dict[str, Any]:
-        """Return the part of a row that the graph's outputs make."""
-        described, score = self.metadata, float(found["pred_score"].reshape(-1)[0])
-        label, mask, heat = (found.get(name) for name in ("pred_label", "pred_mask", "anomaly_map"))
-        return Judgment(
-            self._raw(score),
-            score if described.normalized else None,
-            described.limits["image"],
-            None if label is None else bool(label.reshape(-1)[0]),
-            None if mask is None else mask.reshape(mask.shape[-2:]).astype(bool),
-            None if heat is None else heat.reshape(heat.shape[-2:]),
-            described.look,
-        ).row(size, remedy="set one by anople threshold and export the model again")
-
-    def _raw(self, normalized: float) -> float:
-        """Return the raw score x of x / (x + threshold)."""
-        threshold = self.metadata.thresholds["image"]
-        if not self.metadata.normalized or threshold is None:
-            return normalized
-        return threshold * normalized / max(1 - normalized, 1e-7)
+    path: str
+    name: str  # of its picture, below the folder of all
+    read: Callable[[], NDArray[np.uint8]]  # upright, in color, shape (H, W, 3); raises what reading a file raises
+    file: Mapping[str, int] = {}  # columns on its file
 
 
 def judge(paths: Iterable[str | Path], model: str | Path | ExportedModel) -> Iterator[dict[str, Any]]:
-    """Judge image files.
+    """Judge image files, several at once.
 
     Args:
         paths: Files, and folders with everything below them.
@@ -116,13 +65,80 @@ def judge(paths: Iterable[str | Path], model: str | Path | ExportedModel) -> Ite
         FileNotFoundError: If a file or folder, the model or its metadata is missing.
         ValueError: If the model is refused, see :class:`ExportedModel`.
     """
-    exported = model if isinstance(model, ExportedModel) else ExportedModel(model)
-    for path in image_files(paths):
-        yield row_of(exported, str(path), partial(read_pixels, path), _state_of(path))
+    exported = model if isinstance(model, ExportedModel) else ExportedModel(model, cores())
+    yield from (row for _, row in rows_of_frames(frames_in(paths), exported))
+
+
+def frames_in(paths: Iterable[str | Path]) -> list[Frame]:
+    """Return the images of files and folders, see :func:`image_files`."""
+    files = image_files(paths)
+    return [
+        Frame(str(file), name, partial(read_pixels, file), _state_of(file))
+        for file, name in zip(files, relative_names(files), strict=True)
+    ]
+
+
+def frames_of(watch: "FolderWatch") -> Iterator[Frame]:
+    """Yield the images that come into a watched folder until it is stopped; a frame holds its pixels."""
+    from anople_anomalib.data.watching import Unreadable, state_of
+
+    def read(path: Path, state: "State") -> "Frame | Unreadable | None":
+        """Read a file that has settled."""
+        try:
+            pixels = read_pixels(path)
+        except FileNotFoundError:
+            return None
+        except _UNREADABLE as error:
+            found: Frame | Unreadable = Unreadable(str(path), one_line(error))
+        else:
+            file = {"modified": state.modified, "bytes": state.size}
+            found = Frame(str(path), str(path.relative_to(watch.folder)), lambda: pixels, file)
+        return found if state_of(path) == state else None
+
+    def refuse(error: str) -> NDArray[np.uint8]:
+        """Stand for an image that cannot be read."""
+        raise ValueError(error)
+
+    for found in watch.images(read):
+        if isinstance(found, Unreadable):
+            found = Frame(found.path, "", partial(refuse, found.error), _state_of(Path(found.path)))
+        yield found
+
+
+def rows_of_frames(
+    frames: Iterable[Frame], model: ExportedModel, pictures: Path | None = None
+) -> Iterator[tuple[Frame, dict[str, Any]]]:
+    """Judge images, as many at once as the model takes, and yield each with its row, in their order.
+
+    Args:
+        frames: The images. A model that takes one at a time asks for none before the last one's row was taken.
+        model: The exported model.
+        pictures: Folder of heat maps; ``None`` for none.
+    """
+
+    def row(frame: Frame) -> dict[str, Any]:
+        """Return the row of an image."""
+        picture = None if pictures is None else pictures / picture_name(frame.name)
+        return row_of(model, frame.path, frame.read, frame.file, picture)
+
+    if model.at_once == 1:
+        yield from ((frame, row(frame)) for frame in frames)
+        return
+    coming = iter(frames)
+    with ThreadPoolExecutor(model.at_once) as pool:
+        waiting = deque((frame, pool.submit(row, frame)) for frame in islice(coming, 2 * model.at_once))
+        while waiting:
+            frame, found = waiting.popleft()
+            yield frame, found.result()
+            waiting.extend((frame, pool.submit(row, frame)) for frame in islice(coming, 1))
 
 
 def row_of(
-    model: ExportedModel, path: str, read: Callable[[], NDArray[np.uint8]], file: Mapping[str, int]
+    model: ExportedModel,
+    path: str,
+    read: Callable[[], NDArray[np.uint8]],
+    file: Mapping[str, int],
+    picture: Path | None = None,
 ) -> dict[str, Any]:
     """Judge an image, and return its row; whatever is wrong with the image is the error in it.
 
@@ -131,13 +147,14 @@ def row_of(
         path: Name of the image.
         read: Returns its pixels as :func:`read_pixels` does, or raises as that does.
         file: Columns on its file.
+        picture: File of its heat map; ``None`` for none.
     """
     started, names = time.perf_counter(), model.metadata.class_names
     row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "path": path, "category": names[0] if len(names) == 1 else ""}
     row |= file
     try:
-        row |= model.judge(read())
-    except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:
+        row |= model.judge(read(), picture)
+    except _UNREADABLE as error:
         row |= unjudged(one_line(error))
     row["seconds"] = round(time.perf_counter() - started, 4)
     return stamped(row, model.metadata.model_id)
@@ -152,25 +169,37 @@ def _state_of(path: Path) -> dict[str, int]:
 
 
 def write_verdicts(
-    images: Iterable[str | Path],
-    model: str | Path,
+    frames: Iterable[Frame],
+    model: ExportedModel,
     output: Path,
     signals: Iterable[str] = (),
     *,
-    fail_on_flag: bool = False,
-) -> int:
-    """Judge images as :func:`judge` does, print a line and write a row each to a folder, and return an exit code.
+    pictures: bool = False,
+    append: bool = False,
+    observe: Callable[[Mapping[str, Any], NDArray[np.float32] | None], object] | None = None,
+) -> dict[str, int]:
+    """Judge images, print a line and write a row each to a folder, and count the verdicts.
 
-    Every row also goes to the addresses of signals, see :mod:`.signals`; a wrong one is a ValueError.
+    Args:
+        frames: The images.
+        model: The exported model.
+        output: The folder.
+        signals: Addresses that get every row, see :mod:`.signals`; a wrong one is a ValueError.
+        pictures: Whether heat maps are drawn.
+        append: Whether rows are added to those of an earlier run.
+        observe: Called with every row, and the image in [0, 1], shape ``(3, H, W)``; ``None`` if it has no verdict.
     """
-    exported, images = ExportedModel(model), image_files(images)
-    with delivered(output, signals) as deliver, TableWriter(output) as table:
-        for row in judge(images, exported):
+    with delivered(output, signals) as deliver, TableWriter(output, append=append) as table:
+        folder = output / f"images{table.number}" if pictures else None
+        for frame, row in rows_of_frames(frames, model, folder):
             table.write([row])
             deliver(message_of(row))
             print(line_of(row), flush=True)
+            if observe is not None:
+                judged = row["verdict"] != ERROR
+                observe(row, scaled(frame.read()) if judged else None)
     print(table.summary())
-    return exit_code(table.counts, fail_on_flag=fail_on_flag)
+    return table.counts
 
 
 def exit_code(counts: Mapping[str, int], *, fail_on_flag: bool = False) -> int:
@@ -205,64 +234,21 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     return found
 
 
-def read_pixels(file: str | Path | IO[bytes]) -> NDArray[np.uint8]:
-    """Read an image upright and in color, shape ``(H, W, 3)``.
-
-    Args:
-        file: Its path, or an open file.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it has more than 8 bits per channel, of which Pillow would cut the most important ones off.
-    """
-    with Image.open(file) as image:
-        if is_deep(image):
-            name = f" '{file}'" if isinstance(file, str | Path) else ""
-            msg = f"The image{name} has more than 8 bits per channel: convert it by anople convert."
-            raise ValueError(msg)
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-
-
-def _onnx(path: Path) -> _Run:
-    """Return a function that runs an ONNX graph, in ONNX Runtime or, without it, in OpenVINO."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return _openvino(path)
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads would burn cores
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    source, names = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(names, {source: images}), strict=True))
-
-
-def _openvino(path: Path) -> _Run:
-    """Return a function that runs a graph in OpenVINO, in full precision whatever the processor prefers."""
-    try:
-        import openvino
-    except ImportError as error:
-        msg = f"'{path}' needs a runtime: pip install openvino" + (
-            " or onnxruntime." if path.suffix == ".onnx" else "."
-        )
-        raise ImportError(msg) from error
-    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda images: {output.any_name: value for output, value in model(images).items()}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Judge images on the command line: a line each, and a row each in ``predictions.csv``; return an exit code."""
     parser = argparse.ArgumentParser(prog="anople-runtime", description="Judge images by an exported model.")
     parser.add_argument("images", nargs="+", type=Path, help="folders, with everything below them, or files")
     parser.add_argument("--model", type=Path, required=True, help="exported model, a file .onnx or .xml")
-    parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of the rows")
+    parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of the rows and pictures")
+    parser.add_argument("--pictures", action="store_true", help="draw heat maps")
     parser.add_argument("--signal", nargs="+", default=[], help="addresses that get every row")
     parser.add_argument("--fail-on-flag", action="store_true", help="end with 1 where a part is not OK")
     options = parser.parse_args(arguments)
     try:
-        return write_verdicts(
-            options.images, options.model, options.output, options.signal, fail_on_flag=options.fail_on_flag
-        )
+        frames = frames_in(options.images)
+        model = ExportedModel(options.model, min(cores(), len(frames) or 1))
+        counts = write_verdicts(frames, model, options.output, options.signal, pictures=options.pictures)
+        return exit_code(counts, fail_on_flag=options.fail_on_flag)
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

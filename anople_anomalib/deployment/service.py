@@ -25,7 +25,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 
 from anople_anomalib.utils.version import __version__
 
-from .runtime import ExportedModel, read_pixels, row_of
+from .exported import ExportedModel, read_pixels
+from .runtime import row_of
 from .table import ERROR, message_of
 
 _UNKNOWN, _TOO_SLOW, _TOO_LARGE, _UNREADABLE, _BUSY = 401, 408, 413, 422, 429

@@ -3,7 +3,16 @@
 
 """Image and pixel metrics per category, from raw scores and in bounded memory."""
 
-from .per_category import PerCategoryEvaluator
-from .score_counts import ScoreHistogram
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from .per_category import PerCategoryEvaluator
+    from .score_counts import ScoreHistogram
 
 __all__ = ["PerCategoryEvaluator", "ScoreHistogram"]
+
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__, submod_attrs={"per_category": ["PerCategoryEvaluator"], "score_counts": ["ScoreHistogram"]}
+)

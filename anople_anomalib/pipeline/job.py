@@ -29,7 +29,7 @@ from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data import FewShot
 from anople_anomalib.data.image_reading import open_image
 from anople_anomalib.data.sampling import write_sample_list
-from anople_anomalib.deployment.heat_maps import with_heat, with_outline
+from anople_anomalib.deployment.painting import with_heat, with_outline
 from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.palette import SKY_BLUE
 

@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader, Sampler
 from torchvision.transforms.v2 import Compose, Resize, Transform
 from typing_extensions import Self
 
-from anople_anomalib.data.sampling import draw_normal_images, draw_shots, normal_samples, relative_names
+from anople_anomalib.data.sampling import draw_normal_images, draw_shots, normal_samples
 from anople_anomalib.method.views import double
 from anople_anomalib.utils.batches import images_of
+from anople_anomalib.utils.files import relative_names
 from anople_anomalib.utils.scoped import replaced
 from anople_anomalib.utils.transforms import resize_like
 

@@ -141,6 +141,20 @@ def common_folder(paths: Iterable[str | Path]) -> Path | None:
     return Path(os.path.commonpath(folders)) if folders else None
 
 
+def relative_names(paths: Iterable[str | Path]) -> list[str]:
+    """Name images by their place below the folder that all of them share.
+
+    Returns:
+        One name per path, with forward slashes: the same on every machine that has the images, wherever they lie.
+    """
+    absolute = [Path(path).absolute() for path in paths]
+    if not absolute:
+        return []
+    # of the folders: a single image would share all of its path with itself
+    common = os.path.commonpath([path.parent for path in absolute])
+    return [path.relative_to(common).as_posix() for path in absolute]
+
+
 def visible(paths: Sequence[Path], root: str | Path | None = None) -> list[Path]:
     """Leave hidden files out.
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.data.sampling import relative_names
 from anople_anomalib.training.shots import TrainingShots
+from anople_anomalib.utils.files import relative_names
 
 from .inside import MEMORY_TITLE, images_on
 from .samples import Sample, head, pixels_of, samples_of

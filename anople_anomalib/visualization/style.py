@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from anople_anomalib.deployment.heat_maps import HEAT
+from anople_anomalib.deployment.painting import HEAT
 from anople_anomalib.utils.palette import BLUE, ORANGE, SKY_BLUE, VERMILLION
 
 NORMAL, ANOMALOUS = BLUE, VERMILLION

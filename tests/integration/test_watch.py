@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from helpers.graphs import brightness_model
 from helpers.training import train_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to a process")]
@@ -35,13 +36,19 @@ def checkpoint(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def watching(checkpoint: Path, folder: Path, output: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+def watching(
+    checkpoint: Path, folder: Path, output: Path, *more: str, program: str = PROGRAM
+) -> Iterator[subprocess.Popen[str]]:
     """Run the command; it is killed if a test fails."""
     tests = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
     given = ["watch", folder, "--model", checkpoint, "--output", output, "--accelerator", "cpu", *more]
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *map(str, given)], env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, *map(str, given)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         yield process
@@ -118,6 +125,38 @@ def test_images_are_judged_as_they_come(checkpoint: Path, images: Path, tmp_path
         _, said = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, said
     assert names_of(output)[5:] == ["2.png", "3.png"]
+
+
+def test_an_exported_model_watches_without_torch(tmp_path: Path) -> None:
+    folder, output, golden = tmp_path / "incoming", tmp_path / "verdicts", tmp_path / "golden"
+    for place, color in ((golden / "good", "black"), (golden / "bad", "white"), (folder, "white")):
+        place.mkdir(parents=True)
+        Image.new("RGB", (8, 8), color).save(place / "0.png")
+    heavy = "{'torch', 'anomalib', 'lightning', 'pandas', 'matplotlib', 'scipy', 'cv2'} & {*sys.modules}"
+    program = PROGRAM.replace("helpers.miniature", "os").replace(
+        "sys.exit(main())", f"code = main(); print({heavy}, code)"
+    )
+    with watching(brightness_model(tmp_path), folder, output, "--golden", str(golden), program=program) as process:
+        wait_until(lambda: names_of(output) == ["0.png"])
+        (folder / "lot").mkdir()
+        Image.new("RGB", (8, 8), "black").save(folder / "lot" / "1.png")
+        (folder / "broken.png").write_bytes(b"no image")
+        wait_until(lambda: len(rows_of(output)) == 3)
+        process.send_signal(signal.SIGINT)
+        said, wrong = process.communicate(timeout=TIMEOUT)
+    assert said.splitlines()[-1] == "set() 3", said + wrong
+    rows = {Path(row["path"]).name: row for row in rows_of(output)}
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "0.png": "NOT OK",
+        "1.png": "OK",
+        "broken.png": "ERROR",
+    }
+    assert {row["model"] for row in rows.values()} == {"brightness"}
+    assert all(row["bytes"] == Path(row["path"]).stat().st_size for row in rows.values())
+    assert {path.name for path in (output / "images").rglob("*.png")} == {"0.png", "1.png"}
+    assert (output / "images" / "lot" / "1.png").is_file()
+    assert {row["verdict"] for row in rows_of(output / "golden")} == {"OK", "NOT OK"}
+    assert "calibration" in (output / "drift.jsonl").read_text()
 
 
 def test_results_in_the_watched_folder_are_refused(

@@ -15,9 +15,9 @@ from anople_anomalib.data.sampling import (
     draw_shots,
     match_samples,
     read_sample_list,
-    relative_names,
     write_sample_list,
 )
+from anople_anomalib.utils.files import relative_names
 from helpers.folders import write_category
 from helpers.training import make_datamodule
 

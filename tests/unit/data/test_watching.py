@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from anople_anomalib.data import watching
-from anople_anomalib.data.image_series import ImageList, State, Unreadable
-from anople_anomalib.data.watching import WatchedFolder
+from anople_anomalib.data.image_series import ImageList, WatchedFolder
+from anople_anomalib.data.watching import FolderWatch, State, Unreadable
 
 SOAK = "ANOPLE_SOAK_SECONDS"
 """Environment variable for a soak test of minutes."""
@@ -73,19 +73,19 @@ class Watch:
 @contextmanager
 def watched(folder: Path, *arguments: object, **options: bool) -> Iterator[Watch]:
     folder.mkdir(parents=True, exist_ok=True)
-    series = WatchedFolder(folder, *arguments, **options)
+    series = WatchedFolder(FolderWatch(folder, *arguments, **options))
     watch = Watch(series)
     watch._thread.start()
     try:
         yield watch
     finally:
-        series.stop()
+        series.watch.stop()
         watch._thread.join(TIMEOUT)
     assert watch.failure is None
 
 
 def test_a_folder_that_vanishes_while_it_is_listed_is_no_end(tmp_path: Path) -> None:
-    series, stop = WatchedFolder(tmp_path), threading.Event()
+    series, stop = WatchedFolder(FolderWatch(tmp_path)), threading.Event()
 
     def camera() -> None:
         while not stop.is_set():
@@ -99,7 +99,7 @@ def test_a_folder_that_vanishes_while_it_is_listed_is_no_end(tmp_path: Path) -> 
     thread.start()
     try:
         for _ in range(300):
-            assert series._files() == {}
+            assert series.watch._files() == {}
     finally:
         stop.set()
         thread.join()
@@ -129,7 +129,7 @@ def test_a_judged_name_with_another_part_is_judged_however_old_its_file_is(tmp_p
     file = picture(tmp_path / "in" / "0.png", 1)
     status = file.stat()
     known = {str(file): State(status.st_mtime_ns, status.st_size)}
-    assert WatchedFolder(tmp_path / "in", known)._judged  # the same file: known
+    assert FolderWatch(tmp_path / "in", known)._judged  # the same file: known
     picture(file, 700)
     os.utime(file, (0, 0))
     with watched(tmp_path / "in", known) as watch:
@@ -168,13 +168,13 @@ def test_a_wait_does_not_grow_with_what_was_judged(tmp_path: Path, monkeypatch: 
     for number in range(200):
         picture(tmp_path / "in" / f"old_{number}.png")
 
-    def fail(folder: WatchedFolder) -> None:
+    def fail(folder: FolderWatch) -> None:
         raise AssertionError(folder)
 
     with watched(tmp_path / "in", only_new=True) as watch:
         picture(tmp_path / "in" / "new_1.png", 1)
         watch.wait_until(lambda: watch.numbers == [1])  # from now on changes are told
-        monkeypatch.setattr(WatchedFolder, "_files", fail)
+        monkeypatch.setattr(FolderWatch, "_files", fail)
         for number in (2, 3):
             picture(tmp_path / "in" / f"new_{number}.png", number)
             watch.wait_until(lambda number=number: watch.numbers[-1:] == [number])

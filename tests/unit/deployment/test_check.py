@@ -39,7 +39,8 @@ def test_an_export_is_compared_when_it_is_written_and_on_the_users_images(
 ) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    assert main(["export", "--model", str(checkpoint), "--type", "onnx", "--output", str(tmp_path)]) == 0
+    export = ["export", "--model", str(checkpoint), "--type", "onnx", "--output", str(tmp_path)]
+    assert main(export) == 0
     said = capsys.readouterr().out
     assert "Export and checkpoint agree on 8 images" in said
     file = Path(said.splitlines()[-1])
@@ -50,6 +51,11 @@ def test_an_export_is_compared_when_it_is_written_and_on_the_users_images(
     assert found["largest_relative_score_difference"] < 1e-4
     assert found["verdicts_that_differ"] == {}
     assert found["milliseconds_export"] > 0
+    fixed = [*export[:-1], str(tmp_path / "fixed"), "--input_size", "[40,48]"]
+    assert main(fixed) == 0  # made-up images of its size
+    assert "Export and checkpoint agree on 8 images" in capsys.readouterr().out
+    assert main([*fixed[:-3], str(tmp_path / "none"), *fixed[-2:], "--images", str(photos)]) == 1
+    assert "No image has the height and width of this export, 40x48" in capsys.readouterr().err
     monkeypatch.chdir(photos.parent)
     assert main(["check", str(file), "--model", str(checkpoint), "--images", photos.name]) == 0  # a relative folder
     assert json.loads(capsys.readouterr().out)["images"] == found["images"]

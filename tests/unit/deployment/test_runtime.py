@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -72,6 +73,12 @@ def test_rows_are_those_of_the_checkpoint(graph: Path, model: AnoPLe, photos: Pa
         assert own["category"] == row["category"]
         assert [list(each.box) for each in own["regions"]] == [each["box"] for each in row["regions"]]
     assert {row["verdict"] for row in expected.values()} >= {"NOT OK"}
+    with TemporaryDirectory() as folder:
+        anople(["judge", *plain, "--model", str(graph), "--output", folder])
+        drawn = {path.name: np.asarray(Image.open(path)).astype(int) for path in Path(folder, "images").iterdir()}
+    for path in (tmp_path / "out" / "images").iterdir():
+        assert np.abs(np.asarray(Image.open(path)).astype(int) - drawn.pop(path.name)).mean() < 0.5
+    assert not drawn
     assert "cannot identify" in found[str(photos / "broken.png")]["error"]
     assert "more than 8 bits" in found[str(photos / "deep.png")]["error"]
     assert found[str(photos / "deep.png")]["verdict"] == "ERROR"
@@ -91,6 +98,26 @@ def test_doubtful_parts_are_looked_at_as_by_the_checkpoint(model: AnoPLe, photos
     assert all((row["verdict"] == "LOOK") == (zone.lower < row["score"] <= zone.upper) for row in rows)
 
 
+def test_several_at_once_give_the_same_rows_in_the_same_order(graph: Path, photos: Path) -> None:
+    """One that waits for the others is not overtaken, whatever is wrong with it."""
+    alone, together = (list(judge([photos] * 3, ExportedModel(graph, at_once))) for at_once in (1, 3))
+    assert len(alone) == 3 * len(list(photos.iterdir()))
+    for own, other in zip(alone, together, strict=True):
+        assert [own[key] for key in ("path", "verdict", "error")] == [
+            other[key] for key in ("path", "verdict", "error")
+        ]
+        assert own["score"] == pytest.approx(other["score"], rel=1e-5)
+
+
+@pytest.mark.parametrize("option", ["--look", "--white"])
+def test_options_that_an_export_cannot_have_are_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    with pytest.raises(SystemExit):
+        anople(["judge", str(tmp_path), "--model", "model.onnx", option, "true" if option == "--look" else "4095"])
+    assert "leave both out" in capsys.readouterr().err
+
+
 def test_a_frame_that_holds_no_numbers_is_not_good(graph: Path) -> None:
     exported = ExportedModel(graph)
     frames = np.full((1, 3, 96, 96), 0.5, dtype=np.float32)
@@ -98,18 +125,20 @@ def test_a_frame_that_holds_no_numbers_is_not_good(graph: Path) -> None:
     found = exported._run(frames)
     assert bool(found["pred_label"].reshape(-1)[0])
     assert np.isnan(found["pred_score"]).all()
-    assert exported._judgment(found, (96, 96))["verdict"] == "ERROR"
+    assert exported._judgment(found).row((96, 96), "")["verdict"] == "ERROR"
 
 
 def test_neither_torch_nor_what_needs_it_is_imported(graph: Path, photos: Path, tmp_path: Path) -> None:
     program = (
         "import sys\nfrom anople_anomalib.deployment.runtime import main\n"
-        f"code = main([{str(photos / '0.png')!r}, '--model', {str(graph)!r}, '--output', {str(tmp_path)!r}])\n"
+        f"code = main([{str(photos / '0.png')!r}, '--model', {str(graph)!r}, '--output', {str(tmp_path)!r}, "
+        "'--pictures'])\n"
         f"print('loaded:', sorted(set(sys.modules) & set({FORBIDDEN})), code)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "loaded: [] 0" in done.stdout
     assert json.loads((tmp_path / "predictions.jsonl").read_text())["path"] == str(photos / "0.png")
+    assert (tmp_path / "images" / "0.png").is_file()
 
 
 def test_what_is_wrong_is_one_sentence(
