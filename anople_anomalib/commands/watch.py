@@ -18,6 +18,7 @@ from .terminal import FINE, NOT_MET, UsageError, allow_pixels, say_error
 
 if TYPE_CHECKING:
     from anople_anomalib.data.watching import FolderWatch
+    from anople_anomalib.deployment.sources import Camera
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,10 @@ _GOOD = "good"  # the folder of the golden parts that must be OK; those in all o
 
 def watch_options(parser: ArgumentParser) -> None:
     """Add the options of ``watch``."""
-    parser.add_argument("folder", type=Path, help="folder to watch, with everything below it")
+    parser.add_argument("folder", type=Path | None, nargs="?", help="folder to watch, with everything below it")
+    camera = "in its place a video, rtsp://HOST/PATH, usb:NUMBER or basler:SERIAL, for an exported model"
+    parser.add_argument("--source", type=str | None, default=None, help=camera)
+    parser.add_argument("--interval", type=float, default=1.0, help="seconds between two frames of --source")
     add_judging(parser)
     parser.add_argument("--only_new", type=bool, default=False, help="whether images that are there are left alone")
     parser.add_argument("--polling", type=bool, default=False, help="for network drives that report no changes")
@@ -38,34 +42,58 @@ def watch_options(parser: ArgumentParser) -> None:
 
 
 def watch(options: Namespace) -> int:
-    """Judge every image that comes into a folder, until Ctrl-C.
+    """Judge every image that comes into a folder, or from a camera, until Ctrl-C.
 
     Those that are there come first; a later run adds to the rows of an earlier one.
     """
     from filelock import FileLock, Timeout
 
-    from anople_anomalib.data.watching import FolderWatch, State
-    from anople_anomalib.deployment.table import rows_of
-
+    if (options.folder is None) == (options.source is None):
+        msg = "Give a folder to watch, or a camera or video by --source."
+        raise UsageError(msg)
     for place in (options.output, options.golden):
-        if place is not None and place.resolve().is_relative_to(options.folder.resolve()):
+        if (
+            options.folder is not None
+            and place is not None
+            and place.resolve().is_relative_to(options.folder.resolve())
+        ):
             msg = f"{place} lies in the watched folder, where its pictures would be judged as well: take another place."
             raise UsageError(msg)
     if options.golden is not None and (options.golden_hours <= 0 or options.golden_tolerance <= 0):
         msg = "--golden_hours and --golden_tolerance must be above 0."
         raise UsageError(msg)
-    rows = rows_of(options.output / "predictions.jsonl")
-    known = {row["path"]: State(row["modified"], row["bytes"]) for row in rows if row.get("modified") is not None}
-    folder = FolderWatch(options.folder, known, polling=options.polling, only_new=options.only_new)
+    exported = is_exported(options)
+    if options.source is not None and not exported:
+        msg = "--source takes an exported model: write one by anople export."
+        raise UsageError(msg)
+    folder = _watched(options) if options.source is None else None
+    source = folder or _camera(options)
     allow_pixels(options.megapixels)
-    station = (_export_station if is_exported(options) else _checkpoint_station)(folder, options)
+    station = _export_station(source, options) if folder is None or exported else _checkpoint_station(folder, options)
     options.output.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(options.output / ".watch.lock", timeout=0):
-            return _watch(station, folder, options)
+            return _watch(station, source, options)
     except Timeout as error:
         msg = f"Another watch writes to '{options.output}': give this one another --output."
         raise ValueError(msg) from error
+
+
+def _watched(options: Namespace) -> "FolderWatch":
+    """Return the folder, without the images of earlier rows."""
+    from anople_anomalib.data.watching import FolderWatch, State
+    from anople_anomalib.deployment.table import rows_of
+
+    rows = rows_of(options.output / "predictions.jsonl")
+    known = {row["path"]: State(row["modified"], row["bytes"]) for row in rows if row.get("modified") is not None}
+    return FolderWatch(options.folder, known, polling=options.polling, only_new=options.only_new)
+
+
+def _camera(options: Namespace) -> "Camera":
+    """Return the camera or video."""
+    from anople_anomalib.deployment.sources import Camera
+
+    return Camera(options.source, options.interval)
 
 
 class _Station(NamedTuple):
@@ -96,8 +124,9 @@ def _checkpoint_station(folder: "FolderWatch", options: Namespace) -> _Station:
     return _Station(lambda: judge_series(model, series, options, options.signal), judge_known)
 
 
-def _export_station(folder: "FolderWatch", options: Namespace) -> _Station:
+def _export_station(source: "FolderWatch | Camera", options: Namespace) -> _Station:
     """Return a station with an exported model, without torch."""
+    from anople_anomalib.data.watching import FolderWatch
     from anople_anomalib.deployment.drift_log import DriftLog
     from anople_anomalib.deployment.runtime import ExportedModel, frames_in, frames_of, write_verdicts
 
@@ -107,7 +136,8 @@ def _export_station(folder: "FolderWatch", options: Namespace) -> _Station:
     def judge_new() -> dict[str, int]:
         """Judge what comes."""
         kinds = {"pictures": options.pictures, "append": True, "observe": observe}
-        return write_verdicts(frames_of(folder), model, options.output, options.signal, **kinds)
+        frames = frames_of(source) if isinstance(source, FolderWatch) else source.frames()
+        return write_verdicts(frames, model, options.output, options.signal, **kinds)
 
     def judge_known(place: Path) -> list[dict[str, Any]]:
         """Judge the golden parts."""
@@ -119,8 +149,8 @@ def _export_station(folder: "FolderWatch", options: Namespace) -> _Station:
     return _Station(judge_new, judge_known)
 
 
-def _watch(station: _Station, folder: "FolderWatch", options: Namespace) -> int:
-    """Judge the images of a folder until SIGINT or SIGTERM; a second one of them ends at once."""
+def _watch(station: _Station, source: "FolderWatch | Camera", options: Namespace) -> int:
+    """Judge the images of a source until its end, or SIGINT or SIGTERM; a second one of them ends at once."""
     ended = Event()
 
     def stop(number: int, frame: object) -> None:
@@ -128,22 +158,22 @@ def _watch(station: _Station, folder: "FolderWatch", options: Namespace) -> int:
         del frame
         signal.signal(number, signal.SIG_DFL)
         ended.set()
-        folder.stop()
+        source.stop()
 
     from anople_anomalib.deployment.runtime import exit_code
 
     usual = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    logger.info("Watching %s; Ctrl-C ends it. Rows go to %s.", folder.folder, options.output / "predictions.csv")
+    logger.info("Watching %s; Ctrl-C ends it. Rows go to %s.", source.name, options.output / "predictions.csv")
     code = FINE
     try:
         while True:
             if options.golden is not None and (faults := golden_faults(station.judge_known, options)):
                 say_error(f"{' '.join(faults)} Nothing more is judged: look at lamp, camera and model.")
                 return NOT_MET
-            folder.resume()
+            source.resume()
             if ended.is_set():
                 return code
-            break_off = Timer(3600 * options.golden_hours, folder.stop)
+            break_off = Timer(3600 * options.golden_hours, source.stop)
             break_off.daemon = True
             if options.golden is not None:
                 break_off.start()

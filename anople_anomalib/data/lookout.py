@@ -47,12 +47,13 @@ def import_manifests(train: Path, test: Path | None, files: Path, output: Path) 
         raise FileExistsError(msg)
     lines = [("train", train, *line) for line in _lines(train)]
     lines += [("test", test, *line) for line in _lines(test)] if test else []
+    masked = any(_MASK in line for *_, line in lines)
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with folder_written_whole(output) as folder:
         reasons = [
             f"{manifest.name}, line {number}: {reason}"
             for subset, manifest, number, line in lines
-            if (reason := _take(line, files, folder, subset))
+            if (reason := _take(line, files, folder, subset, masked=masked))
         ]
         if len(reasons) == len(lines):
             first = f", such as {reasons[0]}" if reasons else ""
@@ -61,10 +62,10 @@ def import_manifests(train: Path, test: Path | None, files: Path, output: Path) 
     return len(lines) - len(reasons), reasons
 
 
-def _take(line: str, files: Path, folder: Path, subset: str) -> str:
+def _take(line: str, files: Path, folder: Path, subset: str, *, masked: bool) -> str:
     """Write the image of a line, or return why it cannot be taken."""
     try:
-        _part_of(line, files).write(folder, subset)
+        _part_of(line, files, masked=masked).write(folder, subset)
     except (*READ_ERRORS, SyntaxError) as error:
         return one_line(error)
     return ""
@@ -97,11 +98,11 @@ def _lines(manifest: Path) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _part_of(line: str, files: Path) -> _Part:
+def _part_of(line: str, files: Path, *, masked: bool) -> _Part:
     """Read a line of a manifest.
 
     Raises:
-        ValueError: If it has no label, or one that contradicts its mask.
+        ValueError: If it has no label, one that contradicts its mask, or no mask where others have one.
         FileNotFoundError: If a file is not there.
     """
     entry = json.loads(line)
@@ -118,6 +119,11 @@ def _part_of(line: str, files: Path) -> _Part:
         raise ValueError(msg)
     if not _LABELS[name]:
         return _Part(image, _GOOD, None)
+    if _MASK not in attributes and masked:
+        msg = (
+            f"'{image.name}' is an anomaly without a mask, and others have one: what is not marked would count as good."
+        )
+        raise ValueError(msg)
     if _MASK not in attributes:
         return _Part(image, "anomaly", None)
     key = attributes[_MASK]

@@ -80,6 +80,7 @@ class FolderWatch:
         only_new: bool = False,
     ) -> None:
         self.folder = Path(folder).resolve()
+        self.name = str(self.folder)
         if not self.folder.is_dir():
             msg = f"There is no folder '{folder}' to watch: check the path."
             raise NotADirectoryError(msg)

@@ -64,11 +64,13 @@ def test_manifests_become_folders(bucket: Path, tmp_path: Path, capsys: pytest.C
     train = write(tmp_path / "train.manifest", *good, line("c/2.png", "anomaly", "2.png"), line("c/5.png", "anomaly"))
     test = write(tmp_path / "test.manifest", line("c/4.png", "normal"), "", line("c/3.png", "anomaly", "3.png"))
     arguments = ["import", "lookout", str(train), "--test", str(test), "--files", str(bucket)]
-    assert main([*arguments, "--output", str(tmp_path / "parts")]) == 0
-    assert "6 images were taken, 0 were not." in capsys.readouterr().out
+    assert main([*arguments, "--output", str(tmp_path / "parts")]) == 3
+    said = capsys.readouterr().out
+    assert "5 images were taken, 1 were not." in said
+    assert "line 4: '5.png' is an anomaly without a mask, and others have one" in said
     found = sorted(path.relative_to(tmp_path / "parts").as_posix() for path in (tmp_path / "parts").rglob("*.*"))
     assert found == [
-        "ground_truth/scratch/2_mask.png", "ground_truth/several/3_mask.png", "test/anomaly/5.png", "test/good/4.png",
+        "ground_truth/scratch/2_mask.png", "ground_truth/several/3_mask.png", "test/good/4.png",
         "test/scratch/2.png", "test/several/3.png", "train/good/1.jpg", "train/good/1_1.jpg",
     ]  # fmt: skip
     assert (tmp_path / "parts/train/good/1_1.jpg").read_bytes() == (bucket / "b/1.jpg").read_bytes()
@@ -80,7 +82,15 @@ def test_manifests_become_folders(bucket: Path, tmp_path: Path, capsys: pytest.C
     parts = Parts(tmp_path / "parts")
     parts.setup()
     assert len(parts.train_data.samples) == 2
-    assert len(parts.test_data.samples) == 4
+    assert len(parts.test_data.samples) == 3
+
+
+def test_anomalies_need_no_mask_where_none_has_one(bucket: Path, tmp_path: Path) -> None:
+    manifest = write(tmp_path / "train.manifest", line("a/1.jpg", "normal"), line("c/5.png", "anomaly"))
+    arguments = ["import", "lookout", str(manifest), "--files", str(bucket), "--output", str(tmp_path / "parts")]
+    assert main(arguments) == 0
+    assert (tmp_path / "parts" / "test" / "anomaly" / "5.png").is_file()
+    assert not (tmp_path / "parts" / "ground_truth").exists()
 
 
 def test_what_cannot_be_taken_is_told(bucket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

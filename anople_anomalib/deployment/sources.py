@@ -1,0 +1,210 @@
+# Copyright (C) 2026 The anople_anomalib authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Cameras and videos whose frames are judged by an exported model, one at a time.
+
+=================  ==============================================================
+address            source
+=================  ==============================================================
+``video.mp4``      a video file, by OpenCV, to its end
+``rtsp://HOST/P``  a camera in the network, by OpenCV
+``usb:0``          a camera of this machine, by its number, by OpenCV
+``basler:SERIAL``  a Basler camera, by pypylon; ``basler:`` for the first one
+=================  ==============================================================
+"""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .runtime import Frame
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = re.compile(r"(Mono|Bayer(?:RG|GR|GB|BG))(8|10|12|14|16)")
+_MOSAICS = {
+    "BayerRG": cv2.COLOR_BayerRGGB2RGB,
+    "BayerGR": cv2.COLOR_BayerGRBG2RGB,
+    "BayerGB": cv2.COLOR_BayerGBRG2RGB,
+    "BayerBG": cv2.COLOR_BayerBGGR2RGB,
+}
+_PAUSE = 1.0  # seconds until a camera that gave no image is opened again
+_TIMEOUT = 5000  # milliseconds
+
+
+class _Device(Protocol):
+    """An open camera or video."""
+
+    def grab(self) -> NDArray[np.uint8] | None:
+        """Return the newest frame in color, shape ``(H, W, 3)``; ``None`` if there is none."""
+
+    def close(self) -> None:
+        """End the connection."""
+
+
+def rgb_of(values: NDArray[Any], pixel_format: str) -> NDArray[np.uint8]:
+    """Convert a camera's values to 8 bits in color.
+
+    Values of n bits become ``ceil(255 v / (2^n - 1))``, as ``anople convert --white`` makes them; a Bayer mosaic is
+    then interpolated bilinearly by OpenCV.
+
+    Args:
+        values: Shape ``(H, W)``, or ``(H, W, 3)`` for ``RGB8`` and ``BGR8``.
+        pixel_format: Name of the format in GenICam's convention, not packed: ``Mono12``, ``BayerRG8``.
+
+    Returns:
+        Shape ``(H, W, 3)``.
+
+    Raises:
+        ValueError: If the format is another one.
+    """
+    if pixel_format in ("RGB8", "BGR8"):
+        return np.ascontiguousarray(values if pixel_format == "RGB8" else values[..., ::-1])
+    found = _FORMAT.fullmatch(pixel_format)
+    if found is None:
+        msg = (
+            f"Frames of the format {pixel_format} are not read: set the camera to Mono8, Mono12, BayerRG12, RGB8 or so."
+        )
+        raise ValueError(msg)
+    bits = int(found[2])
+    plain = values if bits == 8 else np.ceil(values * (255 / (2**bits - 1))).astype(np.uint8)
+    return cv2.cvtColor(plain, _MOSAICS.get(found[1], cv2.COLOR_GRAY2RGB)).astype(np.uint8, copy=False)
+
+
+class Camera:
+    """Frames of a camera or a video, until its end or :meth:`stop`.
+
+    Args:
+        address: The source, see the module's docstring.
+        interval: Seconds between two frames, in a video of its own time; 0 for all.
+
+    Raises:
+        ConnectionError: If it cannot be opened.
+        ImportError: If its library is not installed.
+    """
+
+    def __init__(self, address: str, interval: float) -> None:
+        parts = urlsplit(address)
+        self.live = not Path(address).is_file()
+        self.name = f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.hostname else address  # no password
+        self._open: Callable[[], _Device] = (
+            partial(_Basler, address)
+            if parts.scheme == "basler"
+            else partial(_OpenCV, address, self.name, 0 if self.live else interval)
+        )
+        self._interval, self._stopped, self._numbers = interval, threading.Event(), count()
+        self._device: _Device | None = self._open()
+
+    def stop(self) -> None:
+        """End after the frame that is being judged."""
+        self._stopped.set()
+
+    def resume(self) -> None:
+        """Go on after :meth:`stop`."""
+        self._stopped.clear()
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield the frames; one that a live camera does not give is an error in its row, and it is opened again."""
+        due = time.monotonic()
+        while not self._stopped.is_set():
+            pixels, error = self._grabbed()
+            if pixels is None and not self.live:
+                return
+            now, number = datetime.now().astimezone(), next(self._numbers)
+            name = f"{now:%Y%m%d_%H%M%S}_{number:06d}.png"
+            yield Frame(f"{self.name}#{name}", name, partial(_given, pixels, error))
+            due = max(due + self._interval, time.monotonic())
+            self._stopped.wait(_PAUSE if pixels is None else due - time.monotonic() if self.live else 0)
+        if self._device is not None:
+            self._device.close()
+            self._device = None
+
+    def _grabbed(self) -> tuple[NDArray[np.uint8] | None, str]:
+        """Return a frame, or why there is none."""
+        error = f"'{self.name}' gives no image: look at the camera and its cable."
+        try:
+            self._device = self._device or self._open()
+            if (pixels := self._device.grab()) is not None:
+                return pixels, ""
+        except (OSError, RuntimeError, ValueError) as fault:
+            error = str(fault)
+        if self._device is not None:
+            self._device.close()
+            self._device = None
+        return None, error
+
+
+def _given(pixels: NDArray[np.uint8] | None, error: str) -> NDArray[np.uint8]:
+    """Return the pixels of a frame, or raise its error."""
+    if pixels is None:
+        raise OSError(error)
+    return pixels
+
+
+class _OpenCV:
+    """A video or a camera that OpenCV reads; every frame is 8 bits in color."""
+
+    def __init__(self, address: str, name: str, interval: float) -> None:
+        self._capture = cv2.VideoCapture(int(address[4:]) if re.fullmatch(r"usb:\d+", address) else address)
+        if not self._capture.isOpened():
+            msg = f"'{name}' cannot be opened: check the address."
+            raise ConnectionError(msg)
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # of a camera, so that a frame is not older than it has to be
+        self._skipped = max(0, round(interval * self._capture.get(cv2.CAP_PROP_FPS)) - 1)
+        logger.info("%s: BGR of 8 bits as OpenCV decodes it -> RGB8", name)
+
+    def grab(self) -> NDArray[np.uint8] | None:
+        """Return the next frame."""
+        read, frame = self._capture.read()
+        for _ in range(self._skipped):
+            self._capture.grab()
+        return rgb_of(frame, "BGR8") if read else None
+
+    def close(self) -> None:
+        """Close it."""
+        self._capture.release()
+
+
+class _Basler:
+    """A Basler camera, the newest frame at a time."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            from pypylon import genicam, pylon
+        except ImportError as error:
+            msg = "A Basler camera needs a library: pip install pypylon."
+            raise ImportError(msg) from error
+        factory, serial = pylon.TlFactory.GetInstance(), address.partition(":")[2]
+        try:
+            devices = [each for each in factory.EnumerateDevices() if serial in ("", each.GetSerialNumber())]
+            self._camera = pylon.InstantCamera(factory.CreateDevice(devices[0]))
+            self._camera.Open()
+            self._format = str(self._camera.PixelFormat.Value)
+            self._camera.StartGrabbing(pylon.GrabStrategy_LatestImageOnly)
+        except (IndexError, genicam.GenericException) as error:
+            msg = f"There is no Basler camera '{address}' that can be opened ({error})."
+            raise ConnectionError(msg) from error
+        logger.info("%s: %s -> RGB8, Bayer mosaics bilinearly", address, self._format)
+
+    def grab(self) -> NDArray[np.uint8] | None:
+        """Return the newest frame."""
+        from pypylon import pylon
+
+        with self._camera.RetrieveResult(_TIMEOUT, pylon.TimeoutHandling_Return) as result:
+            return rgb_of(result.Array, self._format) if result.IsValid() and result.GrabSucceeded() else None
+
+    def close(self) -> None:
+        """Close it."""
+        self._camera.Close()
