@@ -23,7 +23,7 @@ See Also:
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from anomalib import LearningType
@@ -38,11 +38,8 @@ from torch import nn
 
 from .backbones.clip_loading import get_tokenizer
 from .config import MemoryConfig, PromptConfig, TrainingConfig
-from .data.dataset_checks import class_names_of
-from .data.errors import ClearDataErrors
 from .deployment.components import DefaultComponents, exact_pre_processor, resize_input
 from .deployment.maintenance import Maintenance
-from .deployment.predictions import PredictionTable
 from .method.building import build_backbone, build_model, build_second_memory, build_simulator, with_image_size
 from .method.loss import AnoPLeLoss
 from .method.prompt_templates import check_texts, clean_class_names, prompt_texts, words_of_categories
@@ -51,15 +48,14 @@ from .method.torch_model import AnoPLeModel
 from .metrics.per_category import RawScoreKeeper
 from .metrics.post_processing import ExactPostProcessor
 from .presets import resolve
-from .tiles.region import plain_roi, within_region
-from .tiles.tiling import Tiling, plain_tiles
-from .training.collapse_monitor import CollapseWarning, measure_soundness
-from .training.run import FewShotRun
 from .training.steps import EvaluationPreProcessing, sgd_with_warmup, simulated_views
-from .utils.arguments import as_list, check_integer, check_k_shot
+from .utils.arguments import K_SHOT, as_list, check, integer
 from .utils.batches import datamodule_of, images_of, paths_of
 from .utils.scoped import seeded
 from .utils.transforms import transform_of
+
+if TYPE_CHECKING:
+    from .tiles.large_images import LargeImages
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +116,14 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        class_names, tiles, roi = as_list(class_names), plain_tiles(tiles), plain_roi(roi)
-        check_k_shot(k_shot)
-        check_integer(0, seed=seed)
+        class_names, large = as_list(class_names), tiles is not None or roi is not None
+        if large:
+            from .tiles.region import plain_roi
+            from .tiles.tiling import plain_tiles
+
+            tiles, roi = plain_tiles(tiles), plain_roi(roi)
+        check(K_SHOT, k_shot=k_shot)
+        check(integer(0), seed=seed)
         whole = roi is None and tiles in (None, [1, 1])
         settings = resolve(preset, backbone, pretrained, prompts, training, memory, whole=whole)
         settings = with_image_size(settings, k_shot)
@@ -140,6 +141,10 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
             post_processor = ExactPostProcessor(**post_processor.checkpoint_config())
         super().__init__(exact_pre_processor(pre_processor), post_processor, evaluator, visualizer)
         self.model, self.simulator = model, simulator
+        if large:
+            from .tiles.large_images import LargeImages
+
+            self.model = cast("AnoPLeModel", LargeImages(model))  # which answers for it
         self.epochs, self.training_seed = settings["training"]["epochs"], settings["training"]["seed"]
         self.stop_early = settings["training"]["stop_early"]
         self.loss = AnoPLeLoss(settings["training"]["alignment"])
@@ -147,7 +152,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         self.class_names: list[str] = []
         self.drawn_samples: dict[str, list[str]] = {}
         if isinstance(tiles, list):
-            self.set_tiling(Tiling(*tiles))
+            self.set_tiles(tiles)
 
     # ------------------------------------------------------------------------------------------------ components
 
@@ -158,6 +163,11 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
 
     def configure_callbacks(self) -> list[Callback]:
         """Let the pre-processor transform evaluation batches only; training batches need the larger image."""
+        from .data.errors import ClearDataErrors
+        from .deployment.predictions import PredictionTable
+        from .training.collapse_monitor import CollapseWarning
+        from .training.run import FewShotRun
+
         components = cast("Sequence[Callback]", super().configure_callbacks())
         pre_processor: object = self.pre_processor
         callbacks = [
@@ -180,6 +190,8 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
             stage: Stage of the trainer.
         """
         if stage == "fit":
+            from .data.dataset_checks import class_names_of
+
             categories = class_names_of(datamodule_of(self.trainer))
             self.prepare_texts(self.hparams["class_names"] or words_of_categories(categories))
         super().setup(stage)
@@ -206,6 +218,8 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         Returns:
             The loss L.
         """
+        from .training.collapse_monitor import measure_soundness
+
         # seeded by the step alone: a resumed run sees the same anomalies as an uninterrupted one
         seeds = (self.training_seed, self.current_epoch, batch_idx, 0)
         with seeded(*seeds, device=self.device):
@@ -251,9 +265,11 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         """Whether text features and memory belong to the present prompts."""
         return bool(self.model.is_fitted)
 
-    def set_tiling(self, tiling: Tiling) -> None:
-        """Judge images by these tiles, and let the pre-processor resize to their canvas."""
-        self.model.set_tiling(tiling)
+    def set_tiles(self, grid: Sequence[int]) -> None:
+        """Judge images by so many rows and columns of tiles, and let the pre-processor resize to their canvas."""
+        from .tiles.tiling import Tiling
+
+        cast("LargeImages", self.model).set_tiling(Tiling(*grid))
         resize_input(self.pre_processor, self.input_size)
 
     def prepare_texts(self, class_names: str | Sequence[str]) -> None:
@@ -292,6 +308,10 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         else:
             prediction = held_out.predict(cast("ImageBatch", batch), regions)
         batch.update(**prediction._asdict())
+        if self.model.region is None:
+            return cast("STEP_OUTPUT", batch)
+        from .tiles.region import within_region
+
         return cast("STEP_OUTPUT", within_region(batch, self.model.region if regions is None else regions))
 
     def test_step(self, batch: Batch, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:

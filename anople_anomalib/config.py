@@ -10,6 +10,7 @@ the backbone that it is about (its weights, layers, image size).
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -204,4 +205,6 @@ def _plain(value: Any) -> Any:
     """Turn sequences into lists and paths into text, plain data for a checkpoint's hyper-parameters."""
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):  # NumPy's are no plain data
+        return int(value)
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value

@@ -17,10 +17,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.backbones.outputs import ShotFeatures
 from anople_anomalib.config import TrainingConfig
 from anople_anomalib.data.image_reading import read_image
 from anople_anomalib.metrics.thresholds import Promise, good_threshold
-from anople_anomalib.tiles.large_images import ShotFeatures
 from anople_anomalib.training.held_out import HeldOutShots
 from anople_anomalib.training.shots import LoadedShots
 from anople_anomalib.utils.batches import images_of, joined

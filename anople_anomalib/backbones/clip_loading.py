@@ -25,7 +25,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from anople_anomalib.utils.arguments import did_you_mean
-from anople_anomalib.utils.downloads import require_hub
 from anople_anomalib.utils.files import READ_ERRORS
 
 from .clip import FrozenCLIP
@@ -200,6 +199,8 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
         else:
             repository, _, hub_file = config.get("hf_hub", "").rpartition("/")
             if repository:
+                from anople_anomalib.utils.downloads import require_hub
+
                 require_hub(repository, [hub_file] if hub_file else _HUB_FILES)
             gelu = bool(config.get("quick_gelu"))
             model = open_clip.create_model(name, pretrained=weights, force_quick_gelu=gelu)

@@ -49,3 +49,19 @@ class ValueFeatures(NamedTuple):
     image_embedding: torch.Tensor
     local_features: torch.Tensor
     memory_features: tuple[torch.Tensor, ...]
+
+
+class ShotFeatures(NamedTuple):
+    """Features of B shots for the memories; T tiles a shot, one where an image is whole.
+
+    Attributes:
+        first: Patch features of the prompted CLIP, shape ``(B, T * n, d_v)``.
+        second: Those of the second backbone, shape ``(B, T * n', D')``; ``None`` without one.
+        first_inside: Which of the first are in the region, shape ``(B, T * n)``; ``None`` if all are.
+        second_inside: Which of the second are.
+    """
+
+    first: torch.Tensor
+    second: torch.Tensor | None
+    first_inside: torch.Tensor | None
+    second_inside: torch.Tensor | None

@@ -111,8 +111,8 @@ def teach(options: Namespace) -> int:
 
 def _fineness(options: Namespace, shots: Sequence[Path]) -> "Fineness":
     """Choose how finely images are seen, by the smallest defect."""
+    from anople_anomalib.data.image_reading import image_size_of
     from anople_anomalib.presets import resolve
-    from anople_anomalib.tiles.region import image_size_of
     from anople_anomalib.tiles.smallest_defect import fineness_for
 
     memory = resolve(options.preset, whole=options.roi is None)["memory"]

@@ -32,7 +32,7 @@ from anomalib.data.errors import MisMatchError
 from anomalib.utils.attrs import get_nested_attr
 from torch.utils.data import DataLoader
 
-from anople_anomalib.utils.arguments import check_k_shot
+from anople_anomalib.utils.arguments import K_SHOT, check
 
 from .dataset_checks import (
     OwnDataModule,
@@ -110,7 +110,7 @@ class FewShot(OwnDataModule):
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
     ) -> None:
-        check_k_shot(k_shot)
+        check(K_SHOT, k_shot=k_shot)
         wrapped = build_datamodule(datamodule)
         super().__init__(
             train_batch_size=wrapped.train_batch_size if train_batch_size is None else train_batch_size,

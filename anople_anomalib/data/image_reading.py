@@ -137,6 +137,12 @@ def turned_size(path: str | Path) -> tuple[int, int]:
         return size[::-1] if _orientation(image) >= _ON_ITS_SIDE else size
 
 
+def image_size_of(path: str | Path) -> tuple[int, int]:
+    """Read height and width of an image, see :func:`turned_size`."""
+    width, height = turned_size(path)
+    return height, width
+
+
 def distortion(path: str | Path) -> str | None:
     """Read the head of an image file and say how anomalib's readers would distort it; ``None`` for a plain image.
 

@@ -26,7 +26,7 @@ from anomalib import TaskType
 from anomalib.data import AnomalibDataset
 from anomalib.data.utils import LabelName
 
-from anople_anomalib.utils.arguments import check_k_shot
+from anople_anomalib.utils.arguments import K_SHOT, check
 from anople_anomalib.utils.files import relative_names, written_whole
 
 _SUFFIXES = (".json", ".yaml", ".yml")
@@ -49,7 +49,7 @@ def draw_shots(names: Sequence[str], k_shot: int | None, seed: int, category: st
     Raises:
         ValueError: If ``k_shot`` is not positive or larger than the number of images.
     """
-    check_k_shot(k_shot)
+    check(K_SHOT, k_shot=k_shot)
     if k_shot is None:
         return list(range(len(names)))
     if k_shot > len(names):

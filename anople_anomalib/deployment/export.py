@@ -26,8 +26,6 @@ from anople_anomalib.utils.files import STRETCHED, digest_of
 from anople_anomalib.utils.transforms import require_one_transform
 from anople_anomalib.utils.version import __version__
 
-from .metadata import ExportMetadata, write_metadata
-
 if TYPE_CHECKING:
     import openvino
 
@@ -169,6 +167,8 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
         compression: CompressionType | None = None,
     ) -> Path:
         """Write the metadata of an exported file beside it, see :mod:`.metadata`, and return its path."""
+        from .metadata import ExportMetadata, write_metadata
+
         thresholds, limits, normalized, zone, known = _NO_LIMITS, _NO_LIMITS, False, None, list[str]()
         if isinstance(processor := self.post_processor, ExactPostProcessor):
             thresholds = {IMAGE: _number(processor.image_threshold), PIXEL: _number(processor.pixel_threshold)}

@@ -5,14 +5,13 @@
 
 import logging
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from anomalib.data import ImageBatch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from anople_anomalib.data.listing import Images, each_image, files_of
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.thresholds import Promise
@@ -20,6 +19,9 @@ from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.transforms import transform_of
 
 from .export import Export
+
+if TYPE_CHECKING:
+    from anople_anomalib.data.listing import Images
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class Maintenance(Export):
     """Changes of a trained model without training, mixed into the model."""
 
     @torch.no_grad()
-    def extend_memory_bank(self, images: Images, category: str | None = None) -> None:
+    def extend_memory_bank(self, images: "Images", category: str | None = None) -> None:
         """Add normal images to the memory: parts that look like them are normal from now on.
 
         Prompts, decoder and thresholds stay; see :meth:`recompute_thresholds`.
@@ -46,6 +48,8 @@ class Maintenance(Export):
             ValueError: If a category must be given and is not, or the reverse, or if there is no image, one cannot be
                 read, or a tensor has another shape or range.
         """
+        from anople_anomalib.data.listing import each_image
+
         self.require_training()
         if self.model.memory_bank is None:
             msg = "This model was trained with memory.enabled false: it has no memory bank that could be extended."
@@ -73,7 +77,7 @@ class Maintenance(Export):
         return names.index(category)
 
     @torch.no_grad()
-    def recompute_thresholds(self, images: Images, promise: Promise | None = None) -> int:
+    def recompute_thresholds(self, images: "Images", promise: Promise | None = None) -> int:
         """Compute the thresholds anew, from normal images alone: the fence of their scores, see :mod:`.thresholds`.
 
         Args:
@@ -89,6 +93,8 @@ class Maintenance(Export):
             ValueError: If there are fewer than two images or too few for the promise, one is in the memory or cannot be
                 read, or a tensor has another shape or range.
         """
+        from anople_anomalib.data.listing import each_image, files_of
+
         self.require_training()
         self.require_one_region()
         processor = self.require_thresholds()
@@ -148,7 +154,7 @@ class Maintenance(Export):
         """Predict a normal image, and add its ground truth."""
         image = self._pre_process(image)
         bank, prediction = self.model.memory_bank, self.model(image)
-        if bank is not None and bank(self.model.memory_features(image)).max() < _SAME:
+        if bank is not None and bank(self.model.first_features(image).features).max() < _SAME:
             msg = f"Image {number} is in the memory itself, so that its distance is 0: give other normal images."
             raise ValueError(msg)
         mask = torch.zeros_like(prediction.anomaly_map[:, 0], dtype=torch.bool)

@@ -62,7 +62,7 @@ def _precise_matmuls(graph: openvino.Model, model: AnoPLeModel) -> list[str]:
     # from the sides that the model takes to those that CLIP sees, maybe after the second backbone's convolutions
     resized = zip(model.input_size, model.image_size, strict=True)
     shapes |= {frozenset(sides) for sides in resized if sides[0] != sides[1]}  # of one length: no matmul
-    if model.tiling.number > 1:  # the merging of their maps
+    if model.tiling is not None and model.tiling.number > 1:  # the merging of their maps
         tiling, side = model.tiling, model.image_size
         counts = zip(tiling.canvas(side), (tiling.rows * side[0], tiling.columns * side[1]), strict=True)
         shapes |= {frozenset(sides) for sides in counts}

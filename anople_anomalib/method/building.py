@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from anople_anomalib.backbones.clip_loading import Backbone, load_backbone
-from anople_anomalib.backbones.timm_features import load_memory_backbone
 from anople_anomalib.config import AUTO, DEFAULT, NONE
 
 from .anomaly_simulation import PixelAnomalySimulator
 from .fusion import PaperFusion, WeightedFusion
-from .image_sizes import finest_image_size
 from .layers import resolve_memory_layers, resolve_prompt_depth
 from .second_memory import SecondMemory
 from .torch_model import AnoPLeModel
@@ -32,6 +30,8 @@ def with_image_size(settings: dict[str, Any], k_shot: int | None) -> dict[str, A
     memory = settings["memory"]
     if memory["backbone"] == NONE or memory["image_size"] != AUTO:
         return settings
+    from .image_sizes import finest_image_size
+
     size = finest_image_size(memory, k_shot)
     logger.info("memory.image_size: %d, the finest within the budget of an image.", size)
     return settings | {"memory": memory | {"image_size": size}}
@@ -72,6 +72,8 @@ def build_second_memory(settings: Mapping[str, Any], loaded: Backbone) -> Second
     memory = settings["memory"]
     if memory["backbone"] == NONE:
         return None
+    from anople_anomalib.backbones.timm_features import load_memory_backbone
+
     features = load_memory_backbone(
         memory["backbone"],
         loaded.mean,

@@ -13,8 +13,6 @@ from torch import nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from .coreset import choose_coreset
-
 _ROWS, _QUERIES = 4096, 1024  # of the bank, of the images: compared at once, which bounds the memory of a query
 
 
@@ -156,7 +154,11 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         """Return what the bank keeps of features of shape ``(..., width)``: rows of shape ``(N, width)``."""
         rows = self._prepare(features.detach().float())
         rows = rows.flatten(end_dim=-2) if inside is None else rows[inside.expand(rows.shape[:-1])]
-        return rows if self.coreset_sampling_ratio == 1 else choose_coreset(rows, self.coreset_sampling_ratio)
+        if self.coreset_sampling_ratio == 1:
+            return rows
+        from .coreset import choose_coreset
+
+        return choose_coreset(rows, self.coreset_sampling_ratio)
 
     def _prepare(self, features: torch.Tensor) -> torch.Tensor:
         """Return the features as they are stored and compared: of length 1."""

@@ -4,19 +4,21 @@
 """A second memory of the normal shots, of features that have seen photographs."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torchvision.transforms.v2 import functional as tv_functional
 
-from anople_anomalib.backbones.timm_features import MemoryBackbone
 from anople_anomalib.config import AUTO
 from anople_anomalib.utils.batches import joined
 from anople_anomalib.utils.transforms import resize
 
 from .memory_bank import BankFeatures, ScaledMemoryBank
-from .subspace import SubspaceMemoryBank
 from .turns import NUM_TURNS, patches_inside, turn_image, turns_of
+
+if TYPE_CHECKING:
+    from anople_anomalib.backbones.timm_features import MemoryBackbone
 
 _MOVES = ((5, 1.05, (4, -3)), (-5, 1.08, (-4, 3)), (3, 1.03, (2, 4)), (-8, 1.1, (-3, -4)))  # angle, scale, shift
 _LIKE = 2.0  # a turned copy is like other normal parts if it is at most so much farther than moved ones
@@ -57,7 +59,7 @@ class SecondMemory(nn.Module):
 
     def __init__(
         self,
-        backbone: MemoryBackbone,
+        backbone: "MemoryBackbone",
         coreset_sampling_ratio: float = 1.0,
         position_weight: float = 0.0,
         turns: str | int = "none",
@@ -72,7 +74,11 @@ class SecondMemory(nn.Module):
         self.turns: torch.Tensor
         self.lying: torch.Tensor
         bank = (backbone.width, backbone.grid, coreset_sampling_ratio, position_weight, per_category)
-        self.memory_bank = SubspaceMemoryBank(*bank, share=subspace) if subspace else ScaledMemoryBank(*bank)
+        self.memory_bank = ScaledMemoryBank(*bank)
+        if subspace:
+            from .subspace import SubspaceMemoryBank
+
+            self.memory_bank = SubspaceMemoryBank(*bank, share=subspace)
         self.register_buffer("fingerprint", torch.tensor(list(backbone.fingerprint), dtype=torch.uint8))
         self.fingerprint: torch.Tensor
 

@@ -4,27 +4,27 @@
 """PyTorch model of AnoPLe: composition of the parts, training and inference passes."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from anomalib.data import InferenceBatch
 from einops import rearrange, repeat
+from torch import nn
 from torch.nn import functional as F
 
 from anople_anomalib.backbones.clip import FrozenCLIP
-from anople_anomalib.backbones.outputs import VisualFeatures
-from anople_anomalib.tiles.large_images import LargeImages
-from anople_anomalib.tiles.tiling import Tiling
-from anople_anomalib.utils.transforms import is_size, resize_exactly
+from anople_anomalib.backbones.outputs import ShotFeatures, VisualFeatures
+from anople_anomalib.utils.transforms import is_size, resize, resize_exactly
 
 from .anomaly_simulation import simulate_latent_anomalies
 from .decoder import Decoder, LocalFeatures
-from .fusion import PaperFusion
-from .memory_bank import MemoryBank
+from .fusion import PaperFusion, top_mean
+from .memory_bank import BankFeatures, MemoryBank
 from .prompts import ConstantPrompts, PromptLearner
-from .second_memory import SecondMemory
+from .second_memory import SecondMemory, larger_size
 from .state_checks import check_weights, require_memory
-from .views import distinct_views
+from .views import distinct_views, double
 
 PIXEL_LOGITS = ("dot", "cosine")
 """The readings of ``<D(z), w>`` in equation (7)."""
@@ -52,7 +52,7 @@ class TrainingOutput(NamedTuple):
     text_features: torch.Tensor
 
 
-class AnoPLeModel(LargeImages):
+class AnoPLeModel(nn.Module):
     """AnoPLe: prompts around a frozen CLIP, a decoder, a memory bank, and their fusion.
 
     Text features and memory are buffers: :meth:`refresh_text_features` and :meth:`AnoPLeModel.memory_bank` fill them
@@ -80,6 +80,9 @@ class AnoPLeModel(LargeImages):
     Raises:
         ValueError: If ``pixel_logits`` is unknown.
     """
+
+    tiling: Any = None  # an image is a whole, and all of it counts: tiles.large_images is of others
+    region: Any = None
 
     def __init__(
         self,
@@ -142,7 +145,6 @@ class AnoPLeModel(LargeImages):
         self.pixel_logit_scale: torch.Tensor
         self.backbone_fingerprint: torch.Tensor
         self.register_load_state_dict_pre_hook(check_weights)
-        self.register_load_state_dict_pre_hook(_restore_tiling)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -153,6 +155,81 @@ class AnoPLeModel(LargeImages):
     def patch_grid(self) -> tuple[int, int]:
         """Height and width of CLIP's patch grid."""
         return self.clip.visual.grid
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """Height and width of an image, or of a tile of a larger one: those of the backbone that sees more."""
+        return larger_size(self.image_size, self.second_memory)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the images that the model takes."""
+        return self.tile_size
+
+    def forward(
+        self, images: torch.Tensor, regions: torch.Tensor | None = None, banks: Sequence[MemoryBank] | None = None
+    ) -> InferenceBatch:
+        """Detect anomalies in whole images, in one pass.
+
+        Args:
+            images: Normalized images, shape ``(B, 3, H, W)``; resized to the backbones' sizes.
+            regions: ``None``: a whole image has no region of interest, those of :class:`.LargeImages` have.
+            banks: Other memory banks than the model's own, in the same order: of CLIP, of the second backbone.
+
+        Returns:
+            ``pred_score`` (14) of shape ``(B, 1)`` and ``anomaly_map`` M_q (12) of shape ``(B, 1, H, W)``, both in
+            [0, 0.5] (in [0, 1] without a memory).
+        """
+        del regions
+        if self.second_memory is not None and self.fusion.memory_alone:  # CLIP would run for nothing
+            distances = (banks[-1] if banks else self.second_memory.memory_bank)(self.second_memory.features(images))
+            anomaly_map = self.resized_map(distances, self.second_memory.backbone.grid)
+            score = top_mean(anomaly_map, self.fusion.top_share)
+        else:
+            visual = self.encode_whole(images)
+            memory_map = None if self.memory_bank is None else self.memory_map(visual, banks)
+            anomaly_map = self.fusion.map(self.decoder_map(visual), memory_map)  # (12)
+            score = self.fusion.score(self.abnormal_probability(visual), anomaly_map)  # (14)
+        anomaly_map, size = anomaly_map.unsqueeze(1), images.shape[-2:]
+        if not is_size(size, anomaly_map.shape[-2:]):
+            anomaly_map = F.interpolate(anomaly_map, size=size, mode="bilinear")
+        return InferenceBatch(pred_score=score.unsqueeze(1), anomaly_map=anomaly_map)
+
+    @torch.no_grad()
+    def shot_features(self, images: torch.Tensor) -> ShotFeatures:
+        """Compute the features of normal images for the memories.
+
+        Args:
+            images: Normalized images, shape ``(B, 3, H, W)``.
+
+        Returns:
+            The patch features of both memories, and which of the second belong in its bank.
+        """
+        first = self.first_features(images).features
+        if self.second_memory is None:
+            return ShotFeatures(first, None, None, None)
+        second = self.second_features(images)
+        return ShotFeatures(first, second.features, None, second.inside)
+
+    @torch.no_grad()
+    def first_features(self, images: torch.Tensor, regions: torch.Tensor | None = None) -> BankFeatures:
+        """Compute F, what the prompted CLIP's memory keeps of normal images, see :meth:`shot_features`."""
+        del regions
+        return BankFeatures(require_memory(self.encode_by_clip(images).memory_features), None)
+
+    @torch.no_grad()
+    def second_features(self, images: torch.Tensor, regions: torch.Tensor | None = None) -> BankFeatures:
+        """Compute what the second memory keeps of normal images, see :meth:`shot_features`."""
+        del regions
+        memory = require_memory(self.second_memory)
+        return memory.shot_features(images) if memory.copies > 1 else BankFeatures(memory.features(images), None)
+
+    def training_images(
+        self, images: torch.Tensor, regions: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Resize training images, values in [0, 1], to twice the model's resolution; they have no region."""
+        del regions
+        return resize(images, double(self.image_size)).clamp(0, 1), None  # bicubic resizing overshoots
 
     def for_inference(self) -> "AnoPLeModel":
         """Return a copy that can only detect: constant prompts, no text tower, no gradients."""
@@ -320,9 +397,3 @@ class AnoPLeModel(LargeImages):
         if self.pixel_logits == "cosine":
             logits = logits * local_features.squared_length().clamp_min(_SQUARED_LENGTH).rsqrt()
         return self.pixel_logit_scale.to(logits.dtype) * logits
-
-
-def _restore_tiling(model: AnoPLeModel, state_dict: Mapping[str, Any], prefix: str, *_args: object) -> None:
-    """Load-state-dict pre-hook: judge images by the tiles that the memory is of."""
-    if isinstance(grid := state_dict.get(f"{prefix}tile_grid"), torch.Tensor):
-        model.set_tiling(Tiling(*grid.tolist()))

@@ -15,7 +15,7 @@ from anomalib.pipelines.components.runners import ParallelRunner, SerialRunner
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
-from anople_anomalib.utils.arguments import check_integer
+from anople_anomalib.utils.arguments import check, integer
 
 from .job import FewShotJob, FewShotJobGenerator
 from .ray_runner import RayRunner
@@ -120,7 +120,7 @@ class FewShotPipeline(Pipeline):
             return RayRunner(FewShotJobGenerator(accelerator, self.folder), *self.ray)
         gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
         processes = max(1, gpus) if processes is None else processes
-        check_integer(1, processes=processes)
+        check(integer(1), processes=processes)
         if processes == 1:
             return SerialRunner(FewShotJobGenerator(accelerator, self.folder))
         # jobs side by side on a CPU share its cores, or each would start a thread per core

@@ -18,7 +18,7 @@ from anomalib.pipelines.components.base import Runner
 from anomalib.pipelines.types import GATHERED_RESULTS, PREV_STAGE_RESULT
 from tqdm import tqdm
 
-from anople_anomalib.utils.arguments import check_integer, check_rates
+from anople_anomalib.utils.arguments import RATE, check, integer
 from anople_anomalib.utils.files import written_whole
 
 from .job import FewShotJob, FewShotJobGenerator
@@ -56,8 +56,8 @@ class RayRunner(Runner):
         gpus_per_job: float | None = None,
     ) -> None:
         super().__init__(generator)
-        check_integer(1, cpus_per_job=cpus_per_job)
-        check_rates(gpus_per_job=gpus_per_job or 0)
+        check(integer(1), cpus_per_job=cpus_per_job)
+        check(RATE, gpus_per_job=gpus_per_job or 0)
         self._ray = _import_ray()
         self._address, self._cpus, self._gpus = address, cpus_per_job, gpus_per_job
         host, _, port = (address or "").removeprefix("ray://").rpartition(":")

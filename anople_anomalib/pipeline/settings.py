@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from anople_anomalib.utils.arguments import check_integer
+from anople_anomalib.utils.arguments import check, integer
 
 SECTION_KEYS = ("seed", "model", "data", "trainer")
 RUNS_KEY = "runs"
@@ -140,7 +140,7 @@ def _job_settings(settings: Mapping[str, Any], accelerator: str) -> JobSettings:
     """Check one combination and turn it into settings; the model's own trainer arguments win over the section's."""
     model = _class_settings("model", settings["model"], MODEL_KEYS)
     seed = settings.get("seed", 0)
-    check_integer(0, seed=seed)
+    check(integer(0), seed=seed)
     return JobSettings(
         accelerator=accelerator,
         seed=seed,

@@ -1,22 +1,22 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""From an image to its prediction: tiles of a large image, the region of interest, and the fusion of their parts."""
+"""Large images and regions of interest, around a model of whole images."""
 
-from abc import abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F
 
-from anople_anomalib.backbones.outputs import VisualFeatures
-from anople_anomalib.method.fusion import PaperFusion, top_mean
+from anople_anomalib.backbones.outputs import ShotFeatures
+from anople_anomalib.method.fusion import top_mean
 from anople_anomalib.method.memory_bank import BankFeatures, MemoryBank
-from anople_anomalib.method.second_memory import SecondMemory, larger_size
-from anople_anomalib.method.state_checks import require_memory
+from anople_anomalib.method.second_memory import SecondMemory
+from anople_anomalib.method.state_checks import check_weights, require_memory
+from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.method.views import double
 from anople_anomalib.utils.batches import joined
 from anople_anomalib.utils.transforms import is_size, resize, resize_exactly
@@ -43,69 +43,55 @@ class Parts(NamedTuple):
     second_features: torch.Tensor | None
 
 
-class ShotFeatures(NamedTuple):
-    """Features of B shots for the memories; T tiles a shot.
-
-    Attributes:
-        first: Patch features of the prompted CLIP, shape ``(B, T * n, d_v)``.
-        second: Those of the second backbone, shape ``(B, T * n', D')``; ``None`` without one.
-        first_inside: Which of the first are in the region, shape ``(B, T * n)``; ``None`` if all are.
-        second_inside: Which of the second are.
-    """
-
-    first: torch.Tensor
-    second: torch.Tensor | None
-    first_inside: torch.Tensor | None
-    second_inside: torch.Tensor | None
-
-
 class LargeImages(nn.Module):
-    """How whole images are judged by a model that judges tiles, mixed into it.
+    """A model of whole images that judges the tiles of large ones, and a region of interest.
 
     An image is resized to a canvas that the tiles cover, and the rest outside of the region of interest is made blank:
     nothing there can change anything. Each tile is encoded on its own, the maps of the tiles are merged, and the image
     is as anomalous as its most anomalous tile: in a mean over the whole image, a defect that fills a tile would vanish.
-    Without tiles the image is the only one.
 
-    The model defines the parts and ``encode_whole``, and calls :meth:`set_tiling` for weights that it loads.
+    It stands where the model stood: all else that is asked of it, the model answers.
+
+    Args:
+        model: The model, trained or not.
     """
 
-    memory_bank: MemoryBank | None
-    second_memory: SecondMemory | None
-    fusion: PaperFusion
-
-    def __init__(self) -> None:
+    def __init__(self, model: AnoPLeModel) -> None:
         super().__init__()
-        self.tiling, self.region = Tiling(), Region()
-        self.register_buffer("tile_grid", torch.ones(2, dtype=torch.long))  # rows, columns: saved
-        self.tile_grid: torch.Tensor
+        self.model = model
+        self.tiling, self.region = Tiling(), Region().to(model.is_fitted.device)
+        self.register_buffer("tile_grid", torch.ones(2, dtype=torch.long, device=model.is_fitted.device))
+        self.tile_grid: torch.Tensor  # rows, columns: saved
+        self.register_load_state_dict_pre_hook(check_weights)
+        self.register_load_state_dict_pre_hook(_restore_tiling)
 
-    @property
-    @abstractmethod
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the images that CLIP sees, and of the maps of a tile."""
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the model."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model":  # a copy in the making
+                raise
+            return getattr(self.model, name)
 
-    @property
-    @abstractmethod
-    def patch_grid(self) -> tuple[int, int]:
-        """Height and width of CLIP's patch grid."""
-
-    @property
-    def tile_size(self) -> tuple[int, int]:
-        """Height and width of a tile: those of the backbone that sees more."""
-        return larger_size(self.image_size, self.second_memory)
+    def for_inference(self) -> "LargeImages":
+        """Return a copy that can only detect, see :meth:`AnoPLeModel.for_inference`."""
+        copy = LargeImages(self.model.for_inference())
+        copy.set_tiling(self.tiling)
+        copy.region.set(self.region.mask)
+        return copy.eval()
 
     @property
     def input_size(self) -> tuple[int, int]:
         """Height and width of the images that the model takes: those of the canvas of all tiles."""
-        return self.tiling.canvas(self.tile_size)
+        return self.tiling.canvas(self.model.tile_size)
 
     def set_tiling(self, tiling: Tiling) -> None:
         """Judge images by these tiles; the memories still hold features of those before."""
         self.tiling = tiling
         self.tile_grid = torch.tensor([tiling.rows, tiling.columns], device=self.tile_grid.device)
-        if self.second_memory is not None:
-            bank, grid = self.second_memory.memory_bank, self.second_memory.backbone.grid
+        if (memory := self.model.second_memory) is not None:
+            bank, grid = memory.memory_bank, memory.backbone.grid
             bank.places = tiling.places(grid).to(bank.places)
 
     def forward(
@@ -128,15 +114,15 @@ class LargeImages(nn.Module):
         """
         size = images.shape[-2:]
         images, regions = self._within(images, regions)
-        tiles, probability = self.tiling.cut(images, self.tile_size), None
-        if self.second_memory is not None and self.fusion.memory_alone:  # CLIP would run for nothing
-            features = torch.cat([self.second_memory.features(some) for some in self._at_once(tiles)])
-            anomaly_map = self._second_map(self.second_memory, features, banks)
+        tiles, probability = self.tiling.cut(images, self.model.tile_size), None
+        if self.model.second_memory is not None and self.model.fusion.memory_alone:  # CLIP would run for nothing
+            features = torch.cat([self.model.second_memory.features(some) for some in self._at_once(tiles)])
+            anomaly_map = self._second_map(self.model.second_memory, features, banks)
         else:
             parts = self._inspect(tiles)
             probability, decoder_map = parts.probability, self.tiling.merge(parts.decoder_map)
-            anomaly_map = self.fusion.map(decoder_map, self._memory_map(parts, banks))  # (12)
-        inside = None if regions is None else at_size(regions, self.tiling.canvas(self.image_size))
+            anomaly_map = self.model.fusion.map(decoder_map, self._memory_map(parts, banks))  # (12)
+        inside = None if regions is None else at_size(regions, self.tiling.canvas(self.model.image_size))
         if inside is not None:
             anomaly_map = anomaly_map * inside.squeeze(1)
         score = self._score(probability, anomaly_map, inside)
@@ -146,18 +132,6 @@ class LargeImages(nn.Module):
             if regions is not None:
                 anomaly_map = anomaly_map * at_size(regions, (size[0], size[1]))
         return InferenceBatch(pred_score=score.unsqueeze(1), anomaly_map=anomaly_map)
-
-    @torch.no_grad()
-    def memory_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute the patch features F of normal images for the memory bank.
-
-        Args:
-            images: Normalized images, shape ``(B, 3, H, W)``.
-
-        Returns:
-            Shape ``(B, T * n, d_v)``.
-        """
-        return self.shot_features(images).first
 
     @torch.no_grad()
     def shot_features(self, images: torch.Tensor, regions: torch.Tensor | None = None) -> ShotFeatures:
@@ -171,7 +145,7 @@ class LargeImages(nn.Module):
             The patch features of both memories, and which of them are in the region.
         """
         first = self.first_features(images, regions)
-        if self.second_memory is None:
+        if self.model.second_memory is None:
             return ShotFeatures(first.features, None, first.inside, None)
         second = self.second_features(images, regions)
         return ShotFeatures(first.features, second.features, first.inside, second.inside)
@@ -180,18 +154,18 @@ class LargeImages(nn.Module):
     def first_features(self, images: torch.Tensor, regions: torch.Tensor | None = None) -> BankFeatures:
         """Compute what the prompted CLIP's memory keeps of normal images, see :meth:`shot_features`."""
         images, regions = self._within(images, regions)
-        tiles = self._at_once(self.tiling.cut(images, self.tile_size))
-        features = torch.cat([require_memory(self.encode_by_clip(some).memory_features) for some in tiles])
-        return BankFeatures(self._by_image(features), self._patches_inside(regions, self.patch_grid))
+        tiles = self._at_once(self.tiling.cut(images, self.model.tile_size))
+        features = torch.cat([require_memory(self.model.encode_by_clip(some).memory_features) for some in tiles])
+        return BankFeatures(self._by_image(features), self._patches_inside(regions, self.model.patch_grid))
 
     @torch.no_grad()
     def second_features(self, images: torch.Tensor, regions: torch.Tensor | None = None) -> BankFeatures:
         """Compute what the second memory keeps of normal images, see :meth:`shot_features`."""
-        memory = require_memory(self.second_memory)
+        memory = require_memory(self.model.second_memory)
         images, regions = self._within(images, regions)
         if memory.copies > 1:  # never where there are tiles or a region
             return memory.shot_features(images)
-        tiles = self._at_once(self.tiling.cut(images, self.tile_size))
+        tiles = self._at_once(self.tiling.cut(images, self.model.tile_size))
         features = torch.cat([memory.features(some) for some in tiles])
         return BankFeatures(self._by_image(features), self._patches_inside(regions, memory.backbone.grid))
 
@@ -208,7 +182,7 @@ class LargeImages(nn.Module):
             Tiles of shape ``(B, 3, 2 h, 2 w)``, and where they are in the region, shape ``(B, 1, 2 h, 2 w)``; ``None``
             if everywhere. A tile without any of the region is not drawn.
         """
-        size = double(self.image_size)
+        size = double(self.model.image_size)
         canvas = self.tiling.canvas(size)
         images = resize(images, canvas).clamp(0, 1)  # bicubic resizing overshoots
         if regions is None:
@@ -224,7 +198,7 @@ class LargeImages(nn.Module):
         """Draw the number of a tile, of those with a part in the region of shape ``(1, H, W)``."""
         numbers = torch.arange(self.tiling.number)
         if inside is not None:
-            tiles = self.tiling.cut(inside.unsqueeze(0), double(self.image_size))
+            tiles = self.tiling.cut(inside.unsqueeze(0), double(self.model.image_size))
             numbers = tiles.flatten(1).any(dim=1).nonzero().flatten().cpu()
         return int(numbers[torch.randint(len(numbers), ())])
 
@@ -250,11 +224,11 @@ class LargeImages(nn.Module):
         """Encode tiles of shape ``(B * T, 3, h, w)``; of the decoder's features only the map outlives its tile."""
         rows = []
         for some in self._at_once(tiles):
-            visual = self.encode_whole(some)
+            visual = self.model.encode_whole(some)
             rows.append(
                 Parts(
-                    self.abnormal_probability(visual),
-                    self.decoder_map(visual),
+                    self.model.abnormal_probability(visual),
+                    self.model.decoder_map(visual),
                     visual.memory_features,
                     visual.second_features,
                 )
@@ -263,15 +237,15 @@ class LargeImages(nn.Module):
 
     def _memory_map(self, parts: Parts, banks: Sequence[MemoryBank] | None) -> torch.Tensor | None:
         """Compute M_mem of whole images, shape ``(B, h, w)``; ``None`` without a memory."""
-        if self.memory_bank is None:
+        if self.model.memory_bank is None:
             return None
-        bank = self.memory_bank if banks is None else banks[0]
+        bank = self.model.memory_bank if banks is None else banks[0]
         features = require_memory(parts.memory_features)
         first = bank(self._by_image(features)).reshape(-1, features.shape[1])
         second: torch.Tensor | None = None
-        if self.second_memory is not None:
-            second = self._second_map(self.second_memory, require_memory(parts.second_features), banks)
-        return self.fusion.memory(self.tiling.merge(self.resized_map(first, self.patch_grid)), second)
+        if self.model.second_memory is not None:
+            second = self._second_map(self.model.second_memory, require_memory(parts.second_features), banks)
+        return self.model.fusion.memory(self.tiling.merge(self.model.resized_map(first, self.model.patch_grid)), second)
 
     def _second_map(
         self, memory: SecondMemory, features: torch.Tensor, banks: Sequence[MemoryBank] | None
@@ -280,19 +254,19 @@ class LargeImages(nn.Module):
         features = self._by_image(features)  # of all tiles together: the place in the image counts
         bank = memory.memory_bank if banks is None else banks[-1]
         distances = bank(features).reshape(-1, features.shape[1] // self.tiling.number)
-        return self.tiling.merge(self.resized_map(distances, memory.backbone.grid))
+        return self.tiling.merge(self.model.resized_map(distances, memory.backbone.grid))
 
     def _score(
         self, probability: torch.Tensor | None, anomaly_map: torch.Tensor, inside: torch.Tensor | None
     ) -> torch.Tensor:
         """Compute the score (14) of each tile, of the merged map, and return the largest: shape ``(B,)``."""
         if inside is not None:
-            inside = self.tiling.cut(inside.squeeze(1).expand_as(anomaly_map), self.image_size)
-        tiles = self.tiling.cut(anomaly_map, self.image_size)
+            inside = self.tiling.cut(inside.squeeze(1).expand_as(anomaly_map), self.model.image_size)
+        tiles = self.tiling.cut(anomaly_map, self.model.image_size)
         if probability is None:
-            scores = top_mean(tiles, self.fusion.top_share, inside)
+            scores = top_mean(tiles, self.model.fusion.top_share, inside)
         else:
-            scores = self.fusion.score(probability, tiles, inside)
+            scores = self.model.fusion.score(probability, tiles, inside)
         return scores if self.tiling.number == 1 else scores.unflatten(0, (-1, self.tiling.number)).amax(dim=1)
 
     def _by_image(self, features: torch.Tensor) -> torch.Tensor:
@@ -304,25 +278,11 @@ class LargeImages(nn.Module):
         """Return which patches have a part in the region, shape ``(B, T * n)``."""
         if regions is None:
             return None
-        inside = at_size(self.tiling.cut(regions, self.tile_size), grid).flatten(1).unsqueeze(-1)
+        inside = at_size(self.tiling.cut(regions, self.model.tile_size), grid).flatten(1).unsqueeze(-1)
         return self._by_image(inside).squeeze(-1)
 
-    @abstractmethod
-    def encode_whole(self, images: torch.Tensor, view: int = -1) -> VisualFeatures:
-        """Encode images, each of which is a whole to the model: tiles, where there are any."""
 
-    @abstractmethod
-    def encode_by_clip(self, images: torch.Tensor, view: int = -1) -> VisualFeatures:
-        """Encode them by the prompted CLIP alone."""
-
-    @abstractmethod
-    def abnormal_probability(self, visual: VisualFeatures) -> torch.Tensor:
-        """Compute p_hat of equation (8)."""
-
-    @abstractmethod
-    def decoder_map(self, visual: VisualFeatures) -> torch.Tensor:
-        """Compute M_hat."""
-
-    @abstractmethod
-    def resized_map(self, distances: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """Resize distances of patches to a map."""
+def _restore_tiling(large: LargeImages, state_dict: Mapping[str, Any], prefix: str, *_args: object) -> None:
+    """Load-state-dict pre-hook: judge images by the tiles that the memory is of."""
+    if isinstance(grid := state_dict.get(f"{prefix}tile_grid"), torch.Tensor):
+        large.set_tiling(Tiling(*grid.tolist()))

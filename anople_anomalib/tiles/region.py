@@ -18,7 +18,6 @@ from skimage.draw import polygon2mask
 from torch import nn
 from torch.nn import functional as F
 
-from anople_anomalib.data.image_reading import turned_size
 from anople_anomalib.data.masks import binary_mask
 
 Polygon = Sequence[Sequence[float]]
@@ -201,12 +200,6 @@ def region_file(folder: Path, image: Path) -> Path:
                 return file
     msg = f"There is no mask of '{image}' in the folder '{folder}' of roi: add '{image.stem}.png', white inside."
     raise FileNotFoundError(msg)
-
-
-def image_size_of(path: Path) -> tuple[int, int]:
-    """Read height and width of an image, as it is seen upright, from the head of its file."""
-    width, height = turned_size(path)
-    return height, width
 
 
 def _items(roi: object) -> list:

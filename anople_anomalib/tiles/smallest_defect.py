@@ -14,8 +14,8 @@ from anople_anomalib.backbones.timm_features import own_image_size
 from anople_anomalib.config import DEFAULT, NONE
 from anople_anomalib.method.image_sizes import ImageCost, cost_of, image_sides
 from anople_anomalib.method.state_checks import require_memory
+from anople_anomalib.method.torch_model import AnoPLeModel
 
-from .large_images import LargeImages
 from .tiling import MAX_AUTO, Tiling, automatic_tiling
 
 _BLOCK = 2048  # rows and queries whose comparison is timed
@@ -70,7 +70,7 @@ def fineness_for(
     return Fineness(own, tiling, cost_of(memory, own, shots, tiling.number))
 
 
-def seconds_of(model: LargeImages, fineness: Fineness) -> float:
+def seconds_of(model: AnoPLeModel, fineness: Fineness) -> float:
     """Measure how long the second memory takes for an image, before it is filled.
 
     Args:
@@ -80,9 +80,9 @@ def seconds_of(model: LargeImages, fineness: Fineness) -> float:
     memory = require_memory(model.second_memory)
     tile = torch.rand(1, 3, *model.tile_size)
     rows, queries = torch.rand(_BLOCK, memory.backbone.width), torch.rand(_BLOCK, memory.backbone.width)
-    blocks = fineness.cost.rows / _BLOCK * model.tiling.number * prod(memory.backbone.grid) / _BLOCK
+    blocks = fineness.cost.rows / _BLOCK * fineness.tiling.number * prod(memory.backbone.grid) / _BLOCK
     encode, compare = _seconds(lambda: memory.features(tile)), _seconds(lambda: (queries @ rows.T).amax(dim=1))
-    return model.tiling.number * encode + blocks * compare
+    return fineness.tiling.number * encode + blocks * compare
 
 
 @torch.no_grad()

@@ -7,10 +7,11 @@ import inspect
 import logging
 import shlex
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
+import torch
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -20,11 +21,9 @@ from anople_anomalib.config import NONE
 from anople_anomalib.method.state_checks import check_names, check_weights, require_finite
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.presets import arguments_of as command_line
-from anople_anomalib.tiles.tiling import Tiling
 from anople_anomalib.utils.batches import datamodule_of
 from anople_anomalib.utils.version import __version__
 
-from .checkpoint_files import check_metadata, read_checkpoint
 from .finalization import Finalization
 
 logger = logging.getLogger(__name__)
@@ -71,12 +70,13 @@ class CheckpointHooks(Finalization):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that does not fit, else restore the classes and the shots."""
+        from .checkpoint_files import check_metadata
+
         metadata = check_metadata(checkpoint)
         self._check_settings(checkpoint)
-        tiling = Tiling(*checkpoint["state_dict"]["model.tile_grid"].tolist())
-        roi_folder = self._check_images(metadata, tiling)
-        check_weights(self, checkpoint["state_dict"], strict=False)
-        check_names(self.model, checkpoint["state_dict"], "model.")
+        grid = _tiles_of(checkpoint["state_dict"])
+        roi_folder = self._check_images(metadata, grid or [1, 1])
+        self._check_weights(checkpoint["state_dict"], strict=False)
         if odd := set(metadata) - set(self._metadata()):
             msg = f"The checkpoint is refused: its metadata hold {min(map(str, odd))!r:.80}, which none of ours do."
             raise ValueError(msg)
@@ -87,7 +87,7 @@ class CheckpointHooks(Finalization):
             self.class_names, self.drawn_samples = metadata["class_names"], metadata["drawn_samples"]
         self.roi_folder, self.roi_shape = roi_folder, metadata.get("roi_shape")
         self.teaching = str(metadata.get("teaching", ""))
-        self._adopt(tiling)
+        self._adopt(grid)
         self._accepted = checkpoint["state_dict"]
 
     def setup(self, stage: str) -> None:
@@ -134,11 +134,28 @@ class CheckpointHooks(Finalization):
             ValueError: If the weights are of another backbone or do not fit.
         """
         if state_dict is not self._accepted:
-            check_weights(self, state_dict, strict=strict)
+            self._check_weights(state_dict, strict)
         elif strict:
             check_names(self, state_dict)
         self._accepted = None
         return super().load_state_dict(state_dict, strict, assign)
+
+    def _check_weights(self, state_dict: Mapping[str, Any], strict: bool) -> None:
+        """Refuse weights that do not fit a model of large images, or of whole ones, as they are of one."""
+        before, grid = self.model, _tiles_of(state_dict)
+        if grid is not None and before.tiling is None:
+            from anople_anomalib.tiles.large_images import LargeImages
+
+            self.model = cast("AnoPLeModel", LargeImages(before))
+        elif grid is None and before.tiling is not None:
+            self.model = cast("AnoPLeModel", before.model)
+        try:
+            check_weights(self, state_dict, strict=strict)
+            if not strict:
+                check_names(self.model, state_dict, "model.")
+        except ValueError:
+            self.model = before
+            raise
 
     def _check_settings(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of another backbone, or of other settings that its weights do not show."""
@@ -157,15 +174,18 @@ class CheckpointHooks(Finalization):
                 msg = f"The checkpoint was trained with {name} {saved}, this model has {value}: {remedy}."
                 raise ValueError(msg)
 
-    def _check_images(self, metadata: Mapping[str, Any], tiling: Tiling) -> str | None:
+    def _check_images(self, metadata: Mapping[str, Any], grid: list[int]) -> str | None:
         """Refuse other tiles or another region than those of the checkpoint; return the folder of regions, if any."""
-        tiles, roi = self.hparams["tiles"], self.hparams["roi"]
+        tiles, roi, trainer = self.hparams["tiles"], self.hparams["roi"], _trainer_of(self)
         saved, folder = metadata.get("roi"), metadata.get("roi_folder")
-        if isinstance(tiles, list) and tuple(tiles) != (tiling.rows, tiling.columns):
+        if isinstance(tiles, list) and tiles != grid:
             msg = (
-                f"The checkpoint was trained with tiles [{tiling.rows}, {tiling.columns}], this model has {tiles}: "
-                "give it the same, or none, to take the checkpoint's."
+                f"The checkpoint was trained with tiles {grid}, this model has {tiles}: give it the same, or none, to "
+                "take the checkpoint's."
             )
+            raise ValueError(msg)
+        if grid != self._tiles and trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            msg = f"The checkpoint was trained with tiles {grid}: resume with tiles={grid}."
             raise ValueError(msg)
         if folder is not None and isinstance(roi, str) and Path(roi).is_dir():
             return roi  # masks of other images
@@ -174,24 +194,23 @@ class CheckpointHooks(Finalization):
             raise ValueError(msg)
         return folder
 
-    def _adopt(self, tiling: Tiling) -> None:
+    @property
+    def _tiles(self) -> list[int]:
+        """Rows and columns of the tiles of this model."""
+        return [1, 1] if self.model.tiling is None else [self.model.tiling.rows, self.model.tiling.columns]
+
+    def _adopt(self, grid: list[int] | None) -> None:
         """Take the tiles of a checkpoint, and tell them to data that were set up before it was read."""
         trainer = _trainer_of(self)
-        if tiling == self.model.tiling:
+        if grid is None or grid == self._tiles:
             return
-        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
-            msg = (
-                f"The checkpoint was trained with tiles [{tiling.rows}, {tiling.columns}]: resume with "
-                f"tiles=[{tiling.rows}, {tiling.columns}]."
-            )
-            raise ValueError(msg)
-        self.set_tiling(tiling)
+        self.set_tiles(grid)
         datamodule = None if trainer is None else datamodule_of(trainer)
         if trainer is not None and isinstance(datamodule, AnomalibDataModule):
             datamodule.setup(trainer.state.fn)
 
     @abstractmethod
-    def set_tiling(self, tiling: Tiling) -> None:
+    def set_tiles(self, grid: Sequence[int]) -> None:
         """Judge images by these tiles."""
 
     @classmethod
@@ -224,6 +243,8 @@ class CheckpointHooks(Finalization):
         if weights_only is False:
             msg = "A checkpoint of AnoPLe is read with weights_only=True alone, as it holds nothing else."
             raise ValueError(msg)
+        from .checkpoint_files import read_checkpoint
+
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         model = cls(**{**arguments_of(checkpoint, cls), **kwargs})
         model.on_load_checkpoint(checkpoint)
@@ -271,6 +292,12 @@ def arguments_of(checkpoint: Mapping[str, Any], model_class: type) -> dict[str, 
         )
         raise ValueError(msg)
     return dict(given)
+
+
+def _tiles_of(state_dict: Mapping[str, Any]) -> list[int] | None:
+    """Return rows and columns of the tiles that weights are of; ``None`` for those of whole images."""
+    grid = state_dict.get("model.tile_grid")
+    return grid.tolist() if isinstance(grid, torch.Tensor) else None
 
 
 def _settings_not_in_weights(model: AnoPLeModel) -> dict[str, Any]:

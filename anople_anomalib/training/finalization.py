@@ -1,21 +1,77 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""When a model is finalized: what depends on its final weights is computed before anything evaluates or saves it."""
+"""The end of a training run: when it is, and what is computed of the final weights before they are used or saved."""
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
 
 from anomalib.data import Batch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anople_anomalib.method.state_checks import require_trained
 
-from .run import training_ends, validates_at_the_end
-
 logger = logging.getLogger(__name__)
+
+NEVER = 2**31
+"""A ``val_check_interval``, in steps, that no training run reaches."""
+
+
+class TrainerArguments(dict[str, Any]):
+    """Arguments for anomalib's engine: one device, one validation, and a number of epochs that gives way.
+
+    Validation is due at no step and after no epoch; :meth:`Finalization.on_train_batch_end` stops the
+    trainer after the last step, and Lightning validates before it stops.
+
+    anomalib's engine compares every argument with the user's and then replaces the user's. ``max_epochs`` is therefore
+    handed out twice: first as a question, which notes the number that it is compared with, and then as the answer.
+
+    Args:
+        epochs: Number of epochs where the user gives none.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__(
+            max_epochs=epochs, devices=1, num_sanity_val_steps=0, check_val_every_n_epoch=None, val_check_interval=NEVER
+        )
+
+    def items(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]  # read once, in this order
+        """Yield the arguments."""
+        question = _Question()
+        yield "max_epochs", question
+        yield "max_epochs", self["max_epochs"] if question.typed is None else question.typed
+        yield from ((name, value) for name, value in super().items() if name != "max_epochs")
+
+
+class _Question:
+    """Notes what it is compared with, and differs from nothing."""
+
+    typed: object = None
+
+    def __ne__(self, other: object) -> bool:
+        self.typed = other
+        return False
+
+    __hash__ = None  # type: ignore[assignment]  # compared alone
+
+
+def training_ends(trainer: Trainer) -> bool:
+    """Return whether no training step will follow: the last batch or step was reached, or a stop is due."""
+    epochs = trainer.fit_loop.max_epochs
+    return (
+        trainer.should_stop
+        or 0 <= trainer.max_steps <= trainer.global_step
+        or (trainer.is_last_batch and epochs is not None and 0 <= epochs <= trainer.current_epoch + 1)
+    )
+
+
+def validates_at_the_end(trainer: Trainer) -> bool:
+    """Return whether a trainer validates when it is stopped, and never else: see :class:`TrainerArguments`."""
+    return trainer.check_val_every_n_epoch is None and trainer.val_check_interval == NEVER
 
 
 class Finalization(LightningModule, ABC):

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv_functional
 
+from anople_anomalib.backbones.outputs import ShotFeatures
 from anople_anomalib.method.fusion_weights import draw
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.method.turns import turn_image
-from anople_anomalib.tiles.large_images import ShotFeatures
 
 from .copies import parts_of, thumbnail
 from .shots import Shots
@@ -223,7 +223,8 @@ class HeldOutShots:
         """Return the highest score of views of one shot, and the map with the highest peak."""
         whole, found = self._shots.image(number).to(image.device), []
         size = self._model.input_size
-        region = self._model.region(size) if region is None else region
+        if region is None and self._model.region is not None:
+            region = self._model.region(size)
         turns = allowed_turns(self._model)
         for view in range(ceil(VIEWS / len(set(self._parts)))):
             seed = number * VIEWS + view

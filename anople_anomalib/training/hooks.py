@@ -13,18 +13,16 @@ from anomalib.data import Batch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
+from anople_anomalib.backbones.outputs import ShotFeatures
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
 from anople_anomalib.method.torch_model import AnoPLeModel
-from anople_anomalib.tiles.large_images import ShotFeatures
-from anople_anomalib.tiles.region import at_size, image_size_of, polygon_mask, read_region, region_file
-from anople_anomalib.tiles.tiling import Tiling, automatic_tiling
 from anople_anomalib.utils.files import require_shape
 from anople_anomalib.utils.transforms import transform_of
 
 from .checkpoints import CheckpointHooks
+from .finalization import TrainerArguments, training_ends
 from .held_out import HeldOutShots
 from .memory import ShotMemory
-from .run import TrainerArguments, training_ends
 from .shots import LoadedShots, TrainingShots
 
 logger = logging.getLogger(__name__)
@@ -41,7 +39,7 @@ class FewShotTraining(CheckpointHooks):
     checkpoint of the last epoch holds it.
 
     What the shots decide before a training run is here, too: the tiles of large images, and the region of interest. The
-    model defines ``finalize()``, ``is_finalized``, ``set_tiling()`` and the hyper-parameters ``k_shot``, ``seed``,
+    model defines ``finalize()``, ``is_finalized``, ``set_tiles()`` and the hyper-parameters ``k_shot``, ``seed``,
     ``tiles`` and ``roi``.
 
     Attributes:
@@ -145,7 +143,8 @@ class FewShotTraining(CheckpointHooks):
     @property
     def training_size(self) -> tuple[int, int]:
         """Height and width at half of which the images of a training run are seen, all tiles together."""
-        return self.model.tiling.canvas(self.model.image_size)
+        size = self.model.image_size
+        return size if self.model.tiling is None else self.model.tiling.canvas(size)
 
     def adapt_to(self, paths: Sequence[str]) -> bool:
         """Fix tiles and region for a training run; a checkpoint has both, so that later runs decide nothing.
@@ -160,8 +159,13 @@ class FewShotTraining(CheckpointHooks):
             ValueError: If they cannot be fixed without a shot, or a mask does not fit.
             FileNotFoundError: If a mask is not there.
         """
+        if self.model.tiling is None:
+            return False
+        from anople_anomalib.data.image_reading import image_size_of
+        from anople_anomalib.tiles.tiling import Tiling, automatic_tiling
+
         before, tiles = self.model.input_size, self.hparams["tiles"]
-        sizes = {Path(path): image_size_of(Path(path)) for path in paths} if tiles or self.hparams["roi"] else {}
+        sizes = {Path(path): image_size_of(path) for path in paths} if tiles or self.hparams["roi"] else {}
         if tiles == "auto":
             if not sizes:
                 msg = "tiles='auto' looks at the shots of a datamodule: give tiles=[rows, columns] for data loaders."
@@ -171,7 +175,7 @@ class FewShotTraining(CheckpointHooks):
         else:
             tiling = Tiling(*tiles) if tiles else Tiling()
         if tiling != self.model.tiling:
-            self.set_tiling(tiling)
+            self.set_tiles([tiling.rows, tiling.columns])
         self._set_region(sizes)
         return self.model.input_size != before
 
@@ -193,6 +197,9 @@ class FewShotTraining(CheckpointHooks):
         if not paths:
             msg = f"roi='{self.roi_folder}' has a mask per image, by its name: images without a file have none."
             raise ValueError(msg)
+        from anople_anomalib.data.image_reading import image_size_of
+        from anople_anomalib.tiles.region import at_size, read_region, region_file
+
         folder = Path(self.roi_folder)
         regions = []
         for path in map(Path, paths):
@@ -212,11 +219,15 @@ class FewShotTraining(CheckpointHooks):
             FileNotFoundError: If it has no mask.
         """
         if self.roi_folder is not None:
+            from anople_anomalib.tiles.region import read_region, region_file
+
             read_region(region_file(Path(self.roi_folder), Path(image)), {Path(image): (size[0], size[1])})
         elif self.roi_shape is not None:
             require_shape(size, self.roi_shape, image)
 
     def _set_region(self, sizes: dict[Path, tuple[int, int]]) -> None:
+        from anople_anomalib.tiles.region import at_size, polygon_mask, read_region, region_file
+
         roi, self.roi_folder, size = self.hparams["roi"], None, self.model.input_size
         self.roi_shape = None
         if roi is None:

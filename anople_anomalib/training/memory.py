@@ -11,14 +11,13 @@ import torch
 from torch import nn
 from torchvision.transforms.v2 import Transform
 
+from anople_anomalib.backbones.outputs import ShotFeatures
 from anople_anomalib.config import AUTO
 from anople_anomalib.method.fusion import WeightedFusion
 from anople_anomalib.method.fusion_weights import Trial, choose_weights, damage
 from anople_anomalib.method.memory_bank import MemoryBank, ScaledMemoryBank
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
-from anople_anomalib.tiles.large_images import ShotFeatures
-from anople_anomalib.tiles.region import at_size
 from anople_anomalib.utils.batches import joined
 from anople_anomalib.utils.transforms import pointwise, resize
 
@@ -138,10 +137,12 @@ class ShotMemory:
         """Make a normal view of a shot and damage a copy; where there is a region it is turned and shifted with it."""
         model, region = self._model, self._region_of(shot)
         image = self._shots.image(shot).to(model.is_fitted.device)
-        region = model.region(model.input_size) if region is None else region
+        if region is None and model.region is not None:
+            region = model.region(model.input_size)
         generator, size, tile, transform = torch.Generator().manual_seed(seed), model.tile_size, 0, self._transform
-        if model.tiling.number > 1:  # a tile has its size already
-            tile = int(torch.randint(model.tiling.number, (), generator=torch.Generator().manual_seed(seed)))
+        number = 1 if model.tiling is None else model.tiling.number
+        if number > 1:  # a tile has its size already
+            tile = int(torch.randint(number, (), generator=torch.Generator().manual_seed(seed)))
             image = model.tiling.cut(resize(image, model.input_size), size)[tile : tile + 1].clamp(0, 1)
             transform = nn.Sequential(*pointwise(cast("Transform", transform)))
         turns = allowed_turns(model)
@@ -149,12 +150,12 @@ class ShotMemory:
         damaged, mask = damage(normal, generator)
         images, masks = transform(torch.cat([normal, damaged])), torch.cat([torch.zeros_like(mask), mask])
         if region is not None:
-            inside = model.tiling.cut(at_size(region, model.input_size), size)[tile : tile + 1]
+            inside = model.tiling.cut(region, size)[tile : tile + 1]
             moved = moved_region(inside, size, turns, seed)
             images, masks = images * moved, masks * moved.squeeze(1)
         second_map: torch.Tensor | None = None
         if model.second_memory is not None and isinstance(bank, ScaledMemoryBank):
-            distances = bank.at_part(tile, model.tiling.number)(model.second_memory.features(images))
+            distances = bank.at_part(tile, number)(model.second_memory.features(images))
             second_map = model.resized_map(distances, model.second_memory.backbone.grid)
         return _View(shot, images, masks, second_map)
 

@@ -1,9 +1,8 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One run of the trainer: its arguments, its end, and changes of objects of others, undone whatever ends the run."""
+"""One run of the trainer: changes of objects of others, undone whatever ends the run."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,75 +13,20 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anople_anomalib.data.dataset_checks import SUBSETS, check_run
+from anople_anomalib.data.image_reading import image_size_of
 from anople_anomalib.data.image_series import series_in
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
-from anople_anomalib.tiles.region import image_size_of
 from anople_anomalib.utils.batches import datamodule_of, images_of, paths_of
 from anople_anomalib.utils.scoped import replaced
 from anople_anomalib.utils.transforms import require_one_transform, transform_of, warn_of_values
 
 from .copies import require_no_shots
 from .dataset_checks import require_plain_evaluation, require_whole_images
+from .finalization import validates_at_the_end
 from .shots import TrainingShots
 
 if TYPE_CHECKING:
     from .hooks import FewShotTraining
-
-NEVER = 2**31
-"""A ``val_check_interval``, in steps, that no training run reaches."""
-
-
-class TrainerArguments(dict[str, Any]):
-    """Arguments for anomalib's engine: one device, one validation, and a number of epochs that gives way.
-
-    Validation is due at no step and after no epoch; :meth:`.finalization.Finalization.on_train_batch_end` stops the
-    trainer after the last step, and Lightning validates before it stops.
-
-    anomalib's engine compares every argument with the user's and then replaces the user's. ``max_epochs`` is therefore
-    handed out twice: first as a question, which notes the number that it is compared with, and then as the answer.
-
-    Args:
-        epochs: Number of epochs where the user gives none.
-    """
-
-    def __init__(self, epochs: int) -> None:
-        super().__init__(
-            max_epochs=epochs, devices=1, num_sanity_val_steps=0, check_val_every_n_epoch=None, val_check_interval=NEVER
-        )
-
-    def items(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]  # read once, in this order
-        """Yield the arguments."""
-        question = _Question()
-        yield "max_epochs", question
-        yield "max_epochs", self["max_epochs"] if question.typed is None else question.typed
-        yield from ((name, value) for name, value in super().items() if name != "max_epochs")
-
-
-class _Question:
-    """Notes what it is compared with, and differs from nothing."""
-
-    typed: object = None
-
-    def __ne__(self, other: object) -> bool:
-        self.typed = other
-        return False
-
-    __hash__ = None  # type: ignore[assignment]  # compared alone
-
-
-def training_ends(trainer: Trainer) -> bool:
-    """Return whether no training step will follow: the last batch or step was reached, or a stop is due."""
-    epochs = trainer.fit_loop.max_epochs
-    return (
-        trainer.should_stop
-        or 0 <= trainer.max_steps <= trainer.global_step
-        or (trainer.is_last_batch and epochs is not None and 0 <= epochs <= trainer.current_epoch + 1)
-    )
-
-
-def validates_at_the_end(trainer: Trainer) -> bool:
-    """Return whether a trainer validates when it is stopped, and never else: see :class:`TrainerArguments`."""
-    return trainer.check_val_every_n_epoch is None and trainer.val_check_interval == NEVER
 
 
 class TrainingRun(Callback):
@@ -177,7 +121,7 @@ class FewShotRun(TrainingRun):
         if model.roi_shape is not None:
             resized, size = datamodule_of(trainer) is not None, images_of(batch).shape[-2:]
             for path in paths_of(batch) or [""]:
-                model.require_region(path, image_size_of(Path(path)) if resized and path else size)
+                model.require_region(path, image_size_of(path) if resized and path else size)
 
     def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Refuse images that the region of interest does not fit, before they are resized."""
@@ -216,7 +160,7 @@ def _require_regions(datamodule: AnomalibDataModule, pl_module: "FewShotTraining
     for name in SUBSETS if pl_module.roi_folder is None else SUBSETS[1:]:  # good parts beside the shots need no mask
         subset = vars(datamodule).get(name)
         for path in subset.samples.image_path if isinstance(subset, AnomalibDataset) and len(subset) else ():
-            pl_module.require_region(path, image_size_of(Path(path)))
+            pl_module.require_region(path, image_size_of(path))
 
 
 def _shots_of(datamodule: AnomalibDataModule, pl_module: "FewShotTraining") -> TrainingShots:

@@ -16,66 +16,6 @@ def as_list(value: Any) -> Any:
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
 
 
-def check_integer(minimum: int, **values: object) -> None:
-    """Check arguments that count something.
-
-    Args:
-        minimum: The smallest value allowed.
-        **values: Values by the name of their argument.
-
-    Raises:
-        ValueError: If one is smaller or no integer.
-    """
-    for name, value in values.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
-            msg = f"{name} must be an integer, {minimum} or more, got {value!r}."
-            raise ValueError(msg)
-
-
-def check_rates(**values: object) -> None:
-    """Check arguments that scale something, such as learning rates.
-
-    Args:
-        **values: Values by the name of their argument.
-
-    Raises:
-        ValueError: If one is negative or no finite number.
-    """
-    for name, value in values.items():
-        if not _is_finite(value) or value < 0:
-            msg = f"{name} must be a finite number, 0 or more, got {value!r}."
-            raise ValueError(msg)
-
-
-def check_scales(**values: object) -> None:
-    """Check logit scales.
-
-    Args:
-        **values: Values by the name of their argument; ``None`` is allowed.
-
-    Raises:
-        ValueError: If one is not a positive finite number.
-    """
-    for name, value in values.items():
-        if value is not None and (not _is_finite(value) or value <= 0):
-            msg = f"{name} must be a finite number above 0, or None for CLIP's own, got {value!r}."
-            raise ValueError(msg)
-
-
-def check_k_shot(k_shot: object) -> None:
-    """Check the number of shots.
-
-    Args:
-        k_shot: Number of normal images per category; ``None`` for all.
-
-    Raises:
-        ValueError: If it is neither ``None`` nor a positive integer.
-    """
-    if k_shot is not None and (not isinstance(k_shot, Integral) or isinstance(k_shot, bool) or k_shot < 1):
-        msg = f"k_shot must be an integer, 1 or more, or None for all images, got {k_shot!r}."
-        raise ValueError(msg)
-
-
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Return the part of an error message with the known name that is most like a word, or nothing.
 
@@ -107,8 +47,24 @@ class Rule(NamedTuple):
     text: str
 
 
+def check(rule: Rule, **values: object) -> None:
+    """Check arguments.
+
+    Args:
+        rule: The values that are allowed.
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is another.
+    """
+    for name, value in values.items():
+        if not rule.allows(value):
+            msg = f"{name} must be {rule.text}, got {value!r}."
+            raise ValueError(msg)
+
+
 def _is_integer(value: object, minimum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= minimum
 
 
 def integer(minimum: int) -> Rule:
@@ -130,6 +86,11 @@ def either(word: str, rule: Rule) -> Rule:
     return Rule(lambda value: value == word or rule.allows(value), f"{rule.text}, or {word!r}")
 
 
+def optional(rule: Rule, meaning: str) -> Rule:
+    """Allow ``None``, which stands for something, beside the values of another rule."""
+    return Rule(lambda value: value is None or rule.allows(value), f"{rule.text}, or None for {meaning}")
+
+
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 RATE = Rule(lambda value: _is_finite(value) and value >= 0, "a finite number, 0 or more")
 POSITIVE = Rule(lambda value: _is_finite(value) and value > 0, "a finite number above 0")
@@ -146,3 +107,4 @@ WORDS = Rule(
     lambda value: _word(value) or (isinstance(value, list | tuple) and bool(value) and all(map(_word, value))),
     "one or more non-empty words, or 'compositional'",
 )
+K_SHOT = optional(integer(1), "all images")

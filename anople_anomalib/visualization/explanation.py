@@ -98,7 +98,7 @@ def nearest_normal(model: AnoPLe, batch: ImageBatch, num_shots: int) -> list[Mat
             "traced back to images."
         )
         raise ValueError(msg)
-    features = model.model.memory_features(images_on(model, batch))
+    features = model.model.first_features(images_on(model, batch)).features
     distances, rows = bank(features).float().cpu(), bank.nearest(features).cpu()
     worst = distances.argmax(dim=1)
     matches = []

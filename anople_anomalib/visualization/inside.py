@@ -107,7 +107,7 @@ def images_on(model: AnoPLe, batch: ImageBatch) -> torch.Tensor:
     Raises:
         ValueError: If the model does not see them whole.
     """
-    if model.model.tiling.number > 1 or model.model.region or model.roi_folder is not None:
+    if model.model.tiling is not None:
         msg = "This model sees tiles or a region of an image (tiles, roi): these figures are of models of whole images."
         raise ValueError(msg)
     return images_of(batch).to(model.device)

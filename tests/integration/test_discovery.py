@@ -174,9 +174,32 @@ import sys, anople_anomalib
 print({"anomalib", "torch", "numpy"} & {*sys.modules})
 from anople_anomalib import AnoPLe
 ours = [name for name in sys.modules if name.startswith("anople_anomalib")]
-print(len(ours) <= 81, [name for name in ours if "baselines" in name or "pipeline" in name])
+print(len(ours) <= 60, [name for name in ours if "baselines" in name or "pipeline" in name])
 """
     assert installation.run("-c", code).stdout.splitlines() == ["set()", "True []"]
+
+
+def test_whole_images_need_no_tiles(tmp_path: Path, repository: Path, run_python: Run) -> None:
+    """AnoPLe learns, judges, is saved and restored where the folder of tiles is not there."""
+    package = shutil.copytree(repository / "anople_anomalib", tmp_path / "anople_anomalib")
+    shutil.rmtree(package / "tiles")
+    code = """
+import torch, anople_anomalib
+from anomalib.data import ImageBatch
+from anomalib.engine import Engine
+from torch.utils.data import DataLoader
+model = anople_anomalib.AnoPLe("offline", training={"epochs": 1}, visualizer=False)
+shots = DataLoader([torch.rand(3, 96, 96)], collate_fn=lambda images: ImageBatch(image=torch.stack(images)))
+Engine(default_root_dir=".", logger=False, accelerator="cpu", barebones=False).fit(model, train_dataloaders=shots)
+model.save_checkpoint("model.ckpt")
+restored = anople_anomalib.AnoPLe.load_from_checkpoint("model.ckpt", visualizer=False).eval()
+image = torch.rand(1, 3, 96, 96)
+assert torch.equal(restored(image).anomaly_map, model.eval()(image).anomaly_map)
+print(anople_anomalib.__file__)
+"""
+    process = run_python("-c", code, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert Path(process.stdout.split()[-1]).is_relative_to(package)
 
 
 def test_version_is_that_of_the_distribution(installation: Installation) -> None:

@@ -37,7 +37,7 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors import callback_connector
 from torchvision.transforms.v2 import Resize
 
-from anople_anomalib.training.run import TrainerArguments
+from anople_anomalib.training.finalization import TrainerArguments
 
 
 @pytest.fixture(scope="module")

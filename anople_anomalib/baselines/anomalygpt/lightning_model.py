@@ -38,7 +38,7 @@ from anople_anomalib.method.anomaly_simulation import PHOTOGRAPHS, PixelAnomalyS
 from anople_anomalib.method.layers import resolve_memory_layers
 from anople_anomalib.method.prompt_templates import clean_class_names
 from anople_anomalib.method.state_checks import check_weights
-from anople_anomalib.utils.arguments import as_list, check_integer, check_rates
+from anople_anomalib.utils.arguments import RATE, as_list, check, integer
 from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.scoped import seeded
 
@@ -102,9 +102,9 @@ class AnomalyGPT(EnsembleLearner, AnomalibModule):
     ) -> None:
         class_names, layers = as_list(class_names), as_list(layers)  # plain data for the checkpoint's hyper-parameters
         pretrained, language_model = pretrained and str(pretrained), language_model and str(language_model)
-        check_integer(1, epochs=epochs, batch_size=batch_size)
-        check_integer(0, training_seed=training_seed)
-        check_rates(lr=lr)
+        check(integer(1), epochs=epochs, batch_size=batch_size)
+        check(integer(0), training_seed=training_seed)
+        check(RATE, lr=lr)
         if class_names is not None:
             clean_class_names(class_names)
         loaded = load_backbone(backbone, pretrained)

@@ -27,7 +27,7 @@ from anomalib.visualization import Visualizer
 from torch import nn
 
 from anople_anomalib.baselines.shot_memory import FeaturePyramid, ShotMemory
-from anople_anomalib.utils.arguments import as_list, check_rates
+from anople_anomalib.utils.arguments import RATE, as_list, check
 
 from .torch_model import FastReconModel
 
@@ -71,7 +71,7 @@ class FastRecon(ShotMemory, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         layers = as_list(layers)  # plain data for the checkpoint's hyper-parameters
-        check_rates(regularization=regularization, sigma=sigma)
+        check(RATE, regularization=regularization, sigma=sigma)
         if not 0 < coreset_sampling_ratio <= 1:
             msg = f"coreset_sampling_ratio must be above 0 and at most 1, got {coreset_sampling_ratio!r}."
             raise ValueError(msg)

@@ -33,7 +33,7 @@ from anople_anomalib.baselines.transfer import SIMULATED, AuxiliaryCategory
 from anople_anomalib.method.layers import resolve_memory_layers
 from anople_anomalib.method.prompt_templates import clean_class_names
 from anople_anomalib.method.state_checks import check_weights
-from anople_anomalib.utils.arguments import as_list, check_integer, check_rates
+from anople_anomalib.utils.arguments import RATE, as_list, check, integer
 from anople_anomalib.utils.scoped import seeded
 
 from .episodes import EpisodeSource
@@ -93,10 +93,10 @@ class InCTRL(EnsembleLearner, AnomalibModule):
     ) -> None:
         class_names, layers = as_list(class_names), as_list(layers)  # plain data for the checkpoint's hyper-parameters
         pretrained = pretrained and str(pretrained)
-        check_integer(1, auxiliary_shots=auxiliary_shots, epochs=epochs)
-        check_integer(2, batch_size=batch_size)
-        check_integer(0, training_seed=training_seed)
-        check_rates(lr=lr)
+        check(integer(1), auxiliary_shots=auxiliary_shots, epochs=epochs)
+        check(integer(2), batch_size=batch_size)
+        check(integer(0), training_seed=training_seed)
+        check(RATE, lr=lr)
         if class_names is not None:
             clean_class_names(class_names)
         loaded = load_backbone(backbone, pretrained)

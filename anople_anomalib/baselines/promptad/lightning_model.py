@@ -37,8 +37,9 @@ from anople_anomalib.baselines.around_clip import AroundClip
 from anople_anomalib.method.layers import resolve_memory_layers
 from anople_anomalib.method.prompt_templates import clean_class_names, words_of_categories
 from anople_anomalib.method.state_checks import check_weights, require_finite
-from anople_anomalib.training.run import TrainerArguments, TrainingRun
-from anople_anomalib.utils.arguments import as_list, check_integer, check_rates, check_scales
+from anople_anomalib.training.finalization import TrainerArguments
+from anople_anomalib.training.run import TrainingRun
+from anople_anomalib.utils.arguments import POSITIVE, RATE, as_list, check, integer, optional
 from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.scoped import seeded
 
@@ -128,11 +129,11 @@ class PromptAD(AroundClip, AnomalibModule):
         # plain data for the checkpoint's hyper-parameters
         class_names, anomalies, memory_layers = as_list(class_names), as_list(anomalies), as_list(memory_layers)
         pretrained = pretrained and str(pretrained)
-        check_integer(1, image_prompts=image_prompts, pixel_prompts=pixel_prompts, num_suffixes=num_suffixes)
-        check_integer(1, context_length=context_length, suffix_length=suffix_length, epochs=epochs)
-        check_integer(0, training_seed=training_seed)
-        check_rates(margin=margin, alignment_weight=alignment_weight, sigma=sigma or 0.0, prompt_lr=prompt_lr)
-        check_scales(logit_scale=logit_scale)
+        check(integer(1), image_prompts=image_prompts, pixel_prompts=pixel_prompts, num_suffixes=num_suffixes)
+        check(integer(1), context_length=context_length, suffix_length=suffix_length, epochs=epochs)
+        check(integer(0), training_seed=training_seed)
+        check(RATE, margin=margin, alignment_weight=alignment_weight, sigma=sigma or 0.0, prompt_lr=prompt_lr)
+        check(optional(POSITIVE, "CLIP's own"), logit_scale=logit_scale)
         if class_names is not None:
             clean_class_names(class_names)
         if anomalies is not None:

@@ -37,7 +37,7 @@ from anople_anomalib.baselines.shot_memory import ShotMemory
 from anople_anomalib.baselines.transfer import AuxiliaryCategory, AuxiliaryLearner
 from anople_anomalib.deployment.components import ExactPreProcessor, exact_pre_processor
 from anople_anomalib.method.state_checks import require_finite
-from anople_anomalib.utils.arguments import check_integer, check_rates
+from anople_anomalib.utils.arguments import RATE, check, integer
 from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.scoped import seeded
 
@@ -91,9 +91,9 @@ class RegAD(AuxiliaryLearner, ShotMemory, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        check_integer(1, k_shot=k_shot, epochs=epochs, batch_size=batch_size, image_size=image_size)
-        check_integer(0, training_seed=training_seed)
-        check_rates(lr=lr, sigma=sigma)
+        check(integer(1), k_shot=k_shot, epochs=epochs, batch_size=batch_size, image_size=image_size)
+        check(integer(0), training_seed=training_seed)
+        check(RATE, lr=lr, sigma=sigma)
         if pre_processor is True:
             square = Resize([image_size, image_size], interpolation=InterpolationMode.BILINEAR, antialias=True)
             pre_processor = ExactPreProcessor(Compose([square]))

@@ -26,7 +26,7 @@ from anomalib.visualization import Visualizer
 from torch import nn
 
 from anople_anomalib.baselines.shot_memory import FeaturePyramid, ShotMemory
-from anople_anomalib.utils.arguments import as_list, check_integer, check_rates
+from anople_anomalib.utils.arguments import RATE, as_list, check, integer
 
 from .torch_model import SPADEModel
 
@@ -71,8 +71,8 @@ class SPADE(ShotMemory, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         layers = as_list(layers)  # plain data for the checkpoint's hyper-parameters
-        check_integer(1, num_images=num_images, num_pixels=num_pixels)
-        check_rates(sigma=sigma)
+        check(integer(1), num_images=num_images, num_pixels=num_pixels)
+        check(RATE, sigma=sigma)
         pyramid = FeaturePyramid(backbone, _STRIDES, layers, pre_trained)
         super().__init__(
             pre_processor=self.pre_processor_of(pyramid, pre_processor),

@@ -11,9 +11,10 @@ import torch
 from torch.testing import assert_close
 
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.backbones.outputs import ShotFeatures
 from anople_anomalib.backbones.package_weights import LITE0
 from anople_anomalib.method.fusion import WeightedFusion, Weights
-from anople_anomalib.tiles.large_images import ShotFeatures
+from anople_anomalib.tiles.large_images import LargeImages
 from anople_anomalib.tiles.tiling import Tiling
 from anople_anomalib.training import hooks
 from anople_anomalib.training.memory import ShotMemory
@@ -108,17 +109,19 @@ def test_a_coreset_keeps_its_share_of_both_and_of_all_turns(root: Path, tmp_path
 @torch.no_grad()
 def test_clip_does_not_run_where_it_has_no_weight(model: AnoPLe, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second memory alone gives, bit for bit, the scores of the whole with weights of 0, in tiles as well."""
-    parts, fusion = model.model, model.model.fusion
+    whole, fusion = model.model, model.model.fusion
     assert isinstance(fusion, WeightedFusion)
     fusion.set_weights(Weights(0.0, 0.0, 0.0))
-    for tiling in (Tiling(), Tiling(1, 2)):
-        parts.set_tiling(tiling)
+    for parts in (whole, LargeImages(whole)):
+        if parts is not whole:
+            parts.set_tiling(Tiling(1, 2))
         images = torch.randn(2, 3, *parts.input_size)
         for bank, rows in ((parts.memory_bank, "first"), (parts.second_memory.memory_bank, "second")):
             bank.build(getattr(parts.shot_features(images + 1), rows))
         monkeypatch.setattr(fusion, "memory_alone", False)
         expected = parts(images)
         restored = AnoPLe(**model.hparams, visualizer=False).eval().model
+        restored = restored if parts is whole else LargeImages(restored)
         restored.load_state_dict(parts.state_dict())
         monkeypatch.setattr(restored.clip.visual, "forward", lambda *_args: pytest.fail("CLIP runs for nothing"))
         found = restored(images)

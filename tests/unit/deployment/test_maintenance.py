@@ -31,7 +31,7 @@ def model(checkpoint: Path) -> AnoPLe:
 
 
 def memory_distance(model: AnoPLe, image: torch.Tensor) -> float:
-    features = model.model.memory_features(model.pre_processor.transform(image))
+    features = model.model.first_features(model.pre_processor.transform(image)).features
     return model.model.memory_bank(features).max().item()
 
 

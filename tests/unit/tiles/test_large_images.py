@@ -3,6 +3,8 @@
 
 """Tiles and a region in the torch model."""
 
+import copy
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -11,6 +13,7 @@ from anople_anomalib.backbones.clip import FrozenCLIP
 from anople_anomalib.method.fusion import top_mean
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.tiles import large_images
+from anople_anomalib.tiles.large_images import LargeImages
 from anople_anomalib.tiles.region import at_size
 from anople_anomalib.tiles.tiling import Tiling
 from helpers.miniature import EMBED_DIM, IMAGE_SIZE, NUM_PATCHES
@@ -19,35 +22,35 @@ GRID = Tiling(2, 3)
 
 
 @pytest.fixture
-def model(clip: FrozenCLIP) -> AnoPLeModel:
-    """A model of tiles whose memory holds one image."""
+def model(clip: FrozenCLIP) -> LargeImages:
+    """A model of tiles without a memory yet."""
     model = AnoPLeModel(clip, prompt_depth=2, memory_layers=(1, 3)).eval()
     model.text_features = torch.nn.functional.normalize(torch.randn(2, EMBED_DIM), dim=-1)
-    model.set_tiling(GRID)
-    return model
+    large = LargeImages(model).eval()
+    large.set_tiling(GRID)
+    return large
 
 
-def remember(model: AnoPLeModel, image: torch.Tensor) -> None:
+def remember(model: LargeImages, image: torch.Tensor) -> None:
     features = model.shot_features(image)
     assert model.memory_bank is not None
     model.memory_bank.build(features.first, inside=features.first_inside)
 
 
 @torch.no_grad()
-def test_one_tile_is_the_whole_image(model: AnoPLeModel, clip: FrozenCLIP) -> None:
+def test_one_tile_is_the_whole_image(model: LargeImages, clip: FrozenCLIP) -> None:
     images = torch.randn(2, 3, 70, 80)
     model.set_tiling(Tiling(1, 1))
     remember(model, images)
-    prediction = model(images)
-    visual = model.encode_whole(images)
-    fused = model.fusion.map(model.decoder_map(visual), model.memory_map(visual))
-    assert torch.equal(prediction.pred_score[:, 0], model.fusion.score(model.abnormal_probability(visual), fused))
+    prediction, whole = model(images), model.model(images)
+    assert torch.equal(prediction.pred_score, whole.pred_score)
+    assert torch.equal(prediction.anomaly_map, whole.anomaly_map)
     assert prediction.anomaly_map.shape == (2, 1, 70, 80)
     assert clip.visual.image_size == model.input_size
 
 
 @torch.no_grad()
-def test_an_image_is_judged_alike_in_any_batch(model: AnoPLeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_judged_alike_in_any_batch(model: LargeImages, monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.randn(3, 3, *model.input_size)
     remember(model, images[:1])
     together = model(images)
@@ -58,7 +61,7 @@ def test_an_image_is_judged_alike_in_any_batch(model: AnoPLeModel, monkeypatch: 
 
 
 @torch.no_grad()
-def test_memory_and_score_are_those_of_the_tiles(model: AnoPLeModel) -> None:
+def test_memory_and_score_are_those_of_the_tiles(model: LargeImages) -> None:
     image = torch.randn(1, 3, *model.input_size)
     remember(model, image)
     assert model.memory_bank is not None
@@ -75,7 +78,7 @@ def test_memory_and_score_are_those_of_the_tiles(model: AnoPLeModel) -> None:
 
 
 @torch.no_grad()
-def test_what_is_outside_of_the_region_changes_nothing(model: AnoPLeModel) -> None:
+def test_what_is_outside_of_the_region_changes_nothing(model: LargeImages) -> None:
     region = torch.zeros(model.input_size, dtype=torch.bool)
     region[:70, :100] = True
     model.region.set(region)
@@ -96,7 +99,7 @@ def test_what_is_outside_of_the_region_changes_nothing(model: AnoPLeModel) -> No
 
 
 @torch.no_grad()
-def test_every_image_may_have_its_region(model: AnoPLeModel) -> None:
+def test_every_image_may_have_its_region(model: LargeImages) -> None:
     images = torch.randn(1, 3, *model.input_size).expand(2, -1, -1, -1)
     remember(model, images[:1] + 1)
     regions = torch.ones(2, 1, *model.input_size, dtype=torch.bool)
@@ -107,17 +110,18 @@ def test_every_image_may_have_its_region(model: AnoPLeModel) -> None:
 
 
 @torch.no_grad()
-def test_weights_bring_their_tiles_and_region(model: AnoPLeModel, clip: FrozenCLIP) -> None:
+def test_weights_bring_their_tiles_and_region(model: LargeImages, clip: FrozenCLIP) -> None:
     model.region.set(torch.ones(model.input_size, dtype=torch.bool).triu())
     image = torch.randn(1, 3, *model.input_size)
     remember(model, image)
-    second = AnoPLeModel(clip, prompt_depth=2, memory_layers=(1, 3)).eval()
+    second = LargeImages(AnoPLeModel(clip, prompt_depth=2, memory_layers=(1, 3))).eval()
     second.load_state_dict(model.state_dict())
     assert second.input_size == model.input_size
     assert torch.equal(second(image + 1).anomaly_map, model(image + 1).anomaly_map)
+    assert torch.equal(copy.deepcopy(second).for_inference()(image + 1).anomaly_map, model(image + 1).anomaly_map)
 
 
-def test_a_training_tile_is_one_of_the_region(model: AnoPLeModel) -> None:
+def test_a_training_tile_is_one_of_the_region(model: LargeImages) -> None:
     canvas = GRID.canvas((2 * IMAGE_SIZE[0], 2 * IMAGE_SIZE[1]))
     region = torch.zeros(1, 1, *canvas, dtype=torch.bool)
     region[..., :10, :10] = True  # in the first tile alone

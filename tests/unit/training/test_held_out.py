@@ -28,7 +28,7 @@ def test_a_threshold_is_the_largest_score_by_the_memory_of_the_others(tmp_path: 
     images = [model.pre_processor(item.image[None]) for item in datamodule.train_data]
     scores = []
     with torch.no_grad():
-        features = [model.model.memory_features(image) for image in images]
+        features = [model.model.first_features(image).features for image in images]
         for number, image in enumerate(images):
             model.model.memory_bank.build(torch.cat([row for other, row in enumerate(features) if other != number]))
             scores.append(float(model.model(image).pred_score))

@@ -12,7 +12,8 @@ from anomalib.engine.engine import _TrainerArgumentsCache
 from lightning.pytorch import Callback, Trainer
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.training.run import NEVER, FewShotRun, TrainerArguments
+from anople_anomalib.training.finalization import NEVER, TrainerArguments
+from anople_anomalib.training.run import FewShotRun
 from helpers.training import make_datamodule, make_engine, make_model
 
 

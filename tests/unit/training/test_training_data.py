@@ -113,7 +113,7 @@ def test_memory_is_that_of_the_plain_shots(mvtec: Path, tmp_path: Path) -> None:
     (index,) = [i for i, path in enumerate(datamodule.train_data.samples.image_path) if Path(path).name == name]
     image = datamodule.train_data[index].image.unsqueeze(0)  # resized to the model's size, as a test image
     with torch.no_grad():
-        features = model.model.memory_features(model.pre_processor(image))
+        features = model.model.first_features(model.pre_processor(image)).features
         assert model.model.memory_bank(features).max() < 1e-5
 
 
@@ -207,7 +207,7 @@ def test_a_memory_per_category_knows_whose_shots_it_holds(tmp_path: Path) -> Non
     for number, category in enumerate(("cable", "bottle")):
         for name in model.drawn_samples[category]:
             (image,) = each_image(tmp_path / category / "train" / "good" / name)
-            features = restored.model.memory_features(restored.pre_processor.transform(image))
+            features = restored.model.first_features(restored.pre_processor.transform(image)).features
             nearest = restored.model.memory_bank.nearest(features)
             assert (nearest // 32 == number).all()
             assert_close(restored.detector().eval()(image).anomaly_map, model.eval()(image).anomaly_map)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anople_anomalib.utils.arguments import as_list, check_integer, check_k_shot, check_rates
+from anople_anomalib.utils.arguments import K_SHOT, RATE, as_list, check, integer
 
 
 @pytest.mark.parametrize(
@@ -19,22 +19,22 @@ def test_sequences_become_lists(value: Any, expected: Any) -> None:
 
 
 def test_integers() -> None:
-    check_integer(1, first=1, second=np.int64(3))
+    check(integer(1), first=1, second=np.int64(3))
     for wrong in (0, 1.0, True, None, "1", float("nan")):
         with pytest.raises(ValueError, match=f"second must be an integer, 1 or more, got {wrong!r}"):
-            check_integer(1, first=2, second=wrong)
+            check(integer(1), first=2, second=wrong)
 
 
 def test_rates() -> None:
-    check_rates(first=0, second=1e-3)
+    check(RATE, first=0, second=1e-3)
     for wrong in (-1e-3, True, None, "1", float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"second must be a finite number, 0 or more, got {wrong!r}"):
-            check_rates(first=1, second=wrong)
+            check(RATE, first=1, second=wrong)
 
 
 def test_numbers_of_shots() -> None:
-    check_k_shot(None)
-    check_k_shot(4)
+    check(K_SHOT, k_shot=None)
+    check(K_SHOT, k_shot=4)
     for wrong in (0, -1, True, 2.0, "2"):
         with pytest.raises(ValueError, match=f"or None for all images, got {wrong!r}"):
-            check_k_shot(wrong)
+            check(K_SHOT, k_shot=wrong)

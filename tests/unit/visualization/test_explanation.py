@@ -35,7 +35,7 @@ def test_the_most_distant_patch_is_the_damaged_one(model: AnoPLe, shots: torch.T
     damaged[..., 32:48, 16:32] = 9.0  # patch (2, 1) of the 4x4 grid
     (match,) = nearest_normal(model, ImageBatch(image=damaged), NUM_SHOTS)
     with torch.no_grad():
-        expected = model.model.memory_bank(model.model.memory_features(damaged)).reshape(4, 4)
+        expected = model.model.memory_bank(model.model.first_features(damaged).features).reshape(4, 4)
     np.testing.assert_allclose(match.distances, expected, atol=1e-6)
     assert match.patch == (2, 1)
     assert match.distance == pytest.approx(float(expected[2, 1]))
@@ -70,7 +70,7 @@ def test_a_coreset_is_refused_even_if_it_is_as_large_as_one_shot(batch: ImageBat
 
 def test_images_that_were_added_to_the_memory_count_as_further_shots(shots: torch.Tensor) -> None:
     model, added = finish(make_model(), shots), torch.randn(1, 3, *IMAGE_SIZE)
-    model.model.memory_bank.extend(model.model.memory_features(added))
+    model.model.memory_bank.extend(model.model.first_features(added).features)
     (match,) = nearest_normal(model, ImageBatch(image=added), NUM_SHOTS + 1)
     assert match.shot == NUM_SHOTS
     assert match.normal_patch == match.patch
