@@ -38,7 +38,16 @@ def moments(part: str, length: str) -> Iterator[tuple[str, float]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = time.monotonic()
-    command = [sys.executable, "-m", "anople_anomalib.commands.main", "page", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "anople_anomalib.commands.main",
+        "page",
+        "--port",
+        str(port),
+        "--journal",
+        os.devnull,
+    ]
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,  # noqa: S603
@@ -47,7 +56,7 @@ def moments(part: str, length: str) -> Iterator[tuple[str, float]]:
             client = _client(f"http://127.0.0.1:{port}", folder, process)
             yield "the page is open", time.monotonic() - start
             client.predict(part, api_name="/use_samples")
-            done = client.predict(part, "offline", length, api_name="/teach")[0]
+            done = client.predict(part, "offline", length, "", api_name="/teach")[0]
             yield f"trained, {_words(done)}", time.monotonic() - start
             gallery = client.predict(part, api_name="/ask_samples")[2]
             yield f"judged, {_words(gallery)}", time.monotonic() - start

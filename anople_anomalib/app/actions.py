@@ -14,11 +14,12 @@ from typing import Any
 import gradio as gr
 
 from anople_anomalib.metrics.bounds import Rate
+from anople_anomalib.metrics.study import Criteria
 
-from . import drawing, taking
+from . import drawing, proving, taking
 from .session import Session
 from .training import Answer
-from .uploads import AppError, sample_shots, samples_to_ask, without_paths
+from .uploads import AppError, sample_shots, samples_to_ask, samples_to_prove, without_paths
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ USER_ERRORS = (ValueError, TypeError, RuntimeError, OSError, ImportError)
 """Errors of the package with a message for its user."""
 
 View = tuple[Any, ...]
-"""Message, good images, answers, threshold, choice of an answer, commands."""
+"""Message, good images, answers, threshold, choice of an answer, commands, threshold of the study, its rates."""
 _Show = Callable[[Session, Any], View]
 
 
@@ -45,13 +46,19 @@ def view(session: Session, note: str | None) -> View:
         threshold = gr.update(value=value, maximum=maximum, interactive=True)
         commands = taking.commands(session)
     choice = gr.update(choices=choices, value=choices[0] if choices else None)
-    return text, drawing.thumbnails(session), drawing.gallery(session), threshold, choice, commands
+    good, answers = drawing.thumbnails(session), drawing.gallery(session)
+    return text, good, answers, threshold, choice, commands, threshold, proving.shown(session)
 
 
-def view_while_moved(session: Session, note: str | None) -> View:
-    """Return :func:`view` without a place for the threshold's slider, which the hand is on."""
-    message, good, answers, _, choice, commands = view(session, note)
-    return message, good, answers, gr.skip(), choice, commands
+def view_while_moved(place: int) -> _Show:
+    """Return :func:`view` without a value for the slider at this place, which the hand is on."""
+
+    def show(session: Session, note: str | None) -> View:
+        """Return the other values."""
+        values = view(session, note)
+        return (*values[:place], gr.skip(), *values[place + 1 :])
+
+    return show
 
 
 def view_of_one(_session: Session, value: object) -> View:
@@ -65,10 +72,11 @@ class Sessions:
     Args:
         root: Folder of all sessions' folders.
         ckpt_path: Checkpoint of a trained model that every session starts from.
+        journal: Journal of all sessions.
     """
 
-    def __init__(self, root: Path, ckpt_path: Path | None = None) -> None:
-        self._root, self._ckpt_path = root, ckpt_path
+    def __init__(self, root: Path, ckpt_path: Path | None = None, journal: Path | None = None) -> None:
+        self._root, self._ckpt_path, self._journal = root, ckpt_path, journal
         self._sessions: dict[str, Session] = {}
         self._lock = Lock()
 
@@ -77,7 +85,7 @@ class Sessions:
         name = str(request.session_hash)
         with self._lock:
             if name not in self._sessions:
-                self._sessions[name] = Session(self._ckpt_path, self._root)
+                self._sessions[name] = Session(self._ckpt_path, self._root, self._journal)
             return self._sessions[name]
 
     def stop(self, request: gr.Request) -> None:
@@ -98,7 +106,7 @@ class Sessions:
                 self._sessions.popitem()[1].close()
 
     def handler(
-        self, work: Callable[..., Any], show: _Show = view, others: int = 5, locked: bool = True
+        self, work: Callable[..., Any], show: _Show = view, others: int = 7, locked: bool = True
     ) -> Callable[..., View]:
         """Make a handler of a function of a session and values of controls; an error becomes the page's one message.
 
@@ -134,9 +142,9 @@ def message_of(error: BaseException) -> str:
     return f"Something went wrong inside ({type(error).__name__}): the log of anople page says more."
 
 
-def teach(session: Session, part: str, preset: str, length: str, progress: gr.Progress) -> str:
+def teach(session: Session, part: str, preset: str, length: str, reason: str, progress: gr.Progress) -> str:
     """Train, and show every step."""
-    session.teach(part, preset, full=length == FULL, report=progress)
+    session.teach(part, preset, length == FULL, progress, reason)
     done = session.progress
     words = f"{'Stopped early' if done.stopped else 'Done'}: {done.step} of {done.steps} steps."
     return " ".join([words, *filter(None, [session.model.teaching]), "Ask it now."])
@@ -156,17 +164,37 @@ def ask_samples(session: Session, part: str) -> None:
     session.ask([*files.values()], [*files])
 
 
+def prove(session: Session, files: Sequence[str] | str | None, kind: str, uploads: Path) -> None:
+    """Judge known parts of a kind for a study."""
+    with_uploads(lambda paths: session.prove(paths, kind), files, uploads)
+
+
+def prove_samples(session: Session, part: str) -> None:
+    """Judge all test images of a sample part for a study."""
+    _ = session.model
+    for kind, files in samples_to_prove(part).items():
+        session.prove(files, kind, [f"{kind}_{file.name}" for file in files])
+
+
+def set_criteria(session: Session, escapes: float, false_alarms: float) -> None:
+    """State the limits of a study, in percent."""
+    if not (0 < escapes < 100 and 0 < false_alarms < 100):
+        msg = f"Limits are above 0 and below 100 percent, got {escapes} and {false_alarms}."
+        raise AppError(msg)
+    session.criteria = Criteria(escapes / 100, false_alarms / 100)
+
+
 def allow(session: Session, rate: str) -> str:
     """Move the threshold by a share of false alarms, and say how many good images are above it."""
     session.allow_false_alarms(RATES[rate])
-    above = sum(score > session.thresholds.image for score, _ in session.good)
-    return f"Good images above the threshold: {Rate(above, len(session.good))}."
+    above = Rate(sum(score > session.thresholds.image for score, _ in session.good), len(session.good))
+    return f"Good images above the threshold: {above}. {above.wishes()}"
 
 
-def correct(session: Session, choice: str | None) -> str:
+def correct(session: Session, choice: str | None, reason: str) -> str:
     """Say that an image is good."""
     answer = chosen(session, choice)
-    session.this_is_good(answer)
+    session.this_is_good(answer, reason)
     return f"'{answer.photo.name}' is in the memory now; the threshold was updated."
 
 

@@ -19,7 +19,7 @@ from anople_anomalib.data.sample_textures import CATEGORIES
 from anople_anomalib.presets import preset_names, read_preset
 from anople_anomalib.utils.palette import BLUE
 
-from . import actions, taking
+from . import actions, proving, taking
 from .actions import Sessions, View, with_uploads
 from .session import OFFLINE, Session
 from .uploads import MAX_GOOD
@@ -44,18 +44,24 @@ _CSS = """
 .anople-message {padding: .5rem .8rem; border-left: .3rem solid #0072B2; color: var(--body-text-color)}
 .anople-error {border-left-color: #D55E00; font-weight: 600}
 .anople-why {width: 100%; min-width: 40rem} .anople-scroll {overflow-x: auto}
-.anople-row {align-items: end}
+.anople-row {align-items: end} .anople-scores svg {background: #fff; max-width: 44rem; width: 100%; height: auto}
 .or, .min_value, .max_value {color: var(--body-text-color) !important}
 :focus-visible {outline: 3px solid #E69F00 !important; outline-offset: 2px}
 """
 _HEAT_JS = "(v) => { document.documentElement.style.setProperty('--anople-heat', v); return v; }"
 _PROGRESS = gr.Progress()
 _COMMANDS = "The command lines that do the same"
+_LIMIT = "Raw score above which a part is not OK"
 _RATE = "Threshold by allowed false alarms"
 
 
 def start(
-    folder: Path, ckpt_path: Path | None = None, host: str = "127.0.0.1", port: int | None = None, browser: bool = False
+    folder: Path,
+    ckpt_path: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    browser: bool = False,
+    journal: Path | None = None,
 ) -> tuple[gr.Blocks, Sessions]:
     """Start the page, and return it with its sessions.
 
@@ -65,13 +71,14 @@ def start(
         host: Address to listen at.
         port: Port; ``None`` for a free one.
         browser: Whether to open a browser.
+        journal: Journal of all that changes a model.
     """
     folder = folder.resolve()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is sent anywhere
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     if ckpt_path is not None:
         Session(ckpt_path, folder).close()  # a refused checkpoint is an error now
-    sessions = Sessions(folder, ckpt_path)
+    sessions = Sessions(folder, ckpt_path, journal)
     page = build_page(sessions, folder / "uploads")
     page.launch(
         server_name=host,
@@ -96,6 +103,8 @@ class Shown(NamedTuple):
     threshold: gr.Slider
     choice: gr.Dropdown
     commands: gr.Code
+    limit: gr.Slider  # the threshold once more, beside the rates of the study
+    rates: gr.HTML
 
 
 def _theme() -> gr.themes.Base:
@@ -111,27 +120,33 @@ def build_page(sessions: Sessions, uploads: Path) -> gr.Blocks:
     title = "AnoPLe: show it good parts, then ask"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown("# Show it good parts, then ask")
+        reason = gr.Textbox("", label="Reason, for the journal", max_lines=1, max_length=200, render=False)
         shown = Shown(
             message=gr.HTML(padding=False),
             good=gr.HTML(render=False),
             answers=gr.HTML(padding=False, render=False),
             threshold=gr.Slider(0, 1, value=0.5, step=LOWEST, label="Threshold", interactive=True, render=False),
+            limit=gr.Slider(0, 1, value=0.5, step=LOWEST, label=_LIMIT, interactive=True, render=False),
+            rates=gr.HTML(padding=False, render=False),
             choice=gr.Dropdown([], label="Image, worst first", render=False),
             commands=gr.Code(label=_COMMANDS, interactive=False, wrap_lines=True, render=False),
         )
         with gr.Tabs():
             with gr.Tab("1 Teach"):
-                _teach_tab(sessions, uploads, shown)
+                _teach_tab(sessions, uploads, shown, reason)
             with gr.Tab("2 Ask"):
-                _ask_tab(sessions, uploads, shown)
-            with gr.Tab("3 Take away"):
-                _take_tab(sessions, shown)
+                _ask_tab(sessions, uploads, shown, reason)
+            with gr.Tab("3 Prove"):
+                _prove_tab(sessions, uploads, shown, reason)
+            with gr.Tab("4 Take away"):
+                _take_tab(sessions, shown, reason)
+        reason.render()
         page.load(sessions.handler(lambda _: None), None, [*shown], api_name=False)
         page.unload(sessions.close)
     return page
 
 
-def _teach_tab(sessions: Sessions, uploads: Path, shown: Shown) -> None:
+def _teach_tab(sessions: Sessions, uploads: Path, shown: Shown, reason: gr.Textbox) -> None:
     """Lay out and bind the controls of teaching."""
     handler, outputs = sessions.handler, [*shown]
     add = handler(lambda session, files: with_uploads(session.add_good, files, uploads))
@@ -161,14 +176,16 @@ def _teach_tab(sessions: Sessions, uploads: Path, shown: Shown) -> None:
     used.then(lambda name: name, sample, part, api_name=False)
     clear.click(handler(Session.clear_good), None, outputs, api_name="clear_good")
 
-    def taught(request: gr.Request, part: str, preset: str, length: str, told: gr.Progress = _PROGRESS) -> View:
+    def taught(
+        request: gr.Request, part: str, preset: str, length: str, why: str, told: gr.Progress = _PROGRESS
+    ) -> View:
         """Train in a function of which Gradio sees that it has progress; the session answers meanwhile."""
-        run = handler(lambda session: actions.teach(session, part, preset, length, told), locked=False)
+        run = handler(lambda session: actions.teach(session, part, preset, length, why, told), locked=False)
         return (*run(request), "")
 
     # Gradio's queue lets one run train at a time; a click forgets that an earlier one was stopped
     train.click(handler(lambda session: session.stop.clear()), None, outputs, api_name=False).then(
-        taught, [part, preset, length], [*outputs, progress], api_name="teach", show_progress_on=progress
+        taught, [part, preset, length, reason], [*outputs, progress], api_name="teach", show_progress_on=progress
     )
     stop.click(sessions.stop, None, None, api_name="stop", queue=False)
 
@@ -185,7 +202,7 @@ def _bind_upload(
     listen(taken, control, [*outputs, control], api_name=api, trigger_mode="multiple")
 
 
-def _ask_tab(sessions: Sessions, uploads: Path, shown: Shown) -> None:
+def _ask_tab(sessions: Sessions, uploads: Path, shown: Shown, reason: gr.Textbox) -> None:
     """Lay out and bind the controls of asking, of the threshold and of correcting."""
     handler, outputs = sessions.handler, [*shown]
     ask = handler(lambda session, files: with_uploads(session.ask, files, uploads))
@@ -208,19 +225,55 @@ def _ask_tab(sessions: Sessions, uploads: Path, shown: Shown) -> None:
     _bind_upload(folder.upload, folder, ask, outputs)
     use.click(handler(actions.ask_samples), sample, outputs, api_name="ask_samples")
     clear.click(handler(Session.clear_answers), None, outputs, api_name="clear_answers")
-    move = handler(lambda session, value: session.set_threshold(max(value, LOWEST)), actions.view_while_moved)
-    shown.threshold.input(
-        move, shown.threshold, outputs, api_name="set_threshold", trigger_mode="always_last", show_progress="hidden"
-    )
+    _bind_threshold(sessions, shown, shown.threshold, "set_threshold")
     rate.input(handler(actions.allow), rate, outputs, api_name="allow_false_alarms")
     heat.input(None, heat, heat, js=_HEAT_JS, api_name=False)
-    good.click(handler(actions.correct), shown.choice, outputs, api_name="this_is_good")
-    undo.click(handler(Session.undo), None, outputs, api_name="undo")
+    good.click(handler(actions.correct), [shown.choice, reason], outputs, api_name="this_is_good")
+    undo.click(handler(Session.undo), reason, outputs, api_name="undo")
     explain = handler(actions.explain, actions.view_of_one, others=1)
     why.click(explain, shown.choice, [shown.message, reason], api_name="why")
 
 
-def _take_tab(sessions: Sessions, shown: Shown) -> None:
+def _bind_threshold(sessions: Sessions, shown: Shown, slider: gr.Slider, api: Any = False) -> None:
+    """Let all verdicts and rates follow a slider."""
+    show = actions.view_while_moved([*shown].index(slider))
+    move = sessions.handler(lambda session, value: session.set_threshold(max(value, LOWEST)), show)
+    slider.input(move, slider, [*shown], api_name=api, trigger_mode="always_last", show_progress="hidden")
+
+
+def _prove_tab(sessions: Sessions, uploads: Path, shown: Shown, reason: gr.Textbox) -> None:
+    """Lay out and bind the controls of the study."""
+    handler, outputs = sessions.handler, [*shown]
+    with gr.Row():
+        with gr.Column(min_width=160):
+            kind = gr.Textbox("good", label="Kind: good, or the name of the defect", max_lines=1, max_length=60)
+            sample = gr.Dropdown(list(CATEGORIES), value=CATEGORIES[0], label="Sample part to prove on")
+        files = gr.File(label="Known parts of this kind", file_count="multiple", file_types=["image"], height=160)
+        with gr.Column(min_width=160):
+            use, clear = gr.Button("Use known sample parts"), gr.Button("Remove the known parts")
+            escapes = gr.Number(2, label="Largest share of escapes (%)", minimum=0, maximum=100)
+            alarms = gr.Number(5, label="Largest share of false alarms (%)", minimum=0, maximum=100)
+    shown.limit.render()
+    shown.rates.render()
+    write = gr.Button("Study (HTML)", variant="primary")
+    file = gr.File(label="Study to download", interactive=False)
+    prove = handler(lambda session, files, kind: actions.prove(session, files, kind, uploads))
+
+    def proved(request: gr.Request, files: Any, kind: str) -> View:
+        """Take the files in and empty the control in one answer."""
+        return (*prove(request, files, kind), None)
+
+    files.upload(proved, [files, kind], [*outputs, files], api_name="prove", trigger_mode="multiple")
+    use.click(handler(actions.prove_samples), sample, outputs, api_name="prove_samples")
+    clear.click(handler(Session.clear_known), None, outputs, api_name="clear_known")
+    for limit in (escapes, alarms):
+        limit.change(handler(actions.set_criteria), [escapes, alarms], outputs, api_name=False)
+    _bind_threshold(sessions, shown, shown.limit)
+    made = handler(proving.study_page, actions.view_of_one, others=1)
+    write.click(made, reason, [shown.message, file], api_name="study")
+
+
+def _take_tab(sessions: Sessions, shown: Shown, reason: gr.Textbox) -> None:
     """Lay out and bind the controls of taking away."""
     with gr.Row():
         buttons = [gr.Button(text) for text in ("Checkpoint", "OpenVINO model", "Table of verdicts (CSV)")]
@@ -228,4 +281,4 @@ def _take_tab(sessions: Sessions, shown: Shown) -> None:
     shown.commands.render()
     for button, make in zip(buttons, (taking.checkpoint, taking.openvino, taking.table), strict=True):
         made = sessions.handler(make, actions.view_of_one, others=1)
-        button.click(made, None, [shown.message, file], api_name=make.__name__)
+        button.click(made, reason, [shown.message, file], api_name=make.__name__)

@@ -11,8 +11,12 @@ from threading import Event, RLock
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.data.image_reading import read_image
+from anople_anomalib.data.listing import is_good
 from anople_anomalib.method.memory_bank import MemoryBank
+from anople_anomalib.metrics.bounds import GOOD
+from anople_anomalib.metrics.study import Criteria
 from anople_anomalib.presets import preset_names
+from anople_anomalib.utils.files import digest_of
 from anople_anomalib.visualization.explanation import Shot
 from anople_anomalib.visualization.samples import pixels_of
 
@@ -23,7 +27,8 @@ OFFLINE = "offline"
 """The preset of the page, where none is chosen."""
 SHORT_STEPS = FULL_EPOCHS = 60
 """Steps of a short training run: those of one image in the epochs of the paper's, which a full one takes."""
-_State = tuple[list[Photo], list[tuple[float, float]], list[Answer], Thresholds]
+_Known = list[tuple[str, Answer]]
+_State = tuple[list[Photo], list[tuple[float, float]], list[Answer], _Known, Thresholds, list[str]]
 
 
 class Session:
@@ -32,6 +37,7 @@ class Session:
     Args:
         ckpt_path: Checkpoint of a trained model to start from.
         root: Folder to make the session's folder in; ``None`` for the system's temporary folder.
+        journal: Journal of all that changes a model, see :mod:`~anople_anomalib.deployment.journal`.
 
     Attributes:
         folder: The folder; :meth:`close` removes it.
@@ -39,6 +45,8 @@ class Session:
         taught: The good images.
         corrected: The images that were said to be good.
         answers: The model's answers on the images that it was asked about, worst first.
+        known: Kinds of known parts, which no model has learned, and the answers on them.
+        criteria: Limits of their study.
         good: Score and largest value of the map of every good image, judged by the memory of the others.
         thresholds: The present thresholds.
         progress: How far the present or the last training run is.
@@ -46,18 +54,22 @@ class Session:
         lock: Held by whoever changes the session.
     """
 
-    def __init__(self, ckpt_path: Path | None = None, root: Path | None = None) -> None:
+    def __init__(self, ckpt_path: Path | None = None, root: Path | None = None, journal: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="session-", dir=root))
         self.part, self.preset, self.epochs = "object", OFFLINE, 0
         self.taught: list[Photo] = []
         self.corrected: list[Photo] = []
         self.answers: list[Answer] = []
+        self.known: _Known = []
+        self.criteria = Criteria()
         self.good: list[tuple[float, float]] = []
-        self.thresholds = Thresholds(float("nan"), float("nan"))
+        self.thresholds = self._noted = Thresholds(float("nan"), float("nan"))
+        self._journal = journal
         self.stop, self.lock = Event(), RLock()
         self.progress = Progress(self.stop)
         self._undo, self._asked = list[tuple[list[MemoryBank], _State]](), 0
         self._model: AnoPLe | None = None
+        self._calibration: list[float] = []  # of a model from a checkpoint
         self._shown: list[Photo] = []  # the good images in the memory, in its order
         if ckpt_path is not None:
             self._take(AnoPLe.load_from_checkpoint(ckpt_path, visualizer=False).cpu().eval())
@@ -91,7 +103,9 @@ class Session:
         shutil.rmtree(self.folder / "good", ignore_errors=True)
         self.taught = []
 
-    def teach(self, part: str, preset: str = OFFLINE, full: bool = False, report: Report = unheard) -> None:
+    def teach(
+        self, part: str, preset: str = OFFLINE, full: bool = False, report: Report = unheard, reason: str = ""
+    ) -> None:
         """Train a model on the good images.
 
         Args:
@@ -99,6 +113,7 @@ class Session:
             preset: Preset of the model.
             full: Whether for the paper's 60 epochs, else for as many steps as one image takes then.
             report: Told every step.
+            reason: The reason, for the journal.
 
         Raises:
             AppError: If there is no image or no such preset, or it was stopped before it began.
@@ -122,6 +137,7 @@ class Session:
         with self.lock:
             self.part, self.preset, self.epochs = part, preset, epochs
             self._take(model, photos)
+            self.note("teach", reason, photos)
 
     def _take(self, model: AnoPLe, photos: Sequence[Photo] = ()) -> None:
         """Begin anew with another model."""
@@ -133,7 +149,8 @@ class Session:
         self._shown = list(photos)
         self.good = good_scores(model, photos)
         self.thresholds = Thresholds(float(processor.image_threshold), float(processor.pixel_threshold))
-        self._judge(answer.photo for answer in self.answers)
+        self._noted, self._calibration = self.thresholds, processor.normal_scores
+        self._judge_again()
 
     def ask(self, files: Sequence[str | Path], names: Sequence[str] = ()) -> None:
         """Judge images with a trained model; if one is refused, none is judged. Arguments as of :meth:`add_good`."""
@@ -142,6 +159,37 @@ class Session:
         photos = take_in(files, folder, MAX_ASKED, taken, names)
         self._asked += 1
         self._judge(photos, self.answers)
+
+    def prove(self, files: Sequence[str | Path], kind: str, names: Sequence[str] = ()) -> None:
+        """Judge known parts of a kind, ``"good"`` or a defect, for a study; if one is refused, none is taken.
+
+        Raises:
+            AppError: As :meth:`add_good`, or if the model has learned one, or one is there already.
+        """
+        known = self.model.require_thresholds().known_images
+        taken, folder = [answer.photo for _, answer in self.known], self.folder / "known" / str(self._asked)
+        photos = take_in(files, folder, MAX_ASKED, taken, names)
+        self._asked += 1
+        kept = [digest_of(photo.path) for photo in photos]
+        learned = {*kept, *map(digest_of, files)}.intersection(known)
+        if learned or len({*kept, *(digest_of(photo.path) for photo in taken)}) < len(kept) + len(taken):
+            shutil.rmtree(folder)
+            msg = "The model rests on one of these images" if learned else "One of these images is there twice"
+            msg += ": give every part once, and none that it has seen."
+            raise AppError(msg)
+        kind = " ".join(kind.split())[:60] or "defective"
+        kind = GOOD if is_good(kind) else kind
+        self.known = [*self.known, *((kind, judge(self.model, photo)) for photo in photos)]
+
+    def clear_known(self) -> None:
+        """Forget the known parts."""
+        shutil.rmtree(self.folder / "known", ignore_errors=True)
+        self.known, self._undo = [], []
+
+    def _judge_again(self) -> None:
+        """Judge all images again, by another model or memory."""
+        self._judge(answer.photo for answer in self.answers)
+        self.known = [(kind, judge(self.model, answer.photo)) for kind, answer in self.known]
 
     def _judge(self, photos: Iterable[Photo], others: Sequence[Answer] = ()) -> None:
         """Judge images, beside others' answers."""
@@ -156,6 +204,27 @@ class Session:
     def is_bad(self, answer: Answer) -> bool:
         """Return the verdict on an image by the present threshold."""
         return answer.score > self.thresholds.image
+
+    @property
+    def good_scores(self) -> list[float]:
+        """Raw scores of the good images behind the threshold; of a checkpoint those of its calibration, too."""
+        return [*([] if self._shown else self._calibration), *(score for score, _ in self.good)]
+
+    def settled(self, reason: str = "") -> AnoPLe:
+        """Return the model with the present thresholds; the journal gets a line if they are others than before."""
+        model = self.model
+        model.set_thresholds(*self.thresholds)
+        model.require_thresholds().normal_scores = sorted(self.good_scores)
+        if self.thresholds != self._noted:
+            self.note("threshold", reason)
+        return model
+
+    def note(self, action: str, reason: str, photos: Iterable[Photo] = ()) -> None:
+        """Add a line to the journal, if there is one."""
+        self._noted = self.thresholds
+        if self._journal is not None:
+            images = [photo.path for photo in photos]
+            self.settled().note(self._journal, action, reason, images=images, part=self.part)
 
     def shots(self) -> list[Shot]:
         """Return the images in the memory, in its order; empty for a model from a checkpoint."""
@@ -184,13 +253,14 @@ class Session:
         except ValueError as error:
             raise AppError(str(error)) from error
 
-    def this_is_good(self, answer: Answer) -> None:
+    def this_is_good(self, answer: Answer, reason: str = "") -> None:
         """Add an image to the memory, which must not hold it yet, and update the threshold and all answers."""
         if answer.photo in self.corrected:
             msg = f"'{answer.photo.name}' is in the memory already."
             raise AppError(msg)
         banks = [bank.twin() for bank in self._banks()]  # a memory that grows gets other tensors: these stay
-        before = banks, (self.corrected, self.good, self.answers, self.thresholds)
+        learned = self.model.require_thresholds().known_images
+        before = banks, (self.corrected, self.good, self.answers, self.known, self.thresholds, learned)
         self.model.extend_memory_bank(answer.photo.path)
         self._undo.append(before)
         self.corrected = [*self.corrected, answer.photo]
@@ -200,9 +270,10 @@ class Session:
         else:  # of a checkpoint the good images are not known: this one as it was judged before, and never lower
             self.good = [*self.good, (answer.score, float(answer.heat.max()))]
             self.thresholds = Thresholds(*map(max, self.thresholds, allowed(self.good, None)))
-        self._judge(each.photo for each in self.answers)
+        self._judge_again()
+        self.note("this is good", reason, [answer.photo])
 
-    def undo(self) -> None:
+    def undo(self, reason: str = "") -> None:
         """Take the last correction back; an :class:`AppError` if there is none."""
         if not self._undo:
             msg = "There is no correction to undo."
@@ -210,7 +281,9 @@ class Session:
         banks, state = self._undo.pop()
         for bank, twin in zip(self._banks(), banks, strict=True):
             bank.restore(twin)
-        self.corrected, self.good, self.answers, self.thresholds = state
+        self.corrected, self.good, self.answers, self.known, self.thresholds, learned = state
+        self.model.require_thresholds().known_images = learned
+        self.note("undo", reason)
 
     def _banks(self) -> list[MemoryBank]:
         """Return the memories of the model."""

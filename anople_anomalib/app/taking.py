@@ -10,62 +10,54 @@ from pathlib import Path
 
 from PIL import Image
 
-from anople_anomalib.deployment.table import TableWriter, regions_of, verdict_of
+from anople_anomalib.deployment.table import Judgment, TableWriter, stamped
 
 from .session import Session
 from .training import Answer
 from .uploads import AppError, safe_name
 
 
-def checkpoint(session: Session) -> Path:
+def checkpoint(session: Session, reason: str = "") -> Path:
     """Write the model with its present memory and thresholds as a checkpoint of anomalib."""
-    path = _place(session, ".ckpt")
-    session.model.set_thresholds(*session.thresholds)
-    session.model.save_checkpoint(path)
+    path = place_of(session, ".ckpt")
+    session.settled(reason).save_checkpoint(path)
     return path
 
 
-def openvino(session: Session) -> Path:
+def openvino(session: Session, reason: str = "") -> Path:
     """Write the model for OpenVINO, as a ZIP file; an :class:`AppError` where that is not installed."""
-    model, root = session.model, session.folder / "export"
+    model, root = session.settled(reason), session.folder / "export"
     if find_spec("openvino") is None:
         msg = 'The export needs OpenVINO: pip install "anople-anomalib[export]".'
         raise AppError(msg)
-    model.set_thresholds(*session.thresholds)
     shutil.rmtree(root, ignore_errors=True)
     written = Path(model.to_openvino(root))
-    return Path(shutil.make_archive(str(_place(session, "_openvino")), "zip", written.parent))
+    return Path(shutil.make_archive(str(place_of(session, "_openvino")), "zip", written.parent))
 
 
-def table(session: Session) -> Path:
+def table(session: Session, reason: str = "") -> Path:
     """Write the verdicts as the table of ``anomalib predict``, worst first; an :class:`AppError` without any."""
     if not session.answers:
         msg = "There are no verdicts yet: ask about an image first."
         raise AppError(msg)
-    place = _place(session, "_verdicts")
+    place, model_id = place_of(session, "_verdicts"), session.settled(reason).model_id()
     with TableWriter(place.parent, place.name) as writer:
-        writer.write(_row(session, answer) for answer in session.answers)
+        writer.write(_row(session, answer, model_id) for answer in session.answers)
     return writer.csv_path
 
 
-def _row(session: Session, answer: Answer) -> dict[str, object]:
+def _row(session: Session, answer: Answer, model_id: str) -> dict[str, object]:
     """Return a row of the table."""
     image, pixel = session.thresholds
     with Image.open(answer.photo.path) as file:
-        regions = regions_of(answer.heat > pixel, answer.heat, file.size)
-    return {
-        "path": answer.photo.name,
-        "category": session.part,
-        "verdict": verdict_of(session.is_bad(answer), answer.score),
-        "score": answer.score,
-        "normalized_score": answer.score / (answer.score + image),
-        "threshold": image,
-        "regions": regions,
-        "error": "",
-    }
+        size = file.size
+    normalized, bad, good = answer.score / (answer.score + image), session.is_bad(answer), session.good_scores
+    judgment = Judgment(answer.score, normalized, image, bad, answer.heat > pixel, answer.heat, None, good)
+    row = judgment.row(size, remedy="set one")
+    return stamped({**row, "path": answer.photo.name, "category": session.part}, model_id)
 
 
-def _place(session: Session, end: str) -> Path:
+def place_of(session: Session, end: str) -> Path:
     """Return where something to take away is written."""
     folder = session.folder / "taken"
     folder.mkdir(exist_ok=True)

@@ -107,9 +107,14 @@ def sample_shots(part: str) -> dict[str, Path]:
 
 def samples_to_ask(part: str) -> dict[str, Path]:
     """Return three further good images of a sample part, and one of each kind of defect, by kind and number."""
-    kinds = {folder.name: sorted(folder.iterdir()) for folder in sorted(_sample_folder(part).glob("test/*"))}
+    kinds = samples_to_prove(part)
     files = [*kinds.pop("good")[:3], *(files[0] for files in kinds.values())]
     return {f"{path.parent.name}_{path.name}": path for path in files}
+
+
+def samples_to_prove(part: str) -> dict[str, list[Path]]:
+    """Return all test images of a sample part, by kind."""
+    return {folder.name: sorted(folder.iterdir()) for folder in sorted(_sample_folder(part).glob("test/*"))}
 
 
 def _sample_folder(part: str) -> Path:

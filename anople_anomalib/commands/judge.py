@@ -156,6 +156,9 @@ def page_options(parser: ArgumentParser) -> None:
     parser.add_argument("--host", type=str, default=_LOOPBACK, help="address to listen at; 0.0.0.0 for the network")
     parser.add_argument("--port", type=int, default=7860, help="port to listen at")
     parser.add_argument("--open_browser", type=bool, default=False, help="whether to open a browser")
+    parser.add_argument(
+        "--journal", type=Path, default=Path("journal.jsonl"), help="journal of all that changes a model"
+    )
 
 
 def page(options: Namespace) -> int:
@@ -167,7 +170,8 @@ def page(options: Namespace) -> int:
     # ends as by Ctrl-C: no upload stays behind
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="anople-page-") as folder:
-        page, sessions = start(Path(folder), options.model, options.host, options.port, options.open_browser)
+        place = options.host, options.port, options.open_browser
+        page, sessions = start(Path(folder), options.model, *place, options.journal)
         if options.host != _LOOPBACK:
             print("Everybody who reaches this address can use the page: there are no passwords.")
         try:

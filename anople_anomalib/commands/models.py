@@ -19,6 +19,7 @@ from .terminal import FINE, UsageError, add_shared, allow_pixels, quiet_trainer
 if TYPE_CHECKING:
     from anople_anomalib.anople import AnoPLe
     from anople_anomalib.data.listing import Listing
+    from anople_anomalib.metrics.bounds import Rate
     from anople_anomalib.tiles.smallest_defect import Fineness
 
 _SHOTS = 4
@@ -61,7 +62,7 @@ def teach_options(parser: ArgumentParser) -> None:
         default=None,
         help="its length in pixels of the photographs: sets the size",
     )
-    add_shared(parser, "white", "megapixels", "accelerator")
+    add_shared(parser, "white", "megapixels", "accelerator", "reason")
 
 
 def teach(options: Namespace) -> int:
@@ -85,6 +86,7 @@ def teach(options: Namespace) -> int:
 
     from anople_anomalib.anople import AnoPLe
     from anople_anomalib.data.parts import Parts
+    from anople_anomalib.deployment.journal import journal_of
 
     allow_pixels(options.megapixels)
     listing = list_images(options.good)
@@ -102,6 +104,7 @@ def teach(options: Namespace) -> int:
         engine = Engine(accelerator=options.accelerator, default_root_dir=folder, **quiet_trainer())
         engine.fit(model, datamodule=data)
         model.save_checkpoint(output)
+    model.note(journal_of(output), "teach", options.reason, output, listing.images, shots=[each.name for each in shots])
     if model.teaching:
         print(model.teaching)
     threshold = float(model.require_thresholds().image_threshold)
@@ -176,18 +179,30 @@ def learn_more_options(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")
     parser.add_argument("--category", type=str | None, default=None, help="their category, for a memory per category")
     parser.add_argument("--threshold_images", type=Path, nargs="+", help="good parts for new thresholds")
+    add_shared(parser, "reason")
 
 
 def learn_more(options: Namespace) -> int:
     """Teach a model more good parts, without training."""
+    from anople_anomalib.deployment.journal import journal_of
+
     model = load_model(options.model)
     before = len(model.model.memory_bank or ())
     model.extend_memory_bank(options.images, options.category)
     if options.threshold_images:
         model.recompute_thresholds(options.threshold_images)
     model.save_checkpoint(options.output)
+    images = [*options.images, *(options.threshold_images or ())]
+    model.note(journal_of(options.output), "learn-more", options.reason, options.output, images)
     print(f"{options.output}: {before} features became {len(model.model.memory_bank or ())}.")
+    if options.threshold_images:
+        say_rate(model.require_thresholds().false_alarms())
     return FINE
+
+
+def say_rate(rate: "Rate") -> None:
+    """Say how many good parts are above a new threshold, and how many more would prove lower rates."""
+    print(f"Good images above the image threshold: {rate}. {rate.wishes()}")
 
 
 def threshold_options(parser: ArgumentParser) -> None:
@@ -200,7 +215,7 @@ def threshold_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--false-alarms", type=float | None, default=None, help="largest share of new good parts above the thresholds"
     )
-    add_shared(parser, "look")
+    add_shared(parser, "look", "reason")
     parser.add_argument("--confidence", type=float, default=0.95, help="confidence with which --false-alarms is kept")
 
 
@@ -211,6 +226,8 @@ def threshold(options: Namespace) -> int:
     if not options.images and (not changed or options.false_alarms is not None):
         msg = "Give --images, good parts that set the thresholds, or --image_threshold or --pixel_threshold."
         raise UsageError(msg)
+    from anople_anomalib.deployment.journal import journal_of
+
     model = load_model(options.model)
     processor = model.require_thresholds()
     before = float(processor.image_threshold), float(processor.pixel_threshold)
@@ -222,12 +239,14 @@ def threshold(options: Namespace) -> int:
     model.set_thresholds(*thresholds)
     processor.look = processor.look if options.look is None else options.look
     model.save_checkpoint(options.output)
+    journal = journal_of(options.output)
+    model.note(journal, "threshold", options.reason, options.output, options.images or (), before=before)
     print(
         f"{options.output}: image threshold {before[0]:.4g} -> {float(processor.image_threshold):.4g}, "
         f"pixel threshold {before[1]:.4g} -> {float(processor.pixel_threshold):.4g}."
     )
     if processor.normal_scores:
-        print(processor.calibration(options.confidence))
+        say_rate(processor.false_alarms(options.confidence))
     if doubt := processor.doubt():
         print(doubt)
     return FINE

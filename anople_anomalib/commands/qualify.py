@@ -8,10 +8,7 @@ folder for each trial, the files of one part under one name, or a table names pa
 """
 
 import csv
-import hashlib
-from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +23,6 @@ from .terminal import FINE, NOT_MET, UsageError, add_shared, allow_pixels
 
 if TYPE_CHECKING:
     from anople_anomalib.metrics.agreement import Judged
-    from anople_anomalib.metrics.study import Study
     from anople_anomalib.report.study import Subject
 
 _Rows = list[dict[str, Any]]
@@ -55,8 +51,9 @@ def qualify(options: Namespace) -> int:
     if options.output.exists():
         msg = f"'{options.output}' exists already: give another --output, nothing is overwritten."
         raise FileExistsError(msg)
+    from anople_anomalib.deployment.journal import check, journal_of
     from anople_anomalib.metrics.study import PASS, Criteria, acceptance_study
-    from anople_anomalib.report.study import write_study
+    from anople_anomalib.report.study import judged_facts, not_covered, write_study
 
     allow_pixels(options.megapixels)
     folder = options.folder.absolute()  # as the rows name their files
@@ -71,12 +68,11 @@ def qualify(options: Namespace) -> int:
         {
             "model": str(options.model),
             "model SHA-256": digest_of(options.model),
-            "pictures": dict(Counter(picture.kind for picture in pictures)),
-            "pictures SHA-256": hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest(),
-            "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "threshold": subject.threshold,
+            **judged_facts(judged, hashes, subject.threshold),
         }
     )
+    if (journal := journal_of(options.model)).is_file():
+        subject.facts["journal"] = str(check(journal))
     limits = not_covered(study, pictures)
     written = write_study(study, judged, subject, limits, options.output, folder.resolve().name)
     for each in study.conclusions:
@@ -149,23 +145,6 @@ def hash_all(pictures: Sequence["Judged"]) -> dict[str, str]:
     return found
 
 
-def not_covered(study: "Study", pictures: Sequence["Judged"]) -> list[str]:
-    """List the limits of a study."""
-    found = [
-        "Kinds of defects without a folder here, and parts of other lots, suppliers or variants.",
-        "Other light, lenses, cameras, exposures and positions than those of these pictures.",
-        "The time after these pictures were taken: check known parts every shift.",
-    ]
-    found += [f"{name}: {rate}." for name, rate in study.classes.items() if rate.at_most > 0.5]
-    if study.agreement is None:
-        found.append("Repeatability: every part was pictured once.")
-    if len({each.station for each in pictures}) == 1:
-        found.append("Differences between stations: there is one alone.")
-    if study.agreement is not None and len({each.trial for each in pictures}) == 1:
-        found.append("Differences between trials at one station.")
-    return found
-
-
 def _judge_exported(options: Namespace, hashes: dict[str, str]) -> tuple[_Rows, "Subject"]:
     from anople_anomalib.deployment import runtime
     from anople_anomalib.report.study import Subject
@@ -215,6 +194,7 @@ def _require_threshold(value: float | None) -> float:
 def _unjudged(path: Path, kind: str, part: str, station: str, trial: str) -> "Judged":
     """Return a picture of a part, which has no verdict yet; any name of good parts is the same kind."""
     from anople_anomalib.data.listing import is_good
-    from anople_anomalib.metrics.agreement import GOOD, Judged
+    from anople_anomalib.metrics.agreement import Judged
+    from anople_anomalib.metrics.bounds import GOOD
 
     return Judged(str(path), GOOD if is_good(kind) else kind, part, station, trial, verdict="", score=None)

@@ -26,6 +26,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     "look": {"type": bool | None, "default": None, "help": "whether doubtful parts get the verdict LOOK"},
     "white": {"type": float | None, "default": None, "help": "white of images of 16 bits, 4095 for 12"},
     "megapixels": {"type": float, "default": MEGAPIXELS, "help": "largest image that is opened"},
+    "reason": {"type": str, "default": "", "help": "reason, for the journal beside the checkpoint"},
     "accelerator": {"type": str, "default": "auto", "help": "as in Lightning's Trainer"},
 }
 """Options of several subcommands."""

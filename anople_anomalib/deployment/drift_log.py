@@ -24,6 +24,8 @@ from .table import OK, cut_half_line, json_lines
 
 logger = logging.getLogger(__name__)
 
+DRIFT = "drift.jsonl"
+"""Name of the file."""
 CALIBRATION = 30
 """Good parts that make the calibration."""
 WINDOW = 50
@@ -41,7 +43,7 @@ class DriftLog:
     """
 
     def __init__(self, folder: Path, model_id: str, report: Callable[[str], object] = logger.warning) -> None:
-        self._file, self._model_id, self._report = folder / "drift.jsonl", model_id, report
+        self._file, self._model_id, self._report = folder / DRIFT, model_id, report
         self._gate, self._charts, self._parts = Gate(), list[Chart](), 0
         self._calibration: dict[str, list[float]] = {measure: [] for measure in MEASURES}
         if self._file.is_file():

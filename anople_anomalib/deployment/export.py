@@ -169,10 +169,11 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
         """Write the metadata of an exported file beside it, see :mod:`.metadata`, and return its path."""
         from .metadata import ExportMetadata, write_metadata
 
-        thresholds, limits, normalized, zone, known = _NO_LIMITS, _NO_LIMITS, False, None, list[str]()
+        thresholds, limits, normalized, zone = _NO_LIMITS, _NO_LIMITS, False, None
+        known, good = list[str](), list[float]()
         if isinstance(processor := self.post_processor, ExactPostProcessor):
             thresholds = {IMAGE: _number(processor.image_threshold), PIXEL: _number(processor.pixel_threshold)}
-            known = processor.known_images
+            known, good = processor.known_images, processor.normal_scores
             normalized = processor.enable_normalization and thresholds[IMAGE] is not None
             if processor.enable_thresholding:
                 zone = processor.zone() if processor.look else None
@@ -185,6 +186,7 @@ class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have t
             thresholds=thresholds,
             limits=limits,
             look=None if zone is None else list(zone),
+            good=good,
             normalized=normalized,
             class_names=list(class_names),
             image_size=list(self.model.input_size),

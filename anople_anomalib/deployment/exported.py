@@ -86,6 +86,7 @@ class ExportedModel:
             None if mask is None else mask.reshape(mask.shape[-2:]).astype(bool),
             None if heat is None else heat.reshape(heat.shape[-2:]),
             described.look,
+            described.good,
         )
 
     def _raw(self, normalized: float) -> float:

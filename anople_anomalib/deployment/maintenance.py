@@ -15,10 +15,11 @@ from torch import nn
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.thresholds import Promise
-from anople_anomalib.utils.files import written_whole
+from anople_anomalib.utils.files import digest_of, written_whole
 from anople_anomalib.utils.transforms import transform_of
 
 from .export import Export
+from .journal import add_line
 
 if TYPE_CHECKING:
     from anople_anomalib.data.listing import Images
@@ -62,6 +63,8 @@ class Maintenance(Export):
             self.model.memory_bank.extend(shot.first, number, shot.first_inside)
             if (second := self.model.second_memory) is not None:
                 second.memory_bank.extend(require_memory(shot.second), number, shot.second_inside)
+        if isinstance(self.post_processor, ExactPostProcessor):
+            self.post_processor.know(files_of(images))
         logger.info("%d images were added to the memory: %d features.", len(shots), len(self.model.memory_bank))
 
     def _category_number(self, category: str | None) -> int:
@@ -143,6 +146,28 @@ class Maintenance(Export):
         trainer.strategy.connect(self)
         with written_whole(path) as temporary:
             trainer.save_checkpoint(temporary, weights_only=True)
+
+    def note(
+        self, journal: Path, action: str, reason: str, file: Path | None = None, images: Images = (), **more: object
+    ) -> None:
+        """Add a line on this model to a journal, see :mod:`.journal`.
+
+        Args:
+            journal: The file.
+            action: The command, or what was done on the page.
+            reason: The reason, in the words of whoever did it.
+            file: The checkpoint that was written.
+            images: Image files that it rests on, kept by name and SHA-256.
+            **more: Further entries, plain data.
+        """
+        processor = self.require_thresholds()
+        thresholds = [float(processor.image_threshold), float(processor.pixel_threshold)]
+        entries = {"action": action, "reason": reason, "model": self.model_id(), "thresholds": thresholds, **more}
+        if processor.normal_scores:
+            entries["good"] = processor.calibration()
+        if file is not None:
+            entries |= {"file": file.name, "file_sha256": digest_of(file)}
+        add_line(journal, **entries, images={image.name: digest_of(image) for image in files_of(images)})
 
     def _pre_process(self, image: torch.Tensor) -> torch.Tensor:
         """Resize and normalize as at validation, on the model's device; refuse another shape than the region's."""

@@ -31,6 +31,7 @@ class ExportMetadata:
     thresholds: dict[str, float | None]  # where the normalized score is 0.5
     limits: dict[str, float | None]  # above which the graph calls something anomalous: thresholds and sensitivities
     look: list[float] | None  # raw scores above the first and up to the second of which the verdict is LOOK
+    good: list[float]  # raw scores of the good parts behind the threshold
     normalized: bool  # whether the graph gives x / (x + threshold) instead of the raw score x
     class_names: list[str]  # of the parts that the model was trained on
     image_size: list[int]  # height and width to which the graph resizes images

@@ -8,7 +8,7 @@ A run that is interrupted leaves all that was finished, and nothing is kept in m
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -90,11 +90,11 @@ class PredictionTable(Callback):
         seconds = (time.perf_counter() - self._started) / len(outputs)
         scores, _ = self.raw.of_batch(outputs)
         images = images_of(outputs) if self.raw.images is None else self.raw.images
-        limit, zone = _limits_of(pl_module)
+        limit, zone, good = _limits_of(pl_module)
         for item, score, image in zip(outputs, [] if scores is None else scores.flatten(), images, strict=True):
             size = _size_of(item.image_path, image, resized=datamodule_of(trainer) is not None)
             row = {
-                **_judgment(item, float(score), limit, zone).row(size, remedy="set one by anople threshold"),
+                **_judgment(item, float(score), limit, zone, good).row(size, remedy="set one by anople threshold"),
                 "path": item.image_path or frame_name(self._frames),
                 "category": _category(item.image_path, trainer, pl_module),
                 "seconds": round(seconds, 4),
@@ -151,18 +151,19 @@ def _post_processor_of(pl_module: LightningModule) -> PostProcessor | None:
     return processor if isinstance(processor, PostProcessor) else None
 
 
-def _limits_of(pl_module: LightningModule) -> tuple[float | None, Zone | None]:
-    """Return the raw threshold of the model, and the scores for which somebody has to look."""
-    processor, zone = _post_processor_of(pl_module), None
+def _limits_of(pl_module: LightningModule) -> tuple[float | None, Zone | None, Sequence[float]]:
+    """Return the raw threshold of the model, the scores for which somebody has to look, and those of good parts."""
+    processor, zone, good = _post_processor_of(pl_module), None, list[float]()
     if processor is None:
-        return None, None
+        return None, None, good
     limit = processor.image_threshold
     if isinstance(processor, ExactPostProcessor):
         limit, zone = processor.limit(IMAGE), processor.zone() if processor.look else None
-    return None if limit.isnan() else float(limit), zone
+        good = processor.normal_scores
+    return None if limit.isnan() else float(limit), zone, good
 
 
-def _judgment(item: ImageItem, score: float, limit: float | None, zone: Zone | None) -> Judgment:
+def _judgment(item: ImageItem, score: float, limit: float | None, zone: Zone | None, good: Sequence[float]) -> Judgment:
     return Judgment(
         score,
         None if item.pred_score is None else float(item.pred_score),
@@ -171,6 +172,7 @@ def _judgment(item: ImageItem, score: float, limit: float | None, zone: Zone | N
         None if item.pred_mask is None else item.pred_mask.squeeze().bool().cpu().numpy(),
         None if item.anomaly_map is None else item.anomaly_map.squeeze().float().cpu().numpy(),
         zone,
+        good,
     )
 
 

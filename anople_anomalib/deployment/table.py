@@ -1,17 +1,19 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The rows of judged images: their columns, regions and verdicts, two files of them, and their summary."""
+"""The rows of judged images: their columns and verdicts, two files of them, and their summary."""
 
 import csv
 import io
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from heapq import heappush, heappushpop
+from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
@@ -22,6 +24,8 @@ from numpy.typing import NDArray
 from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.version import __version__
 
+from .regions import place_of, regions_of
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -29,75 +33,16 @@ OK, NOT_OK, LOOK, ERROR = "OK", "NOT OK", "LOOK", "ERROR"
 """The verdicts of a row. OK alone counts as good; LOOK asks a person, because too little is known."""
 
 COLUMNS = (
-    "path", "category", "verdict", "score", "normalized_score", "threshold", "regions", "seconds", "error",
-    "modified", "bytes", "time", "version", "model",
+    "path", "category", "verdict", "score", "normalized_score", "threshold", "rank", "regions", "place", "seconds",
+    "error", "modified", "bytes", "time", "versions", "model",
 )  # fmt: skip
-"""``modified`` (nanoseconds) and ``bytes`` tell which file it was, where a command of this package has read it;
-``time`` (with its zone), ``version`` (of this package) and ``model`` (a digest of all that decides) are those of the
+"""``rank`` is that among the good parts behind the threshold, ``place`` that of the largest region, both in words;
+``modified`` (nanoseconds) and ``bytes`` tell which file it was, where a command of this package has read it; ``time``
+(with its zone), ``versions`` (of the packages at work) and ``model`` (a digest of all that decides) are those of the
 verdict."""
 _WORST = 5
 _ENCODING, _ERRORS = "utf-8", "backslashreplace"  # names of files that are no text are escaped
 _opened = partial(Path.open, encoding=_ENCODING, errors=_ERRORS)
-
-
-class Region(NamedTuple):
-    """A connected region of marked pixels, in pixels of the image file."""
-
-    box: tuple[int, int, int, int]  # left, top, width and height of its bounding box
-    peak: float  # largest value of the anomaly map in it
-    area: int  # number of pixels
-
-
-def regions_of(mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating[Any]], size: tuple[int, int]) -> list[Region]:
-    """Find the connected regions of a mask; pixels that touch at a corner are connected.
-
-    Args:
-        mask: Marked pixels, shape ``(h, w)``.
-        anomaly_map: Shape ``(h, w)``.
-        size: Width and height of the image file, to which boxes and areas are scaled.
-
-    Returns:
-        The regions, that with the highest peak first.
-    """
-    height, width = mask.shape
-    x, y = size[0] / width, size[1] / height
-    edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    rows, starts = (each.tolist() for each in np.nonzero(edges == 1))  # of every run of marked pixels, row by row
-    ends = np.nonzero(edges == -1)[1].tolist()
-    regions = []
-    for members in _connected(rows, starts, ends):
-        top, bottom = rows[members[0]], rows[members[-1]] + 1
-        left, right = min(starts[run] for run in members), max(ends[run] for run in members)
-        area = sum(ends[run] - starts[run] for run in members)
-        peak = max(float(anomaly_map[rows[run], starts[run] : ends[run]].max()) for run in members)
-        box = (round(left * x), round(top * y), round((right - left) * x), round((bottom - top) * y))
-        regions.append(Region(box, round(peak, 6), round(area * x * y)))
-    return sorted(regions, key=lambda region: -region.peak)
-
-
-def _connected(rows: list[int], starts: list[int], ends: list[int]) -> Iterable[list[int]]:
-    """Return the numbers of the runs of each connected region, in ascending order."""
-    parents = list(range(len(rows)))
-
-    def root(run: int) -> int:
-        """Return the first run of a region, and shorten the way to it."""
-        while parents[run] != run:
-            parents[run] = parents[parents[run]]
-            run = parents[run]
-        return run
-
-    above = 0  # the first run of the row above that may touch this one
-    for run, row in enumerate(rows):
-        while rows[above] < row - 1 or (rows[above] == row - 1 and ends[above] < starts[run]):
-            above += 1
-        other = above
-        while rows[other] == row - 1 and starts[other] <= ends[run]:
-            parents[max(root(run), root(other))] = min(root(run), root(other))
-            other += 1
-    members: dict[int, list[int]] = {}
-    for run in range(len(rows)):
-        members.setdefault(root(run), []).append(run)
-    return members.values()
 
 
 class Judgment(NamedTuple):
@@ -110,6 +55,7 @@ class Judgment(NamedTuple):
     mask: NDArray[np.bool_] | None  # shape (h, w)
     heat: NDArray[np.floating[Any]] | None  # shape (h, w)
     zone: Sequence[float] | None  # raw scores above the first and up to the second of which somebody has to look
+    good: Sequence[float]  # raw scores of the good parts behind the threshold
 
     def row(self, size: tuple[int, int], remedy: str) -> dict[str, Any]:
         """Return its part of a row: no verdict without a threshold and a score that is a number.
@@ -122,12 +68,19 @@ class Judgment(NamedTuple):
             error = f"The score is {self.score}: the image or the model has values that are no numbers."
             return {**unjudged(error), "threshold": self.threshold}
         row: dict[str, Any] = {"score": self.score, "normalized_score": self.normalized, "threshold": self.threshold}
-        row["regions"] = []
+        row |= {"regions": [], "rank": rank_of(self.score, self.good)}
         if self.threshold is None or self.anomalous is None:
             return {**row, "verdict": ERROR, "error": f"There is no threshold: {remedy}."}
         if self.mask is not None and self.heat is not None:
             row["regions"] = regions_of(self.mask, self.heat, size)
+            row["place"] = place_of(row["regions"], size)
         return {**row, "verdict": verdict_of(self.anomalous, self.score, self.zone), "error": ""}
+
+
+def rank_of(score: float, good: Sequence[float]) -> str:
+    """Say how many of the good parts scored higher, such as ``3 of 20 good parts scored higher``; nothing of none."""
+    higher = sum(each > score for each in good)
+    return f"{higher} of {len(good)} good parts scored higher" if good else ""
 
 
 def verdict_of(anomalous: bool, score: float, zone: Sequence[float] | None = None) -> str:
@@ -149,13 +102,24 @@ def message_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stamped(row: Mapping[str, Any], model_id: str | None) -> dict[str, Any]:
-    """Return a row with the present time, with its zone, the version of this package, and the model."""
+    """Return a row with the present time, with its zone, the versions of the packages at work, and the model."""
     return {
         **row,
         "model": model_id,
         "time": datetime.now().astimezone().isoformat(timespec="milliseconds"),
-        "version": __version__,
+        "versions": _versions(),
     }
+
+
+@lru_cache(maxsize=1)
+def _versions() -> str:
+    """Return the versions of this package and of those that judge in this process."""
+    found = [f"anople_anomalib {__version__}"]
+    for name in ("anomalib", "torch", "onnxruntime", "openvino"):
+        if name in sys.modules:
+            with suppress(PackageNotFoundError):  # a part of another program
+                found.append(f"{name} {version(name)}")
+    return ", ".join(found)
 
 
 class TableWriter:
@@ -296,8 +260,9 @@ def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def line_of(row: Mapping[str, Any]) -> str:
-    """Return a row as one line of text: verdict, score and threshold or the error, path."""
+    """Return a row as one line of text: verdict, score and threshold or the error, place of the defect, path."""
     if row["verdict"] == ERROR:
         return f"{row['verdict']:6} {row['error']}" + ("" if row["path"] in row["error"] else f"  {row['path']}")
     threshold = "" if row["threshold"] is None else f" (threshold {row['threshold']:.4g})"
-    return f"{row['verdict']:6} {row['score']:.4g}{threshold}  {row['path']}"
+    place = f" {row['place']}" if row.get("place") else ""
+    return f"{row['verdict']:6} {row['score']:.4g}{threshold}{place}  {row['path']}"

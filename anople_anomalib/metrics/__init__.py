@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Image and pixel metrics per category, from raw scores and in bounded memory."""
+"""Metrics per category, counted scores, thresholds, bounds and charts; counting rates imports no torch."""
 
 from typing import TYPE_CHECKING
 

@@ -18,8 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from .bounds import CONFIDENCE, Rate
-from .score_counts import GOOD
+from .bounds import CONFIDENCE, GOOD, Rate
 
 OK = "OK"
 _DRAWS = 2000  # of the bootstrap

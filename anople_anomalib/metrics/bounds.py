@@ -15,8 +15,12 @@ from numpy.typing import ArrayLike
 from scipy.special import bdtr
 from scipy.stats import binomtest
 
+GOOD = "good"
+"""Class of the parts without a defect."""
 CONFIDENCE = 0.95
 """Confidence of every bound that does not say another."""
+WISHES = (0.05, 0.02, 0.01, 0.001)
+"""Rates that somebody may wish to promise."""
 _MOST = 2**31 - 1  # parts, of which SciPy counts no more
 
 
@@ -57,6 +61,12 @@ class Rate:
     def further_parts(self, rate: float) -> int:
         """Return how many more parts, none of which counts, would bring the upper bound down to a rate in (0, 1)."""
         return max(0, parts_needed(rate, self.confidence, self.k) - self.n)
+
+    def wishes(self) -> str:
+        """Say how many more parts, none of which counts, would prove the rates of :data:`WISHES`."""
+        missing = [(wish, self.further_parts(wish)) for wish in WISHES]
+        takes = ", ".join(f"{percent(wish)} {number:,}" for wish, number in missing if number)
+        return f"More parts, none of them wrong, that would prove at most {takes}." if takes else ""
 
     def __str__(self) -> str:
         """Say k of n, the rate and its upper bound."""

@@ -15,8 +15,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .bounds import Rate
+
 WEIGHT = 0.05
 """Weight of the newest part: half of the average rests on the last 14."""
+MONTH = 10_000
+"""Good parts for which the rate of false alarms is stated."""
+FALSE_ALARMS = 0.05
+"""Chance of a false alarm within so many parts."""
 _FEWEST = 10  # calibration values
 _CLIP = 3.0  # deviations: one odd part is no drift
 _LINES = 1000
@@ -39,7 +45,9 @@ class Chart:
         ValueError: If there are too few calibration values, or all are the same.
     """
 
-    def __init__(self, measure: str, calibration: ArrayLike, month: int = 10_000, false_alarms: float = 0.05) -> None:
+    def __init__(
+        self, measure: str, calibration: ArrayLike, month: int = MONTH, false_alarms: float = FALSE_ALARMS
+    ) -> None:
         logs = _logs(calibration)
         if len(logs) < _FEWEST:
             msg = f"A chart of the {measure} takes {_FEWEST} calibration values, got {len(logs)}: give more good parts."
@@ -49,7 +57,7 @@ class Chart:
         if self._deviation == 0:
             msg = f"All calibration values of the {measure} are the same: give other good parts, not copies of one."
             raise ValueError(msg)
-        self.limit = float(np.quantile(largest_averages(len(logs), month), 1 - false_alarms))
+        self.limit = _limit(len(logs), month, false_alarms)
         self.average = 0.0
 
     def update(self, value: float) -> str | None:
@@ -117,6 +125,16 @@ def largest_averages(calibration: int, month: int, seed: int = 0) -> NDArray[np.
         average += WEIGHT * (value - average)
         np.maximum(largest, np.abs(average), out=largest)
     return largest
+
+
+def alarms_of_unchanged_lines(calibration: int) -> Rate:
+    """Count simulated lines that alarm within a month, others than those behind the limit of a number of values."""
+    limit = _limit(calibration, MONTH, FALSE_ALARMS)
+    return Rate(int((largest_averages(calibration, MONTH, seed=1) > limit).sum()), _LINES)
+
+
+def _limit(calibration: int, month: int, false_alarms: float) -> float:
+    return float(np.quantile(largest_averages(calibration, month), 1 - false_alarms))
 
 
 def _logs(values: ArrayLike) -> NDArray[np.float64]:

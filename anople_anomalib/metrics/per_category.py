@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
-from anomalib.data import Batch, ImageBatch
+from anomalib.data import AnomalibDataModule, Batch, ImageBatch
+from anomalib.data.utils import ValSplitMode
 from anomalib.metrics import Evaluator
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -22,13 +23,17 @@ from torch import Tensor
 from anople_anomalib.utils.batches import datamodule_of
 from anople_anomalib.utils.metric_names import metric_name
 
-from .bounds import Rate
-from .score_counts import GOOD, METRICS, CategoryScores
+from .bounds import GOOD, Rate
+from .score_counts import METRICS, CategoryScores
 
 logger = logging.getLogger(__name__)
 _Callback = TypeVar("_Callback", bound=Callback)
 
 PAPER_METRICS = ("image_AUROC", "image_AUPR", "image_F1Max", "pixel_AUROC", "pixel_AUPRO", "pixel_F1Max")
+_FITTED = (
+    "The threshold may have been fitted to these very images (val_split_mode same_as_test): then the bounds hold for "
+    "no others."
+)
 _NO_CATEGORIES = (
     "PerCategoryEvaluator has several categories but cannot tell the category of an image: use a FewShot datamodule, "
     "or give category_of."
@@ -114,6 +119,9 @@ class PerCategoryEvaluator(Evaluator):
         metrics: Names of the metrics, of :data:`~anople_anomalib.metrics.score_counts.METRICS`; ``None`` for AUROC,
             AUPR and F1Max of images, AUROC, AUPRO and F1Max of pixels.
 
+    Attributes:
+        verdicts: Wrong verdicts of the last test by category and class, see :meth:`.CategoryScores.rates`.
+
     Raises:
         ValueError: If a category appears twice or a metric is not known.
     """
@@ -136,6 +144,8 @@ class PerCategoryEvaluator(Evaluator):
         self._category_of = category_of
         self._raw_scores = RawScoreKeeper()
         self._scores = {category: CategoryScores() for category in categories or [""]}
+        self.verdicts: dict[str, dict[str, Rate]] = {}
+        self._may_be_fitted = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look up the categories in the datamodule, which is set up by now, and see to it that raw scores are kept.
@@ -149,7 +159,11 @@ class PerCategoryEvaluator(Evaluator):
             msg = f"PerCategoryEvaluator counts in one process, got {trainer.world_size}: give the trainer devices=1."
             raise ValueError(msg)
         categories, self._category_of = self._given
-        if isinstance(datamodule := datamodule_of(trainer), Categorized):
+        datamodule = datamodule_of(trainer)
+        self._may_be_fitted = (
+            isinstance(datamodule, AnomalibDataModule) and datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST
+        )
+        if isinstance(datamodule, Categorized):
             categories = categories or datamodule.categories
             self._category_of = self._category_of or datamodule.category_of
         self._scores = {category: CategoryScores() for category in categories or [""]}
@@ -200,6 +214,7 @@ class PerCategoryEvaluator(Evaluator):
             The means over the categories (or the metrics of the one category), then the metrics of each category.
         """
         everything = self._scores
+        self.verdicts = {category: scores.rates() for category, scores in everything.items()}
         self._scores = {category: CategoryScores() for category in everything}
         several = len(everything) > 1
         values: dict[str, Tensor] = {}
@@ -209,8 +224,10 @@ class PerCategoryEvaluator(Evaluator):
             if several and not scores.images:
                 logger.warning("No image of category '%s' was tested, so the means leave it out.", category)
                 continue
-            if rates := scores.rates():
+            if rates := self.verdicts[category]:
                 logger.info("%s%s", f"{category}: " if several else "", wrong_verdicts(rates))
+                if self._may_be_fitted:
+                    logger.info("%s", _FITTED)
             name_of = partial(metric_name, category) if several else str
             defined, reasons = scores.compute(self.metrics)
             for metric, value in defined.items():
@@ -229,10 +246,10 @@ class PerCategoryEvaluator(Evaluator):
 def wrong_verdicts(rates: Mapping[str, Rate]) -> str:
     """Say how many good parts were called defective, and how many defective ones good, with bounds and by defect."""
     defects = {name: rate for name, rate in rates.items() if name != GOOD}
-    lines = [f"False alarms: {rates[GOOD]}."] if GOOD in rates else []
+    lines = [f"False alarms: {rates[GOOD]}. {rates[GOOD].wishes()}"] if GOOD in rates else []
     if defects:
         escapes = Rate(sum(rate.k for rate in defects.values()), sum(rate.n for rate in defects.values()))
-        lines.append(f"Escapes: {escapes}.")
+        lines.append(f"Escapes: {escapes}. {escapes.wishes()}")
     if len(defects) > 1:
         lines += [f"  {name}: {rate}" for name, rate in defects.items()]
     return "\n".join(lines)

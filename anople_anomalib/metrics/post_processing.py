@@ -170,11 +170,14 @@ class ExactPostProcessor(PostProcessor):
         found = {digest_of(file) for file in files if file.is_file()}
         self.known_images = sorted(found.union(self.known_images))
 
-    def calibration(self, confidence: float = CONFIDENCE) -> str:
-        """Say how many of the calibration's good images are above the image threshold, with the bound."""
+    def false_alarms(self, confidence: float = CONFIDENCE) -> Rate:
+        """Count the calibration's good images above the image threshold."""
         limit = float(self.limit(IMAGE))
-        above = Rate(sum(score > limit for score in self.normal_scores), len(self.normal_scores), confidence)
-        return f"Good images above the threshold of {limit:.4g}: {above}."
+        return Rate(sum(score > limit for score in self.normal_scores), len(self.normal_scores), confidence)
+
+    def calibration(self) -> str:
+        """Say how many of the calibration's good images are above the image threshold, with the bound."""
+        return f"Good images above the threshold of {float(self.limit(IMAGE)):.4g}: {self.false_alarms()}."
 
     def zone(self) -> Zone | None:
         """Return the scores whose verdict would be LOOK, see :func:`.look_zone`; ``None`` if that is unknown."""

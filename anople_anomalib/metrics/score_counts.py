@@ -16,7 +16,7 @@ import torch
 from anomalib.metrics.pro import connected_components_cpu
 from torch import Tensor
 
-from .bounds import Rate
+from .bounds import GOOD, Rate
 
 IMAGE, PIXEL = "image", "pixel"
 METRICS = (
@@ -24,8 +24,6 @@ METRICS = (
     "pixel_AUROC", "pixel_AUPR", "pixel_F1Max", "pixel_AUPRO", "pixel_F1Score",
 )  # fmt: skip
 """All that can be asked for."""
-GOOD = "good"
-"""Class of the parts without a defect."""
 _F1_SCORE = "F1Score"
 _NORMAL, _ANOMALOUS, _WEIGHT = range(3)  # columns of the counts
 _WITHOUT_SIGN = 0x7FFFFFFF

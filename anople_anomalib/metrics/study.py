@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .agreement import AgreementStudy, Judged, agreement_study
-from .bounds import CONFIDENCE, Rate, percent
-from .score_counts import GOOD
+from .bounds import CONFIDENCE, GOOD, Rate, percent
 
 _ERROR = "ERROR"
 PASS, FAIL, NOT_PROVEN = "pass", "fail", "not proven"

@@ -5,6 +5,7 @@
 
 import gc
 import io
+import json
 import logging
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data.utils import ValSplitMode
 from anomalib.models import AnomalibModule
 from anomalib.pipelines.components import Job, JobGenerator
 from anomalib.pipelines.types import PREV_STAGE_RESULT
@@ -30,6 +32,7 @@ from anople_anomalib.data import FewShot
 from anople_anomalib.data.image_reading import open_image
 from anople_anomalib.data.sampling import write_sample_list
 from anople_anomalib.deployment.painting import with_heat, with_outline
+from anople_anomalib.metrics.per_category import PerCategoryEvaluator
 from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.palette import SKY_BLUE
 
@@ -132,6 +135,7 @@ class FewShotJob(Job):
             **describe(model, datamodule),
             **results,
             **prepared.columns,
+            "verdicts": _verdicts(model, datamodule),
             "peak_memory_mb": memory.megabytes,
             "threads": torch.get_num_threads(),
             "batch_size": datamodule.eval_batch_size,
@@ -241,6 +245,19 @@ def _fit_and_test(
         "images_per_second": per_second,
         "images_per_cpu_second": per_cpu_second,
     }
+
+
+def _verdicts(model: AnomalibModule, datamodule: AnomalibDataModule) -> str:
+    """Return how many parts of every class of every category were called wrongly, of how many, as JSON."""
+    if not isinstance(evaluator := model.evaluator, PerCategoryEvaluator):
+        return ""
+    first = categories_of(datamodule)[0]
+    counted = {
+        category or first: {name: [rate.k, rate.n] for name, rate in rates.items()}
+        for category, rates in evaluator.verdicts.items()
+    }
+    fitted = datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST
+    return json.dumps({"fitted_to_these": fitted, "categories": counted})
 
 
 def _portable(text: str) -> str:

@@ -39,6 +39,7 @@ TRAILING_COLUMNS = (
     "trainable_parameters",
     "checkpoint_mb",
     "accelerator",
+    "verdicts",
     "error",
     "job_id",
     "config",

@@ -19,7 +19,7 @@ from anople_anomalib.utils.files import written_whole
 from .cells import CELL_COLUMNS, groups, measured_cells, published_cells, shots_text
 from .plots import as_svg, draw_plots
 from .results import Results
-from .tables import Cell, TextTable, category_tables, cost_table, gaps, summary_tables
+from .tables import Cell, TextTable, category_tables, cost_table, gaps, summary_tables, verdict_table
 
 DEFAULT_METRICS = ("image_AUROC", "pixel_AUROC")
 ALL_METRICS = "all"
@@ -45,7 +45,8 @@ def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAUL
     measured = measured_cells(_chosen(results.values, metrics))
     published = published_cells(results)
     summaries = summary_tables(measured, published, results.without_memory, results.transfer)
-    tables = [*summaries, cost_table(results), *category_tables(measured, published)]
+    verdicts = [table for table in [verdict_table(results)] if table.rows]
+    tables = [*summaries, *verdicts, cost_table(results), *category_tables(measured, published)]
     plots = draw_plots(measured, published, results)
     shown = pd.concat([measured, published[published["metric"].isin(measured["metric"])]], ignore_index=True)
     frames = {"cells": shown[[column for column in CELL_COLUMNS if column != "key"]], "values": results.long_form()}

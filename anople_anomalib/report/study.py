@@ -3,11 +3,14 @@
 
 """An acceptance study as one HTML page that prints, and as JSON."""
 
+import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,14 +55,42 @@ def write_study(
     common |= {"threshold": subject.threshold, "zone": subject.zone, "look": subject.look}
     content = plain({"result": study.result, **common, "pictures": judged})
     write_text(folder / "study.json", json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    good, bad = ([each.score for each in judged if each.score is not None and each.truth == bad] for bad in (0, 1))
     html = render(
         "study.html",
         title=title,
-        histogram=as_svg(_draw_scores(judged, subject), "scores"),
+        histogram=as_svg(draw_scores(good, bad, subject.threshold, subject.zone), "scores"),
         pictures=[(_address(each.path), _caption(each)) for each in _nearest(judged, subject.threshold)],
         **common,
     )
     return write_text(folder / "study.html", html)
+
+
+def judged_facts(judged: Sequence[Judged], hashes: Iterable[str], threshold: float) -> dict[str, Any]:
+    """Return facts on a study's pictures, by the SHA-256 of their contents, with the threshold and the time."""
+    return {
+        "pictures": dict(Counter(each.kind for each in judged)),
+        "pictures SHA-256": hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest(),
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "threshold": threshold,
+    }
+
+
+def not_covered(study: Study, judged: Sequence[Judged]) -> list[str]:
+    """List the limits of a study."""
+    found = [
+        "Kinds of defects without a folder here, and parts of other lots, suppliers or variants.",
+        "Other light, lenses, cameras, exposures and positions than those of these pictures.",
+        "The time after these pictures were taken: check known parts every shift.",
+    ]
+    found += [f"{name}: {rate}." for name, rate in study.classes.items() if rate.at_most > 0.5]
+    if study.agreement is None:
+        found.append("Repeatability: every part was pictured once.")
+    if len({each.station for each in judged}) == 1:
+        found.append("Differences between stations: there is one alone.")
+    if study.agreement is not None and len({each.trial for each in judged}) == 1:
+        found.append("Differences between trials at one station.")
+    return found
 
 
 def plain(value: Any) -> Any:
@@ -78,20 +109,18 @@ def plain(value: Any) -> Any:
     return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def _draw_scores(judged: Sequence[Judged], subject: Subject) -> Figure:
-    """Draw the scores of good and of defective parts with the threshold and the zone of LOOK."""
-    scores: dict[bool, list[float]] = {True: [], False: []}
-    for each in judged:
-        if each.score is not None:
-            scores[not each.truth].append(each.score)
+def draw_scores(
+    good: Sequence[float], bad: Sequence[float], threshold: float, zone: tuple[float, float] | None = None
+) -> Figure:
+    """Draw the raw scores of good and of defective parts with the threshold and the zone of LOOK."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.subplots()
-    axes.hist(list(scores.values()), bins=40, stacked=True, color=PALETTE[:2], label=["good", "defective"])
-    if subject.zone is not None:
-        axes.axvspan(*subject.zone, color="0.85", zorder=0, label="LOOK")
-        everything = scores[True] + scores[False]
-        axes.set_xlim(min(0, *everything), 1.05 * max(everything))
-    axes.axvline(subject.threshold, color="black", linestyle="--", label="threshold")
+    axes.hist([good, bad], bins=40, stacked=True, color=PALETTE[:2], label=["good", "defective"])
+    if zone is not None:
+        axes.axvspan(*zone, color="0.85", zorder=0, label="LOOK")
+    axes.axvline(threshold, color="black", linestyle="--", label="threshold")
+    everything = [*good, *bad, threshold]
+    axes.set_xlim(min(0, *everything), 1.05 * max(everything))
     axes.set_xlabel("raw score")
     axes.set_ylabel("pictures")
     axes.legend(frameon=False)

@@ -3,12 +3,14 @@
 
 """The paper's tables, by category as its Tables 6 to 9 and over all categories as its Table 1; costs; and gaps."""
 
+import json
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from anople_anomalib.metrics.bounds import GOOD, Rate, percent
 from anople_anomalib.pipeline.settings import split_categories
 
 from .cells import MEAN, MEASURED, PUBLISHED, TABLE, TRANSFER, groups, load_published, ranks, shots_text, sorted_shots
@@ -150,6 +152,35 @@ def _summary_table(title: str, means: pd.DataFrame) -> TextTable:
     order = sorted(rows, key=lambda row: row[1] == PUBLISHED)
     lines = [[Cell(method), *rows[method, source]] for method, source in order]
     return TextTable(title, ["Method", *(f"{metric}, {shots_text(shots)}" for metric, shots in columns)], lines)
+
+
+def verdict_table(results: Results) -> TextTable:
+    """Return the wrong verdicts of every job by category and class, counted, with their bounds.
+
+    Jobs stand by themselves: those of several seeds judge the same parts, and do not add up to more of them. Where the
+    threshold was fitted to the parts that were judged, counts promise nothing for others, and have no bounds.
+    """
+    done = results.done.reindex(columns=list(dict.fromkeys([*results.jobs, "verdicts"])))  # older rows have none
+    rows = []
+    for job in done.dropna(subset="verdicts").to_dict("records"):
+        names = [Cell(str(job[name])) for name in ("method", "dataset", "k_shot", "seed")]
+        verdicts = json.loads(job["verdicts"] or '{"categories": {}}')
+        for category, counted in verdicts["categories"].items():
+            say = _without_bound if verdicts["fitted_to_these"] else str
+            rates = {name: Rate(*numbers) for name, numbers in counted.items()}
+            defects = {name: rate for name, rate in rates.items() if name != GOOD}
+            escapes = Rate(sum(rate.k for rate in defects.values()), sum(rate.n for rate in defects.values()))
+            by_class = "; ".join(f"{name} {say(rate)}" for name, rate in defects.items())
+            found = [Cell(say(rate), rate.value if rate.n else None) for rate in (rates.get(GOOD, Rate(0, 0)), escapes)]
+            fitted = "yes, hence no bound" if verdicts["fitted_to_these"] else "no"
+            rows.append([*names, Cell(category), Cell(fitted), *found, Cell(by_class)])
+    header = ["Method", "Data set", "Shots", "Seed", "Category", "Threshold fitted to these parts"]
+    header += ["False alarms", "Escapes", "Escapes by defect"]
+    return TextTable("Wrong verdicts at the threshold, counted per job, exact one-sided bounds", header, rows)
+
+
+def _without_bound(rate: Rate) -> str:
+    return f"{rate.k} of {rate.n}" + (f" ({percent(rate.value)})" if rate.n else "")
 
 
 def cost_table(results: Results) -> TextTable:

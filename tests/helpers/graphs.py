@@ -55,6 +55,7 @@ def brightness_model(folder: Path, gain: float = 1.0) -> Path:
         thresholds={"image": 0.5, "pixel": 0.5},
         limits={"image": 0.5, "pixel": 0.5},
         look=None,
+        good=[0.2, 0.3],
         normalized=False,
         class_names=["lamp"],
         image_size=[8, 8],

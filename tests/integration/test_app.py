@@ -63,9 +63,9 @@ def test_client_teaches_and_asks_and_two_do_not_mix(
 ) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ["GRADIO_TEMP_DIR"])  # the second page below has another
     one, two = (gradio_client.Client(address, verbose=False, download_files=tmp_path) for _ in range(2))
-    assert 'role="alert"' in two.predict(api_name="/undo")[0]
+    assert 'role="alert"' in two.predict("", api_name="/undo")[0]
     assert "4 good images" in one.predict("brick", api_name="/use_samples")[1]
-    steps = one.submit("brick", "offline", "Short: 60 steps", api_name="/teach")
+    steps = one.submit("brick", "offline", "Short: 60 steps", "", api_name="/teach")
     told = list(progress_of(steps))
     final = steps.result(timeout=SECONDS)
     assert "Done: 20 of 20 steps." in final[0]
@@ -77,9 +77,9 @@ def test_client_teaches_and_asks_and_two_do_not_mix(
     low = one.predict(1e-5, api_name="/set_threshold")[2]
     assert "10 images: 10 not OK, 0 OK" in low
     assert "anomalib train --model AnoPLe" in final[5]
-    with zipfile.ZipFile(one.predict(api_name="/openvino")[1]) as export:
+    with zipfile.ZipFile(one.predict("", api_name="/openvino")[1]) as export:
         assert {Path(name).suffix for name in export.namelist()} >= {".xml", ".bin"}
-    starts_from(Path(one.predict(api_name="/checkpoint")[1]), tmp_path)
+    starts_from(Path(one.predict("", api_name="/checkpoint")[1]), tmp_path)
     assert str(Path(sys.prefix)) not in gallery + final[5]
 
 
@@ -119,7 +119,7 @@ def test_two_who_train_at_once_wait_for_each_other(address: str, tmp_path: Path)
     clients = [gradio_client.Client(address, verbose=False, download_files=tmp_path) for _ in range(2)]
     for client in clients:
         client.predict("grass", api_name="/use_samples")
-    runs = [client.submit("grass", "offline", "Short: 60 steps", api_name="/teach") for client in clients]
+    runs = [client.submit("grass", "offline", "Short: 60 steps", "", api_name="/teach") for client in clients]
     seen, both, longest = set(), 0, 0
     while not all(run.done() for run in runs):
         codes = {run.status().code for run in runs}
@@ -220,6 +220,24 @@ def judge_samples(page: Any) -> None:
     accessible(page)
 
 
+def prove_samples(page: Any, tmp_path: Path) -> None:
+    """Known parts against the threshold: the rates follow the slider, and the study is a page to keep."""
+    page.get_by_role("tab", name="3 Prove").click()
+    page.get_by_role("button", name="Use known sample parts").click()
+    rates = page.locator("#anople-rates")
+    rates.get_by_text("good, called wrongly").wait_for()
+    keep(page, "app_prove.jpg", tmp_path)
+    page.get_by_label("range slider for Raw score above which a part is not OK").press("Home")
+    rates.get_by_text("Escapes: at most 2 % with 95 % confidence: not proven. 0 of").wait_for()
+    rates.get_by_text("good, called wrongly: 15 of 15").wait_for()
+    page.get_by_label("Reason, for the journal").fill("a study")
+    page.get_by_role("button", name="Study (HTML)").click()
+    with page.expect_download() as download:
+        page.locator("a[download$='.html']").first.click()
+    assert "Acceptance study" in Path(download.value.path()).read_text(encoding="utf-8")
+    accessible(page)
+
+
 def test_browser_teaches_asks_and_downloads(page: Any, tmp_path: Path) -> None:
     judge_samples(page)
     keep(page, "app_ask.jpg", tmp_path)
@@ -239,7 +257,8 @@ def test_browser_teaches_asks_and_downloads(page: Any, tmp_path: Path) -> None:
     page.get_by_text("10 images: 10 not OK, 0 OK.").wait_for()
     page.get_by_label("range slider for Threshold").press("End")
     page.locator("#anople-summary", has_not_text="10 not OK, 0 OK").wait_for()
-    page.get_by_role("tab", name="3 Take away").click()
+    prove_samples(page, tmp_path)
+    page.get_by_role("tab", name="4 Take away").click()
     page.get_by_role("button", name="Table of verdicts (CSV)").click()
     with page.expect_download() as download:
         page.locator("a[download$='.csv']").first.click()

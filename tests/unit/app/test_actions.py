@@ -70,7 +70,7 @@ def test_an_error_is_one_message_and_leaves_the_rest_as_it_is(tmp_path: Path, er
     sessions = Sessions(tmp_path)
     message, *others = sessions.handler(fail)(gr.Request(session_hash="one"))
     assert message == f'<p role="alert" class="anople-message anople-error">{words}</p>'
-    assert others == [gr.skip()] * 5
+    assert others == [gr.skip()] * 7
     sessions.close_all()
     assert not list(tmp_path.iterdir())
 
@@ -96,4 +96,4 @@ def test_the_end_of_a_training_run_is_told(stopped: bool, teaching: str, words: 
         progress=SimpleNamespace(step=8, steps=60, stopped=stopped),
         model=SimpleNamespace(teaching=teaching),
     )
-    assert teach(session, "bottle", "offline", SHORT, gr.Progress()) == words
+    assert teach(session, "bottle", "offline", SHORT, "", gr.Progress()) == words

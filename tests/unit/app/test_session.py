@@ -4,6 +4,7 @@
 """What a person does with the page, without a page."""
 
 import csv
+import json
 import re
 import threading
 import time
@@ -17,12 +18,13 @@ from PIL import Image
 from torch.testing import assert_close
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.app import drawing, taking
+from anople_anomalib.app import drawing, proving, taking
 from anople_anomalib.app import session as session_module
 from anople_anomalib.app import training as training_module
 from anople_anomalib.app.session import OFFLINE, Session
 from anople_anomalib.app.training import Thresholds, allowed
 from anople_anomalib.app.uploads import MAX_GOOD, AppError, safe_name, take_in, without_paths
+from anople_anomalib.deployment.journal import check
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
 
@@ -39,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
     monkeypatch.setattr(training_module, "AnoPLe", lambda _preset, **arguments: make_model(**arguments))
     monkeypatch.setattr(session_module, "SHORT_STEPS", 4)
-    session = Session(root=tmp_path)
+    session = Session(root=tmp_path, journal=tmp_path / "journal.jsonl")
     yield session
     session.close()
     assert not session.folder.exists()
@@ -108,6 +110,9 @@ def test_take_away(taught: Session, files: Path) -> None:
     rows = list(csv.DictReader(taking.table(taught).open()))
     assert [row["verdict"] for row in rows] == ["NOT OK", "OK", "OK", "OK"]
     assert all("/" not in row["path"] for row in rows)
+    assert {row["model"] for row in rows} == {taught.model.model_id()}
+    assert {row["rank"].partition(" of ")[2] for row in rows} == {"2 good parts scored higher"}
+    assert all(row["time"] and row["versions"] for row in rows)
     model = AnoPLe.load_from_checkpoint(taking.checkpoint(taught))
     assert float(model.require_thresholds().image_threshold) == pytest.approx(taught.thresholds.image)
     text = taking.commands(taught)
@@ -117,6 +122,60 @@ def test_take_away(taught: Session, files: Path) -> None:
     assert fresh.thresholds == pytest.approx(taught.thresholds)
     with pytest.raises(AppError, match="No good image"):
         fresh.allow_false_alarms(0.1)
+
+
+def test_known_parts_are_proven_against_the_threshold_that_moves(taught: Session, files: Path) -> None:
+    assert "add both" in proving.shown(taught)
+    with pytest.raises(AppError, match="add both"):
+        proving.study_page(taught)
+    taught.prove(sorted((files / "test" / "good").glob("*.png")), "OK")
+    taught.prove(sorted((files / "test" / "hole").glob("*.png")), "hole")
+    taught.set_threshold(1e-5)
+    assert "good, called wrongly: 2 of 2" in proving.shown(taught)
+    assert "hole, called wrongly: 0 of 2 (0 %; at most 77.6 % with 95 % confidence)" in proving.shown(taught)
+    taught.set_threshold(1e5)
+    assert "good, called wrongly: 0 of 2" in proving.shown(taught)
+    assert "hole, called wrongly: 2 of 2" in proving.shown(taught)
+    page = proving.study_page(taught, "for the customer")
+    assert "Escapes: at most 2 % with 95 % confidence" in page.read_text(encoding="utf-8")
+    assert str(taught.folder) not in page.read_text(encoding="utf-8")
+    study = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert study["result"] == "fail"
+    assert study["subject"]["model id"] == taught.model.model_id()
+
+
+def test_parts_that_the_model_rests_on_prove_nothing(taught: Session, files: Path) -> None:
+    good, other = sorted((files / "test" / "good").glob("*.png"))
+    with pytest.raises(AppError, match="The model rests on one of these images"):
+        taught.prove([good, files / "train" / "good" / f"{NAMES[0]}.png"], "good")
+    taught.prove([good], "good")
+    with pytest.raises(AppError, match="is there twice"):
+        taught.prove([good, other], "good")
+    assert len(taught.known) == 1
+    taught.clear_known()
+    taught.ask([good])
+    taught.this_is_good(taught.answers[0])
+    with pytest.raises(AppError, match="The model rests on one of these images"):
+        taught.prove([good], "good")
+    taught.undo()
+    taught.prove([good], "good")
+
+
+def test_the_journal_holds_all_that_changed_a_model(taught: Session, files: Path, tmp_path: Path) -> None:
+    asked(taught, files)
+    taught.this_is_good(taught.answers[0], "a hair, no defect")
+    for value in (0.1, 0.2, 0.3):  # on the way of a slider
+        taught.set_threshold(value)
+    path = taking.checkpoint(taught, "fewer false alarms")
+    taught.undo("a mistake")
+    journal = tmp_path / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    assert [line["action"] for line in lines] == ["teach", "this is good", "threshold", "undo"]
+    assert [line["reason"] for line in lines] == ["", "a hair, no defect", "fewer false alarms", "a mistake"]
+    assert [len(line["images"]) for line in lines] == [2, 1, 0, 0]
+    assert lines[2]["model"] == AnoPLe.load_from_checkpoint(path).model_id()
+    assert lines[2]["thresholds"][0] == pytest.approx(0.3)
+    assert check(journal)[::2] == (4, "")
 
 
 def test_drawings_name_what_they_show(taught: Session, files: Path) -> None:

@@ -3,6 +3,7 @@
 
 """The command ``anople``: what it imports, what it says, and how it ends."""
 
+import json
 import re
 import subprocess
 from collections.abc import Callable, Sequence
@@ -151,6 +152,10 @@ def test_teach_says_where_every_image_went_and_judge_writes_a_row_for_each(
         r"Defects of 40 pixels: images are seen at 320 x 320 pixels, at most .* s and\n36 MB an image", said
     )
     assert "anople judge FOLDER --model cap.ckpt" in said
+    assert main(["report", "--verify", "journal.jsonl"]) == 0
+    (line,) = map(json.loads, (tmp_path / "journal.jsonl").read_text().splitlines())
+    assert line["images"].keys() == {file.name for file in files}
+    assert len(line["shots"]) == 4
     assert main(["teach", "cap/good"]) == 1  # nothing is overwritten
     image = Image.open(files[0])
     (tmp_path / "new").mkdir()

@@ -14,6 +14,7 @@ from PIL import Image
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.commands.main import main
 from anople_anomalib.commands.qualify import find_pictures, read_trials
+from anople_anomalib.deployment.journal import journal_of
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
 
@@ -26,6 +27,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_engine(folder).fit(model, datamodule=make_datamodule(write_category(folder / "data")))
     model.set_thresholds(image=0.01, pixel=0.01)
     model.save_checkpoint(folder / "model.ckpt")
+    model.note(journal_of(folder / "model.ckpt"), "teach", "for the test", folder / "model.ckpt")
     return folder / "model.ckpt"
 
 
@@ -55,6 +57,7 @@ def test_a_study_is_written(checkpoint: Path, tmp_path: Path, capsys: pytest.Cap
     assert {name: rate["n"] for name, rate in study["study"]["classes"].items()} == {"crack": 3, "good": 3, "hole": 3}
     assert study["threshold"] == pytest.approx(0.01)
     assert len(study["subject"]["model SHA-256"]) == 64
+    assert "1 lines, the last one with the SHA-256" in study["subject"]["journal"]
     assert len(study["pictures"]) == 9
     page = (output / "study.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 9

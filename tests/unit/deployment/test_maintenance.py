@@ -3,6 +3,7 @@
 
 """New normal parts and new thresholds for a trained model."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch.testing import assert_close
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.commands.main import main
+from anople_anomalib.deployment.journal import check
+from anople_anomalib.utils.files import digest_of
 from helpers.miniature import IMAGE_SIZE, NUM_PATCHES
 from helpers.training import make_datamodule, make_engine, make_model, read
 
@@ -92,14 +95,22 @@ def test_the_command_does_the_same_to_a_checkpoint(
     images, others = (root / "bottle" / "test" / "good" / name for name in ("000.png", "001.png"))
     more = root / "bottle" / "test" / "hole"
     output = str(tmp_path / "new.ckpt")
-    files = [str(images), "--threshold_images", str(others), str(more)]
+    files = [str(images), "--reason", "a new lot", "--threshold_images", str(others), str(more)]
     assert main(["learn-more", *files, "--model", str(checkpoint), "--output", output]) == 0
-    assert "16 features became 32" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "16 features became 32" in told
+    assert "Good images above the image threshold: 0 of 3" in told
+    (line,) = map(json.loads, (tmp_path / "journal.jsonl").read_text().splitlines())
+    assert line["images"].keys() == {"000.png", "001.png"}
+    assert (line["action"], line["reason"]) == ("learn-more", "a new lot")
     model.extend_memory_bank(images)
     model.recompute_thresholds([others, more])
     restored = AnoPLe.load_from_checkpoint(tmp_path / "new.ckpt", visualizer=False)
     for name, value in model.state_dict().items():
         assert torch.equal(restored.state_dict()[name], value), name
+    assert line["model"] == restored.model_id()
+    known = restored.require_thresholds().known_images
+    assert {digest_of(file) for file in (images, others, *more.iterdir())} <= {*known}, "no study may rest on them"
     assert main(["learn-more", "missing", "--model", str(checkpoint), "--output", str(tmp_path / "none.ckpt")]) == 1
     assert "error: There is no image or folder" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "none.ckpt").exists()
@@ -158,8 +169,8 @@ def test_a_command_changes_the_thresholds(
         ]
     )
     told = capsys.readouterr().out
-    assert "Good images above the threshold of" in told
-    assert "0 of 2 (0 %; at most 77.6 % with 95 % confidence)." in told
+    rate = "Good images above the image threshold: 0 of 2 (0 %; at most 77.6 % with 95 % confidence)."
+    assert f"{rate} More parts, none of them wrong, that would prove at most 5 % 57, 2 % 147, 1 % 297" in told
     assert AnoPLe.load_from_checkpoint(new, visualizer=False).post_processor.image_threshold.item() < 0.25
     good = str(root / "bottle" / "test" / "good")
     assert main([*files, "--images", good, "--false-alarms", "0.05"]) == 1
@@ -168,6 +179,9 @@ def test_a_command_changes_the_thresholds(
         "error: At most 5 % of false alarms with 95 % confidence takes 59 good parts, there are 2: 57"
     )
     assert main([*files, "--images", good, "--false-alarms", "0.9", "--confidence", "0.8"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert [line["thresholds"][0] == pytest.approx(0.25) for line in lines] == [True, False, False]
+    assert check(tmp_path / "journal.jsonl")[::2] == (3, "")
     with pytest.raises(SystemExit, match="2"):
         main([*files, "--false-alarms", "0.5"])
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: Give --images,")

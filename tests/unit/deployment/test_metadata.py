@@ -28,6 +28,7 @@ def graph(tmp_path: Path) -> Path:
         LEVELS,
         LEVELS,
         [0.4, 0.6],
+        [0.2, 0.3],
         True,
         ["Schraube ä"],
         [240, 240],

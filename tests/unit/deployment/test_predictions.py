@@ -7,22 +7,20 @@ import csv
 import json
 import logging
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch, PredictDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
-from skimage.measure import label, regionprops
 from torch.utils.data import DataLoader
 
-import anople_anomalib
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.commands.main import main as anople
 from anople_anomalib.data.image_series import ImageList
-from anople_anomalib.deployment.table import COLUMNS, ERROR, LOOK, NOT_OK, OK, TableWriter, mend, regions_of, rows_of
+from anople_anomalib.deployment.table import COLUMNS, ERROR, LOOK, NOT_OK, OK, TableWriter, mend, rows_of
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
 
@@ -52,27 +50,6 @@ def rows_in(folder: Path) -> list[dict]:
     return rows
 
 
-def test_regions_are_in_pixels_of_the_file() -> None:
-    mask, anomaly_map = np.zeros((10, 20), dtype=bool), np.random.default_rng(0).random((10, 20)) / 2
-    mask[2:4, 5:8] = mask[7, 15] = True
-    anomaly_map[3, 6], anomaly_map[7, 15] = 0.9, 0.7
-    first, second = regions_of(mask, anomaly_map, (200, 50))
-    assert first == ((50, 10, 30, 10), pytest.approx(0.9), 6 * 50)
-    assert second == ((150, 35, 10, 5), pytest.approx(0.7), 50)
-    assert regions_of(np.zeros_like(mask), anomaly_map, (200, 50)) == []
-
-
-@pytest.mark.parametrize("share", [0.1, 0.35, 0.6])
-def test_regions_are_those_that_scikit_image_finds(share: float) -> None:
-    random = np.random.default_rng(int(100 * share))
-    mask, anomaly_map = random.random((40, 50)) < share, random.random((40, 50))
-    found = regionprops(label(mask), intensity_image=anomaly_map)
-    expected = {(*each.bbox, int(each.area), round(float(each.intensity_max), 6)) for each in found}
-    boxes = regions_of(mask, anomaly_map, (50, 40))
-    assert {(y, x, y + h, x + w, area, peak) for (x, y, w, h), peak, area in boxes} == expected
-    assert len(boxes) == len(found)
-
-
 def test_a_test_writes_a_row_for_every_image(model: AnoPLe, root: Path, tmp_path: Path) -> None:
     engine, datamodule = make_engine(tmp_path), make_datamodule(root)
     engine.test(model, datamodule=datamodule)
@@ -84,6 +61,10 @@ def test_a_test_writes_a_row_for_every_image(model: AnoPLe, root: Path, tmp_path
         assert row["threshold"] == pytest.approx(float(model.post_processor.image_threshold))
         assert row["verdict"] == (NOT_OK if row["score"] > row["threshold"] else OK)
         assert row["seconds"] > 0
+        good = model.require_thresholds().normal_scores
+        higher = sum(score > row["score"] for score in good)
+        assert row["rank"] == f"{higher} of {len(good)} good parts scored higher"
+        assert (row["place"] == "") == (row["regions"] == [])
 
 
 def test_scores_are_the_models_own(model: AnoPLe, root: Path, tmp_path: Path) -> None:
@@ -282,11 +263,13 @@ def test_doubtful_parts_are_looked_at_and_never_count_as_good(root: Path, tmp_pa
         assert row["score"] == before["score"]
 
 
-def test_a_row_says_when_and_by_which_version_it_was_judged(model: AnoPLe, tmp_path: Path) -> None:
+def test_a_row_says_when_and_by_which_versions_it_was_judged(model: AnoPLe, tmp_path: Path) -> None:
     Image.new("RGB", (40, 30), (90, 90, 90)).save(tmp_path / "a.png")
     make_engine(tmp_path / "run").predict(model, dataloaders=[ImageList([tmp_path / "a.png"])])
     (row,) = rows_in(tmp_path / "run")
     assert datetime.fromisoformat(row["time"]).tzinfo is not None
-    assert row["version"] == anople_anomalib.__version__
+    for name in ("anople_anomalib", "anomalib", "torch"):
+        assert f"{name} {version(name)}" in row["versions"]
+    assert row["model"] == model.model_id()
     status = (tmp_path / "a.png").stat()
     assert (row["modified"], row["bytes"]) == (status.st_mtime_ns, status.st_size)

@@ -70,11 +70,12 @@ def test_a_posted_image_gets_the_verdict_of_its_file(client: TestClient, graph: 
         answer = client.post("/judge?name=part.png", content=picture(brightness))
         row = answer.json()
         assert answer.status_code == 200
-        for key in ("verdict", "score", "threshold", "category", "error", "version"):
+        for key in ("verdict", "score", "threshold", "category", "error", "versions", "rank", "place"):
             assert row[key] == expected[key]
         assert [region["box"] for region in row["regions"]] == [list(region.box) for region in expected["regions"]]
         assert (row["path"], row["model"]) == ("part.png", "brightness")
         assert row["verdict"] == ("NOT OK" if brightness > 127 else "OK")
+        assert row["rank"] == f"{2 if brightness < 51 else 0} of 2 good parts scored higher"
 
 
 @pytest.mark.parametrize(

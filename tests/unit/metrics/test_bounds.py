@@ -35,6 +35,12 @@ def test_misses_take_more_parts(k: int, needed: int) -> None:
     assert Rate(0, 400).further_parts(0.05) == 0
 
 
+def test_wishes_are_the_numbers_of_the_tables() -> None:
+    assert Rate(0, 20).wishes().endswith("prove at most 5 % 39, 2 % 129, 1 % 279, 0.1 % 2,975.")
+    assert Rate(1, 92).wishes().startswith("More parts, none of them wrong, that would prove at most 5 % 1, ")
+    assert Rate(0, 3000).wishes() == ""
+
+
 @pytest.mark.parametrize(("k", "n"), [(0, 7), (3, 40), (5, 10), (40, 40)])
 def test_bounds_are_those_of_clopper_and_pearson(k: int, n: int) -> None:
     rate = Rate(k, n)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from anople_anomalib.commands.main import main
+from anople_anomalib.metrics.bounds import Rate
 from anople_anomalib.pipeline.results import ResultsTable, write_plan
 from anople_anomalib.report.cells import (
     CELL_COLUMNS,
@@ -31,6 +32,7 @@ from anople_anomalib.report.tables import (
     figure_cell,
     gaps,
     summary_tables,
+    verdict_table,
 )
 from helpers.result_rows import job, results
 
@@ -106,6 +108,22 @@ class TestPublished:
     def test_methods_that_differ_in_a_sign_stay_apart(self) -> None:
         names = ("AnoPLe", "AnoPLe*", "T → I", "I → T", "T ↔ I", "T & I (indep)")
         assert len({method_key(name) for name in names}) == len(names)
+
+
+class TestVerdicts:
+    COUNTED = '{"fitted_to_these": %s, "categories": {"bottle": {"good": [1, 20], "crack": [0, 10], "dent": [2, 9]}}}'
+
+    def test_rates_stand_with_their_bounds_for_every_defect(self, tmp_path: Path) -> None:
+        done = results(tmp_path, [job(verdicts=self.COUNTED % "false"), job(seed=1)])
+        (row,) = verdict_table(done).rows
+        assert [cell.text for cell in row[4:8]] == ["bottle", "no", *map(str, (Rate(1, 20), Rate(2, 19)))]
+        assert row[8].text == f"crack {Rate(0, 10)}; dent {Rate(2, 9)}"
+        assert row[7].number == pytest.approx(2 / 19)
+
+    def test_a_threshold_that_was_fitted_to_the_parts_promises_nothing(self, tmp_path: Path) -> None:
+        (row,) = verdict_table(results(tmp_path, [job(verdicts=self.COUNTED % "true")])).rows
+        assert [cell.text for cell in row[5:8]] == ["yes, hence no bound", "1 of 20 (5 %)", "2 of 19 (10.5 %)"]
+        assert "at most" not in row[8].text
 
 
 class TestCells:
