@@ -65,8 +65,8 @@ class Rate:
     def wishes(self) -> str:
         """Say how many more parts, none of which counts, would prove the rates of :data:`WISHES`."""
         missing = [(wish, self.further_parts(wish)) for wish in WISHES]
-        takes = ", ".join(f"{percent(wish)} {number:,}" for wish, number in missing if number)
-        return f"More parts, none of them wrong, that would prove at most {takes}." if takes else ""
+        proofs = ", ".join(f"{number:,} prove {percent(wish)}" for wish, number in missing if number)
+        return f"None of them wrong, so many more parts would do: {proofs}." if proofs else ""
 
     def __str__(self) -> str:
         """Say k of n, the rate and its upper bound."""

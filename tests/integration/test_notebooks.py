@@ -12,7 +12,7 @@ import pytest
 from nbmake.nb_result import NotebookResult
 from nbmake.nb_run import NotebookRun
 
-NOTEBOOKS = ("01_quick_start", "02_compare", "03_explore", "04_your_own_folder")
+NOTEBOOKS = ("01_quick_start", "02_compare", "03_explore", "04_your_own_folder", "05_a_verdict_to_sign")
 EXPORT = ("onnx", "onnxscript", "openvino")
 CELL_SECONDS = 600  # a slow machine is no error
 QUICK = "TrainingConfig(epochs=1)"  # of a notebook's models

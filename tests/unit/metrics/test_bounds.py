@@ -36,8 +36,8 @@ def test_misses_take_more_parts(k: int, needed: int) -> None:
 
 
 def test_wishes_are_the_numbers_of_the_tables() -> None:
-    assert Rate(0, 20).wishes().endswith("prove at most 5 % 39, 2 % 129, 1 % 279, 0.1 % 2,975.")
-    assert Rate(1, 92).wishes().startswith("More parts, none of them wrong, that would prove at most 5 % 1, ")
+    assert Rate(0, 20).wishes().endswith(": 39 prove 5 %, 129 prove 2 %, 279 prove 1 %, 2,975 prove 0.1 %.")
+    assert Rate(1, 92).wishes().endswith("would do: 1 prove 5 %, 144 prove 2 %, 381 prove 1 %, 4,650 prove 0.1 %.")
     assert Rate(0, 3000).wishes() == ""
 
 
