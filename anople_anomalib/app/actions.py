@@ -176,9 +176,9 @@ def prove_samples(session: Session, part: str) -> None:
         session.prove(files, kind, [f"{kind}_{file.name}" for file in files])
 
 
-def set_criteria(session: Session, escapes: float, false_alarms: float) -> None:
+def set_criteria(session: Session, escapes: float | None, false_alarms: float | None) -> None:
     """State the limits of a study, in percent."""
-    if not (0 < escapes < 100 and 0 < false_alarms < 100):
+    if not escapes or not false_alarms or not (0 < escapes < 100 and 0 < false_alarms < 100):
         msg = f"Limits are above 0 and below 100 percent, got {escapes} and {false_alarms}."
         raise AppError(msg)
     session.criteria = Criteria(escapes / 100, false_alarms / 100)

@@ -3,6 +3,7 @@
 
 """``anomalib fewshot`` from the configuration to the report, with models of anomalib on tiny images."""
 
+import json
 import logging
 import signal
 import subprocess
@@ -96,6 +97,10 @@ def test_mixed_models_give_one_row_each(data: dict[str, Any], capsys: pytest.Cap
             assert 0 <= mean <= 1
         assert all(float(row[cost]) > 0 for cost in COSTS)
         assert row["trainable_parameters"] == "0"
+        verdicts = json.loads(row["verdicts"])
+        assert verdicts["fitted_to_these"], "anomalib's default for MVTec AD"
+        counted = {name: {kind: n for kind, (_, n) in own.items()} for name, own in verdicts["categories"].items()}
+        assert counted == {name: {"good": 2, "hole": 2} for name in CATEGORIES}
     output = capsys.readouterr().out
     assert "[2/3] Broken on MVTecAD bottle, cable" in output
     assert "Few-shot comparison" in output
