@@ -169,7 +169,7 @@ def _judge(options: Namespace, hashes: dict[str, str]) -> tuple[_Rows, "Subject"
     threshold = _require_threshold(float(processor.limit("image")))
     judge_series(model, ImageList(list(map(Path, hashes.values())), options.white), options)
     versions = {"anople_anomalib": __version__} | {name: version(name) for name in ("anomalib", "torch", "scipy")}
-    facts = {"calibration": processor.calibration(), "versions": versions}
+    facts = {"calibration": processor.calibration(), "versions": versions, "model id": model.model_id()}
     rows = rows_of(options.output / "predictions.jsonl")
     return rows, Subject(facts, threshold, processor.zone(), processor.look)
 

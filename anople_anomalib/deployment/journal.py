@@ -37,7 +37,8 @@ class Checked(NamedTuple):
         """Say all that in one sentence."""
         if self.fault:
             return f"It is not as it was written. {self.fault}"
-        return f"It is as it was written: {self.lines} lines, the last one with the SHA-256 {self.last}."
+        lines = f"{self.lines} line{'' if self.lines == 1 else 's'}"
+        return f"It is as it was written: {lines}, the last one with the SHA-256 {self.last}."
 
 
 def journal_of(model: Path) -> Path:

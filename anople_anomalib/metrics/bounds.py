@@ -70,10 +70,17 @@ class Rate:
 
     def __str__(self) -> str:
         """Say k of n, the rate and its upper bound."""
+        return self._said("at most", self.at_most)
+
+    def with_lower_bound(self) -> str:
+        """Say k of n, the rate and its lower bound, for a rate that should be high."""
+        return self._said("at least", self.at_least)
+
+    def _said(self, side: str, bound: float) -> str:
         if not self.n:
             return "0 of 0"
-        bound = f"at most {percent(self.at_most)} with {percent(self.confidence)} confidence"
-        return f"{self.k} of {self.n} ({percent(self.value)}; {bound})"
+        sure = f"{side} {percent(bound)} with {percent(self.confidence)} confidence"
+        return f"{self.k} of {self.n} ({percent(self.value)}; {sure})"
 
 
 def percent(share: float) -> str:

@@ -248,14 +248,19 @@ def _fit_and_test(
 
 
 def _verdicts(model: AnomalibModule, datamodule: AnomalibDataModule) -> str:
-    """Return how many parts of every class of every category were called wrongly, of how many, as JSON."""
-    if not isinstance(evaluator := model.evaluator, PerCategoryEvaluator):
-        return ""
+    """Return how many parts of every class of every category were called wrongly, of how many, as JSON.
+
+    It is empty for models that label nothing: those without a post-processor, which is the default of a comparison.
+    """
+    rated = model.evaluator.verdicts if isinstance(model.evaluator, PerCategoryEvaluator) else {}
     first = categories_of(datamodule)[0]
     counted = {
         category or first: {name: [rate.k, rate.n] for name, rate in rates.items()}
-        for category, rates in evaluator.verdicts.items()
+        for category, rates in rated.items()
+        if rates
     }
+    if not counted:
+        return ""
     fitted = datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST
     return json.dumps({"fitted_to_these": fitted, "categories": counted})
 

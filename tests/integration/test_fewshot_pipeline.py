@@ -83,7 +83,8 @@ def test_anomalib_knows_the_pipeline() -> None:
 
 
 def test_mixed_models_give_one_row_each(data: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    rows = run({"seed": 1, "model": {"grid": [PADIM, BROKEN, PATCHCORE]}, "data": data})
+    judging = {**PATCHCORE, "init_args": {**PATCHCORE["init_args"], "post_processor": True}}
+    rows = run({"seed": 1, "model": {"grid": [PADIM, BROKEN, judging]}, "data": data})
 
     assert [row["model"] for row in rows] == ["Padim", "Broken", "Patchcore"]
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
@@ -97,10 +98,11 @@ def test_mixed_models_give_one_row_each(data: dict[str, Any], capsys: pytest.Cap
             assert 0 <= mean <= 1
         assert all(float(row[cost]) > 0 for cost in COSTS)
         assert row["trainable_parameters"] == "0"
-        verdicts = json.loads(row["verdicts"])
-        assert verdicts["fitted_to_these"], "anomalib's default for MVTec AD"
-        counted = {name: {kind: n for kind, (_, n) in own.items()} for name, own in verdicts["categories"].items()}
-        assert counted == {name: {"good": 2, "hole": 2} for name in CATEGORIES}
+    assert rows[0]["verdicts"] == "", "it has no thresholds"
+    verdicts = json.loads(rows[2]["verdicts"])
+    assert verdicts["fitted_to_these"], "anomalib's default for MVTec AD"
+    counted = {name: {kind: n for kind, (_, n) in own.items()} for name, own in verdicts["categories"].items()}
+    assert counted == {name: {"good": 2, "hole": 2} for name in CATEGORIES}
     output = capsys.readouterr().out
     assert "[2/3] Broken on MVTecAD bottle, cable" in output
     assert "Few-shot comparison" in output

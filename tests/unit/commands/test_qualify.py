@@ -4,6 +4,7 @@
 """An acceptance study from the command to the page."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def test_a_study_is_written(checkpoint: Path, tmp_path: Path, capsys: pytest.Cap
     assert {name: rate["n"] for name, rate in study["study"]["classes"].items()} == {"crack": 3, "good": 3, "hole": 3}
     assert study["threshold"] == pytest.approx(0.01)
     assert len(study["subject"]["model SHA-256"]) == 64
-    assert "1 lines, the last one with the SHA-256" in study["subject"]["journal"]
+    assert study["subject"]["model id"] == AnoPLe.load_from_checkpoint(checkpoint).model_id()
+    assert "written: 1 line, the last one with the SHA-256" in study["subject"]["journal"]
     assert len(study["pictures"]) == 9
     page = (output / "study.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 9
@@ -78,7 +80,10 @@ def test_trials_make_an_agreement_study(checkpoint: Path, tmp_path: Path, monkey
     assert study["classes"]["good"]["n"] == 3
     assert study["agreement"]["stations"][""]["right_verdicts"]["n"] == 12
     assert study["agreement"]["repeatability"]["sigma"] > 0
-    assert "Agreement of trials" in (tmp_path / "study" / "study.html").read_text(encoding="utf-8")
+    page = (tmp_path / "study" / "study.html").read_text(encoding="utf-8")
+    assert "Agreement of trials" in page
+    right = page.partition("Right verdicts, per trial</th><td>")[2].partition("</td>")[0]
+    assert re.fullmatch(r"\d+ of 12 \(.*; at least .* with 95 % confidence\)", right), "a rate that should be high"
 
 
 @pytest.mark.parametrize("exported", [False, pytest.param(True, marks=[pytest.mark.export, pytest.mark.slow])])

@@ -53,6 +53,7 @@ def test_bounds_are_those_of_clopper_and_pearson(k: int, n: int) -> None:
 def test_a_rate_says_counts_share_and_bound() -> None:
     assert str(Rate(3, 40)) == "3 of 40 (7.5 %; at most 18.3 % with 95 % confidence)"
     assert str(Rate(0, 0)) == "0 of 0"
+    assert Rate(50, 50).with_lower_bound() == "50 of 50 (100 %; at least 94.2 % with 95 % confidence)"
     assert Rate(0, 0).at_most == 1
     assert str(Rate(0, 10, confidence=0.9)) == "0 of 10 (0 %; at most 20.6 % with 90 % confidence)"
 
