@@ -19,7 +19,6 @@ from anople_anomalib.utils.files import digest_of, written_whole
 from anople_anomalib.utils.transforms import transform_of
 
 from .export import Export
-from .journal import add_line
 
 if TYPE_CHECKING:
     from anople_anomalib.data.listing import Images
@@ -160,6 +159,8 @@ class Maintenance(Export):
             images: Image files that it rests on, kept by name and SHA-256.
             **more: Further entries, plain data.
         """
+        from .journal import add_line
+
         processor = self.require_thresholds()
         thresholds = [float(processor.image_threshold), float(processor.pixel_threshold)]
         entries = {"action": action, "reason": reason, "model": self.model_id(), "thresholds": thresholds, **more}
