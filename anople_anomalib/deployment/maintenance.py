@@ -48,7 +48,7 @@ class Maintenance(Export):
             ValueError: If a category must be given and is not, or the reverse, or if there is no image, one cannot be
                 read, or a tensor has another shape or range.
         """
-        from anople_anomalib.data.listing import each_image
+        from anople_anomalib.data.listing import each_image, files_of
 
         self.require_training()
         if self.model.memory_bank is None:
@@ -159,6 +159,8 @@ class Maintenance(Export):
             images: Image files that it rests on, kept by name and SHA-256.
             **more: Further entries, plain data.
         """
+        from anople_anomalib.data.listing import files_of
+
         from .journal import add_line
 
         processor = self.require_thresholds()
