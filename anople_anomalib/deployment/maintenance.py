@@ -147,7 +147,7 @@ class Maintenance(Export):
             trainer.save_checkpoint(temporary, weights_only=True)
 
     def note(
-        self, journal: Path, action: str, reason: str, file: Path | None = None, images: Images = (), **more: object
+        self, journal: Path, action: str, reason: str, file: Path | None = None, images: "Images" = (), **more: object
     ) -> None:
         """Add a line on this model to a journal, see :mod:`.journal`.
 
