@@ -190,14 +190,22 @@ class FewShot(OwnDataModule):
 
     def val_dataloader(self) -> Any:  # as in anomalib
         """Return the loader of the validation images, or of other good training images where there are none."""
-        if "val_data" in vars(self) or self._others is None:
+        good = None if "val_data" in vars(self) else self.other_good_parts()
+        if good is None:
             return super().val_dataloader()
+        number = len(self._others or ())
+        logger.info("There are no validation images: thresholds come from %d other good training images.", number)
+        return good
+
+    def other_good_parts(self) -> DataLoader | None:
+        """Return the loader of good training images that are no shots, 32 of a category at most, or ``None``."""
+        if self._others is None:
+            return None
         others = copy.copy(self._others)
         transform = get_nested_attr(self, "trainer.model.pre_processor.transform", None)
         others.augmentations = self.val_augmentations
         if transform is not None:
             self._update_subset_augmentations(others, self.val_augmentations, transform)
-        logger.info("There are no validation images: thresholds come from %d other good training images.", len(others))
         return DataLoader(
             others, batch_size=self.eval_batch_size, num_workers=self.num_workers, collate_fn=others.collate_fn
         )

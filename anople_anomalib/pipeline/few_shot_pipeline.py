@@ -43,6 +43,8 @@ class FewShotPipeline(Pipeline):
     - ``label`` within a model: its name in tables and plots.
     - ``auxiliary`` within a model: data that it learns from before it sees the shots, for a model that does; a
       ``datamodule`` and its ``categories``, all others than those that are tested by default.
+    - ``fewshot.robustness``: kinds of corruptions, ``all`` or some of lamp, blur, jpeg, glare and shift, under which
+      every model is tested again at five severities.
     - ``fewshot.runs``: a list of such sections, each completed by the keys beside it.
     - ``fewshot.folder``, or ``--folder``: folder of the results, ``runs/fewshot/<time>`` by default. Started again on
       the same folder, the pipeline skips the jobs that are done.

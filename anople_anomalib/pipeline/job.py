@@ -7,9 +7,10 @@ import gc
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
@@ -37,9 +38,11 @@ from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.palette import SKY_BLUE
 
 from .building import build_data, build_model, categories_of, describe
+from .image_scores import ImageScores
 from .measures import Clock, PeakMemory, Stopwatch, checkpoint_megabytes, logged_from, trained_parameters, warm_up
 from .preparation import prepare
-from .results import EXAMPLES, FAILED, MAIN_METRICS, OK, SAMPLES, ResultsTable, name_of
+from .results import EXAMPLES, FAILED, MAIN_METRICS, OK, SAMPLES, SCORES, ResultsTable, name_of
+from .robustness import AT, ROBUST_METRICS, SEVERITIES, Corruption
 from .settings import JobSettings, expand_jobs
 
 logger = logging.getLogger(__name__)
@@ -121,16 +124,19 @@ class FewShotJob(Job):
         prepared = prepare(self.settings, datamodule, device, gpu)
         seed_everything(self.settings.seed, workers=True)
         trainer = {"accelerator": accelerator, "devices": 1 if gpu is None else [gpu], **self.settings.trainer}
-        examples = ExampleMaps(datamodule)
+        examples, scores = ExampleMaps(datamodule), ImageScores(datamodule)
         with TemporaryDirectory() as root, PeakMemory(gpu) as memory:
             model = build_model(self.settings, datamodule)
             if prepared.state:
                 model.model.load_state_dict(prepared.state)
-            results = _fit_and_test(model, datamodule, trainer, examples, Path(root))
+            results = _fit_and_test(
+                model, datamodule, trainer, [examples, scores], self.settings.robustness or (), Path(root)
+            )
         drawing = next((each for each in (datamodule, model) if isinstance(each, FewShot | AnoPLe)), None)
         if drawing is not None:  # as a file that FewShot reads
             write_sample_list(self.folder / SAMPLES / f"{self.settings.job_id}.yaml", drawing.drawn_samples)
         examples.save(self.folder / EXAMPLES / self.settings.job_id)
+        scores.save(self.folder / SCORES / f"{self.settings.job_id}.parquet")
         return {
             **describe(model, datamodule),
             **results,
@@ -216,14 +222,22 @@ def _plane(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _fit_and_test(
-    model: AnomalibModule, datamodule: AnomalibDataModule, trainer: dict[str, Any], examples: ExampleMaps, root: Path
+    model: AnomalibModule,
+    datamodule: AnomalibDataModule,
+    trainer: dict[str, Any],
+    kept: list[Callback],
+    robustness: Sequence[str],
+    root: Path,
 ) -> dict[str, Any]:
-    """Train and test with anomalib's engine, which writes to the folder ``root``; return the metrics and the costs."""
+    """Train and test with anomalib's engine, which writes to the folder ``root``; return the metrics and the costs.
+
+    A test under corruptions is one more test of the same model: nothing is trained or remembered anew for it.
+    """
     from anomalib.engine import Engine  # not at the top: the plugin is registered while the engine is imported
 
-    clock = Clock()
+    clock, corruption = Clock(), Corruption()
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    engine = Engine(callbacks=[clock, examples], default_root_dir=root, **{**quiet, **trainer})
+    engine = Engine(callbacks=[clock, corruption, *kept], default_root_dir=root, **{**quiet, **trainer})
     watch = Stopwatch()
     engine.fit(model, datamodule=datamodule)
     fit, fit_processor = (whole - part for whole, part in zip(watch.read(), clock.validation, strict=True))
@@ -236,7 +250,13 @@ def _fit_and_test(
     watch = Stopwatch()
     metrics = {name: value for result in engine.test(model, datamodule=datamodule) for name, value in result.items()}
     test, test_processor = watch.read()
+    if isinstance(datamodule, FewShot) and (good := datamodule.other_good_parts()) is not None:
+        engine.trainer.predict(model, dataloaders=good, return_predictions=False)
     per_second, per_cpu_second = clock.images_per_second()
+    for corruption.kind, corruption.severity in product(robustness, SEVERITIES):
+        for name, value in engine.test(model, datamodule=datamodule)[0].items():
+            if name.rpartition("/")[-1] in ROBUST_METRICS:
+                metrics[f"{name}{AT}{corruption.kind}{corruption.severity}"] = value
     return {
         **metrics,
         **trained,

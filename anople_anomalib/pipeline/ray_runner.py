@@ -22,7 +22,7 @@ from anople_anomalib.utils.arguments import RATE, check, integer
 from anople_anomalib.utils.files import written_whole
 
 from .job import FewShotJob, FewShotJobGenerator
-from .results import EXAMPLES, FAILED, SAMPLES
+from .results import EXAMPLES, FAILED, SAMPLES, SCORES
 from .settings import JobSettings
 
 RETRIES = 1
@@ -130,5 +130,5 @@ def _run(
         os.chdir(folder)
     with TemporaryDirectory() as temporary:
         row = FewShotJob(settings, Path(temporary), position, threads).run()
-        written = [path for name in (SAMPLES, EXAMPLES) for path in (Path(temporary) / name).rglob("*.*")]
+        written = [path for name in (SAMPLES, EXAMPLES, SCORES) for path in (Path(temporary) / name).rglob("*.*")]
         return row, {path.relative_to(temporary).as_posix(): path.read_bytes() for path in written}

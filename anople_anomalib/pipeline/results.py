@@ -19,8 +19,8 @@ from anople_anomalib.utils.files import written_whole
 
 from .settings import split_categories
 
-EXAMPLES, SAMPLES = "examples", "samples"
-"""Folders of the example maps and of the drawn shots of a comparison."""
+EXAMPLES, SAMPLES, SCORES = "examples", "samples", "scores"
+"""Folders of the example maps, of the drawn shots and of the images' scores of a comparison."""
 OK, FAILED = "ok", "failed"
 LEADING_COLUMNS = ("status", "model", "setting", "dataset", "categories", "k_shot", "seed", "transfer")
 TRAILING_COLUMNS = (

@@ -21,11 +21,12 @@ from jsonargparse import ArgumentParser
 
 from anople_anomalib.utils.arguments import check, integer
 
-SECTION_KEYS = ("seed", "model", "data", "trainer")
+SECTION_KEYS = ("seed", "model", "data", "trainer", "robustness")
 RUNS_KEY = "runs"
 MODEL_KEYS = ("class_path", "init_args", "label", "trainer", "auxiliary")
 AUXILIARY_KEYS = ("datamodule", "categories")
 DATA_KEYS = ("class_path", "init_args")
+CORRUPTIONS = ("lamp", "blur", "jpeg", "glare", "shift")
 LOCAL, RAY = "local", "ray"
 ID_LENGTH = 12  # hexadecimal digits of a job's identity
 
@@ -51,6 +52,7 @@ class JobSettings:
         trainer: Arguments of the trainer, such as ``max_epochs``.
         label: Name of the method in tables and plots; not part of the identity.
         auxiliary: ``datamodule`` and ``categories`` that the model learns from before it sees the shots, if it does.
+        robustness: Kinds of corruptions under which the model is tested again, see :mod:`.robustness`.
     """
 
     accelerator: str
@@ -60,6 +62,7 @@ class JobSettings:
     trainer: dict[str, Any]
     label: str
     auxiliary: dict[str, Any] | None = None
+    robustness: list[str] | None = None
 
     @property
     def config(self) -> str:
@@ -149,6 +152,7 @@ def _job_settings(settings: Mapping[str, Any], accelerator: str) -> JobSettings:
         trainer={**(settings.get("trainer") or {}), **(model.get("trainer") or {})},
         label=str(model.get("label") or class_name(model)),
         auxiliary=_auxiliary(model.get("auxiliary")),
+        robustness=_robustness(settings.get("robustness")),
     )
 
 
@@ -170,6 +174,17 @@ def _auxiliary(settings: object) -> dict[str, Any] | None:
         raise ValueError(msg)
     check_keys("auxiliary in the fewshot section", settings, known=AUXILIARY_KEYS, needed=("datamodule",))
     return dict(settings)
+
+
+def _robustness(kinds: object) -> list[str] | None:
+    """Check the kinds of corruptions, of which ``"all"`` stands for all."""
+    if kinds is None:
+        return None
+    chosen = list(CORRUPTIONS) if kinds == "all" else kinds
+    if not isinstance(chosen, list) or not chosen or not set(map(str, chosen)) <= set(CORRUPTIONS):
+        msg = f"robustness must be 'all' or a list of some of {', '.join(CORRUPTIONS)}, got {kinds!r}."
+        raise ValueError(msg)
+    return chosen
 
 
 def check_keys(where: str, settings: Mapping[str, Any], known: Sequence[str], needed: Sequence[str] = ()) -> None:

@@ -4,6 +4,7 @@
 """The files of a report: a page that needs nothing beside it, the same in Markdown, tables, plots and all numbers."""
 
 import base64
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,10 @@ from anople_anomalib.utils.files import written_whole
 from .cells import CELL_COLUMNS, groups, measured_cells, published_cells, shots_text
 from .plots import as_svg, draw_plots
 from .results import Results
-from .tables import Cell, TextTable, category_tables, cost_table, gaps, summary_tables, verdict_table
+from .statistics import load_scores, statistics_of
+from .tables import Cell, TextTable, category_tables, cost_table, gaps, robustness_tables, summary_tables, verdict_table
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_METRICS = ("image_AUROC", "pixel_AUROC")
 ALL_METRICS = "all"
@@ -46,8 +50,19 @@ def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAUL
     published = published_cells(results)
     summaries = summary_tables(measured, published, results.without_memory, results.transfer)
     verdicts = [table for table in [verdict_table(results)] if table.rows]
-    tables = [*summaries, *verdicts, cost_table(results), *category_tables(measured, published)]
+    tables = [
+        *summaries,
+        *verdicts,
+        cost_table(results),
+        *robustness_tables(results.values),
+        *category_tables(measured, published),
+    ]
     plots = draw_plots(measured, published, results)
+    try:
+        statistics, diagrams = statistics_of(load_scores(results))
+        tables, plots = [*tables, *statistics], plots | diagrams
+    except ImportError as error:
+        logger.warning("There are no statistics (%s): pip install 'anople-anomalib[compare]'.", error)
     shown = pd.concat([measured, published[published["metric"].isin(measured["metric"])]], ignore_index=True)
     frames = {"cells": shown[[column for column in CELL_COLUMNS if column != "key"]], "values": results.long_form()}
     frames |= {"tables/" + re.sub(r"[^\w-]", "_", table.title): table.frame() for table in tables}

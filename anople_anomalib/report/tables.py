@@ -183,6 +183,22 @@ def _without_bound(rate: Rate) -> str:
     return f"{rate.k} of {rate.n}" + (f" ({percent(rate.value)})" if rate.n else "")
 
 
+def robustness_tables(values: pd.DataFrame) -> list[TextTable]:
+    """Return one table per data set, setting, shots and metric: how it falls under each corruption, by severity."""
+    split = values["metric"].str.extract(r"^(?P<base>\w+)@(?P<kind>[a-z]+)(?P<severity>\d)$")
+    found = pd.concat([values, split], axis="columns").dropna(subset=["base"])
+    tables = []
+    for (dataset, setting, shots, metric), part in groups(found, "dataset", "setting", "shots", "base"):
+        means = part.groupby(["method", "kind", "severity"], sort=False)["value"].mean().unstack()
+        rows = [
+            [Cell(str(method)), Cell(str(kind)), *(Cell(f"{value:.1f}", value) for value in line)]
+            for (method, kind), line in zip(means.index, means.to_numpy(), strict=True)
+        ]
+        title = f"{dataset}, {setting}, {shots_text(shots)}, {metric} under corruptions, by severity"
+        tables.append(TextTable(title, ["Method", "Corruption", *map(str, means.columns)], rows))
+    return tables
+
+
 def cost_table(results: Results) -> TextTable:
     """Return the costs of the methods: the median over all jobs of a method that succeeded, all of it measured."""
     done = results.done.reindex(columns=list(dict.fromkeys([*results.jobs, *COSTS])))  # older rows have fewer

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -186,3 +187,41 @@ def test_a_killed_run_loses_the_running_job_only(data: dict[str, Any]) -> None:
 def test_two_processes_share_the_jobs(data: dict[str, Any]) -> None:
     rows = run({"model": {"grid": [PADIM, BROKEN]}, "data": data}, processes=2)
     assert sorted((row["model"], row["status"]) for row in rows) == [("Broken", "failed"), ("Padim", "ok")]
+
+
+def test_a_method_learns_from_other_data_first_and_the_report_has_statistics(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RegAD by ``anople compare`` on another category, refused while that holds images of the test."""
+    monkeypatch.setenv("ANOPLE_CACHE", str(tmp_path / "cache"))
+    small = {"pre_trained": False, "image_size": 32, "epochs": 1, "training_seed": 0}
+    auxiliary = {"datamodule": data["init_args"]["datamodule"], "categories": ["cable"]}
+    regad = {"class_path": "RegAD", "init_args": small, "auxiliary": auxiliary}
+    one_class = {"class_path": "FewShot", "init_args": {**data["init_args"], "categories": "bottle"}}
+    section = {"model": {"grid": [regad, PADIM]}, "data": one_class, "seed": {"grid": [0, 1]}, "robustness": ["blur"]}
+    Path("transfer.yaml").write_text(yaml.safe_dump({"accelerator": "cpu", "fewshot": section}))
+    command = ["compare", "--config", "transfer.yaml", "--folder", "results"]
+    main(command)
+    leaked = [row for row in ResultsTable("results").rows() if row["model"] == "RegAD"]
+    assert [row["status"] for row in leaked] == ["failed", "failed"]
+    assert "of the data that are tested: take the category 'cable' out" in leaked[0]["error"]
+
+    for path in (tmp_path / "data" / "cable").rglob("*.png"):
+        path.write_bytes(path.read_bytes() + b"cable")
+    assert main(command) == 0
+    rows = {(row["model"], row["seed"]): row for row in ResultsTable("results").rows()}
+    first, second = rows["RegAD", "0"], rows["RegAD", "1"]
+    assert first["transfer"] == "MVTecAD: cable (random weights)"
+    assert first["preparation_seconds"] == second["preparation_seconds"] != ""  # it has learned once
+    assert rows["Padim", "0"]["transfer"] == ""
+
+    assert {f"{metric}@blur{step}" for metric in ("image_AUROC", "pixel_AUROC") for step in range(1, 6)} < set(first)
+    kept = pd.read_parquet(f"results/scores/{first['job_id']}.parquet")
+    assert sorted(kept["defect"]) == ["good", "good", "hole", "hole"]
+    assert kept["threshold"].notna().all()  # of the good part that is no shot
+    assert main(["report", "results"]) == 0
+    report = Path("results/report/report.md").read_text(encoding="utf-8")
+    assert all(
+        text in report
+        for text in ("RegAD (transfer)", "95 % interval", "by kind of defect", "permutation test", "under corruptions")
+    )
