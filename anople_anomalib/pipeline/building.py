@@ -99,7 +99,7 @@ def model_class(path: str) -> type[AnomalibModule]:
     if "." in path:
         return _imported(path, "model", AnomalibModule)
     found = getattr(anomalib.models, path, None)  # the plugin's own are loaded when they are asked for
-    if not isclass(found):
+    if not (isclass(found) and issubclass(found, AnomalibModule)):
         msg = f"anomalib has no model '{path}'{did_you_mean(path, dir(anomalib.models))}."
         raise UnknownModelError(msg)
     return found

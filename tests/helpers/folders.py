@@ -17,14 +17,15 @@ def write_category(
     category: str = "bottle",
     train_names: Sequence[str] = ("000", "001", "002"),
     num_test: int = 2,
+    grain: str = "",
 ) -> Path:
-    """Write a category in MVTec's layout: grainy gray images, and test images with a bright square."""
+    """Write a category in MVTec's layout: gray images, the same for the same grain, and some with a bright square."""
     folder = root / category
     for name in train_names:
-        _save(folder / "train" / "good" / f"{name}.png", _image(name))
+        _save(folder / "train" / "good" / f"{name}.png", _image(f"{grain}{name}"))
     for index in range(num_test):
-        _save(folder / "test" / "good" / f"{index:03d}.png", _image(f"good {index}"))
-        image, mask = _image(f"hole {index}"), np.zeros(SIZE, np.uint8)
+        _save(folder / "test" / "good" / f"{index:03d}.png", _image(f"{grain}good {index}"))
+        image, mask = _image(f"{grain}hole {index}"), np.zeros(SIZE, np.uint8)
         square = (slice(20 + 5 * index, 50 + 5 * index), slice(30, 60))
         image[square], mask[square] = (250, 240, 30), 255
         _save(folder / "test" / "hole" / f"{index:03d}.png", image)

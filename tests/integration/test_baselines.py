@@ -42,7 +42,7 @@ def test_a_comparison_gives_them_other_data_first(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     for category in ("bottle", "cable"):
-        root = write_category(tmp_path / "data", category)
+        root = write_category(tmp_path / "data", category, grain=category)
     datamodule = {"class_path": "MVTecAD", "init_args": {"root": str(root), "num_workers": 0}}
     names = {"InCTRL": {"batch_size": 4}, "AnomalyGPT": {}}
     models = [
