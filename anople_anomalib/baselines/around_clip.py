@@ -18,8 +18,6 @@ from torch.nn import functional as F
 from anople_anomalib.backbones.clip import FrozenCLIP
 from anople_anomalib.backbones.clip_loading import Backbone, get_tokenizer
 from anople_anomalib.backbones.outputs import LayerFeatures
-from anople_anomalib.baselines.shot_memory import ShotMemory, ShotModel
-from anople_anomalib.baselines.transfer import AuxiliaryLearner
 from anople_anomalib.data.dataset_checks import class_names_of
 from anople_anomalib.deployment.components import DefaultComponents, exact_pre_processor
 from anople_anomalib.method.memory_bank import MemoryBank
@@ -27,6 +25,9 @@ from anople_anomalib.method.prompt_templates import clean_class_names, words_of_
 from anople_anomalib.method.state_checks import require_finite
 from anople_anomalib.utils.batches import datamodule_of
 from anople_anomalib.utils.transforms import is_size, resize_exactly, transform_of
+
+from .shot_memory import ShotMemory, ShotModel
+from .transfer import AuxiliaryLearner
 
 logger = logging.getLogger(__name__)
 _WARM_UP = 0.1  # share of the steps

@@ -131,9 +131,9 @@ class SlowModel(ExportedModel):
         super().__init__(path)
         self.go = threading.Event()
 
-    def judge(self, pixels: Any) -> dict[str, Any]:
+    def judge(self, pixels: Any, picture: Path | None = None) -> dict[str, Any]:
         assert self.go.wait(60)
-        return super().judge(pixels)
+        return super().judge(pixels, picture)
 
 
 def test_too_many_images_are_refused_and_no_accepted_one_is_lost(graph: Path) -> None:
