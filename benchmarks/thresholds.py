@@ -4,9 +4,10 @@
 """How many images are called rightly by thresholds that good images alone are behind, and by which rule.
 
 AnoPLe over anople-tiny learns from k shots. The thresholds come from the shots, each judged by the memory of the
-others, or from the other good training images, by two rules: just above the largest score, and the fence that is the
-default. Shown is the share of the test set's good images below the threshold, and of its defective ones above, in
-percent: means over the draws of the shots. Scores can be kept in a file; what it holds is not measured again.
+others, or from the other good training images, by three rules: just above the largest score, the fence, and the
+default, which for shots looks at their own patches, too. Shown is the share of the test set's good images below the
+threshold, and of its defective ones above, in percent: means over the draws of the shots. Scores can be kept in a file;
+what it holds is not measured again.
 
 Usage:
     python benchmarks/thresholds.py                                       # SampleTextures
@@ -20,7 +21,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,11 @@ from anople_anomalib.data.sampling import draw_shots
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.thresholds import between, good_threshold
 
-RULES = {"largest": lambda scores: between(float(scores.max()), None), "fence": good_threshold}
+RULES: dict[str, Callable[[torch.Tensor, list[float]], float]] = {
+    "largest": lambda scores, _: between(float(scores.max()), None),
+    "fence": lambda scores, _: good_threshold(scores),
+    "default": lambda scores, spreads: good_threshold(scores, spreads=spreads),
+}
 SOURCES = ("shots", "others")
 
 
@@ -49,6 +54,7 @@ class Scores(NamedTuple):
         shots: Number k of shots.
         seed: Seed of their draw.
         held_out: Of the shots, each by the memory of the others.
+        spreads: How far patches of each shot are from those elsewhere in it.
         others: Of the other good training images.
         good: Of the good test images.
         bad: Of the defective ones.
@@ -58,6 +64,7 @@ class Scores(NamedTuple):
     shots: int
     seed: int
     held_out: list[float]
+    spreads: list[float]
     others: list[float]
     good: list[float]
     bad: list[float]
@@ -69,11 +76,12 @@ class Recorder(ExactPostProcessor):
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
         """Keep the scores of a batch."""
         self.seen = [*getattr(self, "seen", []), *outputs.pred_score.flatten().tolist()]
+        self.seen_spreads = self.spreads
         super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
 
 
-def train_on(files: Sequence[Path], epochs: int) -> tuple[AnoPLe, list[float]]:
-    """Train on a folder of good images and nothing else; return the model and the scores of the shots."""
+def train_on(files: Sequence[Path], epochs: int) -> tuple[AnoPLe, list[float], list[float]]:
+    """Train on a folder of good images and nothing else; return the model, scores and spreads of the shots."""
     with tempfile.TemporaryDirectory() as folder:
         good = Path(folder) / "good"
         good.mkdir()
@@ -92,7 +100,7 @@ def train_on(files: Sequence[Path], epochs: int) -> tuple[AnoPLe, list[float]]:
         )
         quiet = {"enable_progress_bar": False, "enable_model_summary": False}
         Engine(default_root_dir=folder, logger=False, accelerator="cpu", **quiet).fit(model, datamodule=datamodule)
-        return model.eval(), recorder.seen
+        return model.eval(), recorder.seen, recorder.seen_spreads
 
 
 @torch.no_grad()
@@ -107,17 +115,17 @@ def measure(root: Path, category: str, shots: int, seed: int, epochs: int) -> Sc
     files = sorted((root / category / "train" / "good").iterdir())
     drawn = [files[index] for index in draw_shots([str(file) for file in files], shots, seed, category)]
     others = [file for file in files if file not in drawn]
-    model, held_out = train_on(drawn, epochs)
+    model, held_out, spreads = train_on(drawn, epochs)
     tests = sorted((root / category / "test").glob("*/*"))
     good = scores_of(model, [file for file in tests if file.parent.name == "good"])
     bad = scores_of(model, [file for file in tests if file.parent.name != "good"])
-    return Scores(category, shots, seed, held_out, scores_of(model, others), good, bad)
+    return Scores(category, shots, seed, held_out, spreads, scores_of(model, others), good, bad)
 
 
 def judged_rightly(scores: Scores, source: str, rule: str) -> tuple[float, float]:
     """Return the shares of good images below and of defective ones above a threshold, in percent."""
-    normal = torch.tensor(scores.held_out if source == "shots" else scores.others)
-    threshold = RULES[rule](normal)
+    normal, spreads = (scores.held_out, scores.spreads) if source == "shots" else (scores.others, [])
+    threshold = RULES[rule](torch.tensor(normal), spreads)
     good, bad = torch.tensor(scores.good), torch.tensor(scores.bad)
     return 100 * float((good <= threshold).float().mean()), 100 * float((bad > threshold).float().mean())
 

@@ -41,7 +41,7 @@ def view(session: Session, note: str | None) -> View:
     threshold, commands = gr.skip(), ""
     if session.is_trained:
         limit, scores = session.thresholds.image, [answer.score for answer in session.answers[:1]]
-        highest = 1.05 * max([2 * limit, *scores, *(score for score, _ in session.good)])
+        highest = 1.05 * max([2 * limit, *scores, *(each.score for each in session.good)])
         value, maximum = (float(f"{number:.4g}") for number in (limit, highest))  # for the eye alone
         threshold = gr.update(value=value, maximum=maximum, interactive=True)
         commands = taking.commands(session)
@@ -187,7 +187,7 @@ def set_criteria(session: Session, escapes: float | None, false_alarms: float | 
 def allow(session: Session, rate: str) -> str:
     """Move the threshold by a share of false alarms, and say how many good images are above it."""
     session.allow_false_alarms(RATES[rate])
-    above = Rate(sum(score > session.thresholds.image for score, _ in session.good), len(session.good))
+    above = Rate(sum(each.score > session.thresholds.image for each in session.good), len(session.good))
     return f"Good images above the threshold: {above}. {above.wishes()}"
 
 

@@ -85,7 +85,7 @@ def _card(session: Session, number: int, answer: Answer) -> str:
     verdict = verdict_of(bad, answer.score)
     numbers = f"score {answer.score:.4g}, threshold {limits.image:.4g}"
     note = " (said to be good)" if answer.photo in session.corrected else ""
-    good = [score for score, _ in session.good]
+    good = [each.score for each in session.good]
     top = 1.05 * max([limits.image, session.answers[0].score, *good])
     return (
         f'<li class="anople-card {"anople-bad" if bad else "anople-ok"}"><div class="anople-layers">'

@@ -20,7 +20,7 @@ from anople_anomalib.utils.files import digest_of
 from anople_anomalib.visualization.explanation import Shot
 from anople_anomalib.visualization.samples import pixels_of
 
-from .training import Answer, Progress, Report, Thresholds, allowed, good_scores, judge, train, unheard
+from .training import Answer, Good, Progress, Report, Thresholds, allowed, good_scores, judge, train, unheard
 from .uploads import MAX_ASKED, MAX_GOOD, AppError, Photo, take_in
 
 OFFLINE = "offline"
@@ -28,7 +28,7 @@ OFFLINE = "offline"
 SHORT_STEPS = FULL_EPOCHS = 60
 """Steps of a short training run: those of one image in the epochs of the paper's, which a full one takes."""
 _Known = list[tuple[str, Answer]]
-_State = tuple[list[Photo], list[tuple[float, float]], list[Answer], _Known, Thresholds, list[str]]
+_State = tuple[list[Photo], list[Good], list[Answer], _Known, Thresholds, list[str]]
 
 
 class Session:
@@ -62,7 +62,7 @@ class Session:
         self.answers: list[Answer] = []
         self.known: _Known = []
         self.criteria = Criteria()
-        self.good: list[tuple[float, float]] = []
+        self.good: list[Good] = []
         self.thresholds = self._noted = Thresholds(float("nan"), float("nan"))
         self._journal = journal
         self.stop, self.lock = Event(), RLock()
@@ -208,7 +208,7 @@ class Session:
     @property
     def good_scores(self) -> list[float]:
         """Raw scores of the good images behind the threshold; of a checkpoint those of its calibration, too."""
-        return [*([] if self._shown else self._calibration), *(score for score, _ in self.good)]
+        return [*([] if self._shown else self._calibration), *(each.score for each in self.good)]
 
     def settled(self, reason: str = "") -> AnoPLe:
         """Return the model with the present thresholds; the journal gets a line if they are others than before."""
@@ -268,7 +268,7 @@ class Session:
             self.good = good_scores(self.model, [*self._shown, *self.corrected])
             self.thresholds = allowed(self.good, None)
         else:  # of a checkpoint the good images are not known: this one as it was judged before, and never lower
-            self.good = [*self.good, (answer.score, float(answer.heat.max()))]
+            self.good = [*self.good, Good(answer.score, float(answer.heat.max()))]
             self.thresholds = Thresholds(*map(max, self.thresholds, allowed(self.good, None)))
         self._judge_again()
         self.note("this is good", reason, [answer.photo])

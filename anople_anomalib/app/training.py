@@ -45,6 +45,20 @@ class Answer(NamedTuple):
     heat: np.ndarray
 
 
+class Good(NamedTuple):
+    """A good image as a threshold sees it.
+
+    Attributes:
+        score: Raw score.
+        peak: Largest raw value of the map.
+        spread: How far its patches are from those elsewhere in it; NaN where that is unknown.
+    """
+
+    score: float
+    peak: float
+    spread: float = float("nan")
+
+
 class Thresholds(NamedTuple):
     """Above which raw score an image, and above which raw value of the map a pixel, is anomalous."""
 
@@ -110,11 +124,11 @@ def judge(model: AnoPLe, photo: Photo) -> Answer:
 
 
 @torch.no_grad()
-def good_scores(model: AnoPLe, photos: Sequence[Photo]) -> list[tuple[float, float]]:
+def good_scores(model: AnoPLe, photos: Sequence[Photo]) -> list[Good]:
     """Judge all images of the memory as a training run does for its thresholds: each by the memory of the others.
 
     Returns:
-        Raw score and largest raw value of the map of every image.
+        One entry per image.
     """
     if not photos:
         return []
@@ -125,16 +139,19 @@ def good_scores(model: AnoPLe, photos: Sequence[Photo]) -> list[tuple[float, flo
     features: ShotFeatures | None = None
     if network.memory_bank is not None:
         features = joined([network.shot_features(image) for image in images_of(batch).split(1)])
-    found = HeldOutShots(network, shots, features, transform_of(model.pre_processor)).predict(batch)
+    held_out = HeldOutShots(network, shots, features, transform_of(model.pre_processor))
+    found, spreads = held_out.predict(batch), held_out.spreads(lambda _number: None) or [float("nan")] * len(paths)
     scores, maps = cast("torch.Tensor", found.pred_score), cast("torch.Tensor", found.anomaly_map)
-    return list(zip(scores.flatten().tolist(), maps.flatten(1).amax(dim=1).tolist(), strict=True))
+    return list(map(Good, scores.flatten().tolist(), maps.flatten(1).amax(dim=1).tolist(), spreads))
 
 
-def allowed(good: Sequence[tuple[float, float]], rate: float | None) -> Thresholds:
+def allowed(good: Sequence[Good], rate: float | None) -> Thresholds:
     """Return the thresholds of at least one good image, see :func:`good_scores`.
 
-    They are the fence of their scores, or promise with 95 % confidence that at most a share ``rate`` of new ones is
+    They are those of a training run, or promise with 95 % confidence that at most a share ``rate`` of new ones is
     above; too few are a ``ValueError``, which says how many are missing.
     """
     promise = None if rate is None else Promise(rate)
-    return Thresholds(*(good_threshold(torch.tensor(values), promise) for values in zip(*good, strict=True)))
+    spreads = [each.spread for each in good if each.spread == each.spread]
+    values = ([each.score for each in good], [each.peak for each in good])
+    return Thresholds(*(good_threshold(torch.tensor(each), promise, spreads) for each in values))

@@ -23,7 +23,7 @@ from anople_anomalib.utils.files import digest_of
 
 from .bounds import CONFIDENCE, Rate
 from .score_counts import IMAGE, PIXEL, ScoreHistogram
-from .thresholds import FENCED, Promise, Zone, fit_threshold, look_zone
+from .thresholds import Promise, Zone, fit_threshold, look_zone
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class ExactPostProcessor(PostProcessor):
 
     Attributes:
         normal_scores: Raw scores of the normal images of the last calibration, ascending.
+        spreads: Where shots are validated on, how far their own patches are from each other, see :mod:`.thresholds`.
         normal_only: Whether the image threshold rests on them alone.
         known_images: SHA-256 of the files of shots and of the last calibration: no study may rest on them.
 
@@ -113,6 +114,7 @@ class ExactPostProcessor(PostProcessor):
         """Forget all that :meth:`on_validation_batch_end` has counted."""
         self._images, self._pixels, self._maxima = ScoreHistogram(), ScoreHistogram(), ScoreHistogram()  # of maps
         self._files: list[Path] = []
+        self.spreads: list[float] = []
 
     def on_validation_batch_end(
         self,
@@ -155,8 +157,8 @@ class ExactPostProcessor(PostProcessor):
                 for bound, value in zip((low, high), metric.compute(), strict=True):
                     bound.copy_(value)
                 metric.reset()
-        image = fit_threshold(self._images, self._images, promise)
-        pixel = fit_threshold(self._pixels, self._maxima, promise)
+        image = fit_threshold(self._images, self._images, promise, self.spreads)
+        pixel = fit_threshold(self._pixels, self._maxima, promise, self.spreads)
         self.normal_scores = self._images.normal_scores().tolist()
         self.normal_only = self._images.has_normal and (promise is not None or not self._images.has_anomalous)
         self.know(self._files)
@@ -190,8 +192,6 @@ class ExactPostProcessor(PostProcessor):
         if not self.normal_only or "image_threshold" in self._explicit or number >= _FEW_IMAGES:
             return ""
         behind = f"The threshold rests on {number} good images alone"
-        if number < FENCED:
-            behind = f"The threshold rests on {number} good images, and about one good part in {number + 1} is above it"
         if number == 1:
             behind = (
                 "The threshold rests on one good image (slightly moved copies of it if it is the only shot), which "

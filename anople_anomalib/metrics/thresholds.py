@@ -7,8 +7,14 @@ Where there are anomalous scores, a threshold lies midway between two neighbouri
 upper fence, by Tukey's rule (Exploratory Data Analysis, 1977): 1.5 times the distance of their quartiles above the
 upper one. Their maximum would be as odd as the oddest image, and too low where a few images happen to be alike. A
 promise of at most so many false alarms takes an order statistic of the normal scores instead, see :mod:`.bounds`.
+
+A few shots alone, each judged by the memory of the others or in views of itself, say too little by either. Their
+threshold is ``max(2.5 sqrt(u h), h)``: u is how far patches of a shot are from those elsewhere in it, h the upper end
+of the held-out scores. Odd shots raise h alone, plain backgrounds lower u alone, hence the floor. Factor and rule are
+chosen on development data, see ``docs/results.md``.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +27,11 @@ from .score_counts import ScoreHistogram, best_f1
 
 MARGIN = 1e-3
 """How far a threshold lies above the largest score, as a share of it: further than rounding in an export goes."""
-FENCED = 4
+_FENCED = 4
 """Normal images from which on quartiles say something of the spread; fewer are just below the threshold."""
+_SHOTS = 20
+"""Shots from which on their held-out scores are a calibration like any other."""
+_FACTOR, _UPPER = 2.5, 0.9  # of the threshold of few shots; quantile of their held-out scores
 _REACH = 1.5  # Tukey's: of the quartiles' distance
 _GOOD_SHARE = 0.95  # of the good parts, below the quantile of the zone
 _SMALLEST = float(torch.finfo(torch.float32).tiny)
@@ -42,13 +51,16 @@ class Zone(NamedTuple):
     upper: float
 
 
-def fit_threshold(judged: ScoreHistogram, images: ScoreHistogram, promise: Promise | None = None) -> float | None:
+def fit_threshold(
+    judged: ScoreHistogram, images: ScoreHistogram, promise: Promise | None = None, spreads: Sequence[float] = ()
+) -> float | None:
     """Fit the threshold of images or of pixels.
 
     Args:
         judged: Counted raw scores of images or of pixels.
         images: One score of each image: its own, or the largest of its map.
         promise: A bound of the false alarms; the anomalous scores are then left out.
+        spreads: As for :func:`good_threshold`.
 
     Returns:
         By a promise, or where nothing is anomalous, that of the normal images; else the one with the largest F1 score,
@@ -58,19 +70,20 @@ def fit_threshold(judged: ScoreHistogram, images: ScoreHistogram, promise: Promi
         ValueError: If there are too few images for the promise.
     """
     if not judged.has_anomalous or promise is not None:
-        return good_threshold(images.normal_scores(), promise) if images.has_normal else None
+        return good_threshold(images.normal_scores(), promise, spreads) if images.has_normal else None
     counts = judged.read()
     _, lowest = best_f1(counts.normal, counts.anomalous)
     below = counts.highest[lowest + 1].item() if lowest + 1 < len(counts.lowest) else 0.0
     return between(below, counts.lowest[lowest].item())
 
 
-def good_threshold(scores: Tensor, promise: Promise | None = None) -> float:
-    """Return a threshold from normal scores alone: by a promise, else their upper fence, kept off the scores.
+def good_threshold(scores: Tensor, promise: Promise | None = None, spreads: Sequence[float] = ()) -> float:
+    """Return a threshold from normal scores alone: by a promise, by few shots, else their upper fence, off the scores.
 
     Args:
         scores: Raw scores of at least one normal image, shape ``(n,)``; the fence of three is just above them.
         promise: A bound of the false alarms.
+        spreads: How far patches of each shot are from those elsewhere in it; empty where the scores are not of shots.
 
     Raises:
         ValueError: If there are too few scores for the promise.
@@ -78,7 +91,10 @@ def good_threshold(scores: Tensor, promise: Promise | None = None) -> float:
     scores = scores.double().sort().values
     if promise is not None:
         return between(*_around(scores, len(scores) - promised_number(len(scores), *promise)))
-    if len(scores) < FENCED:
+    if spreads and len(scores) < _SHOTS:
+        upper = float(scores.quantile(_UPPER))
+        return between(max(_FACTOR * float(np.median(spreads) * upper) ** 0.5, upper), None)
+    if len(scores) < _FENCED:
         return between(float(scores[-1]), None)
     lower, upper = scores.quantile(torch.tensor([0.25, 0.75], dtype=scores.dtype)).tolist()
     fence = upper + _REACH * (upper - lower)

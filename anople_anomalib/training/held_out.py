@@ -7,7 +7,7 @@ A shot is at distance 0 of the memory that holds it, so that a threshold just ab
 part defective, or, after any distortion strong enough to move it away, none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 from typing import cast
 
@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional as tv_functional
 from anople_anomalib.backbones.outputs import ShotFeatures
 from anople_anomalib.method.fusion_weights import draw
 from anople_anomalib.method.memory_bank import MemoryBank
+from anople_anomalib.method.own_patches import OwnPatches
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.method.turns import turn_image
@@ -30,6 +31,8 @@ from .shots import Shots
 
 VIEWS = 12
 """Views of all shots together, where a shot has no other to be compared with."""
+_UPPER = 0.9  # rank of the view that counts with a second memory; without one it is the worst
+_SPREAD = 0.25  # quantile of the distances between patches of one shot
 _MARGIN = 1 / 8  # of the side: what is drawn from outside of the image by a rotation is its mirror image
 
 
@@ -154,7 +157,7 @@ class HeldOutShots:
     """Predictions of shots by a memory that does not hold them.
 
     Where there is no other shot or no memory, shots are shown in views instead, as other normal parts might look, and
-    the worst of them counts.
+    one of the worst of them counts.
 
     Args:
         model: The trained model, with its memory.
@@ -198,6 +201,32 @@ class HeldOutShots:
             anomaly_map=torch.cat([anomaly_map for _, anomaly_map in found]),
         )
 
+    @torch.no_grad()
+    def spreads(self, region_of: Callable[[int], torch.Tensor | None]) -> list[float]:
+        """Measure how far patches of each shot are from those elsewhere in it, see :class:`.own_patches.OwnPatches`.
+
+        Args:
+            region_of: Region of each shot, shape ``(1, 1, H, W)``; ``None`` where all have the model's.
+
+        Returns:
+            The lower quartile of each shot's map; nothing without a second memory, whose distances alone were tried.
+        """
+        model = self._model
+        if model.second_memory is None:
+            return []
+        banks, spreads = [require_memory(model.memory_bank), OwnPatches(model.second_memory.memory_bank)], []
+        for number in range(len(self._parts)):
+            image, region = self._transform(self._shots.image(number).to(model.is_fitted.device)), region_of(number)
+            anomaly_map = cast("torch.Tensor", model(image, region, banks).anomaly_map)
+            if region is None and model.region is not None:
+                region = model.region(anomaly_map.shape[-2:])
+            if region is not None:
+                from anople_anomalib.tiles.region import at_size
+
+                anomaly_map = anomaly_map[at_size(region, (anomaly_map.shape[-2], anomaly_map.shape[-1]))]
+            spreads.append(float(anomaly_map.quantile(_SPREAD)))
+        return spreads
+
     def _has_others(self, number: int) -> bool:
         """Return whether there is another shot that the memory compares this one with."""
         if self._features is None or self._model.memory_bank is None:
@@ -220,7 +249,7 @@ class HeldOutShots:
     def _judge_views(
         self, image: torch.Tensor, number: int, region: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the highest score of views of one shot, and the map with the highest peak."""
+        """Return score and map of the view of one shot that counts."""
         whole, found = self._shots.image(number).to(image.device), []
         size = self._model.input_size
         if region is None and self._model.region is not None:
@@ -231,10 +260,8 @@ class HeldOutShots:
             shown = self._transform(view_of(whole, size, turns, torch.Generator().manual_seed(seed)))
             moved = None if region is None else moved_region(region, size, turns, seed)
             found.append(self._detect(shown, image.shape[-2:], moved))
-        return (
-            torch.stack([score for score, _ in found]).amax(dim=0),
-            max((anomaly_map for _, anomaly_map in found), key=lambda each: float(each.max())),
-        )
+        found.sort(key=lambda each: float(each[0]))
+        return found[-1 if self._model.second_memory is None else round(_UPPER * (len(found) - 1))]
 
     def _detect(
         self,

@@ -16,6 +16,7 @@ from torch import nn
 from anople_anomalib.backbones.outputs import ShotFeatures
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
 from anople_anomalib.method.torch_model import AnoPLeModel
+from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.utils.files import require_shape
 from anople_anomalib.utils.transforms import transform_of
 
@@ -127,16 +128,19 @@ class FewShotTraining(CheckpointHooks):
         """Fill the memory with the shots of the present training run, and hold them out where they are validated on."""
         transform, shots = transform_of(self.pre_processor), self.shots
         features: ShotFeatures | None = None
+
+        def region_of(number: int) -> torch.Tensor | None:
+            return None if shots is None else self.regions_of(shots.paths[number : number + 1])
+
         if self.model.memory_bank is not None:
             shots = shots or LoadedShots(cast("Iterable[Batch]", self.trainer.train_dataloader))
             if self.shot_memory is None:
-                paths = shots.paths
-                self.shot_memory = ShotMemory(
-                    self.model, shots, transform, lambda number: self.regions_of(paths[number : number + 1])
-                )
+                self.shot_memory = ShotMemory(self.model, shots, transform, region_of)
             features = self.shot_memory.fill()
         if shots is not None and shots.validate:
             self.held_out = HeldOutShots(self.model, shots, features, transform)
+            if isinstance(self.post_processor, ExactPostProcessor):
+                self.post_processor.spreads = self.held_out.spreads(region_of)
 
     # ---------------------------------------------------------------------------------------- tiles and region
 

@@ -15,6 +15,7 @@ import gradio as gr
 
 from anople_anomalib.app.actions import SHORT, Sessions, allow, teach, with_uploads
 from anople_anomalib.app.session import Session
+from anople_anomalib.app.training import Good
 from anople_anomalib.app.uploads import AppError
 
 
@@ -77,7 +78,7 @@ def test_an_error_is_one_message_and_leaves_the_rest_as_it_is(tmp_path: Path, er
 
 def test_the_threshold_comes_with_the_good_images_above_it(tmp_path: Path) -> None:
     session = Session(root=tmp_path)
-    session.good = [(float(score), float(score)) for score in range(1, 47)]
+    session.good = [Good(float(score), float(score)) for score in range(1, 47)]
     assert allow(session, "10 %").startswith("Good images above the threshold: 1 of 46 (2.17 %; at most 9.9")
     session.close()
 

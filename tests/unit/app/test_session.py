@@ -22,7 +22,7 @@ from anople_anomalib.app import drawing, proving, taking
 from anople_anomalib.app import session as session_module
 from anople_anomalib.app import training as training_module
 from anople_anomalib.app.session import OFFLINE, Session
-from anople_anomalib.app.training import Thresholds, allowed
+from anople_anomalib.app.training import Good, Thresholds, allowed
 from anople_anomalib.app.uploads import MAX_GOOD, AppError, safe_name, take_in, without_paths
 from anople_anomalib.deployment.journal import check
 from helpers.folders import write_category
@@ -299,7 +299,7 @@ def test_a_model_without_a_threshold_calls_nothing_good(files: Path, tmp_path: P
 
 
 def test_false_alarms_are_promised_with_confidence() -> None:
-    good = [(float(score), float(score)) for score in range(1, 47)]
+    good = [Good(float(score), float(score)) for score in range(1, 47)]
     thresholds = allowed(good, 0.1)
     assert thresholds == Thresholds(45.5, 45.5)  # 1 of 46 promises 10 %
     with pytest.raises(ValueError, match="takes 29 good parts, there are 4: 25 more are missing"):

@@ -74,6 +74,28 @@ def test_normal_scores_alone_have_a_fence_that_an_odd_one_does_not_move(factor: 
     assert labels_of(processor, odd) == [False] * 5 + [True]
 
 
+def test_few_shots_have_the_threshold_of_its_definition() -> None:
+    """2.5 times the geometric mean of the own patches' spread and the upper end of the held-out scores, at least it."""
+    scores, spreads = [0.4, 0.1, 0.2, 0.3], [0.3, 0.1, 0.2]
+    upper = 0.3 + 0.7 * 0.1  # at nine tenths of the way from the first to the fourth
+    expected = (1 + MARGIN) * 2.5 * (0.2 * upper) ** 0.5
+    assert good_threshold(torch.tensor(scores), spreads=spreads) == pytest.approx(expected)
+    assert good_threshold(torch.tensor([0.2]), spreads=[0.05]) == pytest.approx((1 + MARGIN) * 0.25)
+    plain = good_threshold(torch.tensor(scores), spreads=[0.001])  # a plain background is like itself everywhere
+    assert plain == pytest.approx((1 + MARGIN) * upper)
+    processor = ExactPostProcessor()
+    processor.spreads = spreads
+    fit(processor, batch(scores, [False] * 4))
+    assert float(processor.image_threshold) == pytest.approx(expected)
+    assert processor.spreads == []  # of those shots alone
+
+
+def test_twenty_shots_are_a_calibration_like_any_other() -> None:
+    scores = torch.linspace(0.1, 0.2, 20)
+    assert good_threshold(scores, spreads=[0.05] * 20) == good_threshold(scores)
+    assert good_threshold(scores[:19], spreads=[0.05] * 19) != good_threshold(scores[:19])
+
+
 def test_a_fence_is_kept_off_the_scores() -> None:
     alike = fit(ExactPostProcessor(), batch([0.2] * 6 + [0.5], [False] * 7)).image_threshold.item()
     assert alike == pytest.approx(0.2 * (1 + MARGIN))
@@ -87,7 +109,7 @@ def test_few_normal_images_are_told_with_every_verdict() -> None:
     restored = ExactPostProcessor()
     restored.load_checkpoint_config(processor.checkpoint_config())
     for each in (processor, restored):
-        assert each.doubt().startswith("The threshold rests on 2 good images, and about one good part in 3 is above it")
+        assert each.doubt().startswith("The threshold rests on 2 good images alone: set it from 20 or more")
     assert "rests on 4 good images alone:" in fit(ExactPostProcessor(), batch([0.1] * 4, [False] * 4)).doubt()
     assert "cannot show how good parts differ" in fit(ExactPostProcessor(), batch([0.1], [False])).doubt()
     assert fit(ExactPostProcessor(), batch([0.1] * 20, [False] * 20)).doubt() == ""

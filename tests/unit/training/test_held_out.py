@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from anople_anomalib.method.own_patches import OwnPatches
 from anople_anomalib.training.held_out import allowed_turns, view_of
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
@@ -56,3 +57,20 @@ def test_what_cannot_be_held_out_is_shown_in_views(tmp_path: Path, arguments: di
         own = float(model.model(model.pre_processor(shot)).pred_score)
     assert own < float(model.post_processor.image_threshold) < 0.5 * (2 if model.model.memory_bank is None else 1)
     assert len(model.post_processor.normal_scores) == len(datamodule.train_data)
+
+
+def test_a_shot_with_a_second_memory_has_the_threshold_of_few_shots(tmp_path: Path) -> None:
+    """By the spread of its own patches, and the second but one of its twelve views: a plain transcription."""
+    memory = {"backbone": "efficientnet-lite0", "image_size": 64, "subspace": 0.95, "fusion": "weighted"}
+    model, datamodule = trained(tmp_path, ["0"], memory=memory)
+    inner, shot = model.model, datamodule.train_data[0].image[None]
+    transform = model.pre_processor.transform
+    with torch.no_grad():
+        views = [
+            view_of(shot, inner.input_size, allowed_turns(inner), torch.Generator().manual_seed(n)) for n in range(12)
+        ]
+        scores = sorted(float(inner(transform(view)).pred_score) for view in views)
+        own = OwnPatches(inner.second_memory.memory_bank)
+        spread = float(inner(transform(shot), None, [inner.memory_bank, own]).anomaly_map.quantile(0.25))
+    expected = 1.001 * max(2.5 * (spread * scores[10]) ** 0.5, scores[10])
+    assert_close(float(model.post_processor.image_threshold), expected, rtol=1e-4, atol=1e-7)
