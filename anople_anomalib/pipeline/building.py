@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from inspect import isclass, signature
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, cast
 
 import anomalib.models
 from anomalib.data import AnomalibDataModule
@@ -99,10 +99,10 @@ def model_class(path: str) -> type[AnomalibModule]:
     if "." in path:
         return _imported(path, "model", AnomalibModule)
     found = getattr(anomalib.models, path, None)  # the plugin's own are loaded when they are asked for
-    if not (isclass(found) and issubclass(found, AnomalibModule)):
+    if not isclass(found):
         msg = f"anomalib has no model '{path}'{did_you_mean(path, dir(anomalib.models))}."
         raise UnknownModelError(msg)
-    return found
+    return cast("type[AnomalibModule]", found)
 
 
 def _imported(path: str, kind: str, *bases: type) -> type[Any]:
