@@ -12,6 +12,7 @@ import torch
 from anomalib.data import AnomalibDataModule, ImageBatch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from anople_anomalib.baselines.anomalygpt.language import yes_or_no
 from anople_anomalib.data import FewShot
 from anople_anomalib.metrics.score_counts import GOOD, ScoreHistogram
 from anople_anomalib.metrics.thresholds import fit_threshold
@@ -31,6 +32,8 @@ class ImageScore(NamedTuple):
         defect: Kind of its defect, ``"good"`` without one.
         anomalous: Whether it has one.
         score: Raw score, larger where more anomalous.
+        answer: ``"yes"`` or ``"no"`` of a language model that was asked for an anomaly; empty without one.
+        sentence: All that it said.
     """
 
     category: str
@@ -38,6 +41,8 @@ class ImageScore(NamedTuple):
     defect: str
     anomalous: bool
     score: float
+    answer: str = ""
+    sentence: str = ""
 
 
 class ImageScores(Callback):
@@ -71,10 +76,12 @@ class ImageScores(Callback):
             return
         data, (first, *_others) = self._datamodule, categories_of(self._datamodule)
         columns = (batch.image_path or [], batch.gt_label.flatten().tolist(), batch.pred_score.flatten().tolist())
-        for file, anomalous, score in zip(*columns, strict=True):
+        sentences = batch.explanation or [""] * batch.batch_size
+        for file, anomalous, score, said in zip(*columns, sentences, strict=True):
             category, path = data.category_of(file) if isinstance(data, FewShot) else first, Path(file)
             defect = path.parent.name if anomalous else GOOD
-            self.rows.append(ImageScore(category, f"{path.parent.name}/{path.name}", defect, bool(anomalous), score))
+            name = f"{path.parent.name}/{path.name}"
+            self.rows.append(ImageScore(category, name, defect, bool(anomalous), score, yes_or_no(said), said))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the first test alone: further ones are of corrupted images."""
