@@ -21,8 +21,8 @@ from torchvision.transforms.v2 import functional as tv_functional
 from anople_anomalib.backbones.outputs import ShotFeatures
 from anople_anomalib.method.fusion_weights import draw
 from anople_anomalib.method.memory_bank import MemoryBank
-from anople_anomalib.method.own_patches import OwnPatches
 from anople_anomalib.method.state_checks import require_memory
+from anople_anomalib.method.subspace import OwnPatches
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.method.turns import turn_image
 

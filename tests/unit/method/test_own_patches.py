@@ -8,8 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from anople_anomalib.method.memory_bank import ScaledMemoryBank
-from anople_anomalib.method.own_patches import OwnPatches
-from anople_anomalib.method.subspace import SubspaceMemoryBank
+from anople_anomalib.method.subspace import OwnPatches, SubspaceMemoryBank
 
 SIDE, WIDTH = 10, 6
 
