@@ -202,7 +202,10 @@ def _png_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
 
 def _eight_bits(values: NDArray[Any], white: float | None) -> NDArray[np.uint8]:
     """Bring values of 16 bits, 32 bits or floating point into those of 8 bits."""
-    largest = white or (1.0 if values.dtype.kind == "f" else SIXTEEN_BITS)
+    largest = (1.0 if values.dtype.kind == "f" else SIXTEEN_BITS) if white is None else white
+    if largest <= 0:
+        msg = f"--white must be above 0, got {largest:g}"
+        raise ValueError(msg)
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= largest):
         msg = f"its values range from {values.min():g} to {values.max():g}, not within [0, {largest:g}]"
         raise ValueError(msg)

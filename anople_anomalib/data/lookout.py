@@ -19,6 +19,8 @@ from PIL import Image
 
 from anople_anomalib.utils.files import READ_ERRORS, folder_written_whole, one_line
 
+from .listing import is_good
+
 _LABEL, _MASK = "groundtruth/image-classification", "groundtruth/semantic-segmentation"
 _GOOD, _SEVERAL = "good", "several"
 _LABELS = {"normal": False, "anomaly": True}
@@ -129,6 +131,10 @@ def _part_of(line: str, files: Path, *, masked: bool) -> _Part:
     key = attributes[_MASK]
     colors = entry[f"{key}-metadata"]["internal-color-map"].values()
     mask, kinds = _mask_of(_local(entry[key], files), colors)
+    if mask.shape != (opened.height, opened.width):
+        sizes = f"{mask.shape[1]}x{mask.shape[0]} pixels, and the image {opened.width}x{opened.height}"
+        msg = f"The mask of '{image.name}' has {sizes}."
+        raise ValueError(msg)
     if not kinds:
         msg = f"'{image.name}' is an anomaly, but its mask is empty."
         raise ValueError(msg)
@@ -149,6 +155,10 @@ def _mask_of(file: Path, classes: Any) -> tuple[NDArray[np.bool_], list[str]]:
         msg = f"The mask '{file.name}' has the color #{odd[0]:06x}, which its color map does not name."
         raise ValueError(msg)
     anomalous: Mapping[int, str] = {color: name for color, name in found.items() if name.lower() != _BACKGROUND}
+    for name in anomalous.values():
+        if is_good(name) or name != Path(name).name or not name.strip(".") or "\\" in name:
+            msg = f"The mask '{file.name}' names an anomaly {name!r}: that is no name of a folder of defects."
+            raise ValueError(msg)
     return np.isin(pixels, list(anomalous)), sorted(set(anomalous.values()))
 
 

@@ -5,6 +5,7 @@
 
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -246,17 +247,18 @@ def _walk(path: Path) -> dict[str, State]:
                 with suppress(OSError):
                     if entry.is_dir(follow_symlinks=False):
                         folders += [] if holds_drawings(Path(entry.path)) else [entry.path]
-                    elif entry.name.lower().endswith(endings):
+                    elif entry.name.lower().endswith(endings) and entry.is_file():  # a pipe would be waited for
                         found[entry.path] = as_state(entry.stat())
     return found
 
 
 def state_of(path: str | Path) -> State | None:
-    """Return the state of a file, ``None`` if it cannot be had."""
+    """Return the state of a regular file, ``None`` if it cannot be had."""
     try:
-        return as_state(Path(path).stat())
+        status = Path(path).stat()
     except (OSError, ValueError):
         return None
+    return as_state(status) if stat.S_ISREG(status.st_mode) else None
 
 
 def as_state(status: os.stat_result) -> State:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from anople_anomalib.commands.main import main
+from anople_anomalib.data.lookout import import_manifests
 from anople_anomalib.data.parts import Parts
 
 BACKGROUND = {"class-name": "BACKGROUND", "hex-color": "#ffffff", "confidence": 0.0}
@@ -127,6 +128,26 @@ def test_what_cannot_be_taken_is_told(bucket: Path, tmp_path: Path, capsys: pyte
         assert text in sentence
     assert main(arguments) == 1  # nothing is overwritten
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../../beside", "a/b", "good", "OK", "", "..", "a\\b"])
+def test_a_kind_of_defect_is_a_folder_of_its_own(bucket: Path, tmp_path: Path, name: str) -> None:
+    renamed = SCRATCH | {"class-name": name}
+    lines = [line("a/1.jpg", "normal"), line("c/2.png", "anomaly", "2.png", classes=(BACKGROUND, renamed, DENT))]
+    manifest = write(tmp_path / "train.manifest", *lines)
+    number, (reason,) = import_manifests(manifest, None, bucket, tmp_path / "deep" / "parts")
+    assert number == 1
+    assert f"names an anomaly {name!r}: that is no name of a folder of defects." in reason
+    written = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*.jpg")}
+    assert written == {"bucket", "deep"}
+    assert not list((tmp_path / "deep").rglob("2.png"))
+
+
+def test_a_mask_has_the_size_of_its_image(bucket: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (30, 10), "#2ca02c").save(bucket / "masks" / "2.png")
+    lines = [line("a/1.jpg", "normal"), line("c/2.png", "anomaly", "2.png")]
+    _, (reason,) = import_manifests(write(tmp_path / "train.manifest", *lines), None, bucket, tmp_path / "parts")
+    assert "The mask of '2.png' has 30x10 pixels, and the image 30x20." in reason
 
 
 def test_nothing_is_made_of_nothing(bucket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,6 +180,17 @@ def test_a_wait_does_not_grow_with_what_was_judged(tmp_path: Path, monkeypatch: 
             watch.wait_until(lambda number=number: watch.numbers[-1:] == [number])
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_only_files_are_pictures(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    with watched(tmp_path / "in") as watch:
+        os.mkfifo(tmp_path / "in" / "later.png")
+        picture(tmp_path / "in" / "0.png", 1)
+        watch.wait_until(lambda: watch.numbers == [1])
+    assert watch.errors == []
+
+
 def test_images_that_are_there_may_be_left_alone(tmp_path: Path) -> None:
     picture(tmp_path / "in" / "old.png", 1)
     with watched(tmp_path / "in", only_new=True, polling=True) as watch:
