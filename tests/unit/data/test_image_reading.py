@@ -251,3 +251,10 @@ def test_anomalib_is_left_alone(folder: Folder, tmp_path: Path) -> None:
     make_engine(tmp_path).fit(model, datamodule=folder)
     assert seen
     assert all(module is Image for module in seen)
+
+
+@pytest.mark.parametrize("white", [0.0, -5.0])
+def test_white_is_above_zero(tmp_path: Path, white: float) -> None:
+    Image.fromarray(np.full((4, 5), 900, dtype=np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=f"--white must be above 0, got {white:g}"):
+        open_image(tmp_path / "deep.png", white)
