@@ -50,6 +50,7 @@ class LocalFeatures(NamedTuple):
 
     def dot(self, vectors: torch.Tensor) -> torch.Tensor:
         """Compute the dot products of every pixel with vectors of shape ``(S, D)``: shape ``(B, S, H, W)``."""
+        vectors = vectors.to(self.weight.dtype)
         products = _mix(vectors @ self.weight, self.hidden) + (vectors @ self.bias)[:, None, None]
         return products if self.coarse is None else products + self._resized(_mix(vectors, self.coarse))
 

@@ -15,8 +15,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .bounds import Rate
-
 WEIGHT = 0.05
 """Weight of the newest part: half of the average rests on the last 14."""
 MONTH = 10_000
@@ -127,10 +125,10 @@ def largest_averages(calibration: int, month: int, seed: int = 0) -> NDArray[np.
     return largest
 
 
-def alarms_of_unchanged_lines(calibration: int) -> Rate:
-    """Count simulated lines that alarm within a month, others than those behind the limit of a number of values."""
+def alarms_of_unchanged_lines(calibration: int) -> tuple[int, int]:
+    """Count simulated lines that alarm within a month, of all; they are others than those behind the limits."""
     limit = _limit(calibration, MONTH, FALSE_ALARMS)
-    return Rate(int((largest_averages(calibration, MONTH, seed=1) > limit).sum()), _LINES)
+    return int((largest_averages(calibration, MONTH, seed=1) > limit).sum()), _LINES
 
 
 def _limit(calibration: int, month: int, false_alarms: float) -> float:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from anople_anomalib.deployment.drift_log import CALIBRATION, DRIFT, MEASURES
 from anople_anomalib.deployment.table import json_lines
+from anople_anomalib.metrics.bounds import Rate
 from anople_anomalib.metrics.drift import FALSE_ALARMS, MONTH, WEIGHT, alarms_of_unchanged_lines
 from anople_anomalib.utils.palette import BLUE, VERMILLION
 
@@ -32,7 +33,7 @@ def write_drift(folder: Path, output: Path) -> Path:
     lines = [*json_lines(folder / DRIFT)]
     windows, alarms = ([line for line in lines if line["kind"] == kind] for kind in ("window", "alarm"))
     measures = [measure for measure in MEASURES if any(measure in window for window in windows)]
-    wrong = alarms_of_unchanged_lines(CALIBRATION)
+    wrong = Rate(*alarms_of_unchanged_lines(CALIBRATION))
     # alarms of independent charts come one by one: so many are expected in a number of parts
     expected = -len(measures) * log1p(-wrong.value) / MONTH
     return write_text(
