@@ -4,7 +4,6 @@
 """The study of a session: known parts against the present threshold, on the page and as a page to keep."""
 
 from html import escape
-from importlib.metadata import version
 from pathlib import Path
 
 from anople_anomalib.deployment.table import verdict_of
@@ -12,9 +11,8 @@ from anople_anomalib.metrics.agreement import Judged
 from anople_anomalib.metrics.bounds import GOOD, Rate
 from anople_anomalib.metrics.study import Study, acceptance_study
 from anople_anomalib.report.plots import as_svg
-from anople_anomalib.report.study import Subject, draw_scores, judged_facts, not_covered, write_study
+from anople_anomalib.report.study import Subject, draw_scores, judged_facts, model_facts, not_covered, write_study
 from anople_anomalib.utils.files import digest_of
-from anople_anomalib.utils.version import __version__
 
 from .session import Session
 from .taking import place_of
@@ -57,9 +55,9 @@ def study_page(session: Session, reason: str = "") -> Path:
         raise AppError(_NEEDED)
     processor, judged = model.require_thresholds(), _judged(session)
     hashes = [digest_of(each.path) for each in judged]
-    versions = {"anople_anomalib": __version__} | {name: version(name) for name in ("anomalib", "torch", "scipy")}
-    facts = {"calibration": processor.calibration(), "versions": versions, "model id": model.model_id()}
-    facts |= judged_facts(judged, hashes, session.thresholds.image)
+    facts = model_facts(processor.calibration(), model.model_id()) | judged_facts(
+        judged, hashes, session.thresholds.image
+    )
     study = _study(session)
     subject = Subject(facts, session.thresholds.image, processor.zone(), look=False)
     limits = not_covered(study, judged)

@@ -9,14 +9,12 @@ folder for each trial, the files of one part under one name, or a table names pa
 
 import csv
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from anople_anomalib.utils.files import EXPORTED, digest_of
-from anople_anomalib.utils.version import __version__
 
 from .judge import judge_series, load_judge
 from .terminal import FINE, NOT_MET, UsageError, add_shared, allow_pixels
@@ -161,15 +159,14 @@ def _judge_exported(options: Namespace, hashes: dict[str, str]) -> tuple[_Rows, 
 def _judge(options: Namespace, hashes: dict[str, str]) -> tuple[_Rows, "Subject"]:
     from anople_anomalib.data.image_series import ImageList
     from anople_anomalib.deployment.table import rows_of
-    from anople_anomalib.report.study import Subject
+    from anople_anomalib.report.study import Subject, model_facts
 
     model = load_judge(options, pictures=False)
     processor = model.require_thresholds()
     _require_new(hashes, processor.known_images)
     threshold = _require_threshold(float(processor.limit("image")))
     judge_series(model, ImageList(list(map(Path, hashes.values())), options.white), options)
-    versions = {"anople_anomalib": __version__} | {name: version(name) for name in ("anomalib", "torch", "scipy")}
-    facts = {"calibration": processor.calibration(), "versions": versions, "model id": model.model_id()}
+    facts = model_facts(processor.calibration(), model.model_id())
     rows = rows_of(options.output / "predictions.jsonl")
     return rows, Subject(facts, threshold, processor.zone(), processor.look)
 

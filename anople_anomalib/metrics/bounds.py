@@ -8,6 +8,7 @@ most 5 % of all studies. Thresholds by promise are order statistics of good scor
 """
 
 from bisect import bisect_left
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,11 @@ class Rate:
             return "0 of 0"
         sure = f"{side} {percent(bound)} with {percent(self.confidence)} confidence"
         return f"{self.k} of {self.n} ({percent(self.value)}; {sure})"
+
+
+def together(rates: Collection[Rate]) -> Rate:
+    """Return the rate of all parts of several classes."""
+    return Rate(sum(rate.k for rate in rates), sum(rate.n for rate in rates))
 
 
 def percent(share: float) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor
 from anople_anomalib.utils.batches import datamodule_of
 from anople_anomalib.utils.metric_names import metric_name
 
-from .bounds import GOOD, Rate
+from .bounds import GOOD, Rate, together
 from .score_counts import METRICS, CategoryScores
 
 logger = logging.getLogger(__name__)
@@ -248,7 +248,7 @@ def wrong_verdicts(rates: Mapping[str, Rate]) -> str:
     defects = {name: rate for name, rate in rates.items() if name != GOOD}
     lines = [f"False alarms: {rates[GOOD]}. {rates[GOOD].wishes()}"] if GOOD in rates else []
     if defects:
-        escapes = Rate(sum(rate.k for rate in defects.values()), sum(rate.n for rate in defects.values()))
+        escapes = together(defects.values())
         lines.append(f"Escapes: {escapes}. {escapes.wishes()}")
     if len(defects) > 1:
         lines += [f"  {name}: {rate}" for name, rate in defects.items()]

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from anople_anomalib.metrics.agreement import Judged
 from anople_anomalib.metrics.bounds import Rate
 from anople_anomalib.metrics.study import Study
 from anople_anomalib.utils.palette import PALETTE
+from anople_anomalib.utils.version import __version__
 
 from .page import jpeg_address, render, write_text
 from .plots import as_svg
@@ -64,6 +66,12 @@ def write_study(
         **common,
     )
     return write_text(folder / "study.html", html)
+
+
+def model_facts(calibration: str, model_id: str) -> dict[str, Any]:
+    """Return facts on a checkpoint's model, with the versions here."""
+    versions = {"anople_anomalib": __version__} | {name: version(name) for name in ("anomalib", "torch", "scipy")}
+    return {"calibration": calibration, "versions": versions, "model id": model_id}
 
 
 def judged_facts(judged: Sequence[Judged], hashes: Iterable[str], threshold: float) -> dict[str, Any]:

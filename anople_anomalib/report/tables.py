@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from anople_anomalib.metrics.bounds import GOOD, Rate, percent
+from anople_anomalib.metrics.bounds import GOOD, Rate, percent, together
 from anople_anomalib.pipeline.settings import split_categories
 
 from .cells import MEAN, MEASURED, PUBLISHED, TABLE, TRANSFER, groups, load_published, ranks, shots_text, sorted_shots
@@ -169,7 +169,7 @@ def verdict_table(results: Results) -> TextTable:
             say = _without_bound if verdicts["fitted_to_these"] else str
             rates = {name: Rate(*numbers) for name, numbers in counted.items()}
             defects = {name: rate for name, rate in rates.items() if name != GOOD}
-            escapes = Rate(sum(rate.k for rate in defects.values()), sum(rate.n for rate in defects.values()))
+            escapes = together(defects.values())
             by_class = "; ".join(f"{name} {say(rate)}" for name, rate in defects.items())
             found = [Cell(say(rate), rate.value if rate.n else None) for rate in (rates.get(GOOD, Rate(0, 0)), escapes)]
             fitted = "yes, hence no bound" if verdicts["fitted_to_these"] else "no"
