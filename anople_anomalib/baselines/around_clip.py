@@ -12,6 +12,7 @@ from typing import cast
 
 import torch
 from anomalib.models.image.winclip.prompting import create_prompt_ensemble
+from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
@@ -92,24 +93,44 @@ class AroundClip(ShotMemory):
         """
 
 
-class EnsembleModel(ShotModel):
-    """A torch model over patch features of some of CLIP's layers, with the texts of both states.
+class ClipModel(ShotModel):
+    """A torch model over patch features of some of CLIP's layers, of which the shots make a memory.
 
-    The texts and the memory are buffers: the text tower never runs when images are judged.
+    Texts and memory are buffers: the text tower never runs when images are judged.
 
     Args:
         clip: The frozen CLIP.
-        layers: 1-based numbers of the layers.
+        layers: 1-based numbers of the layers; empty for no memory.
     """
 
     def __init__(self, clip: FrozenCLIP, layers: Sequence[int]) -> None:
         super().__init__()
         self.clip, self.layers = clip, tuple(layers)
-        self.memory_banks = LayeredMemory(clip.visual.width, len(self.layers))  # R
-        self.register_buffer("text_features", torch.zeros(2, clip.embed_dim))  # (w^n, w^a)
-        self.register_buffer("is_fitted", torch.tensor(data=False))
-        self.register_buffer("has_learned", torch.tensor(data=False))
+        self.memory_banks = LayeredMemory(clip.visual.width, len(self.layers))  # R of each layer
         self.register_buffer("backbone_fingerprint", torch.tensor(list(clip.fingerprint), dtype=torch.uint8))
+
+    def fit(self, features: Sequence[torch.Tensor]) -> None:
+        """Fill the memory from the patch features of all shots, one tensor per layer, shape ``(N, n, d_v)`` each."""
+        self.memory_banks.build(features)
+
+    def resized(self, images: torch.Tensor) -> torch.Tensor:
+        """Resize images of shape ``(B, 3, h, w)`` to CLIP's size."""
+        size = self.clip.visual.image_size
+        return images if is_size(images.shape[-2:], size) else resize_exactly(images, size)
+
+    def on_grid(self, values: torch.Tensor) -> torch.Tensor:
+        """Return values of patches, shape ``(B, n)``, as a map of shape ``(B, 1, h', w')``."""
+        height, width = self.clip.visual.grid
+        return rearrange(values, "b (h w) -> b 1 h w", h=height, w=width)
+
+
+class EnsembleModel(ClipModel):
+    """Such a model with the texts of both states, which learns from other data."""
+
+    def __init__(self, clip: FrozenCLIP, layers: Sequence[int]) -> None:
+        super().__init__(clip, layers)
+        self.register_buffer("text_features", torch.zeros(2, clip.embed_dim))  # (w^n, w^a)
+        self.register_buffer("has_learned", torch.tensor(data=False))
         self.text_features: torch.Tensor
         self.has_learned: torch.Tensor
 
@@ -123,9 +144,7 @@ class EnsembleModel(ShotModel):
         Returns:
             Image embedding, and patch features of the layers.
         """
-        if not is_size(images.shape[-2:], self.clip.visual.image_size):
-            images = resize_exactly(images, self.clip.visual.image_size)
-        return self.clip.visual.encode_layers(images, self.layers)
+        return self.clip.visual.encode_layers(self.resized(images), self.layers)
 
 
 class EnsembleLearner(AuxiliaryLearner, AroundClip):
@@ -171,6 +190,11 @@ class EnsembleLearner(AuxiliaryLearner, AroundClip):
                     schedule.step()
             logger.info("Auxiliary data: epoch %d of %d", number, epochs)
         self.model.has_learned.fill_(value=True)
+
+
+def resized_map(grid: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """Resize a map to the size of the images."""
+    return F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
 
 
 def _rate(step: int, steps: int) -> float:

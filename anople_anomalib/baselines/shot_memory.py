@@ -14,11 +14,13 @@ from anomalib import LearningType
 from anomalib.data import Batch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
+from torch.nn import functional as F
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from anople_anomalib.backbones.timm_loading import RANDOM, feature_layers, load_features, require_known
 from anople_anomalib.deployment.components import ExactEvaluation, ExactPreProcessor, exact_pre_processor
 from anople_anomalib.deployment.export import WholeOnnx
+from anople_anomalib.method.state_checks import require_trained
 from anople_anomalib.training.checkpoints import complete_checkpoint
 from anople_anomalib.training.finalization import Finalization
 from anople_anomalib.utils.batches import images_of, paths_of
@@ -84,6 +86,12 @@ class FeaturePyramid(nn.Module):
         """
         return self.extractor(images)
 
+    @staticmethod
+    def joined(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Concatenate maps from fine to coarse, resized to the finest, shape ``(B, C_1 + C_2 + ..., H_1, W_1)``."""
+        size = maps[0].shape[-2:]
+        return torch.cat([maps[0], *(F.interpolate(each, size, mode="bilinear") for each in maps[1:])], dim=1)
+
 
 class ShotModel(nn.Module):
     """A torch model that is filled from the features of the shots.
@@ -93,6 +101,19 @@ class ShotModel(nn.Module):
     """
 
     is_fitted: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("is_fitted", torch.tensor(data=False))
+
+    def require_shots(self) -> None:
+        """Refuse to judge before there are shots; an export is made of a model that has them.
+
+        Raises:
+            RuntimeError: If there are none.
+        """
+        if not torch.compiler.is_compiling():
+            require_trained(type(self).__name__.removesuffix("Model"), trained=bool(self.is_fitted))
 
     @abstractmethod
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:

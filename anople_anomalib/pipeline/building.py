@@ -52,7 +52,7 @@ def build_model(settings: JobSettings, datamodule: AnomalibDataModule) -> Anomal
         given["training"] = {"seed": settings.seed, **(given.get("training") or {})}
     arguments: dict[str, Any] = {name: settings.seed for name in OWN_SEEDS if name in accepted}
     arguments |= {"visualizer": False, "evaluator": PerCategoryEvaluator(), **given}
-    if "post_processor" in accepted and "evaluator" not in given:
+    if not {"post_processor", "components"}.isdisjoint(accepted) and "evaluator" not in given:
         arguments.setdefault("post_processor", False)  # anomalib's keeps every pixel, for labels that nobody asks for
     if isinstance(datamodule, FewShot) and "k_shot" in accepted and cls is not AnoPLe:  # which asks FewShot itself
         datamodule.prepare_data()

@@ -28,9 +28,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from anople_anomalib.backbones.clip import FrozenCLIP
-from anople_anomalib.baselines.around_clip import EnsembleModel, abnormal_probability
+from anople_anomalib.baselines.around_clip import EnsembleModel, abnormal_probability, resized_map
 from anople_anomalib.method.loss import pixel_loss
-from anople_anomalib.method.state_checks import require_trained
 
 _BASE_PROMPTS = 9
 _SIDE = 3  # the prompts that are made of a map stand for a grid of places, which the answers name
@@ -92,10 +91,6 @@ class AnomalyGPTModel(EnsembleModel):
         """Compute the patch features of every layer, shape ``(B, n, d_v)`` each."""
         return self.encode(images).layers
 
-    def fit(self, features: Sequence[torch.Tensor]) -> None:
-        """Fill the memory from the patch features of all shots, one tensor per layer, shape ``(N, n, d_v)`` each."""
-        self.memory_banks.build(features)
-
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images and their pixels.
 
@@ -108,9 +103,9 @@ class AnomalyGPTModel(EnsembleModel):
         Raises:
             RuntimeError: If there are no shots.
         """
-        if not torch.compiler.is_compiling():
-            require_trained("AnomalyGPT", trained=bool(self.is_fitted))
-        anomaly_map = self._map(2 * self.memory_banks(self.features(images)), images.shape[-2:])  # (1): 1 - cosine
+        self.require_shots()
+        distances = 2 * self.memory_banks(self.features(images))  # (1): 1 - cosine
+        anomaly_map = resized_map(self.on_grid(distances), images.shape[-2:])
         return InferenceBatch(pred_score=anomaly_map.flatten(1).amax(dim=1, keepdim=True), anomaly_map=anomaly_map)
 
     def decoder_map(
@@ -129,13 +124,7 @@ class AnomalyGPTModel(EnsembleModel):
         texts = self.text_features if texts is None else texts
         local = [F.normalize(map_(layer.float()), dim=-1) for map_, layer in zip(self.decoder, layers, strict=True)]
         probabilities = [abnormal_probability(each, texts, self.clip.logit_scale) for each in local]
-        return self._map(torch.stack(probabilities).mean(dim=0), size)
-
-    def _map(self, values: torch.Tensor, size: torch.Size) -> torch.Tensor:
-        """Return values of patches, shape ``(B, n)``, as a map of shape ``(B, 1, h, w)``."""
-        height, width = self.clip.visual.grid
-        grid = rearrange(values, "b (h w) -> b 1 h w", h=height, w=width)
-        return F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
+        return resized_map(self.on_grid(torch.stack(probabilities).mean(dim=0)), size)
 
 
 def map_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

@@ -20,14 +20,13 @@ See Also:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.visualization import Visualizer
 from torch import nn
 
 from anople_anomalib.baselines.shot_memory import FeaturePyramid, ShotMemory
-from anople_anomalib.utils.arguments import RATE, as_list, check
+from anople_anomalib.utils.arguments import POSITIVE_SHARE, RATE, as_list, check
 
 from .torch_model import FastReconModel
 
@@ -46,9 +45,7 @@ class FastRecon(ShotMemory, AnomalibModule):
         regularization: lambda, the weight of the normal features' mean.
         sigma: Standard deviation of the Gaussian smoothing of the map, in pixels; 0 for none.
         pre_processor: Pre-processor instance or flag to use the default.
-        post_processor: Post-processor instance or flag to use the default.
-        evaluator: Evaluator instance or flag to use the default.
-        visualizer: Visualizer instance or flag to use the default.
+        **components: ``post_processor``, ``evaluator`` and ``visualizer``, as of any model of anomalib.
 
     Raises:
         ValueError: If an argument is out of range or unknown.
@@ -66,20 +63,11 @@ class FastRecon(ShotMemory, AnomalibModule):
         regularization: float = 2.0,
         sigma: float = 4.0,
         pre_processor: nn.Module | bool = True,
-        post_processor: nn.Module | bool = True,
-        evaluator: Evaluator | bool = True,
-        visualizer: Visualizer | bool = True,
+        **components: Any,
     ) -> None:
         layers = as_list(layers)  # plain data for the checkpoint's hyper-parameters
         check(RATE, regularization=regularization, sigma=sigma)
-        if not 0 < coreset_sampling_ratio <= 1:
-            msg = f"coreset_sampling_ratio must be above 0 and at most 1, got {coreset_sampling_ratio!r}."
-            raise ValueError(msg)
+        check(POSITIVE_SHARE, coreset_sampling_ratio=coreset_sampling_ratio)
         pyramid = FeaturePyramid(backbone, _STRIDES, layers, pre_trained)
-        super().__init__(
-            pre_processor=self.pre_processor_of(pyramid, pre_processor),
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
+        super().__init__(pre_processor=self.pre_processor_of(pyramid, pre_processor), **components)
         self.model = FastReconModel(pyramid, coreset_sampling_ratio, regularization, sigma)

@@ -17,7 +17,6 @@ orthonormal basis of these rows: no inverse of a matrix that may be singular, an
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -28,19 +27,8 @@ from torch.nn import functional as F
 
 from anople_anomalib.baselines.shot_memory import FeaturePyramid, ShotModel
 from anople_anomalib.method.coreset import choose_coreset
-from anople_anomalib.method.state_checks import require_trained
 
 _RANK_TOLERANCE = 1e-5  # of a singular value beside the largest, below which a direction is rounding
-
-
-class Features(NamedTuple):
-    """Features of images that FastRecon reconstructs.
-
-    Attributes:
-        patches: Q, shape ``(B, H * W, C)`` at the resolution H x W of the finest stage.
-    """
-
-    patches: torch.Tensor
 
 
 class FastReconModel(DynamicBufferMixin, ShotModel):
@@ -68,28 +56,17 @@ class FastReconModel(DynamicBufferMixin, ShotModel):
         self.register_buffer("coreset", torch.empty(0, sum(pyramid.widths)))  # S, (m, C)
         self.register_buffer("basis", torch.empty(0, sum(pyramid.widths)))  # of the rows of S, (rank, C)
         self.register_buffer("mean", torch.empty(0, sum(pyramid.widths)))  # mu, (n, C)
-        self.register_buffer("is_fitted", torch.tensor(data=False))
         self.coreset: torch.Tensor
         self.basis: torch.Tensor
         self.mean: torch.Tensor
-        self.is_fitted: torch.Tensor
 
-    def features(self, images: torch.Tensor) -> Features:
-        """Compute Q.
-
-        Args:
-            images: Normalized images, shape ``(B, 3, h, w)``.
-
-        Returns:
-            The features.
-        """
-        return Features(self._map(images).flatten(2).transpose(1, 2))
+    def features(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        """Compute Q of images of shape ``(B, 3, h, w)``: ``(B, H * W, C)`` at the resolution of the finest stage."""
+        return (self._map(images).flatten(2).transpose(1, 2),)
 
     def _map(self, images: torch.Tensor) -> torch.Tensor:
         """Compute the concatenated features, shape ``(B, C, H, W)``."""
-        finest, *coarser = (self.pool(features) for features in self.pyramid(images))
-        size = finest.shape[-2:]
-        return torch.cat([finest, *(F.interpolate(features, size, mode="bilinear") for features in coarser)], dim=1)
+        return self.pyramid.joined([self.pool(features) for features in self.pyramid(images)])
 
     def fit(self, features: Sequence[torch.Tensor]) -> None:
         """Choose S among the patch features of the shots by k-center-greedy, and compute mu.
@@ -116,7 +93,7 @@ class FastReconModel(DynamicBufferMixin, ShotModel):
         Raises:
             RuntimeError: If there are no shots.
         """
-        require_trained("FastRecon", trained=len(self.coreset) > 0)
+        self.require_shots()
         features = self._map(images)  # (B, C, H, W)
         patches = features.flatten(2).transpose(1, 2)
         scores = (patches - self.reconstruct(patches)).square().sum(dim=-1).sqrt()  # (3), (B, n)

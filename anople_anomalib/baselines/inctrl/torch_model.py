@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from anople_anomalib.backbones.clip import FrozenCLIP
 from anople_anomalib.backbones.outputs import LayerFeatures
 from anople_anomalib.baselines.around_clip import EnsembleModel, abnormal_probability
-from anople_anomalib.method.state_checks import require_trained
 
 _HEAD_WIDTHS = (128, 64)
 _REDUCTION = 4  # of the adapter
@@ -96,8 +95,7 @@ class InCTRLModel(EnsembleModel):
         Raises:
             RuntimeError: If there are no shots.
         """
-        if not torch.compiler.is_compiling():
-            require_trained("InCTRL", trained=bool(self.is_fitted))
+        self.require_shots()
         visual = self.encode(images)
         residuals = self.memory_banks(visual.layers)
         scores = self.scores(visual.image_embedding, residuals, self.prototype, self.text_features)

@@ -31,25 +31,19 @@ from collections.abc import Sequence
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.models.components import GaussianBlur2d
-from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
 from anople_anomalib.backbones.clip import FrozenCLIP
 from anople_anomalib.backbones.outputs import ValueFeatures
-from anople_anomalib.baselines.around_clip import LayeredMemory, abnormal_probability
-from anople_anomalib.baselines.shot_memory import ShotModel
+from anople_anomalib.baselines.around_clip import ClipModel, abnormal_probability, resized_map
 from anople_anomalib.method.fusion import fuse
-from anople_anomalib.method.state_checks import require_trained
-from anople_anomalib.utils.transforms import is_size, resize_exactly
 
 from .prompts import PromptFeatures, PromptHead
 
 
-class PromptADModel(ShotModel):
+class PromptADModel(ClipModel):
     """PromptAD: two heads of prompts around a frozen CLIP, and a memory of the shots.
-
-    The prototypes and the memory are buffers: after training, the text tower never runs.
 
     Args:
         clip: The frozen CLIP.
@@ -79,13 +73,10 @@ class PromptADModel(ShotModel):
         alignment_weight: float = 0.001,
         sigma: float = 2.4,
     ) -> None:
-        super().__init__()
-        self.clip = clip
+        super().__init__(clip, memory_layers)
         lengths = (context_length, num_suffixes, suffix_length)
         self.image_head = PromptHead(clip.text.width, image_prompts, *lengths)
         self.pixel_head = PromptHead(clip.text.width, pixel_prompts, *lengths)
-        self.memory_layers = tuple(memory_layers)
-        self.memory_banks = LayeredMemory(clip.visual.width, len(self.memory_layers))  # R of each layer
         self.logit_scale = float(clip.logit_scale.log()) if logit_scale is None else float(logit_scale)
         self.margin, self.alignment_weight = margin, alignment_weight
         self.blur = GaussianBlur2d(sigma=sigma) if sigma else nn.Identity()
@@ -93,14 +84,10 @@ class PromptADModel(ShotModel):
             self.register_buffer(name, torch.zeros(0, 0, dtype=torch.long), persistent=False)
         self.register_buffer("image_prototypes", torch.zeros(2, clip.embed_dim))  # (w^n, w^a) of the image head
         self.register_buffer("pixel_prototypes", torch.zeros(2, clip.embed_dim))
-        self.register_buffer("is_fitted", torch.tensor(data=False))
-        fingerprint = torch.tensor(list(clip.fingerprint), dtype=torch.uint8)
-        self.register_buffer("backbone_fingerprint", fingerprint)
         self.names: torch.Tensor
         self.anomalies: torch.Tensor
         self.image_prototypes: torch.Tensor
         self.pixel_prototypes: torch.Tensor
-        self.is_fitted: torch.Tensor
 
     def set_texts(self, names: torch.Tensor, anomalies: torch.Tensor) -> None:
         """Set the texts of the prompts.
@@ -128,9 +115,7 @@ class PromptADModel(ShotModel):
         Returns:
             Image embedding and local features of length 1, and the patch features of the memory's layers.
         """
-        if not is_size(images.shape[-2:], self.clip.visual.image_size):
-            images = resize_exactly(images, self.clip.visual.image_size)
-        visual = self.clip.visual.encode_by_values(images, self.memory_layers)
+        visual = self.clip.visual.encode_by_values(self.resized(images), self.layers)
         return visual._replace(
             image_embedding=F.normalize(visual.image_embedding, dim=-1),
             local_features=F.normalize(visual.local_features, dim=-1),
@@ -168,14 +153,6 @@ class PromptADModel(ShotModel):
         self.image_prototypes = self.image_head(*texts).prototypes.float()
         self.pixel_prototypes = self.pixel_head(*texts).prototypes.float()
 
-    def fit(self, features: Sequence[torch.Tensor]) -> None:
-        """Fill the memory.
-
-        Args:
-            features: Patch features of all shots, one tensor per layer, shape ``(N, n, d_v)`` each.
-        """
-        self.memory_banks.build(features)
-
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images and their pixels.
 
@@ -189,28 +166,17 @@ class PromptADModel(ShotModel):
         Raises:
             RuntimeError: If the model is not trained.
         """
-        if not torch.compiler.is_compiling():
-            require_trained("PromptAD", trained=bool(self.is_fitted))
+        self.require_shots()
         visual = self.encode(images)
         scores = abnormal_probability(visual.image_embedding, self.image_prototypes, self.logit_scale)  # S_t, (B,)
         local = abnormal_probability(visual.local_features, self.pixel_prototypes, self.logit_scale)
-        grid = self._grid(local)  # M_t, (B, 1, h', w')
+        grid = self.on_grid(local)  # M_t, (B, 1, h', w')
         if self.memory_banks:
-            memory = self._grid(self.memory_banks(visual.memory_features))  # M_v
+            memory = self.on_grid(self.memory_banks(visual.memory_features))  # M_v
             grid = fuse(grid, memory)  # (10)
-            scores = fuse(scores, _resized(memory, images.shape[-2:]).flatten(1).amax(dim=1))  # (11)
-        anomaly_map = self.blur(_resized(grid, images.shape[-2:]))
+            scores = fuse(scores, resized_map(memory, images.shape[-2:]).flatten(1).amax(dim=1))  # (11)
+        anomaly_map = self.blur(resized_map(grid, images.shape[-2:]))
         return InferenceBatch(pred_score=scores.unsqueeze(1), anomaly_map=anomaly_map)
-
-    def _grid(self, values: torch.Tensor) -> torch.Tensor:
-        """Return values of patches, shape ``(B, n)``, as a map of shape ``(B, 1, h', w')``."""
-        height, width = self.clip.visual.grid
-        return rearrange(values, "b (h w) -> b 1 h w", h=height, w=width)
-
-
-def _resized(grid: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """Resize a map to the size of the images."""
-    return F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
 
 
 def contrastive_loss(features: torch.Tensor, prompts: PromptFeatures, scale: torch.Tensor | float) -> torch.Tensor:

@@ -24,12 +24,11 @@ See Also:
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from anomalib.data import AnomalibDataset
-from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.visualization import Visualizer
 from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize
 
@@ -64,9 +63,7 @@ class RegAD(AuxiliaryLearner, ShotMemory, AnomalibModule):
         sigma: Standard deviation of the Gaussian smoothing of the map, in pixels; 0 for none.
         training_seed: Seed of the first weights and of the order of the auxiliary images.
         pre_processor: Pre-processor instance or flag to use the default.
-        post_processor: Post-processor instance or flag to use the default.
-        evaluator: Evaluator instance or flag to use the default.
-        visualizer: Visualizer instance or flag to use the default.
+        **components: ``post_processor``, ``evaluator`` and ``visualizer``, as of any model of anomalib.
 
     Raises:
         ValueError: If an argument is out of range or unknown.
@@ -87,9 +84,7 @@ class RegAD(AuxiliaryLearner, ShotMemory, AnomalibModule):
         sigma: float = 4.0,
         training_seed: int = 0,
         pre_processor: nn.Module | bool = True,
-        post_processor: nn.Module | bool = True,
-        evaluator: Evaluator | bool = True,
-        visualizer: Visualizer | bool = True,
+        **components: Any,
     ) -> None:
         check(integer(1), k_shot=k_shot, epochs=epochs, batch_size=batch_size, image_size=image_size)
         check(integer(0), training_seed=training_seed)
@@ -97,12 +92,7 @@ class RegAD(AuxiliaryLearner, ShotMemory, AnomalibModule):
         if pre_processor is True:
             square = Resize([image_size, image_size], interpolation=InterpolationMode.BILINEAR, antialias=True)
             pre_processor = ExactPreProcessor(Compose([square]))
-        super().__init__(
-            pre_processor=exact_pre_processor(pre_processor),
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
+        super().__init__(pre_processor=exact_pre_processor(pre_processor), **components)
         with seeded(training_seed):
             self.model = RegADModel(stages_of(backbone, pre_trained), image_size, sigma)
 

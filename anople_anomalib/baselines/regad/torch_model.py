@@ -30,7 +30,6 @@ from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from anople_anomalib.backbones.timm_loading import RANDOM, load_features, require_known
 from anople_anomalib.baselines.shot_memory import ShotModel
-from anople_anomalib.method.state_checks import require_trained
 
 REGULARIZATION = 0.01
 _ANGLES = tuple(torch.pi * eighth / 16 for eighth in (-4, -3, -2, -1, 1, 2, 3, 4))
@@ -187,11 +186,9 @@ class RegADModel(DynamicBufferMixin, ShotModel):
         self.register_buffer("mean", torch.zeros(places, width))  # mu, (P, C)
         self.register_buffer("factor", torch.zeros(places, 0, width))  # W, (P, N, C)
         self.register_buffer("has_learned", torch.tensor(data=False))
-        self.register_buffer("is_fitted", torch.tensor(data=False))
         self.mean: torch.Tensor
         self.factor: torch.Tensor
         self.has_learned: torch.Tensor
-        self.is_fitted: torch.Tensor
 
     def stage_maps(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Compute the registered features of the stages.
@@ -269,7 +266,7 @@ class RegADModel(DynamicBufferMixin, ShotModel):
         Raises:
             RuntimeError: If there are no shots.
         """
-        require_trained("RegAD", trained=self.factor.shape[1] > 0)
+        self.require_shots()
         offset = self.joined(images) - self.mean  # (B, P, C)
         projected = torch.einsum("pnc,bpc->bpn", self.factor, offset)
         squares = (offset.square().sum(dim=-1) - projected.square().sum(dim=-1)) / REGULARIZATION

@@ -24,7 +24,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from anople_anomalib.baselines.shot_memory import FeaturePyramid, ShotModel
-from anople_anomalib.method.state_checks import require_trained
 
 _QUERIES = 256  # pixels that are compared with all pixels of a shot at once
 
@@ -58,10 +57,8 @@ class SPADEModel(DynamicBufferMixin, ShotModel):
         self.blur = GaussianBlur2d(sigma=sigma) if sigma else nn.Identity()
         self.register_buffer("image_features", torch.empty(0, pyramid.widths[-1]))  # f of the shots, (N, D)
         self.register_buffer("pixel_features", torch.empty(0, 0, sum(pyramid.widths[:-1])))  # F, (N, H * W, C)
-        self.register_buffer("is_fitted", torch.tensor(data=False))
         self.image_features: torch.Tensor
         self.pixel_features: torch.Tensor
-        self.is_fitted: torch.Tensor
 
     def features(self, images: torch.Tensor) -> Features:
         """Compute f and F.
@@ -78,9 +75,7 @@ class SPADEModel(DynamicBufferMixin, ShotModel):
     def _features(maps: Sequence[torch.Tensor]) -> Features:
         """Return f and F of maps from fine to coarse."""
         *fine, last = maps
-        size = fine[0].shape[-2:]
-        resized = [fine[0], *(F.interpolate(coarser, size, mode="bilinear") for coarser in fine[1:])]
-        return Features(last.mean(dim=(2, 3)), torch.cat(resized, dim=1).flatten(2).transpose(1, 2))
+        return Features(last.mean(dim=(2, 3)), FeaturePyramid.joined(fine).flatten(2).transpose(1, 2))
 
     def fit(self, features: Sequence[torch.Tensor]) -> None:
         """Keep the features of the shots.
@@ -103,7 +98,7 @@ class SPADEModel(DynamicBufferMixin, ShotModel):
         Raises:
             RuntimeError: If there are no shots.
         """
-        require_trained("SPADE", trained=len(self.image_features) > 0)
+        self.require_shots()
         maps = self.pyramid(images)
         features = self._features(maps)
         scores, nearest = self.nearest_images(features.image)

@@ -125,6 +125,7 @@ def test_distances_are_those_of_the_whole_covariance(model: RegADModel) -> None:
     with torch.no_grad():
         (features,) = model.features(shots)
         model.fit([features])
+        model.is_fitted.fill_(value=True)
         found, query = model(images).anomaly_map, model.joined(images)
     side = int(query.shape[1] ** 0.5)
     rows = features.flatten(0, 1).double().numpy()
