@@ -38,7 +38,7 @@ from torch import nn
 
 from .backbones.clip_loading import get_tokenizer
 from .config import MemoryConfig, PromptConfig, TrainingConfig
-from .deployment.components import DefaultComponents, exact_pre_processor, resize_input
+from .deployment.components import exact_pre_processor, resize_input
 from .deployment.maintenance import Maintenance
 from .method.building import build_backbone, build_model, build_second_memory, build_simulator, with_image_size
 from .method.loss import AnoPLeLoss
@@ -48,11 +48,10 @@ from .method.torch_model import AnoPLeModel
 from .metrics.per_category import RawScoreKeeper
 from .metrics.post_processing import ExactPostProcessor
 from .presets import resolve
-from .training.steps import EvaluationPreProcessing, sgd_with_warmup, simulated_views
+from .training.steps import EvaluationPreProcessing, sgd_with_warmup
 from .utils.arguments import K_SHOT, as_list, check, integer
 from .utils.batches import datamodule_of, images_of, paths_of
 from .utils.scoped import seeded
-from .utils.transforms import transform_of
 
 if TYPE_CHECKING:
     from .tiles.large_images import LargeImages
@@ -156,11 +155,6 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
 
     # ------------------------------------------------------------------------------------------------ components
 
-    configure_pre_processor = staticmethod(DefaultComponents.configure_pre_processor)
-    configure_post_processor = staticmethod(DefaultComponents.configure_post_processor)
-    configure_evaluator = staticmethod(DefaultComponents.configure_evaluator)
-    configure_visualizer = staticmethod(DefaultComponents.configure_visualizer)  # type: ignore[assignment]  # AnoPLe's own
-
     def configure_callbacks(self) -> list[Callback]:
         """Let the pre-processor transform evaluation batches only; training batches need the larger image."""
         from .data.errors import ClearDataErrors
@@ -223,7 +217,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         # seeded by the step alone: a resumed run sees the same anomalies as an uninterrupted one
         seeds = (self.training_seed, self.current_epoch, batch_idx, 0)
         with seeded(*seeds, device=self.device):
-            views, masks = self._simulated_views(images_of(batch), self.regions_of(paths_of(batch)))
+            views, masks = self.simulated_views(images_of(batch), self.regions_of(paths_of(batch)))
             normal = masks.flatten(1).amax(dim=1) == 0 if self.hparams["training"]["latent_anomalies"] else None
             output = self.model.training_forward(views, normal)
             losses = self.loss(
@@ -245,25 +239,6 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
                 batch_size=len(images_of(batch)),
             )
         return loss
-
-    def _simulated_views(
-        self, images: torch.Tensor, regions: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return views and masks of damaged images, see :func:`.simulated_views`."""
-        transform = transform_of(self.pre_processor)
-        return simulated_views(self.model, self.simulator, transform, images, regions)
-
-    @torch.no_grad()
-    def finalize(self) -> None:
-        """Compute the text features and fill the memory banks, with the final prompts."""
-        self.model.refresh_text_features()
-        self.remember_shots()
-        self.model.is_fitted.fill_(value=True)
-
-    @property
-    def is_finalized(self) -> bool:
-        """Whether text features and memory belong to the present prompts."""
-        return bool(self.model.is_fitted)
 
     def set_tiles(self, grid: Sequence[int]) -> None:
         """Judge images by so many rows and columns of tiles, and let the pre-processor resize to their canvas."""

@@ -41,9 +41,12 @@ AUTO = "auto"
 """The word that leaves a choice to the shots, or to a budget."""
 
 COUPLINGS = ("bidirectional", "text_to_image", "image_to_text", "independent", "text_only", "image_only")
+"""The rows of Table 3 (a)."""
 DECODERS = ("plain", "residual", NONE)
 ALIGNMENTS = ("weighted_sum", "mean", NONE)
+"""The rows of Table 3 (c)."""
 PIXEL_LOGITS = ("dot", "cosine")
+"""The readings of ``<D(z), w>`` in equation (7)."""
 TURNS = ("auto", "right_angles", "mirrored", NONE)
 FUSIONS = ("paper", "weighted")
 

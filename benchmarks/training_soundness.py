@@ -64,14 +64,14 @@ def build(categories: Sequence[str], seed: int, logit_scale: float | None, argum
 def attach_texts(model: AnoPLe) -> None:
     """Let the gradient of the pixel loss flow into the texts, which the model holds back."""
     inner, latest = model.model, {}
-    encode, compare = inner.encode_texts, inner._pixel_logits  # noqa: SLF001  # what is measured is what is avoided
+    encode, compare = inner.encode_texts, inner.pixel_logits_of  # what is measured is what is avoided
 
     def encode_and_keep(prompts: torch.Tensor) -> torch.Tensor:
         latest["texts"] = encode(prompts)
         return latest["texts"]
 
     inner.encode_texts = encode_and_keep
-    inner._pixel_logits = lambda local_features, _: compare(local_features, latest["texts"])  # noqa: SLF001
+    inner.pixel_logits_of = lambda local_features, _: compare(local_features, latest["texts"])
 
 
 def train(model: AnoPLe, images: Sequence[torch.Tensor], steps: int, seed: int) -> None:

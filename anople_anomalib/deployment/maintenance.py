@@ -18,6 +18,7 @@ from anople_anomalib.metrics.thresholds import Promise
 from anople_anomalib.utils.files import digest_of, written_whole
 from anople_anomalib.utils.transforms import transform_of
 
+from .components import DefaultComponents
 from .export import Export
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _SAME = 1e-5
 """Largest memory distance of an image that lies in the memory itself: nothing but rounding."""
 
 
-class Maintenance(Export):
+class Maintenance(DefaultComponents, Export):
     """Changes of a trained model without training, mixed into the model."""
 
     @torch.no_grad()

@@ -39,16 +39,10 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         coreset_sampling_ratio: Share of the features that is kept, in (0, 1]: those that k-center-greedy chooses, as
             in PatchCore; of each category with ``per_category``.
         per_category: Whether categories are kept apart.
-
-    Raises:
-        ValueError: If the ratio is out of range.
     """
 
     def __init__(self, width: int, coreset_sampling_ratio: float = 1.0, per_category: bool = False) -> None:
         super().__init__()
-        if not 0 < coreset_sampling_ratio <= 1:
-            msg = f"coreset_sampling_ratio must be above 0 and at most 1, got {coreset_sampling_ratio}."
-            raise ValueError(msg)
         self.coreset_sampling_ratio = coreset_sampling_ratio
         self.register_buffer("features", torch.empty(0, width))  # R, shape (N, width)
         self.features: torch.Tensor

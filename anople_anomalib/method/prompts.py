@@ -8,9 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-COUPLINGS = ("bidirectional", "text_to_image", "image_to_text", "independent", "text_only", "image_only")
-"""The rows of Table 3 (a)."""
-
 _PROMPT_STD = 0.02  # of the initial prompts, as in CoOp and MaPLe
 
 
@@ -37,11 +34,8 @@ class PromptLearner(nn.Module):
         text_context_length: Number C_t of text prompts in a layer, at least 0.
         visual_context_length: Number C_v of visual prompts in a layer, at least 0.
         prompt_depth: Number J of prompted layers, at least 1.
-        coupling: One of :data:`COUPLINGS`: which projections exist, and which modality has prompts of its own.
+        coupling: One of :data:`.config.COUPLINGS`: which projections exist, and which modality has prompts of its own.
         num_views: Number N + 1 of views that the signal tells apart; 0 for no view signal.
-
-    Raises:
-        ValueError: If the coupling is unknown, a length is negative or the depth is not positive.
     """
 
     def __init__(
@@ -55,19 +49,6 @@ class PromptLearner(nn.Module):
         num_views: int = 5,
     ) -> None:
         super().__init__()
-        if coupling not in COUPLINGS:
-            msg = f"coupling must be one of {', '.join(COUPLINGS)}, got {coupling!r}."
-            raise ValueError(msg)
-        for name, length in (
-            ("text_context_length", text_context_length),
-            ("visual_context_length", visual_context_length),
-        ):
-            if length < 0:
-                msg = f"{name} must be 0 or more, got {length}."
-                raise ValueError(msg)
-        if prompt_depth < 1:
-            msg = f"prompt_depth must be 1 or more, got {prompt_depth}."
-            raise ValueError(msg)
         text_length = 0 if coupling == "image_only" else text_context_length
         visual_length = 0 if coupling == "text_only" else visual_context_length
         self.text_prompts = _prompt(prompt_depth, text_length, text_width)  # P^t

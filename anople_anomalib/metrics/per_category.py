@@ -21,7 +21,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from anople_anomalib.utils.batches import datamodule_of
-from anople_anomalib.utils.metric_names import metric_name
 
 from .bounds import GOOD, Rate, together
 from .score_counts import METRICS, CategoryScores
@@ -253,6 +252,17 @@ def wrong_verdicts(rates: Mapping[str, Rate]) -> str:
     if len(defects) > 1:
         lines += [f"  {name}: {rate}" for name, rate in defects.items()]
     return "\n".join(lines)
+
+
+def metric_name(category: str, metric: str) -> str:
+    """Name one category's metric where there are several categories: ``bottle/image_AUROC``."""
+    return f"{category}/{metric}"
+
+
+def split_metric_name(name: str) -> tuple[str | None, str]:
+    """Return category and metric of a name; no category is a mean over categories, or there is one category."""
+    category, _, metric = name.rpartition("/")
+    return category or None, metric
 
 
 def _part(values: Tensor | None, rows: list[int]) -> Tensor | None:

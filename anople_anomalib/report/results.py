@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from anople_anomalib.metrics.per_category import split_metric_name
 from anople_anomalib.pipeline.results import FAILED, OK, ResultsTable, metric_names, read_plans
 from anople_anomalib.pipeline.settings import auxiliary_text, class_name, split_categories
-from anople_anomalib.utils.metric_names import split_metric_name
 
 PERCENT = 100
 VARIED = ("k_shot", "seed", "training_seed", "training.seed", "categories", "category", "datamodule", "root", "name")

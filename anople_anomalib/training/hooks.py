@@ -25,6 +25,7 @@ from .finalization import TrainerArguments, training_ends
 from .held_out import HeldOutShots
 from .memory import ShotMemory
 from .shots import LoadedShots, TrainingShots
+from .steps import simulated_views
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class FewShotTraining(CheckpointHooks):
     checkpoint of the last epoch holds it.
 
     What the shots decide before a training run is here, too: the tiles of large images, and the region of interest. The
-    model defines ``finalize()``, ``is_finalized``, ``set_tiles()`` and the hyper-parameters ``k_shot``, ``seed``,
+    model defines ``set_tiles()`` and the hyper-parameters ``k_shot``, ``seed``,
     ``tiles`` and ``roi``.
 
     Attributes:
@@ -124,7 +125,25 @@ class FewShotTraining(CheckpointHooks):
         if folder is not None:
             logger.info("Heat maps: %s", folder)
 
-    def remember_shots(self) -> None:
+    def simulated_views(
+        self, images: torch.Tensor, regions: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return views and masks of damaged images, see :func:`.steps.simulated_views`."""
+        return simulated_views(self.model, self.simulator, transform_of(self.pre_processor), images, regions)
+
+    @torch.no_grad()
+    def finalize(self) -> None:
+        """Compute the text features and fill the memory banks, with the final prompts."""
+        self.model.refresh_text_features()
+        self._remember_shots()
+        self.model.is_fitted.fill_(value=True)
+
+    @property
+    def is_finalized(self) -> bool:
+        """Whether text features and memory belong to the present prompts."""
+        return bool(self.model.is_fitted)
+
+    def _remember_shots(self) -> None:
         """Fill the memory with the shots of the present training run, and hold them out where they are validated on."""
         transform, shots = transform_of(self.pre_processor), self.shots
         features: ShotFeatures | None = None

@@ -20,9 +20,8 @@ from torchvision.transforms.v2.functional import normalize
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.backbones.clip_loading import CLIP_MEAN, CLIP_STD
+from anople_anomalib.config import ALIGNMENTS, COUPLINGS
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
-from anople_anomalib.method.loss import ALIGNMENTS
-from anople_anomalib.method.prompts import COUPLINGS
 from anople_anomalib.training.shots import LoadedShots
 from anople_anomalib.training.steps import EvaluationPreProcessing
 from helpers.miniature import DEPTH, IMAGE_SIZE
@@ -144,7 +143,7 @@ def test_views_are_damaged_cut_and_normalized() -> None:
     masks = torch.zeros(2, 1, 128, 128)
     masks[0, 0, 70, 3] = 1  # one pixel, in the lower left crop of the first image
     model.simulator.forward = lambda given: (given * (1 - masks), masks)
-    views, cut = model._simulated_views(images)
+    views, cut = model.simulated_views(images)
     assert views.shape == (2, 5, 3, *IMAGE_SIZE)
     assert cut.shape == (10, *IMAGE_SIZE)
     assert cut.flatten(1).amax(dim=1).tolist() == [0, 0, 1, 0, 1] + 5 * [0]
@@ -156,14 +155,14 @@ def test_views_are_damaged_cut_and_normalized() -> None:
 def test_simulation_happens_before_normalization_at_twice_the_size() -> None:
     model, seen = ready(), []
     model.simulator.register_forward_hook(lambda _module, args, _output: seen.append(args[0]))
-    model._simulated_views(torch.rand(1, 3, 50, 70))
+    model.simulated_views(torch.rand(1, 3, 50, 70))
     assert seen[0].shape == (1, 3, 128, 128)
     assert 0 <= seen[0].min() <= seen[0].max() <= 1
 
 
 def test_without_pixel_anomalies_images_stay_as_they_are() -> None:
     model, images = ready(pixel_anomalies=False), torch.rand(2, 3, 128, 128)
-    views, masks = model._simulated_views(images)
+    views, masks = model.simulated_views(images)
     assert model.simulator is None
     assert not masks.any()
     assert_close(views[1, 0], normalize(images[1, :, :64, :64], list(CLIP_MEAN), list(CLIP_STD)))
@@ -253,7 +252,7 @@ def test_a_step_runs_each_tower_once_for_all_classes() -> None:
 def test_pairs_show_an_image_whole_and_damaged() -> None:
     model, images = ready(), torch.rand(2, 3, 128, 128)
     assert model.simulator.generator.probability == 1
-    views, masks = model._simulated_views(images)
+    views, masks = model.simulated_views(images)
     masks = masks.unflatten(0, (4, 5))
     assert views.shape == (4, 5, 3, *IMAGE_SIZE)
     assert not masks[:2].any()

@@ -146,12 +146,6 @@ def test_a_coreset_keeps_at_least_one_feature() -> None:
         assert len(bank) == 1
 
 
-@pytest.mark.parametrize("ratio", [0, -0.1, 1.01, float("nan")])
-def test_a_ratio_out_of_range_is_refused(ratio: float) -> None:
-    with pytest.raises(ValueError, match=f"coreset_sampling_ratio must be above 0 and at most 1, got {ratio}"):
-        MemoryBank(D, ratio)
-
-
 @pytest.mark.parametrize(("rows", "queries"), [(1, 100), (4, 5), (18, 1), (100, 12)])
 def test_nearest_names_the_row_at_the_distance(monkeypatch: pytest.MonkeyPatch, rows: int, queries: int) -> None:
     monkeypatch.setattr(memory_bank, "_ROWS", rows)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from anople_anomalib.method.prompts import COUPLINGS, PromptLearner
+from anople_anomalib.config import COUPLINGS
+from anople_anomalib.method.prompts import PromptLearner
 
 D_T, D_V, C_T, C_V, J = 5, 7, 2, 3, 4
 
@@ -96,17 +97,3 @@ def test_zero_length_prompts_are_empty() -> None:
     prompts = PromptLearner(D_T, D_V, 0, 0, prompt_depth=J)()
     assert prompts.text.shape == (J, 0, D_T)
     assert prompts.visual.shape == (J, 0, D_V)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"coupling": "both"}, "coupling must be one of bidirectional, .*image_only, got 'both'"),
-        ({"text_context_length": -1}, "text_context_length must be 0 or more, got -1"),
-        ({"visual_context_length": -2}, "visual_context_length must be 0 or more, got -2"),
-        ({"prompt_depth": 0}, "prompt_depth must be 1 or more, got 0"),
-    ],
-)
-def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PromptLearner(D_T, D_V, **arguments)
