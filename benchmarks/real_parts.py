@@ -49,7 +49,7 @@ from anople_anomalib.backbones.timm_features import MemoryBackbone
 from anople_anomalib.data import SampleTextures
 from anople_anomalib.data.sample_textures import CATEGORIES
 from anople_anomalib.method.fusion import PaperFusion
-from anople_anomalib.method.memory_bank import ScaledMemoryBank
+from anople_anomalib.method.scaled_memory_bank import ScaledMemoryBank
 
 SIDE = 120  # of the maps whose pixels are compared
 Rows = dict[str, tuple[Tensor, Tensor | None]]

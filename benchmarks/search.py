@@ -27,7 +27,7 @@ import torch
 
 from anople_anomalib.backbones.timm_features import load_memory_backbone
 from anople_anomalib.method.image_sizes import cost_of
-from anople_anomalib.method.memory_bank import ScaledMemoryBank
+from anople_anomalib.method.scaled_memory_bank import ScaledMemoryBank
 from anople_anomalib.presets import resolve
 
 mpl.use("Agg")

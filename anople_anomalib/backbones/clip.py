@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import attend, attend_values, require_multihead
 from .frozen import FrozenModule
-from .outputs import LayerFeatures, ValueFeatures, VisualFeatures
+from .outputs import ValueFeatures, VisualFeatures
 
 
 class PromptedVisualTower(nn.Module):
@@ -62,54 +62,36 @@ class PromptedVisualTower(nn.Module):
         images: torch.Tensor,
         prompts: Sequence[torch.Tensor] = (),
         view_signal: torch.Tensor | None = None,
-        memory_layers: Sequence[int] = (),
+        layers: Sequence[int] = (),
     ) -> VisualFeatures:
-        """Encode images with prompts, equation (6).
+        """Encode images with prompts, if there are any, equation (6).
 
         Args:
             images: Normalized images, shape ``(B, 3, *image_size)``.
             prompts: Prompts of the first J layers, each of shape ``(C, d_v)``.
             view_signal: c_i of every image, shape ``(B, d_v)``.
-            memory_layers: 1-based numbers of the layers whose patch features are averaged.
+            layers: 1-based numbers of the layers whose patch features are wanted.
 
         Returns:
-            Image embedding, patch tokens and memory features.
+            Image embedding, patch tokens and patch features of the layers.
         """
         x = self._embed(images)  # (B, 1 + n, d_v)
         patches = slice(1, x.shape[1])
         if view_signal is not None:
             x = torch.cat([x, view_signal.unsqueeze(1).to(x.dtype)], dim=1)
-        length = x.shape[1]
-        memory = []
+        length, found = x.shape[1], []
         for layer, block in enumerate(self.visual.transformer.resblocks):
             if layer < len(prompts):  # the prompts of the layer before give way; after layer J they propagate
                 x = torch.cat([x[..., :length, :], _expand(prompts[layer], x)], dim=1)
             x = _run(self.visual.transformer, block, x)
-            if layer + 1 in memory_layers:
-                memory.append(x[..., patches, :])
+            if layer + 1 in layers:
+                found.append(x[..., patches, :])
         x = self.visual.ln_post(x[..., : patches.stop, :])  # prompts and signal have done their work
         return VisualFeatures(
             image_embedding=x[..., 0, :] @ self.visual.proj,
             patch_tokens=x[..., patches, :],
-            memory_features=torch.stack(memory).mean(dim=0) if memory else None,
+            layers=tuple(found),
         )
-
-    def encode_layers(self, images: torch.Tensor, layers: Sequence[int]) -> LayerFeatures:
-        """Encode images without prompts.
-
-        Args:
-            images: Normalized images, shape ``(B, 3, *image_size)``.
-            layers: 1-based numbers of the layers whose patch features are wanted.
-
-        Returns:
-            Image embedding, and patch features of the layers.
-        """
-        x, found = self._embed(images), []
-        for layer, block in enumerate(self.visual.transformer.resblocks):
-            x = _run(self.visual.transformer, block, x)
-            if layer + 1 in layers:
-                found.append(x[..., 1:, :])
-        return LayerFeatures(self.visual.ln_post(x[..., 0, :]) @ self.visual.proj, tuple(found))
 
     def encode_by_values(self, images: torch.Tensor, memory_layers: Sequence[int] = ()) -> ValueFeatures:
         """Encode images without prompts, and gather local features by V-V attention on the way.
@@ -131,8 +113,7 @@ class PromptedVisualTower(nn.Module):
         x = self._embed(images)  # (B, 1 + n, d_v)
         local, memory = x, []
         for layer, block in enumerate(self.visual.transformer.resblocks):
-            attention = require_multihead(block)
-            local = local + block.ls_1(attend_values(attention, block.ln_1(x)))
+            local = local + block.ls_1(attend_values(require_multihead(block), block.ln_1(x)))
             x = _run(self.visual.transformer, block, x)
             if layer + 1 in memory_layers:
                 memory.append(x[..., 1:, :])
@@ -155,8 +136,7 @@ class PromptedVisualTower(nn.Module):
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
         """Embed images as the tokens [CLS, patches] that enter the first layer."""
-        images = images.to(self.visual.conv1.weight.dtype)
-        x = rearrange(self.visual.conv1(images), "b d h w -> b (h w) d")
+        x = rearrange(self.visual.conv1(images.to(self.visual.conv1.weight.dtype)), "b d h w -> b (h w) d")
         x = torch.cat([_expand(self.visual.class_embedding.unsqueeze(0), x), x], dim=1)
         return self.visual.ln_pre(x + self.visual.positional_embedding.to(x.dtype))
 
@@ -241,14 +221,13 @@ class PromptedTextTower(nn.Module):
         x = self.token_embedding(tokens[:, : length - num_prompts - num_suffixes])  # (P, L', d_t)
         if suffixes is not None:
             x, ends = _insert(x, suffixes, ends), ends + num_suffixes
-        rest = slice(1 + num_prompts, None)
         if num_prompts:
             x = torch.cat([x[:, :1], _expand(prompts[0], x), x[:, 1:]], dim=1)
         x = x + self.positional_embedding[:length].to(x.dtype)
         mask = self.attn_mask[:length, :length]
         for layer, block in enumerate(self.transformer.resblocks):
             if num_prompts and 0 < layer < len(prompts):
-                x = torch.cat([x[:, :1], _expand(prompts[layer], x), x[:, rest]], dim=1)
+                x = torch.cat([x[:, :1], _expand(prompts[layer], x), x[:, 1 + num_prompts :]], dim=1)
             x = _run(self.transformer, block, x, mask)
         x = self.ln_final(x)[torch.arange(len(x), device=x.device), ends + num_prompts]
         if isinstance(self.text_projection, nn.Linear):
@@ -282,11 +261,7 @@ class FrozenCLIP(FrozenModule):
         return self.visual.visual.proj.shape[1]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep no values inside the blocks for the backward pass, and compute them again there: less memory, more time.
-
-        Args:
-            enable: Whether to do so from now on.
-        """
+        """Keep no values inside the blocks for the backward pass from now on, or do: less memory, more time."""
         for transformer in (self.visual.visual.transformer, self.text.transformer):
             transformer.grad_checkpointing = enable  # open_clip's own flag
 

@@ -8,7 +8,6 @@ tower, a missing file or a missing network into a clear error message, and the r
 when asked for by that word.
 """
 
-import hashlib
 import json
 import logging
 import pickle
@@ -28,6 +27,7 @@ from anople_anomalib.utils.arguments import did_you_mean
 from anople_anomalib.utils.files import READ_ERRORS
 
 from .clip import FrozenCLIP
+from .frozen import fingerprint_of
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
     return Backbone(
         name=name,
         weights=pretrained or default_weights(name),
-        clip=FrozenCLIP(model, _fingerprint(model)),
+        clip=FrozenCLIP(model, fingerprint_of(model.named_parameters())),
         mean=tuple(getattr(model.visual, "image_mean", None) or CLIP_MEAN),
         std=tuple(getattr(model.visual, "image_std", None) or CLIP_STD),
     )
@@ -157,15 +157,14 @@ def get_tokenizer(name: str) -> Callable[[list[str]], torch.Tensor]:
     return open_clip.tokenize if name == TINY else open_clip.get_tokenizer(name)
 
 
-def _tiny_config() -> dict:
-    return json.loads((_TINY_FOLDER / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
-
-
 def _create(name: str) -> nn.Module:
     """Create a model with random weights that are the same in every process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return open_clip.CLIP(**_tiny_config()) if name == TINY else open_clip.create_model(name)
+        if name != TINY:
+            return open_clip.create_model(name)
+        config = json.loads((_TINY_FOLDER / "open_clip_config.json").read_text(encoding="utf-8"))
+        return open_clip.CLIP(**config["model_cfg"])
 
 
 def _load_tiny(path: Path) -> nn.Module:
@@ -294,14 +293,3 @@ def _unfit(name: str, reason: str) -> ValueError:
         f"AnoPLe does not fit the backbone {name}: {reason}; it needs a CLIP with a plain vision transformer and a "
         "causal text transformer, such as ViT-B-16-plus-240, ViT-B-16, ViT-B-32 or ViT-L-14."
     )
-
-
-def _fingerprint(model: nn.Module, values: int = 64) -> bytes:
-    """Identify weights by 32 bytes: names, shapes and evenly spaced values of every parameter."""
-    digest = hashlib.sha256()
-    for key, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // values)].float().cpu()  # few are enough to tell weights apart
-        digest.update(f"{key}{tuple(parameter.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.digest()

@@ -1,12 +1,15 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A part of the model that is never trained and never saved."""
+"""A part of the model that is never trained and never saved, but for a fingerprint."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
+
+_VALUES = 64  # of every tensor in a fingerprint
 
 
 class FrozenModule(nn.Module):
@@ -51,3 +54,14 @@ def _leave_out(module: nn.Module, state_dict: dict, prefix: str, _metadata: dict
 def _keep(module: nn.Module, state_dict: dict, prefix: str, *_args: object) -> None:
     """Load-state-dict pre hook: the weights are neither missing nor replaced."""
     state_dict.update(_tensors(module, prefix))
+
+
+def fingerprint_of(tensors: Iterable[tuple[str, torch.Tensor]], settings: str = "") -> bytes:
+    """Identify weights by 32 bytes: names, shapes and evenly spaced values of tensors, and settings beside them."""
+    digest = hashlib.sha256(settings.encode())
+    for name, tensor in sorted(tensors):
+        flat = tensor.detach().flatten()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        sample = flat[:: max(1, flat.numel() // _VALUES)]  # few are enough to tell weights apart
+        digest.update(sample.float().cpu().numpy().tobytes())
+    return digest.digest()

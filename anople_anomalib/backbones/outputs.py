@@ -14,27 +14,19 @@ class VisualFeatures(NamedTuple):
     Attributes:
         image_embedding: CLS token in the joint embedding, z^0, shape ``(B, embed_dim)``; not normalized.
         patch_tokens: Patch tokens z[1:] of the last layer after ``ln_post``, shape ``(B, n, d_v)``.
-        memory_features: Patch features F averaged over the memory layers, shape ``(B, n, d_v)``; ``None`` if no
-            layers were asked for.
+        layers: Patch features of every layer that was asked for, shape ``(B, n, d_v)`` each.
         second_features: Patch features of the second backbone, shape ``(B, n', D')``; ``None`` without one.
     """
 
     image_embedding: torch.Tensor
     patch_tokens: torch.Tensor
-    memory_features: torch.Tensor | None
+    layers: tuple[torch.Tensor, ...]
     second_features: torch.Tensor | None = None
 
-
-class LayerFeatures(NamedTuple):
-    """Result of one pass through the visual tower without prompts.
-
-    Attributes:
-        image_embedding: CLS token in the joint embedding, shape ``(B, embed_dim)``; not normalized.
-        layers: Patch features of every layer that was asked for, shape ``(B, n, d_v)`` each.
-    """
-
-    image_embedding: torch.Tensor
-    layers: tuple[torch.Tensor, ...]
+    @property
+    def memory_features(self) -> torch.Tensor | None:
+        """Patch features F averaged over the layers, shape ``(B, n, d_v)``; ``None`` if none were asked for."""
+        return torch.stack(self.layers).mean(dim=0) if self.layers else None
 
 
 class ValueFeatures(NamedTuple):

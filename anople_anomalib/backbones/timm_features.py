@@ -7,7 +7,6 @@
 folded into the convolutions.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
@@ -22,12 +21,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anople_anomalib.utils.transforms import is_size, resize_exactly
 
-from .frozen import FrozenModule
+from .frozen import FrozenModule, fingerprint_of
 from .package_weights import PACKAGE_WEIGHTS
 from .timm_loading import bare_features, feature_layers, first_line, load_features, require_known
 
 _STRIDES = (8, 16)  # of the stages that make the memory of a convolutional network, as in PatchCore
-_VALUES = 64  # of every tensor in a fingerprint
 
 
 class MemoryBackbone(FrozenModule):
@@ -58,7 +56,8 @@ class MemoryBackbone(FrozenModule):
     ) -> None:
         super().__init__()
         self.name, self.image_size, self.layers = name, (image_size, image_size), tuple(layers)
-        self.fingerprint = _fingerprint(model, name, image_size, self.layers)
+        settings = f"{name} {image_size} {list(layers)}"
+        self.fingerprint = fingerprint_of(model.state_dict().items(), settings)
         self.is_transformer = not any(isinstance(module, nn.Conv2d) for module in _inner(model))
         self.features = model.eval()
         self.register_buffer("scale", scale.reshape(3, 1, 1), persistent=False)
@@ -262,13 +261,3 @@ def _inner(model: nn.Module) -> Iterable[nn.Module]:
     """Return the modules after the first that computes something: a transformer's patches come from a convolution."""
     leaves = [module for module in model.modules() if not list(module.children())]
     return leaves[2:]
-
-
-def _fingerprint(model: nn.Module, name: str, image_size: int, layers: Sequence[int]) -> bytes:
-    """Identify the source of the features by 32 bytes: settings, and evenly spaced values of every tensor."""
-    digest = hashlib.sha256(f"{name} {image_size} {list(layers)}".encode())
-    for key, value in sorted(model.state_dict().items()):
-        flat = value.detach().flatten()
-        digest.update(f"{key}{tuple(value.shape)}".encode())
-        digest.update(flat[:: max(1, flat.numel() // _VALUES)].float().cpu().numpy().tobytes())
-    return digest.digest()

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from anople_anomalib.backbones.clip import FrozenCLIP
 from anople_anomalib.backbones.clip_loading import Backbone, get_tokenizer
-from anople_anomalib.backbones.outputs import LayerFeatures
+from anople_anomalib.backbones.outputs import VisualFeatures
 from anople_anomalib.data.dataset_checks import class_names_of
 from anople_anomalib.deployment.components import DefaultComponents, exact_pre_processor
 from anople_anomalib.method.memory_bank import MemoryBank
@@ -135,7 +135,7 @@ class EnsembleModel(ClipModel):
         self.has_learned: torch.Tensor
 
     @torch.no_grad()
-    def encode(self, images: torch.Tensor) -> LayerFeatures:
+    def encode(self, images: torch.Tensor) -> VisualFeatures:
         """Encode images; the towers are frozen, so no gradient is kept.
 
         Args:
@@ -144,7 +144,7 @@ class EnsembleModel(ClipModel):
         Returns:
             Image embedding, and patch features of the layers.
         """
-        return self.clip.visual.encode_layers(self.resized(images), self.layers)
+        return self.clip.visual(self.resized(images), layers=self.layers)
 
 
 class EnsembleLearner(AuxiliaryLearner, AroundClip):

@@ -156,6 +156,7 @@ def _squared_length_resized(grid: torch.Tensor, size: Sequence[int]) -> torch.Te
     above, below = grid[:, :, :-1], grid[:, :, 1:]
 
     def resize(first: torch.Tensor, second: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
+        """Resize the dot products of two grids of features."""
         return down @ (first * second).sum(dim=1, keepdim=True) @ across.T
 
     single = resize(grid, grid, rows, columns)

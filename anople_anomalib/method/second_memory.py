@@ -14,7 +14,8 @@ from anople_anomalib.config import AUTO
 from anople_anomalib.utils.batches import joined
 from anople_anomalib.utils.transforms import resize
 
-from .memory_bank import BankFeatures, ScaledMemoryBank
+from .memory_bank import BankFeatures
+from .scaled_memory_bank import ScaledMemoryBank, SubspaceMemoryBank
 from .turns import NUM_TURNS, patches_inside, turn_image, turns_of
 
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ class SecondMemory(nn.Module):
     Args:
         backbone: The backbone.
         coreset_sampling_ratio: Share of the patch features that the bank keeps.
-        position_weight: How much farther a patch counts at another place, see :class:`.memory_bank.ScaledMemoryBank`.
+        position_weight: How much farther a patch counts at another place, see :class:`.ScaledMemoryBank`.
         turns: Copies of the shots that are in the bank, see :func:`.turns.turns_of`, or ``"auto"`` for those that the
             shots themselves choose, see :meth:`choose_turns`.
         per_category: Whether the bank keeps categories apart.
         subspace: Share of the variance of its rows that the subspace of the normal patches explains, see
-            :class:`.subspace.SubspaceMemoryBank`; 0 for none.
+            :class:`.scaled_memory_bank.SubspaceMemoryBank`; 0 for none.
     """
 
     def __init__(
@@ -76,8 +77,6 @@ class SecondMemory(nn.Module):
         bank = (backbone.width, backbone.grid, coreset_sampling_ratio, position_weight, per_category)
         self.memory_bank = ScaledMemoryBank(*bank)
         if subspace:
-            from .subspace import SubspaceMemoryBank
-
             self.memory_bank = SubspaceMemoryBank(*bank, share=subspace)
         self.register_buffer("fingerprint", torch.tensor(list(backbone.fingerprint), dtype=torch.uint8))
         self.fingerprint: torch.Tensor

@@ -95,6 +95,7 @@ def interval(wins: Sequence[np.ndarray]) -> tuple[float, float] | None:
         return None
 
     def mean_auroc(*drawn: np.ndarray) -> float:
+        """Return the mean over the categories for one draw of images, and of draws of the shots."""
         rows = drawn[-1] if draws > 1 else np.zeros(1, int)
         pairs = zip(drawn[0::2], drawn[1::2], strict=False)  # the draws stand behind
         return float(np.mean([each[np.ix_(rows, *pair)].mean() for each, pair in zip(wins, pairs, strict=True)]))
@@ -120,6 +121,7 @@ def paired_test(ranks: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) 
     parts = [slice(end - len(column[0]), end) for end, column in zip(ends, ranks.values(), strict=True)]
 
     def difference(one: np.ndarray, two: np.ndarray, axis: int) -> np.ndarray:
+        """Return the difference of the mean AUROC, for ranks of shape ``(..., N)``."""
         del axis  # the last one
         by_category = [
             auroc(one[..., part], anomalous[part]) - auroc(two[..., part], anomalous[part]) for part in parts

@@ -3,6 +3,7 @@
 
 """Checkpoint files, read as plain data with known names."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, TypeGuard
@@ -13,6 +14,8 @@ from anople_anomalib.utils.files import EXPORTED, READ_ERRORS
 from anople_anomalib.utils.version import __version__
 
 _NAMED_ERRORS = (PermissionError, IsADirectoryError)  # name the file themselves
+_OTHER_PLACES = {"hparams", "module_arguments", "hparams_type", "hyper_parameters_type"}
+"""Where Lightning looks for hyper-parameters as well, and where no checkpoint of ours has any."""
 
 
 def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = None) -> dict[str, Any]:
@@ -72,6 +75,30 @@ def check_metadata(checkpoint: Any) -> Mapping[str, Any]:
         )
         raise ValueError(msg)
     return metadata
+
+
+def arguments_of(checkpoint: Mapping[str, Any], model_class: type) -> dict[str, Any]:
+    """Return the arguments that a checkpoint's model was built with.
+
+    Lightning before 2.6.6 called code that hyper-parameters named, ``weights_only`` or not (CVE-2026-58659): names that
+    the class does not have are refused under every version, not left out.
+
+    Args:
+        checkpoint: Content of a checkpoint of AnoPLe.
+        model_class: Class of the model.
+
+    Raises:
+        ValueError: If there is a name that no checkpoint of ours holds.
+    """
+    given, known = checkpoint.get("hyper_parameters") or {}, inspect.signature(model_class).parameters
+    odd = [*(set(checkpoint) & _OTHER_PLACES), *(set(given) - set(known) if isinstance(given, Mapping) else [given])]
+    if odd:
+        msg = (
+            f"The checkpoint is refused: its hyper-parameters hold {min(map(str, odd))!r:.80}, which no checkpoint of "
+            f"{model_class.__name__} does."
+        )
+        raise ValueError(msg)
+    return dict(given)
 
 
 def _well_formed(metadata: Any) -> TypeGuard[Mapping[str, Any]]:

@@ -3,7 +3,6 @@
 
 """Lightning's checkpoint hooks of AnoPLe: the metadata of a checkpoint, and what is checked before it is taken."""
 
-import inspect
 import logging
 import shlex
 from abc import abstractmethod
@@ -27,9 +26,6 @@ from anople_anomalib.utils.version import __version__
 from .finalization import Finalization
 
 logger = logging.getLogger(__name__)
-
-_OTHER_PLACES = {"hparams", "module_arguments", "hparams_type", "hyper_parameters_type"}
-"""Where Lightning looks for hyper-parameters as well, and where no checkpoint of ours has any."""
 
 
 class CheckpointHooks(Finalization):
@@ -159,6 +155,8 @@ class CheckpointHooks(Finalization):
 
     def _check_settings(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of another backbone, or of other settings that its weights do not show."""
+        from .checkpoint_files import arguments_of
+
         metadata = checkpoint["anople"]
         remedy = "build the model with the settings of its training run"
         if arguments := arguments_of(checkpoint, type(self)):
@@ -243,7 +241,7 @@ class CheckpointHooks(Finalization):
         if weights_only is False:
             msg = "A checkpoint of AnoPLe is read with weights_only=True alone, as it holds nothing else."
             raise ValueError(msg)
-        from .checkpoint_files import read_checkpoint
+        from .checkpoint_files import arguments_of, read_checkpoint
 
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         model = cls(**{**arguments_of(checkpoint, cls), **kwargs})
@@ -268,30 +266,6 @@ def complete_checkpoint(model: Finalization, checkpoint: dict[str, Any]) -> None
         checkpoint["state_dict"] = model.state_dict()  # that of before is not finalized
     learned = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
     require_finite(learned, where="The weights are")
-
-
-def arguments_of(checkpoint: Mapping[str, Any], model_class: type) -> dict[str, Any]:
-    """Return the arguments that a checkpoint's model was built with.
-
-    Lightning before 2.6.6 called code that hyper-parameters named, ``weights_only`` or not (CVE-2026-58659): names that
-    the class does not have are refused under every version, not left out.
-
-    Args:
-        checkpoint: Content of a checkpoint of AnoPLe.
-        model_class: Class of the model.
-
-    Raises:
-        ValueError: If there is a name that no checkpoint of ours holds.
-    """
-    given, known = checkpoint.get("hyper_parameters") or {}, inspect.signature(model_class).parameters
-    odd = [*(set(checkpoint) & _OTHER_PLACES), *(set(given) - set(known) if isinstance(given, Mapping) else [given])]
-    if odd:
-        msg = (
-            f"The checkpoint is refused: its hyper-parameters hold {min(map(str, odd))!r:.80}, which no checkpoint of "
-            f"{model_class.__name__} does."
-        )
-        raise ValueError(msg)
-    return dict(given)
 
 
 def _tiles_of(state_dict: Mapping[str, Any]) -> list[int] | None:

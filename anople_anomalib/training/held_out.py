@@ -21,8 +21,8 @@ from torchvision.transforms.v2 import functional as tv_functional
 from anople_anomalib.backbones.outputs import ShotFeatures
 from anople_anomalib.method.fusion_weights import draw
 from anople_anomalib.method.memory_bank import MemoryBank
+from anople_anomalib.method.scaled_memory_bank import OwnPatches
 from anople_anomalib.method.state_checks import require_memory
-from anople_anomalib.method.subspace import OwnPatches
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.method.turns import turn_image
 
@@ -203,7 +203,7 @@ class HeldOutShots:
 
     @torch.no_grad()
     def spreads(self, region_of: Callable[[int], torch.Tensor | None]) -> list[float]:
-        """Measure how far patches of each shot are from those elsewhere in it, see :class:`.own_patches.OwnPatches`.
+        """Measure how far patches of each shot are from those elsewhere in it, see :class:`.OwnPatches`.
 
         Args:
             region_of: Region of each shot, shape ``(1, 1, H, W)``; ``None`` where all have the model's.

@@ -149,6 +149,7 @@ class FewShotTraining(CheckpointHooks):
         features: ShotFeatures | None = None
 
         def region_of(number: int) -> torch.Tensor | None:
+            """Return the region of a shot where each has its own."""
             return None if shots is None else self.regions_of(shots.paths[number : number + 1])
 
         if self.model.memory_bank is not None:

@@ -15,7 +15,8 @@ from anople_anomalib.backbones.outputs import ShotFeatures
 from anople_anomalib.config import AUTO
 from anople_anomalib.method.fusion import WeightedFusion
 from anople_anomalib.method.fusion_weights import Trial, choose_weights, damage
-from anople_anomalib.method.memory_bank import MemoryBank, ScaledMemoryBank
+from anople_anomalib.method.memory_bank import MemoryBank
+from anople_anomalib.method.scaled_memory_bank import ScaledMemoryBank
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.utils.batches import joined

@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from anople_anomalib.backbones.clip import FrozenCLIP
-from anople_anomalib.backbones.outputs import LayerFeatures
+from anople_anomalib.backbones.outputs import VisualFeatures
 from anople_anomalib.baselines.around_clip import EnsembleModel, abnormal_probability
 
 _HEAD_WIDTHS = (128, 64)
@@ -123,7 +123,7 @@ class InCTRLModel(EnsembleModel):
         return Scores((holistic.squeeze(1) + residuals.amax(dim=1)) / 2, image.squeeze(1))  # (5)
 
     def losses(
-        self, queries: LayerFeatures, context: LayerFeatures, texts: torch.Tensor, labels: torch.Tensor
+        self, queries: VisualFeatures, context: VisualFeatures, texts: torch.Tensor, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Compute the terms of equation (6).
 

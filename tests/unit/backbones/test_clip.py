@@ -84,7 +84,7 @@ def test_visual_prompts_are_replaced_and_the_signal_propagates(
 ) -> None:
     images, prompts = images_of(open_clip_model, 3), torch.randn(depth, 4, VISUAL_WIDTH)
     signals = torch.randn(3, VISUAL_WIDTH) if with_signal else None
-    features = clip.visual(images, prompts, signals, memory_layers=(1, 3))
+    features = clip.visual(images, prompts, signals, layers=(1, 3))
     for index, image in enumerate(images):
         signal = None if signals is None else signals[index]
         embedding, patches, layers = plain_visual(open_clip_model, image, prompts, signal)

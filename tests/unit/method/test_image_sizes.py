@@ -11,7 +11,7 @@ from anople_anomalib.backbones.timm_features import count_features, load_memory_
 from anople_anomalib.method import image_sizes
 from anople_anomalib.method.building import with_image_size
 from anople_anomalib.method.image_sizes import cost_of, finest_image_size, image_sides
-from anople_anomalib.method.memory_bank import ScaledMemoryBank
+from anople_anomalib.method.scaled_memory_bank import ScaledMemoryBank
 from anople_anomalib.presets import resolve
 
 MEMORY = resolve("offline")["memory"]

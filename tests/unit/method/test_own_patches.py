@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from anople_anomalib.method.memory_bank import ScaledMemoryBank
-from anople_anomalib.method.subspace import OwnPatches, SubspaceMemoryBank
+from anople_anomalib.method.scaled_memory_bank import OwnPatches, ScaledMemoryBank, SubspaceMemoryBank
 
 SIDE, WIDTH = 10, 6
 

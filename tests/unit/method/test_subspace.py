@@ -12,10 +12,9 @@ from torch.testing import assert_close
 from anople_anomalib.backbones.clip_loading import CLIP_MEAN, CLIP_STD
 from anople_anomalib.backbones.package_weights import LITE0
 from anople_anomalib.backbones.timm_features import load_memory_backbone
-from anople_anomalib.method.memory_bank import ScaledMemoryBank
+from anople_anomalib.method.scaled_memory_bank import ScaledMemoryBank, SubspaceMemoryBank
 from anople_anomalib.method.second_memory import SecondMemory
 from anople_anomalib.method.state_checks import check_weights
-from anople_anomalib.method.subspace import SubspaceMemoryBank
 
 GRID, WIDTH = (2, 3), 5
 

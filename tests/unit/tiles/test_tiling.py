@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from anople_anomalib.method.memory_bank import ScaledMemoryBank
+from anople_anomalib.method.scaled_memory_bank import ScaledMemoryBank
 from anople_anomalib.tiles.tiling import MAX_AUTO, Tiling, automatic_tiling, plain_tiles
 
 SIZE = (16, 20)
