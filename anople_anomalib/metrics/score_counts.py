@@ -12,6 +12,7 @@ image. These counts are within 0.00001 of exact at 8 to 12 ms an image and 8 MB 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from anomalib.metrics.pro import connected_components_cpu
 from torch import Tensor
@@ -70,14 +71,23 @@ class ScoreHistogram:
             msg = f"Scores and truth must be of one size, got {tuple(scores.shape)} and {tuple(anomalous.shape)}."
             raise ValueError(msg)
         truth = anomalous.flatten().cpu().bool()
-        added = torch.stack([~truth, truth, torch.zeros_like(truth)], dim=1).double()
+        keys = _keys(scores.flatten().cpu().nan_to_num()) >> self.shift
+        # Numpy sorts several times as fast as torch; the truth in the lowest bit saves it the places.
+        pairs = torch.from_numpy(np.sort((2 * keys + truth).numpy()))
+        fewer = _bits_to_drop(pairs >> 1, self.capacity)
+        new, bins = torch.unique_consecutive(pairs >> (1 + fewer), return_inverse=True)
+        added = self.counts.new_zeros(len(new), self.counts.shape[1])
+        added[:, :_WEIGHT] = torch.bincount(2 * bins + (pairs & 1), minlength=2 * len(new)).view(-1, 2).double()
+        seen, counts = torch.cat([self.keys >> fewer, new]), torch.cat([self.counts, added])
+        more = _bits_to_drop(seen.sort().values, self.capacity)
+        self.keys, bins = (seen >> more).unique(return_inverse=True)
+        self.counts = counts.new_zeros(len(self.keys), counts.shape[1]).index_add_(0, bins, counts)
+        self.shift += fewer + more
         if weights is not None:
-            added[:, _WEIGHT] = weights.flatten().cpu()
-        keys, counts = _gather(_keys(scores.flatten().cpu().nan_to_num()) >> self.shift, added)
-        self.keys, self.counts = _gather(torch.cat([self.keys, keys]), torch.cat([self.counts, counts]))
-        while len(self.keys) > self.capacity:
-            self.shift += 1
-            self.keys, self.counts = _gather(self.keys >> 1, self.counts)
+            given = weights.flatten().cpu().double()
+            inside = given.nonzero().flatten()
+            bins = torch.searchsorted(self.keys, keys[inside] >> (fewer + more))
+            self.counts[:, _WEIGHT].index_add_(0, bins, given[inside])
 
     @property
     def has_normal(self) -> bool:
@@ -111,10 +121,13 @@ def _scores(keys: Tensor) -> Tensor:
     return torch.where(keys < 0, -size, size)
 
 
-def _gather(keys: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Add up the counts of equal keys; the keys come back in ascending order."""
-    unique, bins = keys.unique(return_inverse=True)
-    return unique, torch.zeros(len(unique), counts.shape[1], dtype=counts.dtype).index_add_(0, bins, counts)
+def _bits_to_drop(keys: Tensor, capacity: int) -> int:
+    """Return how many low bits keys in ascending order must lose until no more than ``capacity`` of them differ."""
+    steps = keys[1:] ^ keys[:-1]  # neighbours differ as long as a bit of their step is left
+    more = 0
+    while int((steps >> more).count_nonzero()) >= capacity:
+        more += 1
+    return more
 
 
 def auroc(normal: Tensor, anomalous: Tensor) -> Tensor:
