@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-_ROWS, _QUERIES = 4096, 1024  # of the bank, of the images: compared at once, which bounds the memory of a query
+_ROWS, _QUERIES = 2048, 256  # of the bank, of the images: compared at once; 2 MB, which a processor's cache can hold
 
 
 class BankFeatures(NamedTuple):

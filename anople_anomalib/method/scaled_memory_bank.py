@@ -9,6 +9,7 @@ And an image that is compared with itself, by the measure of such a memory.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from .memory_bank import MemoryBank
 
@@ -85,8 +86,8 @@ class ScaledMemoryBank(MemoryBank):
 
     def _distances(self, queries: Sequence[torch.Tensor], bank: Sequence[torch.Tensor]) -> torch.Tensor:
         """Compute the scaled squared distances of all queries to one category, shape ``(B * n,)``."""
-        halves = [rows.square().sum(dim=-1) / 2 for rows in bank]  # |r|^2 / 2
-        closeness = torch.cat([_closeness(part, bank, halves) for part in queries])  # <q, r> - |r|^2 / 2
+        offsets = [-rows.square().sum(dim=-1) / 2 for rows in bank]  # -|r|^2 / 2
+        closeness = torch.cat([_closeness(part, bank, offsets) for part in queries])  # <q, r> - |r|^2 / 2
         squares = torch.cat([part.square().sum(dim=-1) for part in queries])
         return ((squares - 2 * closeness) / (4 * self.variance)).clamp(0, 1)  # d^2 / 4v
 
@@ -217,7 +218,7 @@ class OwnPatches(MemoryBank):
         return squares.masked_fill(same, torch.inf).amin(dim=-1)
 
 
-def _closeness(queries: torch.Tensor, bank: Sequence[torch.Tensor], halves: Sequence[torch.Tensor]) -> torch.Tensor:
+def _closeness(queries: torch.Tensor, bank: Sequence[torch.Tensor], offsets: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the largest ``<q, r> - |r|^2 / 2`` over the rows r, shape ``(Q,)``."""
-    values = [(queries @ rows.T - half).amax(dim=-1) for rows, half in zip(bank, halves, strict=True)]
+    values = [F.linear(queries, rows, offset).amax(dim=-1) for rows, offset in zip(bank, offsets, strict=True)]
     return torch.stack(values).amax(dim=0)
