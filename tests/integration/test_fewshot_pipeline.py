@@ -223,5 +223,5 @@ def test_a_method_learns_from_other_data_first_and_the_report_has_statistics(
     report = Path("results/report/report.md").read_text(encoding="utf-8")
     assert all(
         text in report
-        for text in ("RegAD (transfer)", "95 % interval", "by kind of defect", "permutation test", "under corruptions")
+        for text in ("RegAD (transfer)", "95 % interval", "by kind of defect", "DeLong's test", "under corruptions")
     )

@@ -3,6 +3,8 @@
 
 """Statistics of a comparison: scores of images against plain counts, and what tests say of methods that are known."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -77,6 +79,33 @@ def test_a_paired_test_tells_methods_apart_that_differ_and_no_others() -> None:
     assert difference == pytest.approx(counted(good, anomalous) - counted(poor, anomalous))
     assert probability < 0.05
     assert paired_test({"a": (poor, poor, anomalous)}) == (0, 1)
+
+
+def placements(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how often each anomalous score is above the good ones, and each good one below the others."""
+    above = np.array([[(x > y) + 0.5 * (x == y) for y in scores[~anomalous]] for x in scores[anomalous]], dtype=float)
+    return above.mean(axis=1), above.mean(axis=0)
+
+
+def test_the_paired_test_is_delongs_with_variances_that_add_up_over_categories() -> None:
+    ranks, variances, differences = {}, [], []
+    for category in "ab":
+        anomalous = np.arange(30) % 3 == 0
+        one, two = (RNG.integers(0, 9, 30) + shift * anomalous for shift in (1.0, 3.0))
+        ranks[category] = (one, two, anomalous)
+        (v10, v01), (w10, w01) = placements(one, anomalous), placements(two, anomalous)
+        differences.append(v10.mean() - w10.mean())
+        variances.append(np.var(v10 - w10, ddof=1) / len(v10) + np.var(v01 - w01, ddof=1) / len(v01))
+    z = np.mean(differences) / (np.sqrt(sum(variances)) / 2)
+    expected = np.mean(differences), math.erfc(abs(z) / math.sqrt(2))
+    assert paired_test(ranks) == pytest.approx(expected)
+
+
+def test_a_paired_test_without_variance_has_no_probability() -> None:
+    anomalous = np.array([True, True, False, False])
+    difference, probability = paired_test({"a": (np.arange(4.0)[::-1], np.arange(4.0), anomalous)})
+    assert difference == 1
+    assert math.isnan(probability)
 
 
 def test_tables_name_what_was_counted() -> None:
