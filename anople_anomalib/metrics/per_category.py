@@ -259,11 +259,5 @@ def metric_name(category: str, metric: str) -> str:
     return f"{category}/{metric}"
 
 
-def split_metric_name(name: str) -> tuple[str | None, str]:
-    """Return category and metric of a name; no category is a mean over categories, or there is one category."""
-    category, _, metric = name.rpartition("/")
-    return category or None, metric
-
-
 def _part(values: Tensor | None, rows: list[int]) -> Tensor | None:
     return None if values is None else values[rows]

@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from anople_anomalib.metrics.per_category import split_metric_name
 from anople_anomalib.pipeline.results import FAILED, OK, ResultsTable, metric_names, read_plans
 from anople_anomalib.pipeline.settings import auxiliary_text, class_name, split_categories
 
@@ -181,3 +180,9 @@ def _method_settings(job: dict[str, str]) -> dict[str, Any]:
     arguments = {key: value for key, value in arguments.items() if key not in VARIED}
     auxiliary = auxiliary_text(config.get("auxiliary"))
     return {"class": class_name(config["model"]), "on": config["accelerator"], "auxiliary": auxiliary, **arguments}
+
+
+def split_metric_name(name: str) -> tuple[str | None, str]:
+    """Return category and metric of a name; no category is a mean over categories, or there is one category."""
+    category, _, metric = name.rpartition("/")
+    return category or None, metric

@@ -12,7 +12,8 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from anople_anomalib.metrics.per_category import PerCategoryEvaluator, metric_name, split_metric_name
+from anople_anomalib.metrics.per_category import PerCategoryEvaluator, metric_name
+from anople_anomalib.report.results import split_metric_name
 
 NAMES = ["image_AUROC", "image_AUPR", "image_F1Max", "pixel_AUROC", "pixel_AUPRO", "pixel_F1Max"]
 CATEGORIES = ["bottle", "cable"]
