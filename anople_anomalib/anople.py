@@ -265,16 +265,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
     # ------------------------------------------------------------------------------------------------ evaluation
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Predict a batch; shots that stand in for validation images, by a memory that does not hold them.
-
-        Args:
-            batch: Batch of images.
-            *args: Unused.
-            **kwargs: Unused.
-
-        Returns:
-            The batch with ``pred_score`` and ``anomaly_map``.
-        """
+        """Predict a batch; shots that stand in for validation images, by a memory that does not hold them."""
         del args, kwargs
         regions = self.regions_of(paths_of(batch))
         held_out = self.held_out

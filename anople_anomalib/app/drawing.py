@@ -3,7 +3,6 @@
 
 """Answers as HTML: images and heat maps as layers, scores on a scale; no file is served for them."""
 
-import base64
 import io
 from collections.abc import Sequence
 from html import escape
@@ -15,6 +14,7 @@ from skimage.measure import find_contours
 
 from anople_anomalib.deployment.painting import heat_colors, resized_heat
 from anople_anomalib.deployment.table import verdict_of
+from anople_anomalib.report.page import image_address
 from anople_anomalib.utils.palette import BLUE, ORANGE, VERMILLION
 from anople_anomalib.visualization.explanation import draw_nearest_normal
 from anople_anomalib.visualization.samples import load_images
@@ -62,7 +62,7 @@ def reason(session: Session, answer: Answer) -> str:
         f"{answer.photo.name}: the patch furthest from everything normal, and beside it the most similar normal patch "
         "with the good image that it comes from"
     )
-    return f'<img class="anople-why" src="{_uri(stream.getvalue(), "png")}" alt="{escape(alt)}">'
+    return f'<img class="anople-why" src="{image_address(stream.getvalue(), "png")}" alt="{escape(alt)}">'
 
 
 def scale(score: float, thresholds: Thresholds, good: Sequence[float], top: float) -> str:
@@ -126,8 +126,4 @@ def _uri_of_file(path: Path, side: int) -> str:
 def _encode(image: Image.Image) -> str:
     stream = io.BytesIO()
     image.save(stream, format="webp", quality=80)
-    return _uri(stream.getvalue(), "webp")
-
-
-def _uri(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return image_address(stream.getvalue(), "webp")

@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from anople_anomalib.utils.arguments import did_you_mean
-from anople_anomalib.utils.files import READ_ERRORS
+from anople_anomalib.utils.files import READ_ERRORS, first_line
+from anople_anomalib.utils.scoped import seeded
 
 from .clip import FrozenCLIP
 from .frozen import fingerprint_of
@@ -159,8 +160,7 @@ def get_tokenizer(name: str) -> Callable[[list[str]], torch.Tensor]:
 
 def _create(name: str) -> nn.Module:
     """Create a model with random weights that are the same in every process."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         if name != TINY:
             return open_clip.create_model(name)
         config = json.loads((_TINY_FOLDER / "open_clip_config.json").read_text(encoding="utf-8"))
@@ -238,7 +238,7 @@ def _require_file(name: str, path: Path) -> None:
 
 
 def _unreadable(name: str, weights: str, error: Exception) -> ValueError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = first_line(error)
     if isinstance(error, pickle.UnpicklingError):  # PyTorch's message advises to run the file's code
         reason = "it is damaged, or holds more than tensors"
     return ValueError(f"{weights!r} does not hold readable weights of {name} ({reason}).")

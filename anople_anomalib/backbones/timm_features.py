@@ -19,11 +19,12 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
+from anople_anomalib.utils.files import first_line
 from anople_anomalib.utils.transforms import is_size, resize_exactly
 
 from .frozen import FrozenModule, fingerprint_of
 from .package_weights import PACKAGE_WEIGHTS
-from .timm_loading import bare_features, feature_layers, first_line, load_features, require_known
+from .timm_loading import bare_features, feature_layers, load_features, require_known
 
 _STRIDES = (8, 16)  # of the stages that make the memory of a convolutional network, as in PatchCore
 

@@ -21,7 +21,10 @@ from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
 from torch import nn
 
 from anople_anomalib.utils.downloads import require_hub
+from anople_anomalib.utils.files import first_line
+from anople_anomalib.utils.scoped import seeded
 
+from .clip_loading import RANDOM
 from .package_weights import LITE2, PACKAGE_WEIGHTS, forget_weights, package_weights
 from .weight_files import read_weights
 
@@ -32,9 +35,6 @@ OPTION = "memory.backbone"
 
 NO_BACKBONE = "none"
 """The word that asks for no second backbone."""
-
-RANDOM = "random"
-"""The word that asks for random weights, for tests and speed measurements only."""
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of weights that name a repository alone
 _NO_FEATURES = (RuntimeError, AttributeError, AssertionError, TypeError, NotImplementedError)
@@ -109,8 +109,7 @@ def load_features(
     architecture, sizes = _architecture(name), sizes or {}
     if weights == RANDOM:
         logger.warning("%s has random weights, as asked for: its detections mean nothing.", name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             return bare_features(name, indices, sizes)
     overlay: dict[str, Any] | None = None
     if weights is not None:
@@ -192,9 +191,3 @@ def _build(
         **sizes,
     )
     return forget_weights(model)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, without its point."""
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

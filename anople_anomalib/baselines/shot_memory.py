@@ -237,26 +237,11 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
         self._shots = {}
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Predict a batch.
-
-        Args:
-            batch: Batch of images.
-            *args: Unused.
-            **kwargs: Unused.
-
-        Returns:
-            The batch with ``pred_score`` and ``anomaly_map``.
-        """
+        """Predict a batch, and return it with ``pred_score`` and ``anomaly_map``."""
         del args, kwargs
         return batch.update(**self.model(images_of(batch))._asdict())
 
-    def to_onnx(  # type: ignore[override]  # anomalib's arguments, not Lightning's
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        **kwargs: Any,  # as in anomalib, for torch.onnx.export
-    ) -> Path:
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # anomalib's, not Lightning's
         """Write one ONNX file, weights included; see ``ExportMixin.to_onnx``."""
         self.require_training()
-        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+        return super().to_onnx(*args, **kwargs)

@@ -46,7 +46,8 @@ from .errors import clear_error
 from .sampling import (
     check_sample_list,
     draw_normal_images,
-    other_normal_images,
+    draw_validation_images,
+    other_samples,
     read_sample_list,
     write_sample_list,
 )
@@ -174,7 +175,8 @@ class FewShot(OwnDataModule):
             wanted = None if self.samples is None else self.samples[category]
             shots, drawn[category] = draw_normal_images(wrapped.train_data, self.k_shot, self.seed, category, wanted)
             logger.info("Training images of %s: %s", category, ", ".join(drawn[category]))
-            others.append(other_normal_images(wrapped.train_data, shots, self.seed))
+            rest = other_samples(wrapped.train_data, shots)
+            others.append(draw_validation_images(wrapped.train_data, rest, self.seed))
             parts = {"train_data": shots, "val_data": vars(wrapped).get("val_data"), "test_data": test_set_of(wrapped)}
             for name, part in parts.items():
                 if part is not None:

@@ -29,6 +29,8 @@ from anomalib.data.utils import LabelName
 from anople_anomalib.utils.arguments import K_SHOT, check
 from anople_anomalib.utils.files import relative_names, written_whole
 
+MAX_VALIDATION_IMAGES = 32
+"""Images that stand in for a missing validation set, at most."""
 _SUFFIXES = (".json", ".yaml", ".yml")
 
 
@@ -96,15 +98,25 @@ def draw_normal_images(
     return dataset.subsample(samples.index[chosen].tolist()), [names[index] for index in chosen]
 
 
-def other_normal_images(dataset: AnomalibDataset, shots: AnomalibDataset, seed: int, most: int = 32) -> AnomalibDataset:
-    """Return normal training images that are no shots, a draw of ``most`` of more, with empty masks for thresholds."""
+def other_samples(dataset: AnomalibDataset, shots: AnomalibDataset) -> pd.DataFrame:
+    """Return the rows of normal training images that are no shots."""
     samples = normal_samples(dataset)
-    samples = samples[~samples.image_path.isin(shots.samples.image_path)]
+    return samples[~samples.image_path.isin(shots.samples.image_path)]
+
+
+def draw_validation_images(dataset: AnomalibDataset, samples: pd.DataFrame, seed: int) -> AnomalibDataset:
+    """Draw images to take thresholds from, of images and of pixels alike: with masks, empty ones.
+
+    Args:
+        dataset: A training set.
+        samples: Some of its rows, of normal images.
+        seed: Seed of the draw where there are more than :data:`MAX_VALIDATION_IMAGES`.
+    """
     names = relative_names(samples.image_path)
-    chosen = draw_shots(names, min(most, len(names)), seed, "validation") if names else []
-    others = dataset.subsample(samples.index[chosen].tolist())
-    others.samples.attrs["task"] = TaskType.SEGMENTATION.value
-    return others
+    chosen = draw_shots(names, min(len(names), MAX_VALIDATION_IMAGES), seed, "validation") if names else []
+    drawn = dataset.subsample(samples.index[chosen].tolist())
+    drawn.samples.attrs["task"] = TaskType.SEGMENTATION.value
+    return drawn
 
 
 def match_samples(names: Sequence[str], wanted: Sequence[str], category: str) -> list[int]:

@@ -102,16 +102,9 @@ class Export(FewShotTraining):
 class WholeOnnx(ExportMixin):
     """anomalib's exports, whose ONNX is one file in an operator set that the exporter need not convert to."""
 
-    def to_onnx(
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        **kwargs: Any,  # as in anomalib, for torch.onnx.export
-    ) -> Path:
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:
         """Write one ONNX file, weights included; see ``ExportMixin.to_onnx``."""
-        kwargs = {"opset_version": _OPSET, "external_data": False, **kwargs}
-        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+        return super().to_onnx(*args, **{"opset_version": _OPSET, "external_data": False, **kwargs})
 
 
 class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have to_onnx; anomalib's counts

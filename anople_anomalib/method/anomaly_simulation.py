@@ -11,7 +11,7 @@ from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from torch import nn
 from torch.nn import functional as F
 
-from anople_anomalib.utils.files import visible
+from anople_anomalib.utils.files import first_line, visible
 
 LATENT_SIGMA = 0.015
 """Standard deviation of the latent noise, as in SimpleNet."""
@@ -97,7 +97,7 @@ class _Generator(PerlinAnomalyGenerator):
         except RuntimeError as error:
             if anomaly_source_path is None or isinstance(error, torch.OutOfMemoryError):
                 raise
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             msg = f"The texture '{anomaly_source_path}' cannot be read ({reason}): make it a PNG or JPEG, or remove it."
             raise ValueError(msg) from error
 

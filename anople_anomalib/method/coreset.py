@@ -6,6 +6,8 @@
 import torch
 from anomalib.models.components import KCenterGreedy
 
+from anople_anomalib.utils.scoped import seeded
+
 
 class _Sampler(KCenterGreedy):
     """Anomalib's sampler, without a copy of all features for every center.
@@ -39,7 +41,6 @@ def choose_coreset(features: torch.Tensor, ratio: float) -> torch.Tensor:
         The chosen rows.
     """
     ratio = max(ratio, 1.5 / len(features))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         chosen = _Sampler(features.cpu().unsqueeze(1), sampling_ratio=ratio).select_coreset_idxs()
     return features[chosen]

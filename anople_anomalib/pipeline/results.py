@@ -23,27 +23,22 @@ EXAMPLES, SAMPLES, SCORES = "examples", "samples", "scores"
 """Folders of the example maps, of the drawn shots and of the images' scores of a comparison."""
 OK, FAILED = "ok", "failed"
 LEADING_COLUMNS = ("status", "model", "setting", "dataset", "categories", "k_shot", "seed", "transfer")
-TRAILING_COLUMNS = (
-    "preparation_seconds",
-    "preparation_cpu_seconds",
-    "preparation_memory_mb",
-    "fit_seconds",
-    "fit_cpu_seconds",
-    "test_seconds",
-    "test_cpu_seconds",
-    "images_per_second",
-    "images_per_cpu_second",
-    "threads",
-    "batch_size",
-    "peak_memory_mb",
-    "trainable_parameters",
-    "checkpoint_mb",
-    "accelerator",
-    "verdicts",
-    "error",
-    "job_id",
-    "config",
-)
+COSTS = {
+    "preparation_seconds": ("Preparation (s)", "s"),
+    "preparation_cpu_seconds": ("Preparation, CPU (s)", "s"),
+    "preparation_memory_mb": ("Peak memory of preparation (MB)", "MB"),
+    "fit_seconds": ("Fit (s)", "s"),
+    "fit_cpu_seconds": ("Fit, CPU (s)", "s"),
+    "test_seconds": ("Test (s)", "s"),
+    "test_cpu_seconds": ("Test, CPU (s)", "s"),
+    "images_per_second": ("Images/s", "1/s"),
+    "images_per_cpu_second": ("Images/s of CPU", "1/s"),
+    "peak_memory_mb": ("Peak memory (MB)", "MB"),
+    "trainable_parameters": ("Trained parameters", "1"),
+    "checkpoint_mb": ("Checkpoint (MB)", "MB"),
+}
+"""Heading and unit of the costs; metrics are in percent."""
+TRAILING_COLUMNS = (*COSTS, "threads", "batch_size", "accelerator", "verdicts", "error", "job_id", "config")
 MAIN_METRICS = ("image_AUROC", "image_F1Max", "pixel_AUROC", "pixel_AUPRO")
 MAX_CATEGORIES = 3  # more are counted instead of named
 DECIMALS = 6

@@ -97,9 +97,9 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def jpeg_address(content: bytes) -> str:
-    """Return a JPEG file as a data address."""
-    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+def image_address(content: bytes, kind: str = "jpeg") -> str:
+    """Return an image file as a data address."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _chosen(values: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -131,7 +131,7 @@ def _examples(results: Results) -> list[dict[str, Any]]:
                 examples = results.folders[job["job_id"]] / EXAMPLES
                 path = examples / job["job_id"] / f"{category}.jpg"
                 if path.is_file() and path.resolve().is_relative_to(examples.resolve()):  # of a stranger's, too
-                    pictures.setdefault(category, {}).setdefault(job["method"], jpeg_address(path.read_bytes()))
+                    pictures.setdefault(category, {}).setdefault(job["method"], image_address(path.read_bytes()))
         if pictures:
             first = jobs.iloc[0]
             title = f"{dataset}, {setting}, {shots_text(first['k_shot'])}, seed {first['seed']}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from anople_anomalib.pipeline.results import FAILED, OK, ResultsTable, metric_names, read_plans
+from anople_anomalib.pipeline.results import COSTS, FAILED, OK, ResultsTable, metric_names, read_plans
 from anople_anomalib.pipeline.settings import auxiliary_text, class_name, split_categories
 
 PERCENT = 100
@@ -19,21 +19,6 @@ VARIED = ("k_shot", "seed", "training_seed", "training.seed", "categories", "cat
 """Arguments that do not make another method: the tables show them otherwise."""
 VALUE_COLUMNS = ("method", "dataset", "setting", "shots", "category", "seed", "metric", "value", "job_id")
 LONG_COLUMNS = ("method", "data", "setting", "category", "k", "seed", "metric", "value", "unit", "job_id")
-COSTS = {
-    "preparation_seconds": ("Preparation (s)", "s"),
-    "preparation_cpu_seconds": ("Preparation, CPU (s)", "s"),
-    "preparation_memory_mb": ("Peak memory of preparation (MB)", "MB"),
-    "fit_seconds": ("Fit (s)", "s"),
-    "fit_cpu_seconds": ("Fit, CPU (s)", "s"),
-    "test_seconds": ("Test (s)", "s"),
-    "test_cpu_seconds": ("Test, CPU (s)", "s"),
-    "images_per_second": ("Images/s", "1/s"),
-    "images_per_cpu_second": ("Images/s of CPU", "1/s"),
-    "peak_memory_mb": ("Peak memory (MB)", "MB"),
-    "trainable_parameters": ("Trained parameters", "1"),
-    "checkpoint_mb": ("Checkpoint (MB)", "MB"),
-}
-"""Heading and unit of the costs; metrics are in percent."""
 
 
 @dataclass

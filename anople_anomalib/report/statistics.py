@@ -230,7 +230,10 @@ def _rank_table(title: str, means: pd.DataFrame) -> TextTable:
 
     test = friedmanchisquare(*means.to_numpy().T)
     lines = zip(means, _mean_ranks(means), posthoc_nemenyi_friedman(means).to_numpy(), strict=True)
-    rows = [[Cell(str(name)), Cell(f"{rank:.2f}", rank), *map(_probability, line)] for name, rank, line in lines]
+    rows = [
+        [Cell(str(name)), Cell(f"{rank:.2f}", rank), *(Cell(f"{p:.3f}", float(p)) for p in line)]
+        for name, rank, line in lines
+    ]
     heading = (
         f"{title}, ranks over {len(means)} categories: Friedman chi2 = {test.statistic:.2f}, p = {test.pvalue:.3f}"
     )

@@ -24,7 +24,7 @@ from anople_anomalib.metrics.study import Study
 from anople_anomalib.utils.palette import PALETTE
 from anople_anomalib.utils.version import __version__
 
-from .page import jpeg_address, render, write_text
+from .page import image_address, render, write_text
 from .plots import as_svg
 
 _PICTURES, _SIDE = 12, 240  # on the page
@@ -62,7 +62,10 @@ def write_study(
         "study.html",
         title=title,
         histogram=as_svg(draw_scores(good, bad, subject.threshold, subject.zone), "scores"),
-        pictures=[(_address(each.path), _caption(each)) for each in _nearest(judged, subject.threshold)],
+        pictures=[
+            (_address(each.path), f"{each.kind}/{Path(each.path).name}: {each.verdict}, {each.score:.4g}")
+            for each in _nearest(judged, subject.threshold)
+        ],
         **common,
     )
     return write_text(folder / "study.html", html)
@@ -146,10 +149,6 @@ def _nearest(judged: Sequence[Judged], threshold: float) -> list[Judged]:
     return sorted(nearest, key=lambda each: each.score or 0.0)
 
 
-def _caption(each: Judged) -> str:
-    return f"{each.kind}/{Path(each.path).name}: {each.verdict}, {each.score:.4g}"
-
-
 def _address(path: str) -> str:
     """Return a small copy of an image file as a data address."""
     with Image.open(path) as image:
@@ -157,4 +156,4 @@ def _address(path: str) -> str:
     small.thumbnail((_SIDE, _SIDE))
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=85)
-    return jpeg_address(stream.getvalue())
+    return image_address(stream.getvalue())

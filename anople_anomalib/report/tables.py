@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from anople_anomalib.metrics.bounds import GOOD, Rate, percent, together
+from anople_anomalib.pipeline.results import COSTS
 from anople_anomalib.pipeline.settings import split_categories
 
 from .cells import MEAN, MEASURED, PUBLISHED, TABLE, TRANSFER, groups, load_published, ranks, shots_text, sorted_shots
-from .results import COSTS, PERCENT, Results
+from .results import PERCENT, Results
 
 MARKS = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}  # best, second best
 JOB = ["method", "dataset", "categories", "k_shot"]

@@ -124,7 +124,8 @@ def plain_roi(roi: object) -> str | list[list[float]] | None:
     """
     if roi is None or isinstance(roi, str | Path):
         return None if roi is None else str(roi)
-    corners = [list(c) if isinstance(c, Iterable) and not isinstance(c, str) else [] for c in _items(roi)]
+    items = roi if isinstance(roi, Iterable) else ()
+    corners = [list(item) if isinstance(item, Iterable) and not isinstance(item, str) else [] for item in items]
     plain = all(len(corner) == 2 and all(isinstance(share, Real) for share in corner) for corner in corners)
     if len(corners) < _MIN_CORNERS or not plain:
         msg = f"roi must be the path of a mask, a folder of masks, or three or more corners [x, y], got {roi!r}."
@@ -200,10 +201,6 @@ def region_file(folder: Path, image: Path) -> Path:
                 return file
     msg = f"There is no mask of '{image}' in the folder '{folder}' of roi: add '{image.stem}.png', white inside."
     raise FileNotFoundError(msg)
-
-
-def _items(roi: object) -> list:
-    return list(roi) if isinstance(roi, Iterable) else []
 
 
 def _not_empty(mask: torch.Tensor, name: str) -> torch.Tensor:

@@ -13,14 +13,19 @@ from typing import Protocol
 
 import pandas as pd
 import torch
-from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, Batch
 from anomalib.data.datasets import AnomalibDataset
 from torch.utils.data import DataLoader, Sampler
 from torchvision.transforms.v2 import Compose, Resize, Transform
 from typing_extensions import Self
 
-from anople_anomalib.data.sampling import draw_normal_images, draw_shots, normal_samples
+from anople_anomalib.data.sampling import (
+    draw_normal_images,
+    draw_shots,
+    draw_validation_images,
+    normal_samples,
+    other_samples,
+)
 from anople_anomalib.method.views import double
 from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.files import relative_names
@@ -31,8 +36,6 @@ from .copies import parts_of, thumbnail
 
 logger = logging.getLogger(__name__)
 
-MAX_VALIDATION_IMAGES = 32
-"""Images that stand in for a missing validation set, at most."""
 _LOOKED_AT = 100  # images among which copies of the shots are looked for, at most
 
 
@@ -178,7 +181,7 @@ class TrainingShots:
     def _other_parts(self) -> pd.DataFrame:
         """Return the rows of normal images that show other parts than the shots, of very many images a draw."""
         whole = self._datamodule.train_data
-        others = _others(whole, self._shots)
+        others = other_samples(whole, self._shots)
         if len(others) == 0:
             return others
         drawn = draw_shots(relative_names(others.image_path), min(len(others), _LOOKED_AT), self._seed, "validation")
@@ -248,7 +251,7 @@ def images_to_validate_on(
     Args:
         dataset: The whole training set.
         shots: The shots, which the memory holds and which therefore score lower than any other normal image.
-        seed: Seed of the draw where there are more than :data:`MAX_VALIDATION_IMAGES`.
+        seed: Seed of the draw where there are more than :data:`.MAX_VALIDATION_IMAGES`.
         image_size: Height and width of the images.
         transform: Transform of the model's pre-processor, whose kind of resizing they get.
         others: Rows of the training set that may be used; ``None`` for all that are no shots.
@@ -256,12 +259,10 @@ def images_to_validate_on(
     Returns:
         A data set of normal images with empty masks.
     """
-    others = _others(dataset, shots) if others is None else others
+    others = other_samples(dataset, shots) if others is None else others
     if len(others) == 0:
         dataset, others = shots, shots.samples
-    names = relative_names(others.image_path)
-    chosen = draw_shots(names, min(len(names), MAX_VALIDATION_IMAGES), seed, "validation")
-    return _with_augmentations(_with_empty_masks(dataset, others.index[chosen]), resize_like(transform, image_size))
+    return _with_augmentations(draw_validation_images(dataset, others, seed), resize_like(transform, image_size))
 
 
 def _set_aside(subset: AnomalibDataset | None, training: AnomalibDataset) -> list[str]:
@@ -271,19 +272,6 @@ def _set_aside(subset: AnomalibDataset | None, training: AnomalibDataset) -> lis
     folders = {str(Path(path).parent) for path in training.samples.image_path}
     taken = [str(path) for path in subset.samples.image_path if str(Path(path).parent) in folders]
     return [Path(path).name for path in taken[:10]] + ([f"and {len(taken) - 10} more"] if len(taken) > 10 else [])
-
-
-def _others(dataset: AnomalibDataset, shots: AnomalibDataset) -> pd.DataFrame:
-    """Return the rows of normal images that are no shots."""
-    samples = normal_samples(dataset)
-    return samples[~samples.image_path.isin(shots.samples.image_path)]
-
-
-def _with_empty_masks(dataset: AnomalibDataset, indices: Iterable[int]) -> AnomalibDataset:
-    """Return a part of a data set with masks without an anomaly, so that there are pixel thresholds, too."""
-    dataset = dataset.subsample(list(indices))
-    dataset.samples.attrs["task"] = TaskType.SEGMENTATION.value
-    return dataset
 
 
 def _with_augmentations(dataset: AnomalibDataset, augmentations: Transform | None) -> AnomalibDataset:

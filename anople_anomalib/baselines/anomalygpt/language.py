@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from anople_anomalib.backbones.frozen import FrozenModule
+from anople_anomalib.utils.files import first_line
 
 BEFORE = "### Human: <Img>"
 BETWEEN = "</Img> "
@@ -59,7 +60,7 @@ class LanguageModel(FrozenModule):
             self.tokenizer = AutoTokenizer.from_pretrained(name)
             self.model: Any = AutoModelForCausalLM.from_pretrained(name)
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             msg = f"language_model '{name}' is no causal model of transformers that is here or can be fetched: {reason}"
             raise FileNotFoundError(msg) from error
         self.freeze()

@@ -161,17 +161,7 @@ class AnomalyGPT(EnsembleLearner, AnomalibModule):
         return self.language, self.language.question(*self.model.prompt_learner(embeddings, maps))
 
     def test_step(self, batch: Batch, batch_idx: int, *args: object, **kwargs: object) -> STEP_OUTPUT:
-        """Predict a batch, and ask the language model, if there is one.
-
-        Args:
-            batch: Batch of images.
-            batch_idx: Index of the batch.
-            *args: Unused.
-            **kwargs: Unused.
-
-        Returns:
-            The batch with ``pred_score`` and ``anomaly_map``, and its sentences as ``explanation``.
-        """
+        """Predict a batch, and ask the language model, if there is one, whose sentences are its ``explanation``."""
         del batch_idx, args, kwargs
         images = images_of(batch)
         predictions = self.model(images)

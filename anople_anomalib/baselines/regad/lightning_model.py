@@ -110,8 +110,7 @@ class RegAD(AuxiliaryLearner, ShotMemory, AnomalibModule):
         self.model.train()
         optimizer = torch.optim.SGD(self.model.parameters(), lr=self.hparams["lr"], momentum=0.9)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.hparams["training_seed"])
+        with seeded(self.hparams["training_seed"]):
             for epoch in range(1, epochs + 1):
                 losses = [self._step(optimizer, *batch) for batch in self._batches(images)]
                 mean = torch.stack(losses).mean()

@@ -19,11 +19,11 @@ Example:
 
 import os
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from anomalib.data import AnomalibDataModule, MVTecADDataset
 from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
-from torchvision.transforms.v2 import Transform
 
 from anople_anomalib.utils.arguments import did_you_mean
 
@@ -48,15 +48,12 @@ class SampleTextures(AnomalibDataModule):
         train_batch_size: Training batch size.
         eval_batch_size: Validation and test batch size.
         num_workers: Number of worker processes of a data loader; so few and small images need none.
-        train_augmentations: Augmentations of the training images.
-        val_augmentations: Augmentations of the validation images.
-        test_augmentations: Augmentations of the test images.
-        augmentations: Augmentations of those of the three that are not given.
         test_split_mode: How the test set is made.
         test_split_ratio: Share of the images used for testing, where the mode splits them.
         val_split_mode: How the validation set is made.
         val_split_ratio: Share of the images used for validation, where the mode splits them.
         seed: Seed of those splits. It does not change the images.
+        **augmentations: ``train_augmentations`` and so on, as of any datamodule of anomalib.
 
     Raises:
         ValueError: If there is no such category.
@@ -69,15 +66,12 @@ class SampleTextures(AnomalibDataModule):
         train_batch_size: int = 32,
         eval_batch_size: int = 32,
         num_workers: int = 0,
-        train_augmentations: Transform | None = None,
-        val_augmentations: Transform | None = None,
-        test_augmentations: Transform | None = None,
-        augmentations: Transform | None = None,
         test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
         test_split_ratio: float = 0.2,
         val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
         val_split_ratio: float = 0.5,
         seed: int | None = None,
+        **augmentations: Any,
     ) -> None:
         if category not in CATEGORIES:
             meant = did_you_mean(category, CATEGORIES)
@@ -87,15 +81,12 @@ class SampleTextures(AnomalibDataModule):
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
-            train_augmentations=train_augmentations,
-            val_augmentations=val_augmentations,
-            test_augmentations=test_augmentations,
-            augmentations=augmentations,
             test_split_mode=test_split_mode,
             test_split_ratio=test_split_ratio,
             val_split_mode=val_split_mode,
             val_split_ratio=val_split_ratio,
             seed=seed,
+            **augmentations,
         )
         self.root = (cache_folder() / "sample_textures" if root is None else Path(root)) / VERSION
         self.category = category

@@ -11,8 +11,8 @@ import torch
 from anomalib.data import AnomalibDataset, Folder, MVTecAD
 from torch.testing import assert_close
 
-from anople_anomalib.data.sampling import draw_normal_images
-from anople_anomalib.training.shots import MAX_VALIDATION_IMAGES, EpochSampler, TrainingShots, images_to_validate_on
+from anople_anomalib.data.sampling import MAX_VALIDATION_IMAGES, draw_normal_images
+from anople_anomalib.training.shots import EpochSampler, TrainingShots, images_to_validate_on
 from anople_anomalib.utils.transforms import resize
 from helpers.folders import SIZE, write_category
 from helpers.training import make_datamodule
