@@ -178,11 +178,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
     # -------------------------------------------------------------------------------------------------- training
 
     def setup(self, stage: str) -> None:
-        """Name the classes before a training run.
-
-        Args:
-            stage: Stage of the trainer.
-        """
+        """Name the classes before a training run."""
         if stage == "fit":
             from .data.dataset_checks import class_names_of
 

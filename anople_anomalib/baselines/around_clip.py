@@ -75,11 +75,7 @@ class AroundClip(ShotMemory):
         return exact_pre_processor(given)
 
     def setup(self, stage: str) -> None:
-        """Write the texts before a training run.
-
-        Args:
-            stage: Stage of the trainer.
-        """
+        """Write the texts before a training run."""
         if stage == "fit":
             self.prepare_texts(self.hparams["class_names"] or class_names_of(datamodule_of(self.trainer)))
         super().setup(stage)

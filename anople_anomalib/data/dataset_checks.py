@@ -22,6 +22,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
+from anople_anomalib.utils.batches import datamodule_of
 from anople_anomalib.utils.files import common_folder, is_hidden
 
 from .image_reading import require_plain_images, turned_size
@@ -61,12 +62,6 @@ def class_names_of(datamodule: AnomalibDataModule | None) -> str | list[str]:
     return list(vars(datamodule).get("categories", ())) or datamodule.category or datamodule.name or "object"
 
 
-def datamodule_of(trainer: Trainer) -> AnomalibDataModule | None:
-    """Return the datamodule of a run, if there is one of anomalib's kind."""
-    datamodule = vars(trainer).get("datamodule")
-    return datamodule if isinstance(datamodule, AnomalibDataModule) else None
-
-
 def subset_of(datamodule: AnomalibDataModule, name: str) -> AnomalibDataset | None:
     """Return one of a datamodule's :data:`SUBSETS`, if it is there and not empty."""
     subset = vars(datamodule).get(name)
@@ -80,7 +75,7 @@ def check_run(trainer: Trainer) -> None:
         ValueError: If something would be read wrongly.
     """
     datamodule = datamodule_of(trainer)
-    if datamodule is not None and not isinstance(datamodule, OwnDataModule):
+    if isinstance(datamodule, AnomalibDataModule) and not isinstance(datamodule, OwnDataModule):
         fits = trainer.state.fn == TrainerFn.FITTING
         if fits:
             require_training_images(datamodule)

@@ -17,9 +17,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from anople_anomalib.utils.arguments import did_you_mean
+from anople_anomalib.utils.batches import datamodule_of
 from anople_anomalib.utils.files import is_hidden
 
-from .dataset_checks import PANDAS_3, SUBSETS, datamodule_of, require_clear_labels
+from .dataset_checks import PANDAS_3, SUBSETS, require_clear_labels
 from .image_reading import open_image
 from .masks import crosswise, masks_on_disk, pair_masks
 
@@ -39,7 +40,7 @@ class ClearDataErrors(Callback):
         """
         del pl_module
         datamodule = datamodule_of(trainer)
-        if datamodule is not None and _raised_by(datamodule, exception.__traceback__):
+        if isinstance(datamodule, AnomalibDataModule) and _raised_by(datamodule, exception.__traceback__):
             clear = clear_error(exception, datamodule)
             if clear is not exception:
                 raise clear from exception

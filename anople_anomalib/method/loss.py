@@ -15,21 +15,20 @@ FOCAL_GAMMA = 2.0
 DICE_SMOOTHING = 1.0
 
 
-def dice_loss(probabilities: torch.Tensor, masks: torch.Tensor, smoothing: float = DICE_SMOOTHING) -> torch.Tensor:
-    """Compute the dice loss of the abnormal class.
+def dice_loss(probabilities: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Compute the dice loss of the abnormal class; a view without an anomaly is best predicted as all zero.
 
     Args:
         probabilities: Abnormal probability of every pixel, shape ``(V, H, W)``, values in [0, 1].
         masks: Shape ``(V, H, W)``, 1 where anomalous.
-        smoothing: Added to numerator and denominator: a view without an anomaly is best predicted as all zero.
 
     Returns:
-        ``1 - (2 |P M| + s) / (|P| + |M| + s)``, the mean over the views; a scalar in [0, 1].
+        ``1 - (2 |P M| + 1) / (|P| + |M| + 1)``, the mean over the views; a scalar in [0, 1].
     """
     masks = masks.to(probabilities.dtype)
     intersection = (probabilities * masks).sum(dim=(1, 2))
     total = probabilities.sum(dim=(1, 2)) + masks.sum(dim=(1, 2))
-    return (1 - (2 * intersection + smoothing) / (total + smoothing)).mean()
+    return (1 - (2 * intersection + DICE_SMOOTHING) / (total + DICE_SMOOTHING)).mean()
 
 
 def pixel_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

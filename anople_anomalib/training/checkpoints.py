@@ -87,11 +87,7 @@ class CheckpointHooks(Finalization):
         self._accepted = checkpoint["state_dict"]
 
     def setup(self, stage: str) -> None:
-        """Forget the checkpoint of an earlier training run.
-
-        Args:
-            stage: Stage of the trainer.
-        """
+        """Forget the checkpoint of an earlier training run."""
         super().setup(stage)
         if stage == TrainerFn.FITTING:
             self._resumed_from = None

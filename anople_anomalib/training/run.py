@@ -45,11 +45,6 @@ class TrainingRun(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Change what the run needs.
 
-        Args:
-            trainer: The trainer.
-            pl_module: The model.
-            stage: Stage of the trainer.
-
         Raises:
             ValueError: If there are several processes: each would remember a part of the shots, and an evaluation count
                 some images twice.

@@ -20,7 +20,6 @@ Towers and memory banks are AnoPLe's (:mod:`anople_anomalib.method`).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -33,18 +32,6 @@ from anople_anomalib.baselines.around_clip import EnsembleModel, abnormal_probab
 
 _HEAD_WIDTHS = (128, 64)
 _REDUCTION = 4  # of the adapter
-
-
-class Scores(NamedTuple):
-    """Scores of images.
-
-    Attributes:
-        score: s (5), shape ``(B,)``, values in [0, 1].
-        image: s_i (2), shape ``(B,)``, values in [0, 1].
-    """
-
-    score: torch.Tensor
-    image: torch.Tensor
 
 
 class InCTRLModel(EnsembleModel):
@@ -98,12 +85,12 @@ class InCTRLModel(EnsembleModel):
         self.require_shots()
         visual = self.encode(images)
         residuals = self.memory_banks(visual.layers)
-        scores = self.scores(visual.image_embedding, residuals, self.prototype, self.text_features)
-        return InferenceBatch(pred_score=scores.score.unsqueeze(1))
+        score, _ = self.scores(visual.image_embedding, residuals, self.prototype, self.text_features)
+        return InferenceBatch(pred_score=score.unsqueeze(1))
 
     def scores(
         self, embeddings: torch.Tensor, residuals: torch.Tensor, prototypes: torch.Tensor, texts: torch.Tensor
-    ) -> Scores:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute equations (2) to (5).
 
         Args:
@@ -114,13 +101,13 @@ class InCTRLModel(EnsembleModel):
             texts: (w^n, w^a), shape ``(2, D)``, or ``(B, 2, D)`` for texts of their own.
 
         Returns:
-            The scores.
+            s (5) and s_i (2), shape ``(B,)`` each, values in [0, 1].
         """
         image = self.image_head(self.adapter(embeddings.float()) - prototypes)  # (2), (B, 1)
         unit = F.normalize(embeddings.float(), dim=-1).unsqueeze(1)
         prior = abnormal_probability(unit, texts, self.clip.logit_scale)  # (3), (B, 1)
         holistic = self.holistic_head(residuals.float() + image + prior)  # (4), (B, 1)
-        return Scores((holistic.squeeze(1) + residuals.amax(dim=1)) / 2, image.squeeze(1))  # (5)
+        return (holistic.squeeze(1) + residuals.amax(dim=1)) / 2, image.squeeze(1)  # (5), (2)
 
     def losses(
         self, queries: VisualFeatures, context: VisualFeatures, texts: torch.Tensor, labels: torch.Tensor
@@ -140,8 +127,8 @@ class InCTRLModel(EnsembleModel):
         layers = [layer.unflatten(0, (number, -1)) for layer in context.layers]  # (B, S, n, d_v) each
         prototypes = self.adapter(context.image_embedding.float()).unflatten(0, (number, -1)).mean(dim=1)
         residuals = patch_residuals(queries.layers, layers)
-        scores = self.scores(queries.image_embedding, residuals, prototypes, texts)
-        return {"score": focal_loss(scores.score, labels), "image": focal_loss(scores.image, labels)}
+        score, image = self.scores(queries.image_embedding, residuals, prototypes, texts)
+        return {"score": focal_loss(score, labels), "image": focal_loss(image, labels)}
 
 
 def _head(width: int) -> nn.Sequential:

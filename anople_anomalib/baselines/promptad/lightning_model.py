@@ -37,7 +37,7 @@ from anople_anomalib.method.prompt_templates import clean_class_names, words_of_
 from anople_anomalib.method.state_checks import check_weights, require_finite
 from anople_anomalib.training.finalization import TrainerArguments
 from anople_anomalib.training.run import TrainingRun
-from anople_anomalib.utils.arguments import POSITIVE, RATE, as_list, check, integer, optional
+from anople_anomalib.utils.arguments import RATE, as_list, check, integer
 from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.scoped import seeded
 
@@ -72,14 +72,9 @@ class PromptAD(AroundClip, AnomalibModule):
             that are known for the categories of MVTec AD, VisA and SampleTextures.
         image_prompts: Number of normal contexts of the image head.
         pixel_prompts: Number of normal contexts of the pixel head.
-        context_length: Number E_N of learnable tokens before the class name.
         num_suffixes: Number of learnable anomaly suffixes, in each head.
-        suffix_length: Number E_A of learnable tokens of a suffix.
         use_memory: Whether there is a memory of the shots.
         memory_layers: 1-based numbers of its layers, of CLIP's own path; the default is scaled for another depth.
-        logit_scale: 1 / tau in training and detection; ``None`` for the logarithm of CLIP's own, by which the
-            authors' program multiplies (4.6, where CLIP has 100).
-        margin: Margin of the loss (5); the paper's is 0.
         alignment_weight: lambda, weight of the loss (6).
         sigma: Standard deviation of the Gaussian smoothing of the map, in pixels of the model's image; ``None`` for a
             hundredth of its height (the authors' program: 4 of 400).
@@ -105,13 +100,9 @@ class PromptAD(AroundClip, AnomalibModule):
         anomalies: Sequence[str] | None = None,
         image_prompts: int = 3,
         pixel_prompts: int = 1,
-        context_length: int = 4,
         num_suffixes: int = 4,
-        suffix_length: int = 1,
         use_memory: bool = True,
         memory_layers: Sequence[int] = PROMPTAD_MEMORY_LAYERS,
-        logit_scale: float | None = None,
-        margin: float = 0.0,
         alignment_weight: float = 0.001,
         sigma: float | None = None,
         epochs: int = 100,
@@ -124,10 +115,9 @@ class PromptAD(AroundClip, AnomalibModule):
         class_names, anomalies, memory_layers = as_list(class_names), as_list(anomalies), as_list(memory_layers)
         pretrained = pretrained and str(pretrained)
         check(integer(1), image_prompts=image_prompts, pixel_prompts=pixel_prompts, num_suffixes=num_suffixes)
-        check(integer(1), context_length=context_length, suffix_length=suffix_length, epochs=epochs)
+        check(integer(1), epochs=epochs)
         check(integer(0), training_seed=training_seed)
-        check(RATE, margin=margin, alignment_weight=alignment_weight, sigma=sigma or 0.0, prompt_lr=prompt_lr)
-        check(optional(POSITIVE, "CLIP's own"), logit_scale=logit_scale)
+        check(RATE, alignment_weight=alignment_weight, sigma=sigma or 0.0, prompt_lr=prompt_lr)
         if class_names is not None:
             clean_class_names(class_names)
         if anomalies is not None:
@@ -144,12 +134,8 @@ class PromptAD(AroundClip, AnomalibModule):
                 loaded.clip,
                 image_prompts=image_prompts,
                 pixel_prompts=pixel_prompts,
-                context_length=context_length,
                 num_suffixes=num_suffixes,
-                suffix_length=suffix_length,
                 memory_layers=layers,
-                logit_scale=logit_scale,
-                margin=margin,
                 alignment_weight=alignment_weight,
                 sigma=visual.image_size[0] / 100 if sigma is None else sigma,
             )

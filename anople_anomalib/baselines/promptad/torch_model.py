@@ -41,6 +41,8 @@ from anople_anomalib.method.fusion import fuse
 
 from .prompts import PromptFeatures, PromptHead
 
+_CONTEXT_LENGTH, _SUFFIX_LENGTH = 4, 1  # E_N and E_A
+
 
 class PromptADModel(ClipModel):
     """PromptAD: two heads of prompts around a frozen CLIP, and a memory of the shots.
@@ -49,12 +51,8 @@ class PromptADModel(ClipModel):
         clip: The frozen CLIP.
         image_prompts: Number of normal contexts of the image head.
         pixel_prompts: Number of normal contexts of the pixel head.
-        context_length: E_N.
         num_suffixes: Number of learnable suffixes, in each head.
-        suffix_length: E_A.
         memory_layers: 1-based numbers of the layers of the memory; empty for none.
-        logit_scale: 1 / tau; ``None`` for the logarithm of CLIP's own.
-        margin: Margin of equation (5).
         alignment_weight: lambda.
         sigma: Standard deviation of the Gaussian smoothing of the map, in pixels of the image; 0 for none.
     """
@@ -64,21 +62,17 @@ class PromptADModel(ClipModel):
         clip: FrozenCLIP,
         image_prompts: int = 3,
         pixel_prompts: int = 1,
-        context_length: int = 4,
         num_suffixes: int = 4,
-        suffix_length: int = 1,
         memory_layers: Sequence[int] = (3, 8),
-        logit_scale: float | None = None,
-        margin: float = 0.0,
         alignment_weight: float = 0.001,
         sigma: float = 2.4,
     ) -> None:
         super().__init__(clip, memory_layers)
-        lengths = (context_length, num_suffixes, suffix_length)
+        lengths = (_CONTEXT_LENGTH, num_suffixes, _SUFFIX_LENGTH)
         self.image_head = PromptHead(clip.text.width, image_prompts, *lengths)
         self.pixel_head = PromptHead(clip.text.width, pixel_prompts, *lengths)
-        self.logit_scale = float(clip.logit_scale.log()) if logit_scale is None else float(logit_scale)
-        self.margin, self.alignment_weight = margin, alignment_weight
+        self.logit_scale = float(clip.logit_scale.log())  # 1 / tau: the authors' program multiplies by 4.6 for 100
+        self.alignment_weight = alignment_weight
         self.blur = GaussianBlur2d(sigma=sigma) if sigma else nn.Identity()
         for name in ("names", "anomalies"):  # token numbers, of training only
             self.register_buffer(name, torch.zeros(0, 0, dtype=torch.long), persistent=False)
@@ -142,7 +136,7 @@ class PromptADModel(ClipModel):
         for name, (head, features) in heads.items():
             prompts = head(self.clip.text, self.names, self.anomalies)
             losses[f"{name}_contrast"] = contrastive_loss(features, prompts, self.logit_scale)  # (4)
-            losses[f"{name}_margin"] = margin_loss(features, prompts.prototypes, self.margin)  # (5)
+            losses[f"{name}_margin"] = margin_loss(features, prompts.prototypes)  # (5)
             losses[f"{name}_alignment"] = self.alignment_weight * alignment_loss(prompts)  # (6)
         return losses
 
@@ -196,19 +190,18 @@ def contrastive_loss(features: torch.Tensor, prompts: PromptFeatures, scale: tor
     return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
 
 
-def margin_loss(features: torch.Tensor, prototypes: torch.Tensor, margin: float = 0.0) -> torch.Tensor:
+def margin_loss(features: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
     """Keep normal features nearer to the normal prototype than to the anomalous one, equation (5).
 
     Args:
         features: Features z, of length 1, shape ``(..., D)``.
         prototypes: (w^n, w^a), of length 1, shape ``(2, D)``.
-        margin: By how much nearer, as a difference of squared distances.
 
     Returns:
-        The mean of ``max(0, |z - w^n|^2 - |z - w^a|^2 + margin)``; 0 or more, and 0 once all features keep the margin.
+        The mean of ``max(0, |z - w^n|^2 - |z - w^a|^2)``; 0 or more, and 0 once all features are on the right side.
     """
     normal, anomalous = ((features - prototype).square().sum(dim=-1) for prototype in prototypes)
-    return F.relu(normal - anomalous + margin).mean()
+    return F.relu(normal - anomalous).mean()
 
 
 def alignment_loss(prompts: PromptFeatures) -> torch.Tensor:

@@ -100,13 +100,12 @@ def test_contrastive_loss() -> None:
     assert_close(contrastive_loss(features, prompts, 7).item(), sum(terms) / len(terms), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.3])
-def test_margin_loss(margin: float) -> None:
+def test_margin_loss() -> None:
     features, (normal, anomalous) = unit(2, 6, EMBED_DIM), unit(2, EMBED_DIM)
     terms = [  # equation (5)
-        max(0.0, float((z - normal).norm() ** 2 - (z - anomalous).norm() ** 2) + margin) for z in features.flatten(0, 1)
+        max(0.0, float((z - normal).norm() ** 2 - (z - anomalous).norm() ** 2)) for z in features.flatten(0, 1)
     ]
-    loss = margin_loss(features, torch.stack([normal, anomalous]), margin)
+    loss = margin_loss(features, torch.stack([normal, anomalous]))
     assert_close(loss.item(), sum(terms) / len(terms), rtol=1e-4, atol=1e-5)
 
 
@@ -127,7 +126,7 @@ def test_alignment_loss() -> None:
 
 
 def test_both_heads_lose_by_the_sum_of_their_terms() -> None:
-    model = PromptAD(**SMALL, alignment_weight=0.5, margin=0.2)
+    model = PromptAD(**SMALL, alignment_weight=0.5)
     model.prepare_texts(["screw"])
     visual = model.model.encode(torch.randn(2, 3, 64, 64))
     losses = model.model.losses(visual)
@@ -136,7 +135,7 @@ def test_both_heads_lose_by_the_sum_of_their_terms() -> None:
         head = getattr(model.model, f"{name}_head")
         prompts = head(model.model.clip.text, model.model.names, model.model.anomalies)
         assert_close(losses[f"{name}_contrast"], contrastive_loss(features, prompts, model.model.logit_scale))
-        assert_close(losses[f"{name}_margin"], margin_loss(features, prompts.prototypes, 0.2))
+        assert_close(losses[f"{name}_margin"], margin_loss(features, prompts.prototypes))
         assert_close(losses[f"{name}_alignment"], 0.5 * alignment_loss(prompts))
     assert len(losses) == 6
 
@@ -260,9 +259,7 @@ def test_an_exported_model_says_the_same_without_the_text_tower(mvtec: Path, tmp
     ("arguments", "message"),
     [
         ({"image_prompts": 0}, "image_prompts"),
-        ({"suffix_length": 1.5}, "suffix_length"),
         ({"prompt_lr": -1}, "prompt_lr"),
-        ({"logit_scale": 0}, "logit_scale"),
         ({"memory_layers": [99]}, "memory_layers"),
         ({"anomalies": ["{} {}"]}, "anomalies must be words"),
         ({"anomalies": ["with oil"], "object_specific": False}, "object_specific=True alone"),
