@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -137,16 +138,9 @@ def make_service(
         yield
         judge.close()
 
-    def known(request: Request) -> None:
-        """Refuse a request without the token."""
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if token and not hmac.compare_digest(given.encode(), token.encode()):
-            raise HTTPException(_UNKNOWN, "Send the service's token: Authorization: Bearer TOKEN.")
-
     description = "Judges images of parts: OK, NOT OK, LOOK, or ERROR where there is no verdict."
     service = FastAPI(title="anople", version=__version__, description=description, lifespan=lifespan)
-    guarded = [Depends(known)]
-
+    guarded = [Depends(partial(_require_token, token))]
     image_body = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"format": "binary"}}}}}
 
     @service.post("/judge", dependencies=guarded, openapi_extra=image_body)
@@ -176,6 +170,13 @@ def make_service(
         return Response(generate_latest(judge.registry), media_type=CONTENT_TYPE_LATEST)
 
     return service
+
+
+def _require_token(token: str, request: Request) -> None:
+    """Refuse a request without the token, if there is one."""
+    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if token and not hmac.compare_digest(given.encode(), token.encode()):
+        raise HTTPException(_UNKNOWN, "Send the service's token: Authorization: Bearer TOKEN.")
 
 
 async def _body(request: Request, megabytes: float) -> bytes:
