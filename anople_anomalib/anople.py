@@ -42,7 +42,7 @@ from .deployment.components import exact_pre_processor, resize_input
 from .deployment.maintenance import Maintenance
 from .method.building import build_backbone, build_model, build_second_memory, build_simulator, with_image_size
 from .method.loss import AnoPLeLoss
-from .method.prompt_templates import check_texts, clean_class_names, prompt_texts, words_of_categories
+from .method.prompt_templates import check_class_names, clean_class_names, prompt_texts, words_of_categories
 from .method.state_checks import require_finite
 from .method.torch_model import AnoPLeModel
 from .metrics.per_category import RawScoreKeeper
@@ -126,7 +126,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         whole = roi is None and tiles in (None, [1, 1])
         settings = resolve(preset, backbone, pretrained, prompts, training, memory, whole=whole)
         settings = with_image_size(settings, k_shot)
-        check_texts(class_names, settings["prompts"]["state_word"])
+        check_class_names(class_names)
         # anomalib saves the arguments as they are now for the checkpoint: complete, and plain data
         backbone, pretrained = settings["backbone"], settings["pretrained"]
         prompts, training, memory = settings["prompts"], settings["training"], settings["memory"]

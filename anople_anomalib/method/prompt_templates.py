@@ -70,6 +70,12 @@ def clean_class_names(class_names: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(words))
 
 
+def check_class_names(class_names: str | Sequence[str] | None) -> None:
+    """Refuse what :func:`clean_class_names` refuses; ``None`` stands for names that are not known yet."""
+    if class_names is not None:
+        clean_class_names(class_names)
+
+
 def words_of_categories(categories: str | Sequence[str]) -> list[str]:
     """Find words for the categories of a data set.
 
@@ -98,32 +104,10 @@ def state_templates(state_word: str | Sequence[str]) -> tuple[tuple[str, ...], t
 
     Returns:
         Templates of the normal and of the abnormal prompts, each with one ``{}`` for the class name.
-
-    Raises:
-        ValueError: If there is no word or a word is empty.
     """
     if state_word == COMPOSITIONAL:
         return NORMAL_STATES, ABNORMAL_STATES
-    words = _strings(state_word)
-    if not words or not all(word.strip() for word in words):
-        msg = f"state_word must be one or more non-empty words or {COMPOSITIONAL!r}, got {state_word!r}."
-        raise ValueError(msg)
-    return ("{}",), tuple(f"{word.strip()} {{}}" for word in words)
-
-
-def check_texts(class_names: str | Sequence[str] | None, state_word: str | Sequence[str]) -> None:
-    """Check what the texts of the prompts are to be made of.
-
-    Args:
-        class_names: See :func:`clean_class_names`; ``None`` where they are not known yet.
-        state_word: See :func:`state_templates`.
-
-    Raises:
-        ValueError: If there is no name or no word, or one is empty.
-    """
-    if class_names is not None:
-        clean_class_names(class_names)
-    state_templates(state_word)
+    return ("{}",), tuple(f"{word.strip()} {{}}" for word in _strings(state_word))
 
 
 def prompt_texts(class_names: Sequence[str], state_word: str | Sequence[str]) -> tuple[list[str], list[str]]:

@@ -34,7 +34,7 @@ from anople_anomalib.baselines.around_clip import EnsembleLearner
 from anople_anomalib.baselines.transfer import SIMULATED, AuxiliaryCategory
 from anople_anomalib.method.anomaly_simulation import PHOTOGRAPHS, PixelAnomalySimulator
 from anople_anomalib.method.layers import resolve_memory_layers
-from anople_anomalib.method.prompt_templates import clean_class_names
+from anople_anomalib.method.prompt_templates import check_class_names
 from anople_anomalib.method.state_checks import check_weights
 from anople_anomalib.utils.arguments import RATE, as_list, check, integer
 from anople_anomalib.utils.batches import images_of
@@ -99,8 +99,7 @@ class AnomalyGPT(EnsembleLearner, AnomalibModule):
         check(integer(1), epochs=epochs, batch_size=batch_size)
         check(integer(0), training_seed=training_seed)
         check(RATE, lr=lr)
-        if class_names is not None:
-            clean_class_names(class_names)
+        check_class_names(class_names)
         loaded = load_backbone(backbone, pretrained)
         super().__init__(pre_processor=self.pre_processor_around(loaded, pre_processor), **components)
         self.language = None if language_model is None else LanguageModel(language_model)

@@ -30,7 +30,7 @@ from anople_anomalib.backbones.clip_loading import load_backbone
 from anople_anomalib.baselines.around_clip import EnsembleLearner
 from anople_anomalib.baselines.transfer import SIMULATED, AuxiliaryCategory
 from anople_anomalib.method.layers import resolve_memory_layers
-from anople_anomalib.method.prompt_templates import clean_class_names
+from anople_anomalib.method.prompt_templates import check_class_names
 from anople_anomalib.method.state_checks import check_weights
 from anople_anomalib.utils.arguments import RATE, as_list, check, integer
 from anople_anomalib.utils.scoped import seeded
@@ -92,8 +92,7 @@ class InCTRL(EnsembleLearner, AnomalibModule):
         check(integer(2), batch_size=batch_size)
         check(integer(0), training_seed=training_seed)
         check(RATE, lr=lr)
-        if class_names is not None:
-            clean_class_names(class_names)
+        check_class_names(class_names)
         loaded = load_backbone(backbone, pretrained)
         super().__init__(pre_processor=self.pre_processor_around(loaded, pre_processor), **components)
         layers = resolve_memory_layers(layers, loaded.clip.visual.depth, [INCTRL_LAYERS], "layers")

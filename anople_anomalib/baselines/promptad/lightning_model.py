@@ -33,7 +33,7 @@ from torch import nn
 from anople_anomalib.backbones.clip_loading import get_tokenizer, load_backbone
 from anople_anomalib.baselines.around_clip import AroundClip
 from anople_anomalib.method.layers import resolve_memory_layers
-from anople_anomalib.method.prompt_templates import clean_class_names, words_of_categories
+from anople_anomalib.method.prompt_templates import check_class_names, clean_class_names, words_of_categories
 from anople_anomalib.method.state_checks import check_weights, require_finite
 from anople_anomalib.training.finalization import TrainerArguments
 from anople_anomalib.training.run import TrainingRun
@@ -118,8 +118,7 @@ class PromptAD(AroundClip, AnomalibModule):
         check(integer(1), epochs=epochs)
         check(integer(0), training_seed=training_seed)
         check(RATE, alignment_weight=alignment_weight, sigma=sigma or 0.0, prompt_lr=prompt_lr)
-        if class_names is not None:
-            clean_class_names(class_names)
+        check_class_names(class_names)
         if anomalies is not None:
             _check_anomalies(anomalies, object_specific=object_specific)
         loaded = load_backbone(backbone, pretrained)

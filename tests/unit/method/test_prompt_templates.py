@@ -8,7 +8,6 @@ import pytest
 from anople_anomalib.method.prompt_templates import (
     clean_class_names,
     prompt_texts,
-    state_templates,
     words_of_categories,
 )
 
@@ -73,9 +72,3 @@ def test_categories_become_words(categories: str | list[str], expected: list[str
 def test_an_empty_category_stays_an_error() -> None:
     with pytest.raises(ValueError, match="non-empty names, got"):
         clean_class_names(words_of_categories(["_"]))
-
-
-@pytest.mark.parametrize("words", ["", " ", [], ["damaged", ""]])
-def test_empty_state_words_are_refused(words: str | list[str]) -> None:
-    with pytest.raises(ValueError, match="state_word must be one or more non-empty words or 'compositional'"):
-        state_templates(words)

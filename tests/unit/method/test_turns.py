@@ -25,12 +25,6 @@ def test_turns_by_name(name: str | int, expected: list[int]) -> None:
     assert turns_of(name) == expected
 
 
-@pytest.mark.parametrize("name", ["some", 0, -30, 20, 75, True, 30.0])
-def test_unknown_turns_are_refused(name: object) -> None:
-    with pytest.raises(ValueError, match="a multiple of 15 that divides 360"):
-        turns_of(name)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("turn", [0, 6, 12, 18, 24, 30, 36, 42])
 def test_right_angles_interpolate_nothing(turn: int) -> None:
     image = torch.rand(1, 3, 8, 12)
