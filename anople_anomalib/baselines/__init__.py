@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from .anomalygpt import AnomalyGPT
-    from .fastrecon import FastRecon
-    from .inctrl import InCTRL
-    from .promptad import PromptAD
-    from .regad import RegAD
-    from .spade import SPADE
+    from .anomalygpt.lightning_model import AnomalyGPT
+    from .fastrecon.lightning_model import FastRecon
+    from .inctrl.lightning_model import InCTRL
+    from .promptad.lightning_model import PromptAD
+    from .regad.lightning_model import RegAD
+    from .spade.lightning_model import SPADE
     from .tiny_winclip import TinyWinClip
 
 __all__ = ["SPADE", "AnomalyGPT", "FastRecon", "InCTRL", "PromptAD", "RegAD", "TinyWinClip"]
@@ -30,12 +30,12 @@ __all__ = ["SPADE", "AnomalyGPT", "FastRecon", "InCTRL", "PromptAD", "RegAD", "T
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "anomalygpt": ["AnomalyGPT"],
-        "fastrecon": ["FastRecon"],
-        "inctrl": ["InCTRL"],
-        "promptad": ["PromptAD"],
-        "regad": ["RegAD"],
-        "spade": ["SPADE"],
+        "anomalygpt.lightning_model": ["AnomalyGPT"],
+        "fastrecon.lightning_model": ["FastRecon"],
+        "inctrl.lightning_model": ["InCTRL"],
+        "promptad.lightning_model": ["PromptAD"],
+        "regad.lightning_model": ["RegAD"],
+        "spade.lightning_model": ["SPADE"],
         "tiny_winclip": ["TinyWinClip"],
     },
 )

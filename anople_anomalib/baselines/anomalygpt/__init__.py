@@ -2,7 +2,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """AnomalyGPT as a model of anomalib."""
-
-from .lightning_model import AnomalyGPT
-
-__all__ = ["AnomalyGPT"]

@@ -2,7 +2,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """FastRecon as a model of anomalib."""
-
-from .lightning_model import FastRecon
-
-__all__ = ["FastRecon"]

@@ -2,7 +2,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """InCTRL as a model of anomalib."""
-
-from .lightning_model import InCTRL
-
-__all__ = ["InCTRL"]

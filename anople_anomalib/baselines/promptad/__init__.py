@@ -2,7 +2,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """PromptAD as a model of anomalib."""
-
-from .lightning_model import PromptAD
-
-__all__ = ["PromptAD"]

@@ -2,7 +2,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """RegAD as a model of anomalib."""
-
-from .lightning_model import RegAD
-
-__all__ = ["RegAD"]

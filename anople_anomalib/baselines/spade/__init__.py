@@ -2,7 +2,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """SPADE as a model of anomalib."""
-
-from .lightning_model import SPADE
-
-__all__ = ["SPADE"]
