@@ -1,12 +1,20 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Self-attention with the weights of torch's ``MultiheadAttention``."""
+"""Self-attention with the weights of torch's ``MultiheadAttention``, and a record of it."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from .clip import PromptedVisualTower
 
 
 def attend(attention: nn.MultiheadAttention, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -76,6 +84,37 @@ def attention_weights(attention: nn.MultiheadAttention, x: torch.Tensor) -> torc
     queries, keys, _ = _heads(attention, x)
     scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
     return scores.softmax(dim=-1).mean(dim=1)
+
+
+@contextmanager
+def recorded_attention(tower: "PromptedVisualTower") -> Iterator[list[torch.Tensor]]:
+    """Record how the tokens of the visual tower attend to each other while a pass runs.
+
+    The order of the tokens is the tower's: [CLS, patches, view signal, prompts].
+
+    Args:
+        tower: The visual tower.
+
+    Yields:
+        A list to which a pass appends the weights of every layer: shape ``(B, L, L)``, query by key, the mean over
+        the heads; a row sums to 1.
+
+    Raises:
+        ValueError: If a layer has an attention of its own kind, which keeps its weights to itself.
+    """
+    recorded: list[torch.Tensor] = []
+    with ExitStack() as hooks:  # removes them whatever happens
+        for block in tower.visual.transformer.resblocks:
+            record = partial(_record, recorded, require_multihead(block))
+            hooks.callback(block.ln_1.register_forward_hook(record).remove)
+        yield recorded
+
+
+def _record(
+    recorded: list[torch.Tensor], attention: nn.MultiheadAttention, _norm: nn.Module, _args: tuple, x: torch.Tensor
+) -> None:
+    """Record the weights that the attention will have (forward hook of the norm before it)."""
+    recorded.append(attention_weights(attention, x).detach())
 
 
 def _heads(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:

@@ -255,7 +255,7 @@ def wrong_verdicts(rates: Mapping[str, Rate]) -> str:
 
 
 def metric_name(category: str, metric: str) -> str:
-    """Name one category's metric where there are several categories: ``bottle/image_AUROC``."""
+    """Name one category's metric where there are several: ``bottle/image_AUROC``, which a report takes apart."""
     return f"{category}/{metric}"
 
 

@@ -134,6 +134,12 @@ def _values(job: dict[str, str], method: str) -> Iterable[dict[str, Any]]:
             yield {**known, "category": category, "metric": metric, "value": float(job[name]) * PERCENT}
 
 
+def split_metric_name(name: str) -> tuple[str | None, str]:
+    """Return category and metric of a name; no category is a mean over categories, or there is one category."""
+    category, _, metric = name.rpartition("/")
+    return category or None, metric
+
+
 def _method_names(jobs: Sequence[dict[str, str]]) -> list[str]:
     """Return the name of every job's method: its label, and the arguments that others with it have otherwise.
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.backbones.recorded_attention import recorded_attention
+from anople_anomalib.backbones.attention import recorded_attention
 from anople_anomalib.utils.batches import images_of
 
 from .samples import head, samples_of

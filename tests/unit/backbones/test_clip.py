@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from anople_anomalib.backbones.attention import recorded_attention
 from anople_anomalib.backbones.clip import FrozenCLIP
-from anople_anomalib.backbones.recorded_attention import recorded_attention
 from helpers.miniature import DEPTH, EMBED_DIM, NUM_PATCHES, TEXT_WIDTH, VISUAL_WIDTH, build
 from helpers.towers import plain_text, plain_visual, run_block
 

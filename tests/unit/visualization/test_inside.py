@@ -10,7 +10,7 @@ from anomalib.data import ImageBatch
 from torch.testing import assert_close
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.backbones.recorded_attention import recorded_attention
+from anople_anomalib.backbones.attention import recorded_attention
 from anople_anomalib.method.fusion import PaperFusion
 from anople_anomalib.visualization import draw_maps, draw_prompt_attention, draw_view_attention, inside
 from anople_anomalib.visualization.inside import attention_of, evidence_of
