@@ -171,9 +171,3 @@ def _method_settings(job: dict[str, str]) -> dict[str, Any]:
     arguments = {key: value for key, value in arguments.items() if key not in VARIED}
     auxiliary = auxiliary_text(config.get("auxiliary"))
     return {"class": class_name(config["model"]), "on": config["accelerator"], "auxiliary": auxiliary, **arguments}
-
-
-def split_metric_name(name: str) -> tuple[str | None, str]:
-    """Return category and metric of a name; no category is a mean over categories, or there is one category."""
-    category, _, metric = name.rpartition("/")
-    return category or None, metric
