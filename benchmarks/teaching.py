@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Teaching and judging by this build over those of another commit: ratios of CPU time and of peak memory.
+"""Teaching and judging by this build over those of another commit: ratios of CPU time and of peak memory, and AUROC.
 
 The other commit is checked out into a temporary folder. Both builds run in turn, each task in a process of its own:
 
@@ -9,15 +9,18 @@ The other commit is checked out into a temporary folder. Both builds run in turn
 - ``teach``: four shots of 900 px, generated as textures, with the epochs that the preset takes
 - ``quick``: ``anomalib train --config configs/quickstart.yaml``, the whole command
 - ``judge``: one image where the second memory alone has a weight
+- ``accuracy``: image and pixel AUROC in percent of the preset ``offline`` for every folder of ``--parts``
 
 Usage:
     python benchmarks/teaching.py --against 94a08c3
     python benchmarks/teaching.py --against 94a08c3 --tasks step judge --runs 5 --threads 1 2 --results FILE.csv
+    python benchmarks/teaching.py --against 94a08c3 --tasks accuracy --parts DIR/cookie DIR/paper --shots 1 4
 """
 
 import argparse
 import csv
 import inspect
+import itertools
 import json
 import os
 import statistics
@@ -31,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-TASKS = ("step", "teach", "quick", "judge")
+TASKS = ("step", "teach", "quick", "judge", "accuracy")
 SHOTS, SIDE, STEPS, IMAGES = 4, 900, 5, 9
 
 
@@ -79,6 +82,21 @@ def teach(folder: Path, epochs: int | None = None) -> Any:
     return model.eval()
 
 
+def accuracy(part: Path, shots: int) -> list[float]:
+    """Teach on shots of a part in MVTec AD's layout; return image and pixel AUROC of its test set, in percent."""
+    from anomalib.data import MVTecAD
+    from anomalib.engine import Engine
+
+    data = MVTecAD(part.parent, part.name, eval_batch_size=8, num_workers=0, val_split_mode="none")
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    model = build(k_shot=shots)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Engine(default_root_dir=folder, **quiet)
+        engine.fit(model, datamodule=data)
+        (found,) = engine.test(model, datamodule=data, verbose=False)
+    return [100 * found[f"{level}_AUROC"] for level in ("image", "pixel")]
+
+
 def median_of(function: Callable[[], object], number: int) -> float:
     """Return the median CPU time of a call, after one that warms up."""
     times = []
@@ -89,12 +107,14 @@ def median_of(function: Callable[[], object], number: int) -> float:
     return statistics.median(times[1:])
 
 
-def work(task: str, folder: Path) -> float:
-    """Run a task in this process and return its CPU seconds."""
+def work(task: str, folder: Path, shots: int) -> float | list[float]:
+    """Run a task in this process and return its CPU seconds, or the AUROCs."""
     import torch
     from anomalib.data import ImageBatch
 
     warnings.filterwarnings("ignore")
+    if task == "accuracy":
+        return accuracy(folder, shots)
     if task == "step":
         model = build(class_names="texture")
         model.log_dict = lambda *_args, **_kwargs: None  # there is no trainer to log to
@@ -119,11 +139,11 @@ def work(task: str, folder: Path) -> float:
         return median_of(lambda: model.model(image), IMAGES)
 
 
-def measure(build_folder: Path, task: str, shots: Path, threads: int) -> Cost:
-    """Run a task by one build in a process of its own."""
+def run(build_folder: Path, task: str, place: Path, threads: int, shots: int = SHOTS) -> tuple[str, Any]:
+    """Run a task by one build in a process of its own; return its last line and what the process has used."""
     environment = os.environ | {"PYTHONPATH": str(build_folder), "OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(Path(__file__).resolve()), "--work", task, "--shots", str(shots)]
+        command = [sys.executable, str(Path(__file__).resolve()), "--work", task, str(place), str(shots)]
         if task == "quick":
             command = [str(Path(sys.executable).with_name("anomalib")), "train", "--config", "configs/quickstart.yaml"]
             command += ["--default_root_dir", folder, "--trainer.accelerator", "cpu"]
@@ -135,8 +155,28 @@ def measure(build_folder: Path, task: str, shots: Path, threads: int) -> Cost:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{task} of {build_folder} ended with {process.returncode}: {output[-400:]}")
+    return output.splitlines()[-1], usage
+
+
+def measure(build_folder: Path, task: str, shots: Path, threads: int) -> Cost:
+    """Measure what a task costs by one build."""
+    line, usage = run(build_folder, task, shots, threads)
     whole = usage.ru_utime + usage.ru_stime
-    return Cost(whole if task == "quick" else json.loads(output.splitlines()[-1]), usage.ru_maxrss / 1024)
+    return Cost(whole if task == "quick" else json.loads(line), usage.ru_maxrss / 1024)
+
+
+def compare_accuracy(arguments: argparse.Namespace, other: Path) -> list[dict[str, Any]]:
+    """Return a row per part and number of shots."""
+    rows = []
+    for part, shots in itertools.product(arguments.parts, arguments.shots):
+        place = part.resolve()
+        before, now = (json.loads(run(folder, "accuracy", place, 1, shots)[0]) for folder in (other, ROOT))
+        row = {"part": part.name, "shots": shots}
+        for number, level in enumerate(("image", "pixel")):
+            row |= {f"{level}_before": round(before[number], 1), f"{level}_now": round(now[number], 1)}
+        print(row, flush=True)
+        rows.append(row)
+    return rows
 
 
 def compare(arguments: argparse.Namespace, other: Path, shots: Path) -> list[dict[str, Any]]:
@@ -158,16 +198,20 @@ def main() -> None:
     """Compare this build with another commit's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", default="94a08c3", help="commit")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS[:-1])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--parts", type=Path, nargs="+", default=[], help="folders in MVTec AD's layout, for accuracy")
+    parser.add_argument("--shots", type=int, nargs="+", default=[1, 4], help="numbers of shots, for accuracy")
     parser.add_argument("--results", type=Path, help="CSV file to write")
-    parser.add_argument("--work", choices=TASKS, help=argparse.SUPPRESS)
-    parser.add_argument("--shots", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--work", nargs=3, metavar=("TASK", "FOLDER", "SHOTS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        print(json.dumps(work(arguments.work, arguments.shots)))
+        task, place, number = arguments.work
+        print(json.dumps(work(task, Path(place), int(number))))
         return
+    if "accuracy" in arguments.tasks and len(arguments.tasks) > 1:
+        parser.error("accuracy is measured alone: its table has other columns")
     with tempfile.TemporaryDirectory() as folder:
         other, shots = Path(folder) / "other", Path(folder) / "shots"
         shots.mkdir()
@@ -175,7 +219,8 @@ def main() -> None:
         git = ["git", "-C", str(ROOT), "worktree"]
         subprocess.run([*git, "add", "--detach", str(other), arguments.against], check=True, capture_output=True)  # noqa: S603
         try:
-            rows = compare(arguments, other, shots)
+            accurate = arguments.tasks == ["accuracy"]
+            rows = compare_accuracy(arguments, other) if accurate else compare(arguments, other, shots)
         finally:
             subprocess.run([*git, "remove", "--force", str(other)], check=True)  # noqa: S603
     if arguments.results:
