@@ -82,12 +82,24 @@ def teach(folder: Path, epochs: int | None = None) -> Any:
     return model.eval()
 
 
+def write_part(part: Path, place: Path) -> None:
+    """Write a part's images as the PNG files with numbers for names that every build reads."""
+    from PIL import Image
+
+    for folder in sorted(path for path in part.glob("*/*") if path.is_dir()):
+        end = "_mask.png" if folder.parent.name == "ground_truth" else ".png"
+        (place / folder.relative_to(part)).mkdir(parents=True)
+        for number, path in enumerate(sorted(folder.iterdir(), key=lambda path: path.stem.removesuffix("_mask"))):
+            with Image.open(path) as image:
+                image.save(place / folder.relative_to(part) / f"{number:03d}{end}")
+
+
 def accuracy(part: Path, shots: int) -> list[float]:
     """Teach on shots of a part in MVTec AD's layout; return image and pixel AUROC of its test set, in percent."""
     from anomalib.data import MVTecAD
     from anomalib.engine import Engine
 
-    data = MVTecAD(part.parent, part.name, eval_batch_size=8, num_workers=0, val_split_mode="none")
+    data = MVTecAD(part.parent, part.name, num_workers=0, val_split_mode="none")
     quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     model = build(k_shot=shots)
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +181,9 @@ def compare_accuracy(arguments: argparse.Namespace, other: Path) -> list[dict[st
     """Return a row per part and number of shots."""
     rows = []
     for part, shots in itertools.product(arguments.parts, arguments.shots):
-        place = part.resolve()
+        place = other.parent / part.name
+        if not place.exists():
+            write_part(part.resolve(), place)
         before, now = (json.loads(run(folder, "accuracy", place, 1, shots)[0]) for folder in (other, ROOT))
         row = {"part": part.name, "shots": shots}
         for number, level in enumerate(("image", "pixel")):
