@@ -257,6 +257,8 @@ def test_browser_teaches_asks_and_downloads(page: Any, tmp_path: Path) -> None:
     page.get_by_text("10 images: 10 not OK, 0 OK.").wait_for()
     page.get_by_label("range slider for Threshold").press("End")
     page.locator("#anople-summary", has_not_text="10 not OK, 0 OK").wait_for()
+    page.get_by_label("Threshold by allowed false alarms").click()
+    page.get_by_role("option", name="by the good images").click()
     prove_samples(page, tmp_path)
     page.get_by_role("tab", name="4 Take away").click()
     page.get_by_role("button", name="Table of verdicts (CSV)").click()
