@@ -12,7 +12,6 @@ from anople_anomalib.metrics.bounds import GOOD, Rate
 from anople_anomalib.metrics.study import Study, acceptance_study
 from anople_anomalib.report.plots import as_svg
 from anople_anomalib.report.study import Subject, draw_scores, judged_facts, model_facts, not_covered, write_study
-from anople_anomalib.utils.files import digest_of
 
 from .session import Session
 from .taking import place_of
@@ -54,10 +53,7 @@ def study_page(session: Session, reason: str = "") -> Path:
     if not has_both(session):
         raise AppError(_NEEDED)
     processor, judged = model.require_thresholds(), _judged(session)
-    hashes = [digest_of(each.path) for each in judged]
-    facts = model_facts(processor.calibration(), model.model_id()) | judged_facts(
-        judged, hashes, session.thresholds.image
-    )
+    facts = model_facts(processor.calibration(), model.model_id()) | judged_facts(judged, session.thresholds.image)
     study = _study(session)
     subject = Subject(facts, session.thresholds.image, processor.zone(), look=False)
     limits = not_covered(study, judged)

@@ -10,13 +10,12 @@ from pathlib import Path
 from threading import Event, RLock
 
 from anople_anomalib.anople import AnoPLe
-from anople_anomalib.data.image_reading import read_image
+from anople_anomalib.data.image_reading import image_digest, read_image
 from anople_anomalib.data.listing import is_good
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.metrics.bounds import GOOD
 from anople_anomalib.metrics.study import Criteria
 from anople_anomalib.presets import preset_names
-from anople_anomalib.utils.files import digest_of
 from anople_anomalib.visualization.explanation import Shot
 from anople_anomalib.visualization.samples import pixels_of
 
@@ -28,7 +27,7 @@ OFFLINE = "offline"
 SHORT_STEPS = FULL_EPOCHS = 60
 """Steps of a short training run: those of one image in the epochs of the paper's, which a full one takes."""
 _Known = list[tuple[str, Answer]]
-_State = tuple[list[Photo], list[Good], list[Answer], _Known, Thresholds, list[str]]
+_State = tuple[list[Photo], list[Good], list[Answer], _Known, Thresholds, tuple[list[str], list[str]]]
 
 
 class Session:
@@ -170,9 +169,9 @@ class Session:
         taken, folder = [answer.photo for _, answer in self.known], self.folder / "known" / str(self._asked)
         photos = take_in(files, folder, MAX_ASKED, taken, names)
         self._asked += 1
-        kept = [digest_of(photo.path) for photo in photos]
-        learned = {*kept, *map(digest_of, files)}.intersection(known)
-        if learned or len({*kept, *(digest_of(photo.path) for photo in taken)}) < len(kept) + len(taken):
+        kept = [image_digest(photo.path) for photo in photos]
+        learned = set(kept).intersection(known)
+        if learned or len({*kept, *(image_digest(photo.path) for photo in taken)}) < len(kept) + len(taken):
             shutil.rmtree(folder)
             msg = "The model rests on one of these images" if learned else "One of these images is there twice"
             msg += ": give every part once, and none that it has seen."
@@ -259,7 +258,8 @@ class Session:
             msg = f"'{answer.photo.name}' is in the memory already."
             raise AppError(msg)
         banks = [bank.twin() for bank in self._banks()]  # a memory that grows gets other tensors: these stay
-        learned = self.model.require_thresholds().known_images
+        processor = self.model.require_thresholds()
+        learned = processor.known_images, processor.learned_images
         before = banks, (self.corrected, self.good, self.answers, self.known, self.thresholds, learned)
         self.model.extend_memory_bank(answer.photo.path)
         self._undo.append(before)
@@ -282,7 +282,8 @@ class Session:
         for bank, twin in zip(self._banks(), banks, strict=True):
             bank.restore(twin)
         self.corrected, self.good, self.answers, self.known, self.thresholds, learned = state
-        self.model.require_thresholds().known_images = learned
+        processor = self.model.require_thresholds()
+        processor.known_images, processor.learned_images = learned
         self.note("undo", reason)
 
     def _banks(self) -> list[MemoryBank]:

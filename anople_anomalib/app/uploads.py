@@ -3,16 +3,16 @@
 
 """Images that people upload, kept as plain PNG files in the folder of their session; sample parts; errors they see."""
 
-import itertools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
 from anople_anomalib.data import SampleTextures
-from anople_anomalib.data.image_reading import IMAGE_ERRORS, open_image
+from anople_anomalib.data.image_reading import IMAGE_ERRORS, open_image, require_clear_white
+from anople_anomalib.utils.files import other_name
 
 MAX_GOOD = 16
 """Good images to teach from, at most."""
@@ -67,7 +67,7 @@ def take_in(
     images = [_read(path) for path in paths]
     photos = list(taken)
     for wanted, image in zip(names or [path.name for path in paths], images, strict=True):
-        name = _other_name(safe_name(wanted), {photo.name for photo in photos})
+        name = other_name(safe_name(wanted), {photo.name for photo in photos})
         photos.append(Photo(name, folder / f"{len(photos):03}_{Path(name).stem}.png"))
         image.save(photos[-1].path)
     return photos[len(taken) :]
@@ -78,25 +78,23 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", Path(name).name).strip("._-")[-80:] or "image.png"
 
 
-def _other_name(name: str, others: Collection[str]) -> str:
-    """Return a name that is none of the others: ``000.png``, ``000_2.png``, and so on."""
-    path = Path(name)
-    numbered = (f"{path.stem}_{number}{path.suffix}" for number in itertools.count(2))
-    return next(each for each in itertools.chain([name], numbered) if each not in others)
-
-
 def _read(path: Path) -> Image.Image:
     """Read an uploaded image."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-        if width * height <= MAX_PIXELS:
-            return open_image(path).convert("RGB")
+        read = open_image(path).convert("RGB") if width * height <= MAX_PIXELS else None
     except IMAGE_ERRORS as error:
         msg = f"'{path.name}' is no image that can be read, or it is damaged: repair it or leave it out."
         raise AppError(msg) from error
-    msg = f"'{path.name}' has {width} x {height} pixels: at most {MAX_PIXELS // 10**6} million."
-    raise AppError(msg)
+    if read is None:
+        msg = f"'{path.name}' has {width} x {height} pixels: at most {MAX_PIXELS // 10**6} million."
+        raise AppError(msg)
+    try:
+        require_clear_white([path])
+    except ValueError as error:
+        raise AppError(str(error)) from error
+    return read
 
 
 def sample_shots(part: str) -> dict[str, Path]:

@@ -56,7 +56,7 @@ def qualify(options: Namespace) -> int:
     allow_pixels(options.megapixels)
     folder = options.folder.absolute()  # as the rows name their files
     pictures = read_trials(options.trials, folder) if options.trials else find_pictures(folder)
-    hashes = hash_all(pictures)
+    hashes = hash_all(pictures, options.white)
     rows, subject = (_judge_exported if options.model.suffix in EXPORTED else _judge)(options, hashes)
     verdicts = {row["path"]: {name: row[name] for name in ("verdict", "score", "error")} for row in rows}
     judged = [picture._replace(**verdicts[picture.path]) for picture in pictures]
@@ -66,7 +66,7 @@ def qualify(options: Namespace) -> int:
         {
             "model": str(options.model),
             "model SHA-256": digest_of(options.model),
-            **judged_facts(judged, hashes, subject.threshold),
+            **judged_facts(judged, subject.threshold),
         }
     )
     if (journal := journal_of(options.model)).is_file():
@@ -132,14 +132,13 @@ def read_trials(file: Path, folder: Path) -> list["Judged"]:
     return pictures
 
 
-def hash_all(pictures: Sequence["Judged"]) -> dict[str, str]:
-    """Return the files by the SHA-256 of their contents; a picture taken anew is a trial, a copy is refused."""
+def hash_all(pictures: Sequence["Judged"], white: float | None) -> dict[str, str]:
+    """Return the files by the digests of their pixels; a picture taken anew is a trial, a copy is refused."""
+    from anople_anomalib.data.image_reading import image_digest, note_picture
+
     found: dict[str, str] = {}
     for picture in pictures:
-        other = found.setdefault(digest_of(picture.path), picture.path)
-        if other is not picture.path:
-            msg = f"'{picture.path}' and '{other}' are the same picture: a copy is no other part and no repeat."
-            raise ValueError(msg)
+        note_picture(found, image_digest(picture.path, white), picture.path)
     return found
 
 
@@ -168,7 +167,7 @@ def _judge(options: Namespace, hashes: dict[str, str]) -> tuple[_Rows, "Subject"
     judge_series(model, ImageList(list(map(Path, hashes.values())), options.white), options)
     facts = model_facts(processor.calibration(), model.model_id())
     rows = rows_of(options.output / "predictions.jsonl")
-    return rows, Subject(facts, threshold, processor.zone(), processor.look)
+    return rows, Subject(facts, threshold, processor.zone(), processor.look, options.white)
 
 
 def _require_new(hashes: dict[str, str], known: Sequence[str]) -> None:

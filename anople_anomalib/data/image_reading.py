@@ -10,12 +10,14 @@ as rotated. Such files are refused before anything is trained or predicted (:fun
 """
 
 import contextlib
+import functools
+import hashlib
+import io
 import os
 import shlex
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,7 +27,8 @@ from PIL import Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from anople_anomalib.utils.files import READ_ERRORS, is_deep
+from anople_anomalib.utils.files import READ_ERRORS, digest_of
+from anople_anomalib.utils.image_heads import ORIENTATION, SIXTEEN_BITS, deep_white, opened, orientation_of
 
 IMAGE_ERRORS = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError)
 """Errors that Pillow raises for files that it cannot read."""
@@ -33,11 +36,9 @@ IMAGE_ERRORS = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError)
 COMMAND = "anople convert"
 """The command that converts a folder of images."""
 
-SIXTEEN_BITS = 0xFFFF
-_ORIENTATION = 0x0112  # the tag of EXIF
 _ON_ITS_SIDE = 5  # from this orientation on width and height are exchanged
-_SCALED_BY_PILLOW = {".pgm", ".ppm", ".pnm"}  # by the largest value that their head names
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TURNED = {2, 3, 6, 7}, {3, 4, 7, 8}  # orientations that are mirrored sideways, and upside down, after that
+_KNOWN = 10_000  # digests that are kept
 
 
 def open_image(path: str | Path, white: float | None = None) -> Image.Image:
@@ -45,29 +46,30 @@ def open_image(path: str | Path, white: float | None = None) -> Image.Image:
 
     Args:
         path: Its file.
-        white: The value of 16 or 32 bits that becomes 255; ``None`` for 65535, or for 1 in floating point.
+        white: The value of 16 or 32 bits that becomes 255; ``None`` for the largest that the file's kind holds, 65535
+            or less, or for 1 in floating point.
 
     Returns:
         The image. Values of 16 bits are scaled and rounded up, so that no value of a mask vanishes.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not an image, is damaged, too large for Pillow, or has values beyond ``white``.
+        ValueError: If it is not an image, is damaged, too large for Pillow, of a kind that readers show wrongly, or has
+            values beyond ``white``.
     """
+    require_white(white)
     with _opened(path) as image:
-        if not is_deep(image):
+        if (largest := deep_white(image)) is None:
             image.load()
             return ImageOps.exif_transpose(image)
-        plain = Image.fromarray(_eight_bits(deep_values(path), white))
-        plain.getexif()[_ORIENTATION] = _orientation(image)
-    return ImageOps.exif_transpose(plain)
+        return Image.fromarray(_eight_bits(deep_values(image), white or largest))
 
 
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image; whatever is wrong with it within the block, the error names the file."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             yield image
     except FileNotFoundError:
         raise
@@ -88,21 +90,62 @@ def read_image(path: str | Path, white: float | None = None) -> torch.Tensor:
     return to_dtype(to_image(open_image(path, white).convert("RGB")), torch.float32, scale=True)
 
 
+def image_digest(path: str | Path, white: float | None = None) -> str:
+    """Return the SHA-256 of an image's pixels as :func:`read_image` reads them: the same in every lossless format.
+
+    It is read once per process unless the file changes. Of a file that cannot be read it is that of the content.
+    """
+    state = Path(path).stat()
+    return _image_digest(str(path), white, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(_KNOWN)
+def _image_digest(path: str, white: float | None, *_state: int) -> str:
+    try:
+        return _digest(np.asarray(open_image(path, white).convert("RGB")))
+    except ValueError:
+        return digest_of(path)
+
+
+def pixel_digest(image: torch.Tensor) -> str:
+    """Return the same of an image at hand, shape ``(3, H, W)``, values in [0, 1]."""
+    return _digest(image.mul(255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def _digest(pixels: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of pixels of shape ``(H, W, 3)``."""
+    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+
+
+def note_picture(found: dict[str, str], digest: str, name: str) -> None:
+    """Note the name of a picture by its digest, and refuse a copy of one that was noted."""
+    if digest in found:
+        msg = f"'{name}' and '{found[digest]}' are the same picture: a copy is no other part and no repeat."
+        raise ValueError(msg)
+    found[digest] = name
+
+
+def require_white(white: float | None) -> None:
+    """Refuse a value for white that none can have, whatever the images are."""
+    if white is not None and not 0 < white < float("inf"):
+        msg = f"--white must be above 0, got {white:g}"
+        raise ValueError(msg)
+
+
 def require_clear_white(paths: Iterable[str | Path]) -> None:
     """Refuse images of 16 bits that use a small part of them, as those of a camera of 12 bits do.
 
     Args:
-        paths: All images of a data set, which have the same white; files that cannot be read are left to others.
+        paths: All images of a data set, which have the same white; files that cannot be read, and those whose head says
+            what is white, are left out.
 
     Raises:
         ValueError: If no value is above a quarter of 65535.
     """
     largest, which = 0, Path()
     for path in paths:
-        with contextlib.suppress(*IMAGE_ERRORS):
-            with Image.open(path) as image:
-                deep = is_deep(image) and image.mode != "F"
-            if deep and (value := int(deep_values(path).max())) > largest:
+        with contextlib.suppress(*IMAGE_ERRORS), opened(path) as image:
+            if deep_white(image) == SIXTEEN_BITS and (value := int(deep_values(image).max())) > largest:
                 largest, which = value, Path(path)
     if 255 < largest <= SIXTEEN_BITS // 4:
         bits = largest.bit_length()
@@ -114,13 +157,49 @@ def require_clear_white(paths: Iterable[str | Path]) -> None:
         raise ValueError(msg)
 
 
-def deep_values(path: str | Path) -> NDArray[Any]:
-    """Read an image of 16 or 32 bits as it is stored, not turned, shape ``(H, W)`` or ``(H, W, 3)``."""
-    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype == np.uint8 or Path(path).suffix.lower() in _SCALED_BY_PILLOW:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    return values if values.ndim == 2 else values[..., 2::-1] if values.shape[2] > 2 else values[..., 0]
+def deep_values(image: ImageFile.ImageFile) -> NDArray[Any]:
+    """Read an opened image of more than 8 bits upright, with its values as they are stored.
+
+    Returns:
+        Shape ``(H, W)`` or ``(H, W, 3)``.
+
+    Raises:
+        ValueError: If no reader gives more than 8 bits of them.
+    """
+    orientation, content = orientation_of(image), _content_of(image)
+    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    if values is None or values.dtype == np.uint8:
+        values = np.asarray(ImageOps.exif_transpose(image))
+        if values.dtype == np.uint8:
+            msg = "it has more than 8 bits per channel, of which no reader here gives more: save it as PNG of 16 bits"
+            raise ValueError(msg)
+        return values
+    if values.ndim > 2:
+        values = values[..., 2::-1] if values.shape[2] > 2 else values[..., 0]
+    if image.format == "TIFF" and _opencv_turns():
+        return values
+    values = values.swapaxes(0, 1) if orientation >= _ON_ITS_SIDE else values
+    across, down = (orientation in turned for turned in _TURNED)
+    return values[:: -1 if down else 1, :: -1 if across else 1]
+
+
+def _content_of(image: ImageFile.ImageFile) -> bytes:
+    if image.fp is None:
+        msg = "it was read already"
+        raise ValueError(msg)
+    image.fp.seek(0)
+    return image.fp.read()
+
+
+def _opencv_turns() -> bool:
+    """Return whether this OpenCV turns TIFF files although it is told not to; others may not."""
+    stream = io.BytesIO()
+    lying = Image.fromarray(np.zeros((1, 2), np.uint16))
+    lying.save(stream, "TIFF", tiffinfo={ORIENTATION: 6})
+    read = cv2.imdecode(
+        np.frombuffer(stream.getvalue(), np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    )
+    return read is not None and read.shape == (2, 1)
 
 
 def turned_size(path: str | Path) -> tuple[int, int]:
@@ -134,7 +213,7 @@ def turned_size(path: str | Path) -> tuple[int, int]:
         size = image.size
         if isinstance(image, TiffImageFile):  # which newer versions of Pillow turn themselves
             size = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
-        return size[::-1] if _orientation(image) >= _ON_ITS_SIDE else size
+        return size[::-1] if orientation_of(image) >= _ON_ITS_SIDE else size
 
 
 def image_size_of(path: str | Path) -> tuple[int, int]:
@@ -151,9 +230,9 @@ def distortion(path: str | Path) -> str | None:
         ValueError: If it is not an image.
     """
     with _opened(path) as image:
-        if is_deep(image):
+        if deep_white(image) is not None:
             return "has more than 8 bits per channel, which anomalib's readers cut off: it would be white or black"
-        turned = _orientation(image)
+        turned = orientation_of(image)
     return "is marked by its EXIF data as rotated, which anomalib's readers ignore" if turned != 1 else None
 
 
@@ -177,36 +256,9 @@ def require_plain_images(paths: Sequence[str | Path]) -> None:
     raise ValueError(msg)
 
 
-def _orientation(image: ImageFile.ImageFile) -> int:
-    """Return the orientation that EXIF gives an image, 1 for upright, without decoding its pixels."""
-    exif = Image.Image.getexif(image)  # PNG's own would decode the pixels, to see the chunks after them
-    if _ORIENTATION not in exif and image.format == "PNG" and image.fp is not None:
-        exif.load(next((content for kind, content in _png_chunks(image.fp) if kind == b"eXIf"), b""))
-    return exif.get(_ORIENTATION, 1)
-
-
-def _png_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Return the kinds of the chunks of a PNG file, and the content of ``eXIf``; pixels are skipped."""
-    file.seek(0)
-    if file.read(8) != _PNG_SIGNATURE:
-        return
-    while len(head := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
-        if kind == b"eXIf":
-            yield kind, file.read(length)
-        else:
-            yield kind, b""
-            file.seek(length, os.SEEK_CUR)
-        file.seek(4, os.SEEK_CUR)  # the checksum
-
-
-def _eight_bits(values: NDArray[Any], white: float | None) -> NDArray[np.uint8]:
+def _eight_bits(values: NDArray[Any], largest: float) -> NDArray[np.uint8]:
     """Bring values of 16 bits, 32 bits or floating point into those of 8 bits."""
-    largest = (1.0 if values.dtype.kind == "f" else SIXTEEN_BITS) if white is None else white
-    if largest <= 0:
-        msg = f"--white must be above 0, got {largest:g}"
-        raise ValueError(msg)
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= largest):
         msg = f"its values range from {values.min():g} to {values.max():g}, not within [0, {largest:g}]"
         raise ValueError(msg)
-    return np.ceil(values.astype(np.float64) * (255 / largest)).astype(np.uint8)
+    return np.ceil(values.astype(np.float64) * 255 / largest).astype(np.uint8)

@@ -12,7 +12,7 @@ from anomalib.data import ImageBatch, ImageItem
 
 from anople_anomalib.utils.files import one_line, relative_names
 
-from .image_reading import read_image, require_clear_white
+from .image_reading import read_image, require_clear_white, require_white
 from .listing import list_images
 from .watching import FolderWatch, State, Unreadable, state_of
 
@@ -38,6 +38,7 @@ class ImageSeries:
     endless = False
 
     def __init__(self, white: float | None = None) -> None:
+        require_white(white)
         self.report: Callable[[Unreadable], object] = repr  # of no consequence
         self.check: Callable[[Path, Sequence[int]], object] | None = None
         self.observers: list[Callable[[Mapping[str, Any], torch.Tensor | None], object]] = []

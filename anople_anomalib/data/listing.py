@@ -3,6 +3,7 @@
 
 """Which files are images of a data set, and images that a user hands over in Python: tensors, files or folders."""
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -147,29 +148,29 @@ def _good_folder(folder: Path) -> list[Path]:
     return [each for each in subfolders(folder) if is_good(each.name)][:1]
 
 
-def each_image(images: Images) -> Iterator[torch.Tensor]:
+def each_image(images: Images) -> Iterator[tuple[str, torch.Tensor]]:
     """Go through images one by one; a file is read when its turn comes.
 
     Args:
         images: Tensors with values in [0, 1], files, folders (searched with everything below them), or a list of them.
 
     Yields:
-        Images of shape ``(1, 3, H, W)``, values in [0, 1].
+        Their names (files, or numbers among the tensors), and images of shape ``(1, 3, H, W)``, values in [0, 1].
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
         ValueError: If there is no image, a file is not a readable image, or a tensor has another shape or range.
         TypeError: If something is neither a tensor nor a path.
     """
-    parts = _parts(images)
+    parts, numbers = _parts(images), itertools.count(1)
     if not parts:
         msg = "images is empty: give at least one image, as a tensor, a file or a folder."
         raise ValueError(msg)
     for part in parts:
         if isinstance(part, torch.Tensor):
-            yield from _checked(part).split(1)
+            yield from ((f"tensor {next(numbers)}", image) for image in _checked(part).split(1))
         elif isinstance(part, str | Path):
-            yield from (read_image(path).unsqueeze(0) for path in _files(Path(part)))
+            yield from ((str(path), read_image(path).unsqueeze(0)) for path in _files(Path(part)))
         else:
             msg = f"images must be tensors with values in [0, 1], files or folders, got a {type(part).__name__}."
             raise TypeError(msg)

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from anople_anomalib.utils.files import common_folder, is_deep
+from anople_anomalib.utils.files import common_folder
+from anople_anomalib.utils.image_heads import deep_white, opened
 
 from .image_reading import IMAGE_ERRORS, deep_values
 from .listing import below, list_images
@@ -46,13 +47,18 @@ _LOSSY = {"JPEG", "MPO", "WEBP", "JPEG2000"}
 _FAINT, _FLAT, _SOFT = 1 / 8, 5, 9
 """An area, not an edge: brighter than this share of the brightest value, below half, constant over so many pixels;
 or with nothing brighter in a window of so many."""
+_EDGE = 33
+"""Pixels in which a soft edge goes from black to white."""
+_GRAY, _PLAIN, _NEAR = 1 / 10, 1 / 2, 1 / 32
+"""Largest share of a mask that is gray beside no edge; smallest that is black or bright; how near that is. Soft masks
+have at most 0.054 and at least 0.52; of photographs the first is above 0.4 or the second below 0.1."""
 
 
 def binary_mask(path: str | Path, ignore: int | None = None) -> NDArray[np.bool_]:
     """Read a mask.
 
     Args:
-        path: Its file, of any mode; of colors the largest channel counts, of one color on transparency the opacity.
+        path: Its file, of any mode; of colors the largest channel counts, of transparent ones as much as is seen.
         ignore: The value of pixels that are neither normal nor anomalous in a mask of class numbers, often 255. With it
             every other value but 0 is anomalous; anomalib knows no third kind, so that ignored pixels count as normal.
 
@@ -60,13 +66,13 @@ def binary_mask(path: str | Path, ignore: int | None = None) -> NDArray[np.bool_
         Where it is anomalous, shape ``(H, W)``.
 
     Raises:
-        ValueError: If it cannot be read, or has flat areas of several values, so that it is not clear which of them
-            are anomalous.
+        ValueError: If it cannot be read, is drawn by transparency alone, is a photograph, or has flat areas of several
+            values, so that it is not clear which of them are anomalous.
     """
     try:
-        with Image.open(path) as image:
-            deep, lossy = is_deep(image), image.format in _LOSSY
-            values = deep_values(path) if deep else _values(ImageOps.exif_transpose(image))
+        with opened(path) as image:
+            deep, lossy = deep_white(image) is not None, image.format in _LOSSY
+            values = deep_values(image) if deep else _values(ImageOps.exif_transpose(image))
     except IMAGE_ERRORS as error:
         msg = f"The mask '{path}' cannot be read ({error or type(error).__name__}): repair or remove it."
         raise ValueError(msg) from error
@@ -78,6 +84,12 @@ def binary_mask(path: str | Path, ignore: int | None = None) -> NDArray[np.bool_
         return values > 0
     # a mask that was a JPEG file once has many low values around an anomaly; one of class numbers has few
     few = not lossy and len(np.unique(values)) <= _CLASSES
+    if not few and _is_photograph(values):
+        msg = (
+            f"The mask '{path}' is no mask: most of it, or large areas, are gray as in a photograph or a heat map. "
+            "Make what is good black, and every defect white."
+        )
+        raise ValueError(msg)
     faint = (values > (0 if few else _FAINT * largest)) & (2 * values <= largest)
     area = ndimage.maximum_filter(values, _FLAT) == ndimage.minimum_filter(values, _FLAT)
     if few:  # thin areas, too: a soft edge is beside something bright
@@ -94,16 +106,37 @@ def binary_mask(path: str | Path, ignore: int | None = None) -> NDArray[np.bool_
     return 2 * values > largest
 
 
+def _is_photograph(values: NDArray[np.float64]) -> bool:
+    """Return whether gray is no soft edge between black and the brightest value."""
+    largest = values.max()
+    faint, bright = _FAINT * largest, (1 - _FAINT) * largest
+    gray = (values > faint) & (values < bright)
+    edge = (ndimage.maximum_filter(values, _EDGE) >= bright) & (ndimage.minimum_filter(values, _EDGE) <= faint)
+    plain = (values <= _NEAR * largest) | (values >= (1 - _NEAR) * largest)
+    return bool((gray & ~edge).mean() > _GRAY or plain.mean() < _PLAIN)
+
+
 def _values(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the values of a mask of 8 bits, shape ``(H, W, 3)``, or its opacity, ``(H, W)``, if that is drawn."""
+    """Return the values of a mask of 8 bits as they are seen before black, shape ``(H, W, 3)``.
+
+    Raises:
+        ValueError: If readers that leave transparency out, as anomalib's, would see other defects.
+    """
     if not image.has_transparency_data:
         return np.asarray(image.convert("RGB"))
     values = np.asarray(image.convert("RGBA"))
-    colors, opacity = values[..., :3], values[..., 3]
-    drawn = colors[opacity > 0].max(axis=-1, initial=0) if colors.size else colors
-    if opacity.min() < opacity.max() and drawn.min(initial=255) == drawn.max(initial=0):
-        return opacity
-    return colors * (opacity > 0)[..., None]
+    colors, opacity = values[..., :3], values[..., 3:]
+    if values.size == 0 or opacity.min() == opacity.max():
+        return colors
+    seen, drawn = opacity[..., 0] > 0, colors.max(axis=-1) > 0
+    erased = np.array_equal(seen, drawn) and seen.mean() > _PLAIN  # one color, with holes
+    if not drawn.any() or drawn[~seen].any() or erased:
+        msg = (
+            "its transparency draws what its colors do not, and it is not clear whether what is drawn or what is "
+            "erased is the defect: save it without transparency, defects white and the rest black"
+        )
+        raise ValueError(msg)
+    return (colors * (opacity / 255)).round().astype(np.uint8)
 
 
 def require_mask_of(

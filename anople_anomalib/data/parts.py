@@ -37,7 +37,7 @@ from torchvision.tv_tensors import Mask
 from anople_anomalib.utils.files import relative_names
 
 from .dataset_checks import OwnDataModule
-from .image_reading import read_image, require_clear_white, turned_size
+from .image_reading import image_digest, note_picture, read_image, require_clear_white, require_white, turned_size
 from .listing import OTHER_ENDINGS, Listing, PartFolders, below, find_layout, list_images, name_of, say
 from .masks import binary_mask, in_order, pair_masks, require_mask_of
 from .sampling import draw_shots
@@ -112,6 +112,7 @@ class Parts(OwnDataModule):
         val_split_ratio: float = 0.5,
         seed: int = 0,
     ) -> None:
+        require_white(white)
         if not 0 <= test_share < 1:
             msg = f"test_share must be a share of the good parts, 0 or more and less than 1, got {test_share}."
             raise ValueError(msg)
@@ -169,6 +170,9 @@ class Parts(OwnDataModule):
         _require_one_use({"teaching": good, "calibration": calibration, "the test": [*good_test, *defective]})
         if self.white is None:
             require_clear_white([*good, *defective, *good_test, *calibration])
+        calibrating: dict[str, str] = {}
+        for path in calibration:
+            note_picture(calibrating, image_digest(path, self.white), str(path))
         pairs = pair_masks(defective, masks, in_order(given.defective, given.masks)) if masks else {}
         for image, mask in pairs.items():
             marked = binary_mask(mask, self.ignore)
@@ -212,6 +216,11 @@ class Parts(OwnDataModule):
         return PartFolders(*(mine or its for mine, its in zip(named, find_layout(self.root.absolute()), strict=True)))
 
 
+def white_of(dataset: object) -> float | None:
+    """Return the value of 16 bits that is white in a data set's images, ``None`` where none was given."""
+    return dataset.white if isinstance(dataset, PartsDataset) else None
+
+
 class PartsDataset(AnomalibDataset):
     """Images of parts, upright, with all their bits, and binary masks of their size.
 
@@ -225,7 +234,7 @@ class PartsDataset(AnomalibDataset):
     def __init__(self, samples: pd.DataFrame, name: str, white: float | None = None, ignore: int | None = None) -> None:
         super().__init__()
         self.samples = samples
-        self._name, self._white, self._ignore = name, white, ignore
+        self._name, self.white, self._ignore = name, white, ignore
 
     @property
     def name(self) -> str:
@@ -235,7 +244,7 @@ class PartsDataset(AnomalibDataset):
     def __getitem__(self, index: int) -> ImageItem:
         """Read an image and its mask."""
         row = self.samples.iloc[index]
-        image: torch.Tensor = TensorImage(read_image(row.image_path, self._white))
+        image: torch.Tensor = TensorImage(read_image(row.image_path, self.white))
         mask = None
         if self.task == TaskType.SEGMENTATION:
             mask = Mask(self._mask_of(row.mask_path, image.shape[-2:]))

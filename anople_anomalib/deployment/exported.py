@@ -15,9 +15,10 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
-from anople_anomalib.utils.files import EXPORTED, is_deep, require_shape
+from anople_anomalib.utils.files import EXPORTED, require_shape
+from anople_anomalib.utils.image_heads import deep_white, opened
 
 from .metadata import read_metadata
 from .painting import paint, save
@@ -107,8 +108,8 @@ def read_pixels(file: str | Path | IO[bytes]) -> NDArray[np.uint8]:
         OSError: If it cannot be read.
         ValueError: If it has more than 8 bits per channel, of which Pillow would cut the most important ones off.
     """
-    with Image.open(file) as image:
-        if is_deep(image):
+    with opened(file) as image:
+        if deep_white(image) is not None:
             name = f" '{file}'" if isinstance(file, str | Path) else ""
             msg = f"The image{name} has more than 8 bits per channel: convert it by anople convert."
             raise ValueError(msg)

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from anople_anomalib.data.image_series import ImageSeries, series_in
 from anople_anomalib.metrics.per_category import RawScoreKeeper, callback_of
 from anople_anomalib.utils.batches import images_of
-from anople_anomalib.utils.files import relative_names
+from anople_anomalib.utils.files import other_name, relative_names
 
 from .painting import paint, picture_name, save
 from .predictions import PredictionTable, frame_name
@@ -57,7 +57,8 @@ class HeatMaps(Visualizer):
     """Visualizer of :func:`draw_verdict`, with a file of its own for every image.
 
     Files are named by their place below the folder that all images of the run share, so that images of the same name
-    in different folders do not overwrite each other; images without a path are numbered.
+    in different folders do not overwrite each other; images without a path, and others of one name that no data set of
+    anomalib lists (frames of a video, arrays), are numbered.
 
     Args:
         output_dir: Folder of the images; ``None`` for ``images`` in the results of the run, with the number of its
@@ -70,7 +71,7 @@ class HeatMaps(Visualizer):
     def __init__(self, output_dir: str | Path | None = None) -> None:
         super().__init__()
         self.output_dir, self._given = output_dir, output_dir
-        self._names: dict[str, str] = {}
+        self._names, self._taken = dict[str, str](), set[str]()
         self._frames = count(1)
         self._series: ImageSeries | None = None
 
@@ -86,6 +87,7 @@ class HeatMaps(Visualizer):
 
     def _start(self, loaders: object) -> None:
         self._names, self._frames, self._series = _names_in(loaders), count(1), series_in(loaders)
+        self._taken = set(map(picture_name, self._names.values()))
         self.output_dir = self._given
 
     def on_test_batch_end(
@@ -116,12 +118,14 @@ class HeatMaps(Visualizer):
 
     def _name_of(self, item: ImageItem) -> str:
         """Return where the picture of an image goes, below the folder of all pictures."""
-        path = item.image_path or frame_name(self._frames)
-        if self._series is not None and item.image_path:
-            path = self._series.name_of(path)
-        else:
-            path = self._names.get(path, Path(path).name)
-        return picture_name(path)
+        path = item.image_path
+        if path and self._series is not None:
+            return picture_name(self._series.name_of(path))
+        if path in self._names:
+            return picture_name(self._names[path])
+        name = other_name(picture_name(Path(path or frame_name(self._frames)).name), self._taken)
+        self._taken.add(name)
+        return name
 
 
 def _plane(tensor: torch.Tensor) -> NDArray[np.float32]:

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _SAME = 1e-5
 """Largest memory distance of an image that lies in the memory itself: nothing but rounding."""
+_LEARNED = "'{}' is in the memory itself, so that its distance is 0: give other normal images."
 
 
 class Maintenance(DefaultComponents, Export):
@@ -49,7 +50,8 @@ class Maintenance(DefaultComponents, Export):
             ValueError: If a category must be given and is not, or the reverse, or if there is no image, one cannot be
                 read, or a tensor has another shape or range.
         """
-        from anople_anomalib.data.listing import each_image, files_of
+        from anople_anomalib.data.image_reading import pixel_digest
+        from anople_anomalib.data.listing import each_image
 
         self.require_training()
         if self.model.memory_bank is None:
@@ -58,13 +60,16 @@ class Maintenance(DefaultComponents, Export):
         number = self._category_number(category)
         self.eval()
         self.require_one_region()
-        shots = [self.model.shot_features(self._pre_process(image)) for image in each_image(images)]
+        digests, shots = [], []
+        for _, image in each_image(images):
+            digests.append(pixel_digest(image[0]))
+            shots.append(self.model.shot_features(self._pre_process(image)))
         for shot in shots:
             self.model.memory_bank.extend(shot.first, number, shot.first_inside)
             if (second := self.model.second_memory) is not None:
                 second.memory_bank.extend(require_memory(shot.second), number, shot.second_inside)
         if isinstance(self.post_processor, ExactPostProcessor):
-            self.post_processor.know(files_of(images))
+            self.post_processor.know(digests, learned=True)
         logger.info("%d images were added to the memory: %d features.", len(shots), len(self.model.memory_bank))
 
     def _category_number(self, category: str | None) -> int:
@@ -93,28 +98,32 @@ class Maintenance(DefaultComponents, Export):
         Raises:
             RuntimeError: If the model is not trained or has no post-processor with thresholds.
             FileNotFoundError: If there is no such file or folder.
-            ValueError: If there are fewer than two images or too few for the promise, one is in the memory or cannot be
-                read, or a tensor has another shape or range.
+            ValueError: If there are fewer than two images or too few for the promise, one is in the memory, a copy of
+                another, or cannot be read, or a tensor has another shape or range.
         """
-        from anople_anomalib.data.listing import each_image, files_of
+        from anople_anomalib.data.image_reading import note_picture, pixel_digest
+        from anople_anomalib.data.listing import each_image
 
         self.require_training()
         self.require_one_region()
         processor = self.require_thresholds()
         self.eval()
-        number = 0
+        found: dict[str, str] = {}
         processor.forget()
         try:
-            for number, image in enumerate(each_image(images), start=1):
-                processor.on_validation_batch_end(None, self, self._judge_normal(image, number))
-            if number < 2:
-                msg = f"Thresholds need at least two normal images that are not in the memory, got {number}."
+            for name, image in each_image(images):
+                note_picture(found, digest := pixel_digest(image[0]), name)
+                if digest in processor.learned_images:
+                    raise ValueError(_LEARNED.format(name))
+                processor.on_validation_batch_end(None, self, self._judge_normal(image, name))
+            if len(found) < 2:
+                msg = f"Thresholds need at least two normal images that are not in the memory, got {len(found)}."
                 raise ValueError(msg)
             processor.fit_thresholds(promise)
         finally:
             processor.forget()
-        processor.know(files_of(images))
-        return number
+        processor.know(found)
+        return len(found)
 
     def set_thresholds(self, image: float | None = None, pixel: float | None = None) -> None:
         """Set raw thresholds of a trained model, see :meth:`.ExactPostProcessor.set_thresholds`."""
@@ -179,13 +188,12 @@ class Maintenance(DefaultComponents, Export):
         transform = transform_of(self.pre_processor) or nn.Identity()
         return transform(image.to(device=self.device, dtype=cast("torch.dtype", self.dtype)))
 
-    def _judge_normal(self, image: torch.Tensor, number: int) -> ImageBatch:
+    def _judge_normal(self, image: torch.Tensor, name: str) -> ImageBatch:
         """Predict a normal image, and add its ground truth."""
         image = self._pre_process(image)
         bank, prediction = self.model.memory_bank, self.model(image)
         if bank is not None and bank(self.model.first_features(image).features).max() < _SAME:
-            msg = f"Image {number} is in the memory itself, so that its distance is 0: give other normal images."
-            raise ValueError(msg)
+            raise ValueError(_LEARNED.format(name))
         mask = torch.zeros_like(prediction.anomaly_map[:, 0], dtype=torch.bool)
         label = torch.zeros(len(image), dtype=torch.bool, device=self.device)
         return ImageBatch(image=image, gt_label=label, gt_mask=mask, **prediction._asdict())

@@ -37,7 +37,7 @@ class ExportMetadata:
     image_size: list[int]  # height and width to which the graph resizes images
     input_size: list[int] | None  # height and width that the graph takes; None for images of any size
     roi_shape: list[int] | None  # height and width of images for the region of interest: no score for other shapes
-    known_images: list[str]  # SHA-256 of the files of shots and calibration: no study may rest on them
+    known_images: list[str]  # digests of the pixels of shots and calibration: no study may rest on them
     compression: str | None  # "FP16", "INT8_PTQ" and so on, None for full precision
     versions: dict[str, str]  # of the packages behind the export, by their names
     format: int = FORMAT

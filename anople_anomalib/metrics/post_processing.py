@@ -10,7 +10,6 @@ linearly and clamps, which makes one score of all that is far from the threshold
 
 import logging
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +17,6 @@ from anomalib.data import Batch, InferenceBatch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-
-from anople_anomalib.utils.files import digest_of
 
 from .bounds import CONFIDENCE, Rate
 from .score_counts import IMAGE, PIXEL, ScoreHistogram
@@ -93,6 +90,7 @@ class ExactPostProcessor(PostProcessor):
         self.normal_scores: list[float] = []
         self.normal_only = False
         self.known_images: list[str] = []
+        self.learned_images: list[str] = []
         given = {**sensitivities, "image_threshold": image_threshold, "pixel_threshold": pixel_threshold, "look": look}
         self._explicit: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self._explicit |= {name: value for name, value in switches.items() if not value}
@@ -113,7 +111,6 @@ class ExactPostProcessor(PostProcessor):
     def forget(self) -> None:
         """Forget all that :meth:`on_validation_batch_end` has counted."""
         self._images, self._pixels, self._maxima = ScoreHistogram(), ScoreHistogram(), ScoreHistogram()  # of maps
-        self._files: list[Path] = []
         self.spreads: list[float] = []
 
     def on_validation_batch_end(
@@ -135,7 +132,6 @@ class ExactPostProcessor(PostProcessor):
             self._pixels.update(maps, outputs.gt_mask)
         if maps is not None and truth is not None:
             self._maxima.update(maps.reshape(len(maps), -1).amax(dim=1), truth)
-        self._files += [Path(path) for path in outputs.image_path or () if path]
 
     def on_validation_epoch_end(self, trainer: Trainer | None, pl_module: LightningModule | None) -> None:
         """Fit the thresholds to all that was counted, and forget it."""
@@ -161,16 +157,19 @@ class ExactPostProcessor(PostProcessor):
         pixel = fit_threshold(self._pixels, self._maxima, promise, self.spreads)
         self.normal_scores = self._images.normal_scores().tolist()
         self.normal_only = self._images.has_normal and (promise is not None or not self._images.has_anomalous)
-        self.know(self._files)
         self.forget()
         if self.enable_thresholding:
             given = self._explicit.get
             self.set_thresholds(given("image_threshold", image), given("pixel_threshold", pixel))
 
-    def know(self, files: Iterable[Path]) -> None:
-        """Remember files that are no evidence of the model's quality, because it rests on them."""
-        found = {digest_of(file) for file in files if file.is_file()}
-        self.known_images = sorted(found.union(self.known_images))
+    def know(self, digests: Iterable[str], *, learned: bool = False) -> None:
+        """Remember images by digests of their pixels: no evidence of the model's quality, because it rests on them.
+
+        Those that the memory has learned are no evidence for a threshold, either.
+        """
+        digests = set(digests)
+        self.known_images = sorted(digests.union(self.known_images))
+        self.learned_images = sorted(digests.union(self.learned_images)) if learned else self.learned_images
 
     def false_alarms(self, confidence: float = CONFIDENCE) -> Rate:
         """Count the calibration's good images above the image threshold."""
@@ -257,7 +256,8 @@ class ExactPostProcessor(PostProcessor):
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "look", "normal_scores", "normal_only", "known_images")
+        own = ("look", "normal_scores", "normal_only", "known_images", "learned_images")
+        return (*super()._checkpoint_config_keys, *own)
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the settings that ``checkpoint_config`` returned, except for those given to this instance."""

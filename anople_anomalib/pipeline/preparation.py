@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 
 from anople_anomalib.baselines.transfer import AuxiliaryCategory, AuxiliaryLearner, auxiliary_data
 from anople_anomalib.data.dataset_checks import SUBSETS
+from anople_anomalib.data.image_reading import image_digest, turned_size
+from anople_anomalib.data.parts import white_of
 from anople_anomalib.data.sample_textures import cache_folder
 from anople_anomalib.data.wrapping import ALL, build_datamodule, choose_categories
 from anople_anomalib.utils.files import digest_of, written_whole
@@ -126,15 +128,18 @@ def _categories(auxiliary: Mapping[str, Any], tested: list[str]) -> list[str]:
 
 
 def _refuse_known_images(data: Mapping[str, AuxiliaryCategory], datamodule: AnomalibDataModule) -> None:
-    """Refuse auxiliary images that are among the data of the test: the same file, or another with the same content."""
+    """Refuse auxiliary images that are among the data of the test: the same file, or another with the same pixels."""
     datamodule.setup()
     subsets = [vars(datamodule).get(name) for name in SUBSETS]
-    tested = [path for subset in subsets if isinstance(subset, AnomalibDataset) for path in _files(subset)]
-    known = {path.resolve(): path for path in tested}
-    contents = {_digest(path): path for path in known}
+    tested = {path: white_of(part) for part in subsets if isinstance(part, AnomalibDataset) for path in _files(part)}
+    known, sizes = {path.resolve(): path for path in tested}, set(map(turned_size, tested))
+    pixels = {image_digest(path, white): path for path, white in tested.items()}
     for category, parts in data.items():
-        for path in (path for part in parts for path in _files(part)):
-            if (same := known.get(path.resolve()) or contents.get(_digest(path))) is not None:
+        for path, white in ((path, white_of(part)) for part in parts for path in _files(part)):
+            same = known.get(path.resolve())
+            if same is None and turned_size(path) in sizes:  # of images of other sizes nothing but the heads is read
+                same = pixels.get(image_digest(path, white))
+            if same is not None:
                 msg = (
                     f"The auxiliary image '{path}' is the image '{same}' of the data that are tested: take the "
                     f"category '{category}' out of `auxiliary`."

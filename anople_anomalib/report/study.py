@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
 
+from anople_anomalib.data.image_reading import open_image
 from anople_anomalib.metrics.agreement import Judged
 from anople_anomalib.metrics.bounds import Rate
 from anople_anomalib.metrics.study import Study
+from anople_anomalib.utils.files import digest_of
 from anople_anomalib.utils.palette import PALETTE
 from anople_anomalib.utils.version import __version__
 
@@ -38,12 +39,14 @@ class Subject(NamedTuple):
         threshold: Raw threshold.
         zone: Scores of the verdict LOOK; ``None`` if unknown.
         look: Whether that verdict was given.
+        white: Value of 16 bits that was white in its pictures; ``None`` for 65535.
     """
 
     facts: dict[str, Any]
     threshold: float
     zone: tuple[float, float] | None
     look: bool
+    white: float | None = None
 
 
 def write_study(
@@ -63,7 +66,7 @@ def write_study(
         title=title,
         histogram=as_svg(draw_scores(good, bad, subject.threshold, subject.zone), "scores"),
         pictures=[
-            (_address(each.path), f"{each.kind}/{Path(each.path).name}: {each.verdict}, {each.score:.4g}")
+            (_address(each.path, subject.white), f"{each.kind}/{Path(each.path).name}: {each.verdict}, {each.score:.4g}")
             for each in _nearest(judged, subject.threshold)
         ],
         **common,
@@ -77,8 +80,9 @@ def model_facts(calibration: str, model_id: str) -> dict[str, Any]:
     return {"calibration": calibration, "versions": versions, "model id": model_id}
 
 
-def judged_facts(judged: Sequence[Judged], hashes: Iterable[str], threshold: float) -> dict[str, Any]:
-    """Return facts on a study's pictures, by the SHA-256 of their contents, with the threshold and the time."""
+def judged_facts(judged: Sequence[Judged], threshold: float) -> dict[str, Any]:
+    """Return facts on a study's pictures, by the SHA-256 of their files, with the threshold and the time."""
+    hashes = [digest_of(each.path) for each in judged]
     return {
         "pictures": dict(Counter(each.kind for each in judged)),
         "pictures SHA-256": hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest(),
@@ -149,10 +153,9 @@ def _nearest(judged: Sequence[Judged], threshold: float) -> list[Judged]:
     return sorted(nearest, key=lambda each: each.score or 0.0)
 
 
-def _address(path: str) -> str:
+def _address(path: str, white: float | None) -> str:
     """Return a small copy of an image file as a data address."""
-    with Image.open(path) as image:
-        small = ImageOps.exif_transpose(image).convert("RGB")
+    small = open_image(path, white).convert("RGB")
     small.thumbnail((_SIDE, _SIDE))
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=85)

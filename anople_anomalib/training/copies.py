@@ -4,13 +4,17 @@
 """Images that show what the memory holds already, so that no threshold or metric may rest on them."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from anomalib.data import AnomalibDataModule
 from torch.nn import functional as F
 
-from anople_anomalib.utils.files import digest_of
+from anople_anomalib.data.image_reading import image_digest, turned_size
+from anople_anomalib.data.parts import white_of
+
+if TYPE_CHECKING:
+    from .shots import TrainingShots
 
 _SIDE = 32  # of a thumbnail: the noise of a camera averages out
 _ALIKE = 0.005  # mean difference of thumbnails: 1.3 of 255 gray levels; frames with a noise of 2 levels differ by 0.003
@@ -38,23 +42,27 @@ def parts_of(thumbnails: Sequence[torch.Tensor]) -> list[int]:
     return [int(row.nonzero()[0]) for row in alike]
 
 
-def require_no_shots(datamodule: AnomalibDataModule, shots: Iterable[str]) -> None:
-    """Refuse shots among the images of validation and test, by their paths and by their content.
+def digests_of(dataset: object, paths: Iterable[str]) -> set[str]:
+    """Return the digests of images as their data set reads them, see :func:`.image_digest`."""
+    return {image_digest(path, white_of(dataset)) for path in paths}
+
+
+def require_no_shots(datamodule: AnomalibDataModule, shots: "TrainingShots") -> None:
+    """Refuse shots among the images of validation and test, by their pixels: whatever file holds them.
 
     Args:
         datamodule: The datamodule of a training run.
-        shots: Files of the shots.
+        shots: The shots.
 
     Raises:
         ValueError: If there is one: its distance to the memory is 0, so that the threshold would be far too low.
     """
-    sizes: dict[int, set[str]] = {}
-    for path in map(Path, shots):
-        sizes.setdefault(path.stat().st_size, set()).add(digest_of(path))
+    taught = digests_of(shots.dataset, shots.paths)
+    sizes = set(map(turned_size, shots.paths))  # of images of other sizes nothing but the heads is read
     for name, purpose in (("val_data", "validation"), ("test_data", "test")):
         data = vars(datamodule).get(name)
-        paths = [Path(path) for path in data.samples.image_path] if data is not None and len(data) else []
-        found = [path for path in paths if (size := path.stat().st_size) in sizes and digest_of(path) in sizes[size]]
+        paths = list(data.samples.image_path) if data is not None and len(data) else []
+        found = [path for path in paths if turned_size(path) in sizes and digests_of(data, [path]) <= taught]
         if found:
             msg = (
                 f"{len(found)} of {len(paths)} images of the {purpose} are shots or copies of them, such as "

@@ -11,6 +11,7 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
 
 from anople_anomalib.data.dataset_checks import SUBSETS, check_run
 from anople_anomalib.data.image_reading import image_size_of
@@ -20,7 +21,7 @@ from anople_anomalib.utils.batches import datamodule_of, images_of, paths_of
 from anople_anomalib.utils.scoped import replaced
 from anople_anomalib.utils.transforms import require_one_transform, transform_of, warn_of_values
 
-from .copies import require_no_shots
+from .copies import digests_of, require_no_shots
 from .dataset_checks import require_plain_evaluation, require_whole_images
 from .finalization import validates_at_the_end
 from .shots import TrainingShots
@@ -90,12 +91,12 @@ class FewShotRun(TrainingRun):
             self._prepare_training(trainer, cast("FewShotTraining", pl_module))  # which has made this callback
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the files of the shots, now that a checkpoint to resume from has brought its own."""
+        """Note the shots, now that a checkpoint to resume from has brought its own."""
         del trainer
         shots, processor = cast("FewShotTraining", pl_module).shots, pl_module.post_processor
-        if shots is not None and isinstance(processor, ExactPostProcessor):
-            processor.known_images = []
-            processor.know(map(Path, shots.paths))
+        if isinstance(shots, TrainingShots) and isinstance(processor, ExactPostProcessor):
+            processor.known_images, processor.learned_images = [], []
+            processor.know(digests_of(shots.dataset, shots.paths), learned=True)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let a series report what the region of interest does not fit, and go on."""
@@ -117,6 +118,22 @@ class FewShotRun(TrainingRun):
             resized, size = datamodule_of(trainer) is not None, images_of(batch).shape[-2:]
             for path in paths_of(batch) or [""]:
                 model.require_region(path, image_size_of(path) if resized and path else size)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        *args: object,
+        **kwargs: object,
+    ) -> None:
+        """Note the images that thresholds come from."""
+        del outputs, args, kwargs
+        loader, processor = trainer.val_dataloaders, pl_module.post_processor
+        if isinstance(processor, ExactPostProcessor):
+            files = [path for path in paths_of(batch) or () if Path(path).is_file()]
+            processor.know(digests_of(loader.dataset if isinstance(loader, DataLoader) else None, files))
 
     def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Refuse images that the region of interest does not fit, before they are resized."""
@@ -140,7 +157,7 @@ class FewShotRun(TrainingRun):
         if pl_module.adapt_to(_shots_of(datamodule, pl_module).paths):
             datamodule.setup(trainer.state.fn)  # which tells its subsets the model's new size
         shots = _shots_of(datamodule, pl_module)
-        require_no_shots(datamodule, shots.paths)
+        require_no_shots(datamodule, shots)
         _require_regions(datamodule, pl_module)
         self.changes.enter_context(shots)
         self.changes.enter_context(replaced(pl_module, "shots", shots))

@@ -159,6 +159,11 @@ class TrainingShots:
         return images_of(self._plain[number]).unsqueeze(0)
 
     @property
+    def dataset(self) -> AnomalibDataset:
+        """The shots, without augmentations."""
+        return self._plain
+
+    @property
     def paths(self) -> list[str]:
         """Files of the shots, in the order of their numbers."""
         return self._plain.samples.image_path.tolist()

@@ -9,16 +9,17 @@ Of the imports here, Pillow alone is no part of Python: the runtime without torc
 import functools
 import glob
 import hashlib
+import itertools
 import os
 import pickle
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageFile
+from PIL import Image
 
 EXPORTED = (".onnx", ".xml")
 """Endings of exported models."""
@@ -161,6 +162,13 @@ def relative_names(paths: Iterable[str | Path]) -> list[str]:
     return [path.relative_to(common).as_posix() for path in absolute]
 
 
+def other_name(name: str, others: Collection[str]) -> str:
+    """Return a file name that is none of the others: ``000.png``, ``000_2.png``, and so on."""
+    path = Path(name)
+    numbered = (f"{path.stem}_{number}{path.suffix}" for number in itertools.count(2))
+    return next(each for each in itertools.chain([name], numbered) if each not in others)
+
+
 def visible(paths: Sequence[Path], root: str | Path | None = None) -> list[Path]:
     """Leave hidden files out.
 
@@ -200,13 +208,6 @@ def is_picture(path: Path) -> bool:
     if ending in all_endings() or ending not in _UNREAD:
         return ending in all_endings()
     return not any(each.suffix.lower() in all_endings() for each in path.parent.glob(f"{glob.escape(path.stem)}.*"))
-
-
-def is_deep(image: Image.Image) -> bool:
-    """Return whether a file that was opened, and not loaded yet, has 16 or 32 bits in a channel, gray or color."""
-    modes = image.mode in {"I", "F"} or image.mode.startswith("I;16")
-    # Pillow has no mode for color of 16 bits: it takes the upper 8, and says so only in its decoder's arguments
-    return modes or (isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile) for tile in image.tile))
 
 
 def require_shape(size: Sequence[int], taught: Sequence[int], image: str | Path = "") -> None:

@@ -144,7 +144,7 @@ def test_known_parts_are_proven_against_the_threshold_that_moves(taught: Session
     assert study["subject"]["model id"] == taught.model.model_id()
 
 
-def test_parts_that_the_model_rests_on_prove_nothing(taught: Session, files: Path) -> None:
+def test_parts_that_the_model_rests_on_prove_nothing(taught: Session, files: Path, tmp_path: Path) -> None:
     good, other = sorted((files / "test" / "good").glob("*.png"))
     with pytest.raises(AppError, match="The model rests on one of these images"):
         taught.prove([good, files / "train" / "good" / f"{NAMES[0]}.png"], "good")
@@ -157,6 +157,9 @@ def test_parts_that_the_model_rests_on_prove_nothing(taught: Session, files: Pat
     taught.this_is_good(taught.answers[0])
     with pytest.raises(AppError, match="The model rests on one of these images"):
         taught.prove([good], "good")
+    Image.open(good).save(tmp_path / "good.bmp")
+    with pytest.raises(AppError, match="The model rests on one of these images"):
+        taught.prove([tmp_path / "good.bmp"], "good")
     taught.undo()
     taught.prove([good], "good")
 

@@ -3,9 +3,10 @@
 
 """An acceptance study from the command to the page."""
 
+import base64
+import io
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_pictures_that_the_model_rests_on_are_refused(
     parts = write_parts(tmp_path / "parts", "good", "crack")
     shot = next((checkpoint.parent / "data").rglob("train/good/*.png"))
     for image in sorted((checkpoint.parent / "data").rglob("train/good/*.png")):
-        shutil.copy(image, parts / "good" / f"renamed {image.name}")
+        Image.open(image).save(parts / "good" / f"renamed {image.stem}.tiff")
     assert shot.is_file()
     assert main(["qualify", str(parts), "--model", str(model), "--output", str(tmp_path / "study")]) == 1
     assert "are shots or calibration images of this model, such as" in capsys.readouterr().err
@@ -102,6 +103,28 @@ def test_pictures_that_the_model_rests_on_are_refused(
         thresholds = ["threshold", "--model", str(model), "--images", str(parts / "good"), "--output", "x.onnx"]
         assert main(thresholds) == 1
         assert "is an exported model, for anople judge and qualify alone" in capsys.readouterr().err
+
+
+def test_a_picture_saved_anew_is_no_other_part(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = write_parts(tmp_path / "parts", "good", "crack")
+    Image.open(parts / "good" / "0.png").save(parts / "good" / "9.bmp")
+    assert main(["qualify", str(parts), "--model", str(checkpoint), "--output", str(tmp_path / "study")]) == 1
+    assert "9.bmp' and" in (told := capsys.readouterr().err)
+    assert "are the same picture: a copy is no other part and no repeat" in told
+
+
+def test_pictures_of_many_bits_are_shown_with_their_white(checkpoint: Path, tmp_path: Path) -> None:
+    for number, kind in enumerate(("good", "crack")):
+        (tmp_path / "parts" / kind).mkdir(parents=True)
+        pixels = np.random.default_rng(number).integers(1000, 2000, (48, 48), dtype=np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "parts" / kind / "0.png")
+    options = ["--model", str(checkpoint), "--output", str(tmp_path / "study"), "--white", "4095"]
+    assert main(["qualify", str(tmp_path / "parts"), *options]) == 4
+    page = (tmp_path / "study" / "study.html").read_text(encoding="utf-8")
+    for picture in re.findall(r"data:image/jpeg;base64,([^\"']+)", page):
+        assert 60 < np.asarray(Image.open(io.BytesIO(base64.b64decode(picture)))).mean() < 130
 
 
 def test_a_copy_is_no_repeat(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,12 +19,13 @@ def test_every_form_of_an_image_comes_as_a_batch_of_one(mvtec: Path) -> None:
     files = sorted(folder.glob("*.png"))
     expected = [read_image(file, as_tensor=True).unsqueeze(0) for file in files]
     for images in (folder, str(folder), files, [files[0], *map(str, files[1:])], torch.cat(expected)):
-        actual = list(each_image(images))
+        names, actual = zip(*each_image(images), strict=True)
         assert len(actual) == 3
+        assert list(names) in (list(map(str, files)), ["tensor 1", "tensor 2", "tensor 3"])
         assert all(torch.equal(*pair) for pair in zip(actual, expected, strict=True))
     mixed = list(each_image([files[0], expected[1][0], folder]))
-    assert [image.shape for image in mixed] == [(1, 3, 90, 110)] * 5
-    assert torch.equal(next(each_image(files[2])), expected[2])
+    assert [image.shape for _, image in mixed] == [(1, 3, 90, 110)] * 5
+    assert torch.equal(next(each_image(files[2]))[1], expected[2])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from anomalib.data.utils import read_mask
 from PIL import Image, ImageFilter
+from skimage import data
 
 from anople_anomalib.data.masks import binary_mask, pair_masks
 
@@ -101,13 +102,52 @@ def test_a_thin_class_beside_a_large_one_is_refused(tmp_path: Path) -> None:
         binary_mask(tmp_path / "mask.png")
 
 
-@pytest.mark.parametrize("color", [0, 255])
-def test_a_defect_drawn_in_opacity(tmp_path: Path, color: int) -> None:
-    pixels = np.full((20, 30, 4), color, np.uint8)
-    pixels[..., 3] = 0
-    pixels[5:10, 5:10, 3] = 255
-    Image.fromarray(pixels).save(tmp_path / "mask.png")
+def painted(path: Path, color: int, hidden: int, erased: bool) -> None:
+    """One color on transparency, or a layer of it with a hole, over hidden colors."""
+    pixels = np.full((20, 30, 4), (hidden, hidden, hidden, 0), np.uint8)
+    where = np.zeros((20, 30), bool)
+    where[5:10, 5:10] = True
+    pixels[where ^ erased] = (color, color, color, 255)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize(
+    ("color", "hidden", "erased"),
+    [(0, 0, False), (0, 0, True), (255, 255, False), (255, 255, True), (0, 255, False), (0, 255, True), (255, 0, True)],
+)
+def test_a_mask_whose_transparency_may_mean_either_is_refused(
+    tmp_path: Path, color: int, hidden: int, erased: bool
+) -> None:
+    painted(tmp_path / "mask.png", color, hidden, erased)
+    with pytest.raises(
+        ValueError, match=r"mask.png' cannot be read \(its transparency .*: save it without transparency"
+    ):
+        binary_mask(tmp_path / "mask.png")
+
+
+def test_white_on_transparency_is_a_defect(tmp_path: Path) -> None:
+    painted(tmp_path / "mask.png", 255, 0, erased=False)
     assert binary_mask(tmp_path / "mask.png").sum() == 25
+    assert np.array_equal(binary_mask(tmp_path / "mask.png"), read(tmp_path / "mask.png"))  # as anomalib has it
+
+
+@pytest.mark.parametrize("name", ["camera", "coins", "brick", "retina", "hubble_deep_field", "colorwheel"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_photograph_is_no_mask(tmp_path: Path, name: str, suffix: str) -> None:
+    photograph = Image.fromarray(getattr(data, name)())
+    photograph.save(tmp_path / f"photo{suffix}")
+    with pytest.raises(
+        ValueError, match=r"mask '.*photo.*' is no mask: most of it.*Make what is good black, and every"
+    ):
+        binary_mask(tmp_path / f"photo{suffix}")
+
+
+def test_a_heat_map_is_no_mask(tmp_path: Path) -> None:
+    y, x = np.mgrid[:200, :300]
+    heat = 255 * np.exp(-((y - 90) ** 2 + (x - 140) ** 2) / (2 * 60**2))
+    Image.fromarray(heat.astype(np.uint8)).save(tmp_path / "heat.png")
+    with pytest.raises(ValueError, match="is no mask"):
+        binary_mask(tmp_path / "heat.png")
 
 
 def test_an_opaque_mask_with_an_alpha_channel_is_read_by_its_colors(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.commands.main import main
+from anople_anomalib.data.image_reading import image_digest
 from anople_anomalib.deployment.journal import check
-from anople_anomalib.utils.files import digest_of
 from helpers.miniature import IMAGE_SIZE, NUM_PATCHES
 from helpers.training import make_datamodule, make_engine, make_model, read
 
@@ -110,7 +111,7 @@ def test_the_command_does_the_same_to_a_checkpoint(
         assert torch.equal(restored.state_dict()[name], value), name
     assert line["model"] == restored.model_id()
     known = restored.require_thresholds().known_images
-    assert {digest_of(file) for file in (images, others, *more.iterdir())} <= {*known}, "no study may rest on them"
+    assert {image_digest(file) for file in (images, others, *more.iterdir())} <= {*known}, "no study may rest on them"
     assert main(["learn-more", "missing", "--model", str(checkpoint), "--output", str(tmp_path / "none.ckpt")]) == 1
     assert "error: There is no image or folder" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "none.ckpt").exists()
@@ -147,10 +148,32 @@ def test_an_untrained_model_is_refused(tmp_path: Path) -> None:
 
 def test_thresholds_need_images_that_the_memory_does_not_hold(model: AnoPLe, root: Path) -> None:
     shot = root / "bottle" / "train" / "good" / model.drawn_samples["bottle"][0]
-    with pytest.raises(ValueError, match="Image 2 is in the memory itself"):
+    with pytest.raises(ValueError, match=rf"{shot.name}' is in the memory itself"):
         model.recompute_thresholds([root / "bottle" / "test" / "good" / "000.png", shot])
     with pytest.raises(ValueError, match="at least two normal images that are not in the memory, got 1"):
         model.recompute_thresholds(torch.rand(3, *IMAGE_SIZE))
+
+
+def test_a_copy_counts_for_no_threshold(model: AnoPLe, checkpoint: Path, root: Path, tmp_path: Path) -> None:
+    good = root / "bottle" / "test" / "good"
+    Image.open(good / "000.png").save(tmp_path / "copy.bmp")
+    with pytest.raises(ValueError, match=r"copy\.bmp' and '.*000\.png' are the same picture: a copy is no other part"):
+        model.recompute_thresholds([good, tmp_path / "copy.bmp"])
+    again = torch.rand(1, 3, *IMAGE_SIZE)
+    with pytest.raises(ValueError, match="'tensor 2' and 'tensor 1' are the same picture"):
+        model.recompute_thresholds([again, again])
+    files = ["--model", str(checkpoint), "--output", str(tmp_path / "x.ckpt"), "--images", str(good), str(tmp_path)]
+    assert main(["threshold", *files]) == 1
+    assert not (tmp_path / "x.ckpt").exists()
+
+
+def test_a_shot_is_known_in_a_memory_that_keeps_a_part_of_it(root: Path, tmp_path: Path) -> None:
+    model = make_model(epochs=1, coreset_ratio=0.2)
+    make_engine(tmp_path).fit(model, datamodule=make_datamodule(root))
+    shot = root / "bottle" / "train" / "good" / model.drawn_samples["bottle"][0]
+    Image.open(shot).save(tmp_path / "again.tiff")
+    with pytest.raises(ValueError, match=r"again\.tiff' is in the memory itself"):
+        model.recompute_thresholds([root / "bottle" / "test" / "good", tmp_path / "again.tiff"])
 
 
 def test_a_command_changes_the_thresholds(

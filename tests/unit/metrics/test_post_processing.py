@@ -3,8 +3,6 @@
 
 """Thresholds and normalized scores."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,6 @@ from torch import Tensor
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.thresholds import MARGIN, Promise, between, good_threshold, look_zone
-from anople_anomalib.utils.files import digest_of
 from helpers.training import make_model
 
 
@@ -220,14 +217,13 @@ def test_the_calibration_is_told_with_its_bound() -> None:
     assert "20 of 20" in processor.calibration()
 
 
-def test_files_behind_a_threshold_are_known(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"a")
-    judged = batch([0.1, 0.2], [False, False])
-    judged.image_path = [str(tmp_path / "a.png"), str(tmp_path / "missing.png")]
-    processor = fit(ExactPostProcessor(), judged)
+def test_images_behind_a_threshold_are_known() -> None:
+    processor = fit(ExactPostProcessor(), batch([0.1, 0.2], [False, False]))
+    processor.know(["b", "a"])
+    processor.know(["a", "c"])
     restored = ExactPostProcessor()
     restored.load_checkpoint_config(processor.checkpoint_config())
-    assert restored.known_images == [digest_of(tmp_path / "a.png")]
+    assert restored.known_images == ["a", "b", "c"]
     assert restored.normal_scores == processor.normal_scores
 
 

@@ -3,7 +3,6 @@
 
 """Learning from auxiliary data before the shots: what is refused, what is kept, and what a model is given."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.models import AnomalibModule, Padim
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
@@ -76,9 +76,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(anomalib.models, "Learner", Learner, raising=False)
     monkeypatch.setattr(Learner, "seen", [])
     for category, names in {"bottle": ("a", "b"), "cable": ("c", "d", "e"), "mug": ("f",)}.items():
-        write_category(tmp_path / "data", category, names, num_test=2)
-        for path in (tmp_path / "data" / category / "test").rglob("*.png"):
-            path.write_bytes(path.read_bytes() + category.encode())  # the helper's test images are alike
+        write_category(tmp_path / "data", category, names, num_test=2, grain=category)
     return tmp_path / "data"
 
 
@@ -133,15 +131,17 @@ def test_the_target_is_no_auxiliary_category(root: Path, categories: object, mes
     assert Learner.seen == []
 
 
-def test_the_targets_images_are_refused_under_another_name(root: Path) -> None:
-    shutil.copy(root / "bottle" / "test" / "hole" / "000.png", root / "mug" / "train" / "good" / "g.png")
+@pytest.mark.parametrize("compress_level", [1, 9])
+def test_the_targets_images_are_refused_under_another_name(root: Path, compress_level: int) -> None:
+    tested = root / "bottle" / "test" / "hole" / "000.png"
+    Image.open(tested).save(root / "mug" / "train" / "good" / "g.png", compress_level=compress_level)
     with pytest.raises(ValueError, match=r"mug/train/good/g\.png' is the image '.*bottle/test/hole/000\.png'"):
         prepared(job(root, {}))
 
 
 def test_the_targets_folder_is_refused_under_another_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "cup").symlink_to(root / "bottle", target_is_directory=True)
-    monkeypatch.setattr(preparation, "_digest", str)  # by path alone
+    monkeypatch.setattr(preparation, "image_digest", lambda path, _: path)  # by path alone
     with pytest.raises(ValueError, match=r"/bottle/.*\.png' of the data that are tested: take the category 'cup'"):
         prepared(job(root, {"datamodule": job(root, {}).auxiliary["datamodule"], "categories": ["cup"]}))
 

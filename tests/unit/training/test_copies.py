@@ -13,8 +13,9 @@ from anomalib.data import Folder
 from PIL import Image
 
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.data.image_reading import image_digest
+from anople_anomalib.data.parts import Parts
 from anople_anomalib.training.copies import parts_of, thumbnail
-from anople_anomalib.utils.files import digest_of
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model, read, train_model
 
@@ -31,6 +32,13 @@ def write_frames(folder: Path, number: int, noise: float) -> Path:
     return folder
 
 
+def save_anew(source: Path, target: Path, suffix: str) -> None:
+    """The same pixels in other files."""
+    target.mkdir()
+    for path in source.iterdir():
+        Image.open(path).save((target / path.name).with_suffix(suffix), compress_level=1)
+
+
 def train_on(folder: Path, results: Path, k_shot: int) -> AnoPLe:
     model = make_model(k_shot=k_shot, epochs=1)
     datamodule = Folder(
@@ -40,12 +48,12 @@ def train_on(folder: Path, results: Path, k_shot: int) -> AnoPLe:
     return model
 
 
-@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("copied", ["", ".png", ".bmp", ".tiff"])
 @pytest.mark.parametrize("to", ["validation", "test"])
-def test_shots_among_validation_or_test_images_are_refused(tmp_path: Path, copied: bool, to: str) -> None:
+def test_shots_among_validation_or_test_images_are_refused(tmp_path: Path, copied: str, to: str) -> None:
     root = write_category(tmp_path / "data") / "bottle"
     if copied:
-        shutil.copytree(root / "train" / "good", root / "again")
+        save_anew(root / "train" / "good", root / "again", copied)
     datamodule = Folder(
         "bottle",
         root=root,
@@ -74,6 +82,26 @@ def test_different_parts_are_told_from_frames_of_one() -> None:
     frame = (first + 0.008 * torch.randn_like(first)).clamp(0, 1)
     assert parts_of([thumbnail(image) for image in (first, second, frame)]) == [0, 1, 0]
     assert parts_of([]) == []
+
+
+def test_shots_and_calibration_of_many_bits_are_known_with_their_white(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder in ("good", "calibration"):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            image = Image.fromarray(rng.integers(0, 4096, (60, 60), dtype=np.uint16))
+            image.save(tmp_path / folder / f"{number}.png")
+    parts = {"normal_dir": "good", "calibration_dir": "calibration", "white": 4095}
+    model = make_model(k_shot=None, epochs=1)
+    make_engine(tmp_path / "results").fit(model, datamodule=Parts(tmp_path, **parts))
+    files = [*(tmp_path / "good").iterdir(), *(tmp_path / "calibration").iterdir()]
+    assert {*model.post_processor.known_images} == {image_digest(file, 4095) for file in files}
+    Image.open(tmp_path / "good" / "0.png").save(tmp_path / "calibration" / "2.tiff")
+    with pytest.raises(ValueError, match=r"1 of 3 images of the validation are shots or copies of them"):
+        make_engine(tmp_path).fit(make_model(k_shot=None), datamodule=Parts(tmp_path, **parts))
+    Image.open(tmp_path / "calibration" / "0.png").save(tmp_path / "calibration" / "2.tiff")
+    with pytest.raises(ValueError, match=r"2\.tiff' and '.*0\.png' are the same picture: a copy is no other part"):
+        Parts(tmp_path, **parts).setup()
 
 
 def test_textures_are_for_training_alone(mvtec: Path, tmp_path: Path) -> None:
@@ -105,6 +133,6 @@ def test_a_checkpoint_names_the_shots_that_are_in_it_after_a_resumption_with_oth
     content = read(second.best_model_path)
     metadata, known = content["anople"], content["anomalib_post_processor_config"]["known_images"]
     judged = [*(other / "screw" / "train").rglob("*.png"), *(other / "screw" / "test").rglob("*.png")]
-    assert known == sorted(map(digest_of, judged))
+    assert known == sorted(map(image_digest, judged))
     assert metadata["drawn_samples"] == {"screw": ["100.png", "101.png"]}
     assert metadata["class_names"] == ["screw"]

@@ -206,7 +206,7 @@ def test_a_memory_per_category_knows_whose_shots_it_holds(tmp_path: Path) -> Non
     restored = AnoPLe.load_from_checkpoint(engine.best_model_path, visualizer=False).eval()
     for number, category in enumerate(("cable", "bottle")):
         for name in model.drawn_samples[category]:
-            (image,) = each_image(tmp_path / category / "train" / "good" / name)
+            ((_, image),) = each_image(tmp_path / category / "train" / "good" / name)
             features = restored.model.first_features(restored.pre_processor.transform(image)).features
             nearest = restored.model.memory_bank.nearest(features)
             assert (nearest // 32 == number).all()
