@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from anople_anomalib.utils.files import EXPORTED, digest_of
+from anople_anomalib.utils.files import digest_of
 
-from .judge import judge_series, load_judge
+from .judge import is_exported, judge_series, load_judge
 from .terminal import FINE, NOT_MET, UsageError, add_shared, allow_pixels
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def qualify(options: Namespace) -> int:
     from anople_anomalib.report.study import judged_facts, not_covered, write_study
 
     allow_pixels(options.megapixels)
-    folder = options.folder.absolute()  # as the rows name their files
+    exported, folder = is_exported(options), options.folder.absolute()  # as the rows name their files
     pictures = read_trials(options.trials, folder) if options.trials else find_pictures(folder)
     hashes = hash_all(pictures, options.white)
-    rows, subject = (_judge_exported if options.model.suffix in EXPORTED else _judge)(options, hashes)
+    rows, subject = (_judge_exported if exported else _judge)(options, hashes)
     verdicts = {row["path"]: {name: row[name] for name in ("verdict", "score", "error")} for row in rows}
     judged = [picture._replace(**verdicts[picture.path]) for picture in pictures]
     criteria = Criteria(options.max_escapes, options.max_false_alarms, options.confidence)

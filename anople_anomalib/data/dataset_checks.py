@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from anople_anomalib.utils.batches import datamodule_of
 from anople_anomalib.utils.files import common_folder, is_hidden
 
-from .image_reading import require_plain_images, turned_size
+from .image_reading import TURNED, distortion, require_plain_images, turned_size
 from .listing import is_good, say_other_endings
 from .masks import PAIRED_BY_ORDER, READ_BY_PARTS, binary_mask, require_mask_of, require_same_pairs
 
@@ -260,7 +260,10 @@ def _require_right_masks(subsets: Sequence[AnomalibDataset]) -> None:
         require_same_pairs(paired, pairs)
     right = taken = 0
     for image, mask in pairs.items():
-        meant, read, size = _areas(mask)
+        meant, read, size = _areas(mask, mask.stat().st_mtime_ns)
+        if distortion(mask) == TURNED:
+            msg = f"The mask '{mask}' {TURNED}: {READ_BY_PARTS}."
+            raise ValueError(msg)
         require_mask_of(image, turned_size(image), mask, size, meant)
         right, taken = right + meant, taken + read
     if abs(taken - right) > _TOLERANCE * right:
@@ -272,7 +275,7 @@ def _require_right_masks(subsets: Sequence[AnomalibDataset]) -> None:
 
 
 @functools.cache
-def _areas(mask: Path) -> tuple[int, int, tuple[int, int]]:
+def _areas(mask: Path, _modified: int) -> tuple[int, int, tuple[int, int]]:
     """Return the anomalous pixels of a mask as it is meant, and as anomalib reads it, and its width and height."""
     meant = binary_mask(mask)
     return int(meant.sum()), int(np.count_nonzero(read_mask(mask))), (meant.shape[1], meant.shape[0])

@@ -36,6 +36,8 @@ IMAGE_ERRORS = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError)
 COMMAND = "anople convert"
 """The command that converts a folder of images."""
 
+DEEP = "has more than 8 bits per channel, which anomalib's readers cut off: it would be white or black"
+TURNED = "is marked by its EXIF data as rotated, which anomalib's readers ignore"
 _ON_ITS_SIDE = 5  # from this orientation on width and height are exchanged
 _TURNED = {2, 3, 6, 7}, {3, 4, 7, 8}  # orientations that are mirrored sideways, and upside down, after that
 _KNOWN = 10_000  # digests that are kept
@@ -95,6 +97,7 @@ def image_digest(path: str | Path, white: float | None = None) -> str:
 
     It is read once per process unless the file changes. Of a file that cannot be read it is that of the content.
     """
+    require_white(white)
     state = Path(path).stat()
     return _image_digest(str(path), white, state.st_mtime_ns, state.st_size)
 
@@ -230,10 +233,9 @@ def distortion(path: str | Path) -> str | None:
         ValueError: If it is not an image.
     """
     with _opened(path) as image:
-        if deep_white(image) is not None:
-            return "has more than 8 bits per channel, which anomalib's readers cut off: it would be white or black"
-        turned = orientation_of(image)
-    return "is marked by its EXIF data as rotated, which anomalib's readers ignore" if turned != 1 else None
+        if orientation_of(image) != 1:
+            return TURNED
+        return DEEP if deep_white(image) is not None else None
 
 
 def require_plain_images(paths: Sequence[str | Path]) -> None:

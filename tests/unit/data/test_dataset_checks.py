@@ -17,6 +17,8 @@ from anople_anomalib.data.listing import each_image
 from anople_anomalib.method.anomaly_simulation import PixelAnomalySimulator
 from helpers.training import make_engine, make_model
 
+TURNED = Image.Exif()
+TURNED[0x0112] = 3  # upside down
 HIDDEN = (".ipynb_checkpoints/0-checkpoint.png", "._0.png")
 
 
@@ -89,6 +91,21 @@ def test_masks_in_another_order_than_the_images_are_refused(root: Path, tmp_path
     parts = Parts(root, abnormal_dir=["a", "b"], mask_dir=["m_z", "m_b"])
     fit(parts, tmp_path)
     assert masks_of(parts) == {("a/0.png", "m_z/0.png"), ("b/0.png", "m_b/0.png")}
+
+
+def test_a_turned_mask_or_a_photograph_as_one_is_refused_where_anomalib_reads_it(root: Path, tmp_path: Path) -> None:
+    one = {"abnormal_dir": "a", "mask_dir": "m_z"}
+    Image.fromarray(np.rot90(square(0), 2).copy()).save(root / "m_z" / "0.png", exif=TURNED)
+    for datamodule in wrapped_or_not(root, **one):
+        with pytest.raises(
+            ValueError, match=r"The mask '.*m_z/0\.png' is marked by its EXIF data as rotated.*--data Parts"
+        ):
+            fit(datamodule, tmp_path)
+    fit(Parts(root, **one), tmp_path)
+    save(noise(0), root / "m_z" / "0.png")
+    for datamodule in (*wrapped_or_not(root, **one), Parts(root, **one)):
+        with pytest.raises(ValueError, match=r"The mask '.*m_z/0\.png' is no mask: most of it"):
+            fit(datamodule, tmp_path)
 
 
 @pytest.mark.parametrize("layout", ["Folder", "MVTecAD"])

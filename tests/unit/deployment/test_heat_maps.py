@@ -32,6 +32,22 @@ def test_equal_names_in_different_folders_keep_their_own_images(mvtec: Path, tmp
     assert blue[2] > 200 > 50 > blue[0]
 
 
+def test_frames_of_one_name_that_no_disk_holds_keep_their_own_images(mvtec: Path, tmp_path: Path) -> None:
+    model = make_model(epochs=1, visualizer=HeatMaps(tmp_path / "images"))
+    engine = make_engine(tmp_path)
+    engine.fit(model, datamodule=make_datamodule(mvtec))
+    frames = [torch.zeros(3, 60, 40) for _ in range(4)]
+    for frame, channel in zip(frames, (0, 1, 2), strict=False):
+        frame[channel] = 1
+    paths = ["cam1/frame.png", "cam2/frame.png", "cam2/frame.png", "frame.jpg"]
+    items = [ImageItem(image=frame, image_path=path) for frame, path in zip(frames, paths, strict=True)]
+    engine.predict(model, dataloaders=DataLoader(items, batch_size=2, collate_fn=ImageBatch.collate))
+    names = ["frame.png", "frame_2.png", "frame_3.png"]
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == sorted([*names, "frame.jpg.png"])
+    for channel, name in enumerate(names):
+        assert np.asarray(Image.open(tmp_path / "images" / name).convert("RGB"))[100, 100].argmax() == channel
+
+
 @pytest.mark.parametrize("subset", ["good", "hole"])
 def test_a_test_draws_every_image_below_its_folder(mvtec: Path, tmp_path: Path, subset: str) -> None:
     model = make_model(epochs=1, visualizer=HeatMaps(tmp_path / "images"))
