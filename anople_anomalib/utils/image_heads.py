@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 SIXTEEN_BITS = 0xFFFF
@@ -42,7 +42,11 @@ def opened(file: str | Path | IO[bytes]) -> Iterator[ImageFile.ImageFile]:
     """
     with ExitStack() as stack:
         stream = stack.enter_context(Path(file).open("rb")) if isinstance(file, str | Path) else file
-        image = stack.enter_context(Image.open(stream))
+        try:
+            image = stack.enter_context(Image.open(stream))
+        except UnidentifiedImageError as error:
+            msg = "cannot identify it as an image"
+            raise UnidentifiedImageError(msg) from error
         if fault := _misread(image):
             raise ValueError(fault)
         yield image
@@ -84,6 +88,8 @@ def _misread(image: ImageFile.ImageFile) -> str:
     """Say what the readers show wrongly of an image; nothing of most."""
     if image.format == "JPEG2000" and _jpeg_2000_precision(image) & 0x80:
         return "its values have a sign: save it as PNG"
+    if image.mode == "LAB":
+        return "its colors are those of CIE Lab: save it as PNG in RGB"
     if not isinstance(image, TiffImageFile):
         return ""
     tags, bits = image.tag_v2, _tiff_bits(image)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import PredictDataset
@@ -122,6 +123,12 @@ def test_take_away(taught: Session, files: Path) -> None:
     assert fresh.thresholds == pytest.approx(taught.thresholds)
     with pytest.raises(AppError, match="No good image"):
         fresh.allow_false_alarms(0.1)
+
+
+def test_a_dark_upload_of_12_bits_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "dark.png")
+    with pytest.raises(AppError, match=r"The largest value in images of 16 bits is 4095 .*--white of anople convert"):
+        take_in([tmp_path / "dark.png"], tmp_path / "kept", 3)
 
 
 def test_known_parts_are_proven_against_the_threshold_that_moves(taught: Session, files: Path) -> None:

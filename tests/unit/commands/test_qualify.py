@@ -105,6 +105,12 @@ def test_pictures_that_the_model_rests_on_are_refused(
         assert "is an exported model, for anople judge and qualify alone" in capsys.readouterr().err
 
 
+def test_an_export_takes_no_white(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = write_parts(tmp_path / "parts", "good", "crack")
+    assert main(["qualify", str(parts), "--model", "model.onnx", "--white", "4095"]) == 2
+    assert "takes 8 bits alone, without --white: leave both out" in capsys.readouterr().err
+
+
 def test_a_picture_saved_anew_is_no_other_part(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

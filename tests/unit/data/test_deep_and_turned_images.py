@@ -151,6 +151,7 @@ MISREAD = {
     ),
     "white is 0.tiff": lambda path: tiff(path, GRAY, "miniswhite"),
     "cmyk of 16 bits.tiff": lambda path: tiff(path, np.dstack([GRAY] * 4), "separated"),
+    "lab.tiff": lambda path: tiff(path, np.dstack([GRAY // 16] * 3).astype(np.uint8), "cielab"),
     "with a sign.tiff": lambda path: tiff(path, GRAY.astype(np.int8)),
     "with a sign.j2k": lambda path: path.write_bytes(base64.b85decode(JPEG_2000["signed"])),
 }
