@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from anople_anomalib.data.image_reading import open_image
 from anople_anomalib.metrics.agreement import Judged
 from anople_anomalib.metrics.bounds import Rate
 from anople_anomalib.metrics.study import Study
@@ -155,6 +154,8 @@ def _nearest(judged: Sequence[Judged], threshold: float) -> list[Judged]:
 
 def _address(path: str, white: float | None) -> str:
     """Return a small copy of an image file as a data address."""
+    from anople_anomalib.data.image_reading import open_image  # a report of rows needs no torch
+
     small = open_image(path, white).convert("RGB")
     small.thumbnail((_SIDE, _SIDE))
     stream = io.BytesIO()
