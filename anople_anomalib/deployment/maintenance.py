@@ -113,10 +113,9 @@ class Maintenance(DefaultComponents, Export):
         try:
             for name, image in each_image(images):
                 note_picture(found, digest := pixel_digest(image[0]), name)
-                judged = self._judge_normal(image, name)
-                if digest in processor.learned_images:  # of which a coreset may have kept too little to tell
+                if digest in processor.learned_images:
                     raise ValueError(_LEARNED.format(name))
-                processor.on_validation_batch_end(None, self, judged)
+                processor.on_validation_batch_end(None, self, self._judge_normal(image, name))
             if len(found) < 2:
                 msg = f"Thresholds need at least two normal images that are not in the memory, got {len(found)}."
                 raise ValueError(msg)

@@ -65,7 +65,10 @@ def write_study(
         title=title,
         histogram=as_svg(draw_scores(good, bad, subject.threshold, subject.zone), "scores"),
         pictures=[
-            (_address(each.path, subject.white), f"{each.kind}/{Path(each.path).name}: {each.verdict}, {each.score:.4g}")
+            (
+                _address(each.path, subject.white),
+                f"{each.kind}/{Path(each.path).name}: {each.verdict}, {each.score:.4g}",
+            )
             for each in _nearest(judged, subject.threshold)
         ],
         **common,

@@ -107,7 +107,8 @@ def test_pictures_that_the_model_rests_on_are_refused(
 
 def test_an_export_takes_no_white(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parts = write_parts(tmp_path / "parts", "good", "crack")
-    assert main(["qualify", str(parts), "--model", "model.onnx", "--white", "4095"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["qualify", str(parts), "--model", "model.onnx", "--white", "4095"])
     assert "takes 8 bits alone, without --white: leave both out" in capsys.readouterr().err
 
 

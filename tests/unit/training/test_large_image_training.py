@@ -176,7 +176,7 @@ def test_a_turned_image_is_not_judged_by_a_stretched_region(folder: Path, kind: 
         make_engine(folder).predict(loaded, dataset=PredictDataset(folder / "new"))
     if kind != "folder":
         with pytest.raises(ValueError, match=message):
-            loaded.recompute_thresholds(folder / "new")
+            loaded.recompute_thresholds(folder / "new" / "1.png")
         frame = DataLoader([torch.rand(3, 300, 220)], collate_fn=lambda b: ImageBatch(image=torch.stack(b)))
         with pytest.raises(ValueError, match=message):
             make_engine(folder).predict(loaded, dataloaders=frame)
