@@ -276,10 +276,4 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
 
         return cast("STEP_OUTPUT", within_region(batch, self.model.region if regions is None else regions))
 
-    def test_step(self, batch: Batch, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Predict a batch, as :meth:`validation_step` does; anomalib's own step knows of no region."""
-        return self.validation_step(batch, batch_idx, *args, **kwargs)
-
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
-        """Predict a batch, as :meth:`validation_step` does."""
-        return self.validation_step(batch, batch_idx, dataloader_idx)
+    test_step = predict_step = validation_step  # anomalib's own steps know of no region

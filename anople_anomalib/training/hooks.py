@@ -114,16 +114,11 @@ class FewShotTraining(CheckpointHooks):
 
     def on_test_end(self) -> None:
         """Log where the images of the test are."""
-        self._log_image_folder()
-
-    def on_predict_end(self) -> None:
-        """Log where the images of the prediction are."""
-        self._log_image_folder()
-
-    def _log_image_folder(self) -> None:
         folder = getattr(getattr(self, "visualizer", None), "output_dir", None)  # known from the first image on
         if folder is not None:
             logger.info("Heat maps: %s", folder)
+
+    on_predict_end = on_test_end
 
     def simulated_views(
         self, images: torch.Tensor, regions: torch.Tensor | None = None

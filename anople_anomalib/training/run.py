@@ -62,15 +62,11 @@ class TrainingRun(Callback):
                     # else Lightning saves at the end alone, and an interrupted run would be lost
                     self.changes.enter_context(replaced(callback, "_save_on_train_epoch_end", True))
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, *_: object, **__: object) -> None:
         """Undo the changes."""
-        del trainer, pl_module, stage
         self.changes.close()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Undo the changes."""
-        del trainer, pl_module, exception
-        self.changes.close()
+    on_exception = teardown
 
 
 class FewShotRun(TrainingRun):
@@ -119,6 +115,8 @@ class FewShotRun(TrainingRun):
             for path in paths_of(batch) or [""]:
                 model.require_region(path, image_size_of(path) if resized and path else size)
 
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -134,14 +132,6 @@ class FewShotRun(TrainingRun):
         if isinstance(processor, ExactPostProcessor):
             files = [path for path in paths_of(batch) or () if Path(path).is_file()]
             processor.know(digests_of(loader.dataset if isinstance(loader, DataLoader) else None, files))
-
-    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse images that the region of interest does not fit, before they are resized."""
-        self.on_validation_batch_start(*args, **kwargs)
-
-    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse images that the region of interest does not fit, before they are resized."""
-        self.on_validation_batch_start(*args, **kwargs)
 
     def _prepare_training(self, trainer: Trainer, pl_module: "FewShotTraining") -> None:
         """Replace the data loaders of the datamodule, if there is one."""

@@ -95,9 +95,7 @@ class PanelVisualizer(HeatMaps):
             figure.savefig(folder / f"{name}.png")
         self._forget()  # the visualizer outlives the test
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the figures of all predictions."""
-        self.on_test_end(trainer, pl_module)
+    on_predict_end = on_test_end
 
     def _summaries(self, trainer: Trainer, model: LightningModule) -> dict[str, Callable[[], Figure]]:
         """Return functions that draw the figures of the whole test that this run allows, by name."""
