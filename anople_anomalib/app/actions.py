@@ -38,16 +38,17 @@ def view(session: Session, note: str | None) -> View:
     """Return all that the page shows of a session."""
     text = f'<p role="status" class="anople-message">{escape(note)}</p>' if note else ""
     choices = [f"{number}. {answer.photo.name}" for number, answer in enumerate(session.answers, 1)]
-    threshold, commands = gr.skip(), ""
+    threshold, commands = {}, ""
     if session.is_trained:
         limit, scores = session.thresholds.image, [answer.score for answer in session.answers[:1]]
         highest = 1.05 * max([2 * limit, *scores, *(each.score for each in session.good)])
         value, maximum = (float(f"{number:.4g}") for number in (limit, highest))  # for the eye alone
-        threshold = gr.update(value=value, maximum=maximum, interactive=True)
+        threshold = {"value": value, "maximum": maximum, "interactive": True}
         commands = taking.commands(session)
     choice = gr.update(choices=choices, value=choices[0] if choices else None)
     good, answers = drawing.thumbnails(session), drawing.gallery(session)
-    return text, good, answers, threshold, choice, commands, threshold, proving.shown(session)
+    sliders = [gr.update(**threshold) for _ in range(2)]  # Gradio takes the value out of an update that it has read
+    return text, good, answers, sliders[0], choice, commands, sliders[1], proving.shown(session)
 
 
 def view_while_moved(place: int) -> _Show:

@@ -226,6 +226,11 @@ def prove_samples(page: Any, tmp_path: Path) -> None:
     page.get_by_role("button", name="Use known sample parts").click()
     rates = page.locator("#anople-rates")
     rates.get_by_text("good, called wrongly").wait_for()
+    limit, threshold = (
+        page.get_by_label(f"number input for {name}").input_value()
+        for name in ("Raw score above which a part is not OK", "Threshold")
+    )
+    assert limit == threshold, "the slider of the study follows the other one"
     keep(page, "app_prove.jpg", tmp_path)
     page.get_by_label("range slider for Raw score above which a part is not OK").press("Home")
     rates.get_by_text("Escapes: at most 2 % with 95 % confidence: not proven. 0 of").wait_for()
