@@ -10,9 +10,6 @@ import torch
 from anomalib.data import AnomalibDataModule
 from torch.nn import functional as F
 
-from anople_anomalib.data.image_reading import image_digest, turned_size
-from anople_anomalib.data.parts import white_of
-
 if TYPE_CHECKING:
     from .shots import TrainingShots
 
@@ -44,6 +41,9 @@ def parts_of(thumbnails: Sequence[torch.Tensor]) -> list[int]:
 
 def digests_of(dataset: object, paths: Iterable[str]) -> set[str]:
     """Return the digests of images as their data set reads them, see :func:`.image_digest`."""
+    from anople_anomalib.data.image_reading import image_digest
+    from anople_anomalib.data.parts import white_of
+
     return {image_digest(path, white_of(dataset)) for path in paths}
 
 
@@ -57,6 +57,8 @@ def require_no_shots(datamodule: AnomalibDataModule, shots: "TrainingShots") -> 
     Raises:
         ValueError: If there is one: its distance to the memory is 0, so that the threshold would be far too low.
     """
+    from anople_anomalib.data.image_reading import turned_size
+
     taught = digests_of(shots.dataset, shots.paths)
     sizes = set(map(turned_size, shots.paths))  # of images of other sizes nothing but the heads is read
     for name, purpose in (("val_data", "validation"), ("test_data", "test")):
