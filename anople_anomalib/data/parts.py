@@ -165,7 +165,8 @@ class Parts(OwnDataModule):
             raise ValueError(msg)
         aside: list[Path] = []
         if defective and not good_test and self.test_share and len(good) > 1:
-            aside = _draw_test(good, self.test_share, self.name)
+            number = min(max(1, round(self.test_share * len(good))), len(good) - 1)
+            aside = [good[index] for index in draw_shots(relative_names(good), number, 0, f"{self.name} test")]
             good, good_test = [path for path in good if path not in aside], aside
         _require_one_use({"teaching": good, "calibration": calibration, "the test": [*good_test, *defective]})
         if self.white is None:
@@ -285,11 +286,6 @@ def _say_left_out(listings: dict[str, Listing], used_masks: set[Path]) -> None:
     say([path for listing in listings.values() for path in listing.hidden], "hidden files are no images")
     say([path for listing in listings.values() for path in listing.others], OTHER_ENDINGS)
     say([path for path in listings["masks"].images if path not in used_masks], "masks belong to no image")
-
-
-def _draw_test(good: Sequence[Path], share: float, name: str) -> list[Path]:
-    number = min(max(1, round(share * len(good))), len(good) - 1)
-    return [good[index] for index in draw_shots(relative_names(good), number, 0, f"{name} test")]
 
 
 def _samples(split: Split, good: Sequence[Path], defective: Sequence[Path], pairs: dict[Path, Path]) -> pd.DataFrame:
