@@ -46,8 +46,6 @@ def watch(options: Namespace) -> int:
 
     Those that are there come first; a later run adds to the rows of an earlier one.
     """
-    from filelock import FileLock, Timeout
-
     if (options.folder is None) == (options.source is None):
         msg = "Give a folder to watch, or a camera or video by --source."
         raise UsageError(msg)
@@ -66,17 +64,20 @@ def watch(options: Namespace) -> int:
     if options.source is not None and not exported:
         msg = "--source takes an exported model: write one by anople export."
         raise UsageError(msg)
-    folder = _watched(options) if options.source is None else None
-    source = folder or _camera(options)
     allow_pixels(options.megapixels)
-    station = _export_station(source, options) if folder is None or exported else _checkpoint_station(folder, options)
-    options.output.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(options.output / ".watch.lock", timeout=0):
-            return _watch(station, source, options)
-    except Timeout as error:
-        msg = f"Another watch writes to '{options.output}': give this one another --output."
-        raise ValueError(msg) from error
+    if options.source is None:
+        from anople_anomalib.data.watching import require_folder
+
+        require_folder(options.folder)
+    from anople_anomalib.utils.lines import sole_writer
+
+    with sole_writer(options.output / "predictions"):  # before the rows of an earlier watch are read
+        folder = _watched(options) if options.source is None else None
+        source = folder or _camera(options)
+        station = (
+            _export_station(source, options) if folder is None or exported else _checkpoint_station(folder, options)
+        )
+        return _watch(station, source, options)
 
 
 def _watched(options: Namespace) -> "FolderWatch":
@@ -85,7 +86,7 @@ def _watched(options: Namespace) -> "FolderWatch":
     from anople_anomalib.deployment.table import rows_of
 
     rows = rows_of(options.output / "predictions.jsonl")
-    known = {row["path"]: State(row["modified"], row["bytes"]) for row in rows if row.get("modified") is not None}
+    known = {row["path"]: State(row["modified"], row["bytes"]) for row in rows if row.keys() >= {"modified", "bytes"}}
     return FolderWatch(options.folder, known, polling=options.polling, only_new=options.only_new)
 
 
@@ -225,5 +226,12 @@ def golden_faults(judge_known: Callable[[Path], list[dict[str, Any]]], options: 
 
 def _first_scores(file: Path, model_id: str) -> dict[str, float]:
     """Return the scores that a model gave to the golden parts the first time; none, if it has not judged them yet."""
-    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return content["scores"] if content.get("model") == model_id else {}
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        scores = {path: float(score) for path, score in content["scores"].items()}
+        return scores if content["model"] == model_id else {}
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        msg = f"'{file}' does not hold the scores of the golden parts: remove it, and the next ones are the first."
+        raise ValueError(msg) from error

@@ -82,9 +82,7 @@ class FolderWatch:
     ) -> None:
         self.folder = Path(folder).resolve()
         self.name = str(self.folder)
-        if not self.folder.is_dir():
-            msg = f"There is no folder '{folder}' to watch: check the path."
-            raise NotADirectoryError(msg)
+        require_folder(folder)
         self._period = SETTLED if polling else _RESCAN
         self._stopped, self._changes = threading.Event(), _Changes()
         there = self._files()
@@ -230,6 +228,13 @@ class _Changes(FileSystemEventHandler):
             taken, self._paths = self._paths, set()
             self.woken.clear()
         return taken
+
+
+def require_folder(folder: str | Path) -> None:
+    """Raise a NotADirectoryError where there is no such folder."""
+    if not Path(folder).is_dir():
+        msg = f"There is no folder '{folder}' to watch: check the path."
+        raise NotADirectoryError(msg)
 
 
 def _walk(path: Path) -> dict[str, State]:

@@ -10,7 +10,7 @@ every alarm. A watch that starts again goes on with the calibration that is ther
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from anople_anomalib.metrics.drift import Chart, Gate
+from anople_anomalib.utils.lines import cut_half_line, json_lines
 
-from .table import OK, cut_half_line, json_lines
+from .table import OK
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,22 @@ CALIBRATION = 30
 WINDOW = 50
 """Parts to a line of the log."""
 MEASURES = ("score", "brightness", "sharpness")
+_HEAD = {"time": str, "model": str}
+_KINDS: dict[str, dict[str, type]] = {
+    "calibration": dict.fromkeys(MEASURES, float),
+    "window": {"parts": int},
+    "alarm": {"text": str, "path": str},
+}
+
+
+def lines_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of the log in a folder, and warn of those that this program has not written."""
+    for line in json_lines(folder / DRIFT):
+        kinds = _KINDS.get(str(line.get("kind")))
+        if kinds and all(isinstance(line.get(name), kind) for name, kind in {**_HEAD, **kinds}.items()):
+            yield line
+        else:
+            logger.warning("'%s' has a line of another program, which is left out: %.80s", folder / DRIFT, line)
 
 
 class DriftLog:
@@ -48,9 +65,9 @@ class DriftLog:
         self._calibration: dict[str, list[float]] = {measure: [] for measure in MEASURES}
         if self._file.is_file():
             cut_half_line(self._file)
-        for line in json_lines(self._file):
-            if line.get("model") == model_id and line.get("kind") == "calibration":
-                self._calibrate({measure: float(line[measure]) for measure in MEASURES})
+        for line in lines_of(folder):
+            if line["model"] == model_id and line["kind"] == "calibration":
+                self._calibrate({measure: line[measure] for measure in MEASURES})
 
     def add(self, row: Mapping[str, Any], pixels: ArrayLike | None) -> None:
         """Add a part.

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from anople_anomalib.utils.files import digest_of
+from anople_anomalib.utils.lines import cut_half_line
 from anople_anomalib.utils.version import __version__
-
-from .table import cut_half_line
 
 _START = "0" * 64  # in place of the hash of a line before the first
 _SEAL = ', "sha256": "'

@@ -127,9 +127,9 @@ class PredictionTable(Callback):
         row, series = stamped(row, self._model_id), self._series
         state = None if series is None else series.states.pop(row["path"], None)
         row = row if state is None else {**row, "modified": state.modified, "bytes": state.size}
-        self._table.write([row])
         for observe in [] if series is None else series.observers:
-            observe(row, pixels)
+            observe(row, pixels)  # first: a row of the table is not judged again, and so never delivered later
+        self._table.write([row])
         if series is not None and series.endless:
             logger.info("%s", line_of(row))
 

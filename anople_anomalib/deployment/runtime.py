@@ -192,8 +192,8 @@ def write_verdicts(
     with delivered(output, signals) as deliver, TableWriter(output, append=append) as table:
         folder = output / f"images{table.number}" if pictures else None
         for frame, row in rows_of_frames(frames, model, folder):
+            deliver(message_of(row))  # first: a row of the table is not judged again, and so never delivered later
             table.write([row])
-            deliver(message_of(row))
             print(line_of(row), flush=True)
             if observe is not None:
                 judged = row["verdict"] != ERROR

@@ -6,15 +6,16 @@
 import csv
 import io
 import json
+import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from functools import lru_cache, partial
 from heapq import heappush, heappushpop
 from importlib.metadata import PackageNotFoundError, version
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
@@ -22,12 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anople_anomalib.utils.files import written_whole
+from anople_anomalib.utils.lines import cut_half_line, json_lines, sole_writer
 from anople_anomalib.utils.version import __version__
 
 from .regions import place_of, regions_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
 
 OK, NOT_OK, LOOK, ERROR = "OK", "NOT OK", "LOOK", "ERROR"
 """The verdicts of a row. OK alone counts as good; LOOK asks a person, because too little is known."""
@@ -144,17 +148,29 @@ class TableWriter:
         self._heap: list[tuple[float, int, dict[str, Any]]] = []
 
     def __enter__(self) -> "Self":
-        """Open both files and write the header, where there is none."""
-        if self._append:
-            mend(self.jsonl_path)
-            self._jsonl_file: TextIO = _opened(self.jsonl_path, "a")
-        else:
-            self._jsonl_file = self._claim()
-        self._csv_file = _opened(self.csv_path, "a" if self._append else "w", newline="")
-        self._writer = csv.DictWriter(self._csv_file, COLUMNS)
-        if self._csv_file.tell() == 0:
-            self._writer.writeheader()
-            self._csv_file.flush()
+        """Open both files and write the header, where there is none.
+
+        Raises:
+            BlockingIOError: If rows are to be added, and another run writes there.
+            FileExistsError: If they are to be added, and the folder of their pictures is somebody else's.
+        """
+        with ExitStack() as stack:
+            if self._append:
+                stack.enter_context(sole_writer(self._stem))
+                if not self.jsonl_path.is_file() and self._pictures.exists():
+                    msg = f"'{self._pictures}' is no folder of this program's pictures: give another --output."
+                    raise FileExistsError(msg)
+                mend(self.jsonl_path)
+                self._jsonl_file: TextIO = stack.enter_context(_opened(self.jsonl_path, "a"))
+            else:
+                self._jsonl_file = self._claim(stack)
+            mode = "a" if self._append else "x"
+            self._csv_file = stack.enter_context(_opened(self.csv_path, mode, newline=""))
+            self._writer = csv.DictWriter(self._csv_file, COLUMNS)
+            if self._csv_file.tell() == 0:
+                self._writer.writeheader()
+                self._csv_file.flush()
+            self._held = stack.pop_all()
         return self
 
     @property
@@ -167,19 +183,24 @@ class TableWriter:
         """The file for programs."""
         return self.csv_path.with_suffix(".jsonl")
 
-    def _claim(self) -> TextIO:
-        """Make the first file of a name that nobody has."""
-        for number in count(2):
-            if not self._stem.with_name(f"images{self.number}").exists():  # may be somebody's photographs
-                with suppress(FileExistsError):
-                    return _opened(self.jsonl_path, "x")
-            self.number = f"_{number}"
+    @property
+    def _pictures(self) -> Path:
+        """The folder of the pictures beside them; one of another run may be somebody's photographs."""
+        return self._stem.with_name(f"images{self.number}")
+
+    def _claim(self, stack: ExitStack) -> TextIO:
+        """Make the first file of a name that nobody has, or is about to add rows to."""
+        for self.number in chain([""], map("_{}".format, count(2))):
+            if not any(path.exists() for path in (self.csv_path, self.jsonl_path, self._pictures)):
+                with suppress(FileExistsError, BlockingIOError):
+                    if not self.number:
+                        stack.enter_context(sole_writer(self._stem))
+                    return stack.enter_context(_opened(self.jsonl_path, "x"))
         raise AssertionError  # numbers do not end
 
     def __exit__(self, *exception: object) -> None:
         """Close both files."""
-        self._csv_file.close()
-        self._jsonl_file.close()
+        self._held.close()
 
     @property
     def worst(self) -> list[dict[str, Any]]:
@@ -198,8 +219,8 @@ class TableWriter:
                 # equal scores: the earlier row is the worse one, and rows themselves are never compared
                 entry = (float(row["score"]), -sum(self.counts.values()), row)
                 (heappush if len(self._heap) < _WORST else heappushpop)(self._heap, entry)
+        self._jsonl_file.flush()  # by which the other is mended
         self._csv_file.flush()
-        self._jsonl_file.flush()
 
     def summary(self) -> str:
         """Say in a few lines how many images there were and how many not OK, the worst ones, where everything is."""
@@ -212,44 +233,34 @@ class TableWriter:
         return "\n".join(lines)
 
 
-def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects that a file has, one a line, none without the file; a line that is no object is left out."""
-    with suppress(FileNotFoundError):
-        for line in path.read_bytes().splitlines():
-            with suppress(ValueError):  # cut off by a power failure, or no JSON
-                if isinstance(content := json.loads(line), dict):
-                    yield content
-
-
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a ``predictions.jsonl``, none without the file; a line that is no row is left out."""
     return [row for row in json_lines(path) if isinstance(row.get("path"), str)]
 
 
-def cut_half_line(path: Path) -> None:
-    """Cut off the half line that a power failure leaves at the end of a file."""
-    content = path.read_bytes()
-    if (end := content.rfind(b"\n") + 1) < len(content):
-        with written_whole(path) as temporary:
-            temporary.write_bytes(content[:end])
-
-
 def mend(path: Path) -> None:
     """Cut off the half line that a power failure leaves, and let the CSV file beside it hold the same rows.
 
+    A CSV file that holds anything else is kept under another name.
+
     Args:
-        path: A ``predictions.jsonl``; without it nothing is done.
+        path: A ``predictions.jsonl``, which need not be there.
     """
-    if not path.is_file():
-        return
-    cut_half_line(path)
+    if path.is_file():
+        cut_half_line(path)
     table = path.with_suffix(".csv")
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(map(_cells, rows_of(path)))
     expected = text.getvalue().encode(_ENCODING, _ERRORS)
-    if not table.is_file() or table.read_bytes() != expected:
+    found = table.read_bytes() if table.is_file() else b""
+    if not expected.startswith(found):
+        names = (table.with_name(f"{table.stem}_kept_{number}.csv") for number in count(1))
+        kept = next(name for name in names if not name.exists())
+        table.rename(kept)
+        logger.warning("'%s' holds other lines than %s: it is kept as '%s'.", table, path.name, kept)
+    if found != expected:
         with written_whole(table) as temporary:
             temporary.write_bytes(expected)
 

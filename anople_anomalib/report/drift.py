@@ -11,8 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from anople_anomalib.deployment.drift_log import CALIBRATION, DRIFT, MEASURES
-from anople_anomalib.deployment.table import json_lines
+from anople_anomalib.deployment.drift_log import CALIBRATION, MEASURES, lines_of
 from anople_anomalib.metrics.bounds import Rate
 from anople_anomalib.metrics.drift import FALSE_ALARMS, MONTH, WEIGHT, alarms_of_unchanged_lines
 from anople_anomalib.utils.palette import BLUE, VERMILLION
@@ -30,7 +29,7 @@ def write_drift(folder: Path, output: Path) -> Path:
         folder: Folder of the verdicts.
         output: Folder of the page.
     """
-    lines = [*json_lines(folder / DRIFT)]
+    lines = [*lines_of(folder)]
     windows, alarms = ([line for line in lines if line["kind"] == kind] for kind in ("window", "alarm"))
     measures = [measure for measure in MEASURES if any(measure in window for window in windows)]
     wrong = Rate(*alarms_of_unchanged_lines(CALIBRATION))

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from anople_anomalib.deployment.runtime import main
 from helpers.graphs import brightness_model
 from helpers.training import train_model
 
@@ -157,6 +158,26 @@ def test_an_exported_model_watches_without_torch(tmp_path: Path) -> None:
     assert (output / "images" / "lot" / "1.png").is_file()
     assert {row["verdict"] for row in rows_of(output / "golden")} == {"OK", "NOT OK"}
     assert "calibration" in (output / "drift.jsonl").read_text()
+
+
+def test_a_second_watch_is_refused_and_other_rows_go_beside(tmp_path: Path) -> None:
+    folder, output, model = tmp_path / "incoming", tmp_path / "verdicts", brightness_model(tmp_path)
+    folder.mkdir()
+    Image.new("RGB", (8, 8), "black").save(folder / "0.png")
+    with watching(model, folder, output) as process:
+        wait_until(lambda: len(rows_of(output)) == 1)
+        with watching(model, folder, output) as second:
+            _, said = second.communicate(timeout=TIMEOUT)
+        assert second.returncode == 1
+        assert "Another run writes to" in said.splitlines()[-1]
+        assert main([str(folder), "--model", str(model), "--output", str(output)]) == 0
+        Image.new("RGB", (8, 8), "black").save(folder / "1.png")
+        wait_until(lambda: len(rows_of(output)) == 2)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, said
+    assert names_of(output) == ["0.png", "1.png"]
+    assert len((output / "predictions_2.jsonl").read_text().splitlines()) == 1
 
 
 def test_results_in_the_watched_folder_are_refused(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from jsonargparse import Namespace
 from PIL import Image
 
@@ -49,3 +50,6 @@ def test_a_tiled_model_knows_its_golden_parts_again(tmp_path: Path) -> None:
     assert sorted(scores.values()) == [row["score"] for row in rows]
     model.set_thresholds(image=2 * rows[3]["score"])
     assert {fault.partition(" is OK, and ")[2] for fault in golden_faults(judge_known, options)} == {"is known as bad."}
+    (options.output / "golden" / "scores.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"scores.json' does not hold .* remove it"):
+        golden_faults(judge_known, options)

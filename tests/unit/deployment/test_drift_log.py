@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from skimage import data
 
 from anople_anomalib.deployment.drift_log import CALIBRATION, WINDOW, DriftLog, brightness, sharpness
+from anople_anomalib.report.drift import write_drift
 
 PARTS_AN_HOUR = 20
 PHOTO = (data.camera()[::8, ::8] / 255).astype(np.float64)
@@ -103,3 +105,20 @@ def test_brightness_follows_a_lamp_and_sharpness_does_not() -> None:
     assert brightness(0.5 * image) == 0.5 * brightness(image)
     assert np.isclose(sharpness(0.5 * image), sharpness(image))
     assert sharpness((image + np.roll(image, 1, axis=2)) / 2) < sharpness(image)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [{"kind": "calibration", "model": "model"}, {"kind": []}, {"path": "a"}, {"kind": "alarm", "model": "model"}],
+)
+def test_a_line_of_another_program_is_left_out_with_a_warning(
+    tmp_path: Path, foreign: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    random = np.random.default_rng(1)
+    DriftLog(tmp_path, "model").add(row(random), part(random))
+    own = lines_of(tmp_path)
+    (tmp_path / "drift.jsonl").write_text("\n".join([json.dumps(foreign), *own]) + "\n")
+    DriftLog(tmp_path, "model").add(row(random), part(random))
+    assert caplog.text.count("a line of another program") == 1
+    assert len(lines_of(tmp_path)) == 3
+    write_drift(tmp_path, tmp_path / "report")

@@ -6,6 +6,8 @@
 import csv
 import json
 import logging
+import subprocess
+import sys
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -179,6 +181,73 @@ def test_pictures_never_go_among_photographs(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()  # of somebody else
     with TableWriter(tmp_path) as table:
         assert table.number == "_2"
+    with pytest.raises(FileExistsError, match="another --output"), TableWriter(tmp_path, append=True):
+        pass
+
+
+_OTHER = """
+import sys
+from pathlib import Path
+from anople_anomalib.deployment.table import COLUMNS, OK, TableWriter
+try:
+    with TableWriter(Path(sys.argv[1]), append=sys.argv[2] == "append") as table:
+        table.write([{**dict.fromkeys(COLUMNS), "path": "b.png", "verdict": OK, "regions": []}])
+    print("number", table.number)
+except BlockingIOError as error:
+    print(error)
+"""
+
+
+def written_by_another_process(folder: Path, how: str) -> str:
+    """Let another process write a row; return what it says."""
+    done = subprocess.run([sys.executable, "-c", _OTHER, folder, how], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_a_folder_to_which_another_run_adds_rows_loses_none(tmp_path: Path) -> None:
+    with TableWriter(tmp_path, append=True) as first:
+        first.write([row_of("a.png")])
+        assert written_by_another_process(tmp_path, "new") == "number _2"
+        said = written_by_another_process(tmp_path, "append")
+        assert "Another run writes to" in said
+        assert "--output" in said
+        first.write([row_of("c.png")])
+    assert [row["path"] for row in rows_of(first.jsonl_path)] == ["a.png", "c.png"]
+    assert [row["path"] for row in rows_of(tmp_path / "predictions_2.jsonl")] == ["b.png"]
+
+
+def test_rows_are_added_to_no_file_that_is_being_written(tmp_path: Path) -> None:
+    with TableWriter(tmp_path) as first:
+        first.write([row_of("a.png")])
+        assert "Another run" in written_by_another_process(tmp_path, "append")
+        first.write([row_of("c.png")])
+    assert written_by_another_process(tmp_path, "append") == "number"
+    assert [row["path"] for row in rows_of(first.jsonl_path)] == ["a.png", "c.png", "b.png"]
+
+
+def test_a_table_that_stands_alone_is_never_overwritten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "predictions.csv").write_text("of,somebody\n")
+    with TableWriter(tmp_path) as table:
+        assert table.number == "_2"
+    with TableWriter(tmp_path, append=True) as table:
+        table.write([row_of("a.png")])
+    assert "is kept as" in caplog.text
+    assert (tmp_path / "predictions_kept_1.csv").read_text() == "of,somebody\n"
+    with table.csv_path.open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["a.png"]
+    caplog.clear()
+    with TableWriter(tmp_path, append=True):
+        assert not caplog.text, "its own table"
+
+
+@pytest.mark.parametrize("line", [{"path": "foreign.png"}, {"path": "foreign.png", "regions": 3, "score": {}}])
+def test_a_line_of_another_program_is_kept(tmp_path: Path, line: dict) -> None:
+    with TableWriter(tmp_path, append=True) as table:
+        table.write([row_of("a.png")])
+    table.jsonl_path.write_text(json.dumps(line) + "\n[]\n" + table.jsonl_path.read_text())
+    with TableWriter(tmp_path, append=True) as table:
+        table.write([row_of("b.png")])
+    assert [row["path"] for row in rows_of(table.jsonl_path)] == ["foreign.png", "a.png", "b.png"]
 
 
 @pytest.mark.parametrize("cut", [1, 30, 10_000])
@@ -187,13 +256,13 @@ def test_a_half_line_is_cut_off_and_rows_are_added_after_it(tmp_path: Path, cut:
         table.write([row_of("1.png"), row_of("2.png")])
     for file in (table.csv_path, table.jsonl_path):
         file.write_bytes(file.read_bytes()[:-cut])
-    kept = [row["path"] for row in rows_of(table.jsonl_path)]
+    kept = [row["path"] for row in rows_of(table.jsonl_path)]  # a whole line whose end alone is missing is one
     with TableWriter(tmp_path, append=True) as table:
         table.write([row_of("3.png")])
     table.jsonl_path.write_bytes(b"no json\n" + table.jsonl_path.read_bytes())
     mend(table.jsonl_path)
     rows = [row["path"] for row in rows_of(table.jsonl_path)]
-    assert rows == [path for path in kept if path == "1.png"] + ["3.png"]
+    assert rows == [*kept, "3.png"]
     with table.csv_path.open(newline="") as file:
         assert [row["path"] for row in csv.DictReader(file)] == rows
 
