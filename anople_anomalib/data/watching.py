@@ -3,6 +3,7 @@
 
 """A folder that images keep coming into; the runtime without torch has this file."""
 
+import functools
 import logging
 import os
 import stat
@@ -16,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from anople_anomalib.utils.files import holds_drawings, is_hidden, is_picture, picture_endings
+from anople_anomalib.utils.files import digest_of, holds_drawings, is_hidden, is_picture, picture_endings
 
 logger = logging.getLogger(__name__)
 
@@ -42,25 +43,35 @@ class Unreadable(NamedTuple):
 
 
 class State(NamedTuple):
-    """A file as it is at one moment; the same file at another place has the same state.
+    """A file as it is at one moment.
 
     Attributes:
-        modified: When it was changed, in nanoseconds.
+        modified: When its content was changed, in nanoseconds, as whoever wrote it says.
         size: Its bytes.
         number: Its number in the file system; 0 where that is not known.
+        changed: When anything about it was, in nanoseconds, as the system says; in a row, when it was judged.
+        digest: SHA-256 of its content, once that was judged.
     """
 
     modified: int
     size: int
     number: int = 0
+    changed: int = 0
+    digest: str = ""
+
+    @property
+    def file(self) -> tuple[int, int, int]:
+        """What stays when a file is moved, linked or given other rights."""
+        return self[:3]
 
 
 class FolderWatch:
     """A folder whose images are read as they come, until :meth:`stop`.
 
     A file is read once it has settled, so that one that is still being written is not judged; if it changes later, it
-    is judged again, and if it is moved within the folder it is not. The system says which files to look at; all are
-    listed once in a while, for network drives and dropped events. Nothing that happens in the folder ends the series.
+    is judged again, even where its time was set back, and if it is moved within the folder it is not. The system says
+    which files to look at; all are listed once in a while, for network drives and dropped events. Links to folders are
+    not followed. Nothing that happens in the folder ends the series.
 
     Args:
         folder: The folder, watched with everything below it.
@@ -86,9 +97,13 @@ class FolderWatch:
         self._period = SETTLED if polling else _RESCAN
         self._stopped, self._changes = threading.Event(), _Changes()
         there = self._files()
-        judged = {str(Path(path)): state[:2] for path, state in (known or {}).items()}  # rows hold no number
-        self._judged = {path: state for path, state in there.items() if only_new or judged.get(path) == state[:2]}
-        self._moved = {state: path for path, state in self._judged.items() if state.number}
+        self._judged = dict(there) if only_new else {}
+        for path, before in {} if only_new else (known or {}).items():
+            state = there.get(str(Path(path)))
+            if state is not None and before[:2] == state[:2]:  # rows hold no number
+                changed = min(state.changed, before.changed) if before.digest else state.changed
+                self._judged[str(Path(path))] = state._replace(changed=changed, digest=before.digest)
+        self._moved = self._numbered()
         self._waiting: dict[str, tuple[State, float]] = {}
         self._listed, self._next_listing = there, 0.0
 
@@ -143,10 +158,10 @@ class FolderWatch:
             found = self._files()
             spent = time.monotonic() - start
             self._next_listing = time.monotonic() + max(self._period, _PATIENCE * spent)
-            for path in [*self._judged.keys() - found.keys()]:
+            for path in self._judged.keys() - found.keys():
                 del self._judged[path]
             if len(self._moved) > _REMEMBERED:
-                self._moved = {state: path for path, state in self._judged.items() if state.number}
+                self._moved = self._numbered()
             return found
         found = {}
         for place in changed:
@@ -155,18 +170,19 @@ class FolderWatch:
         return found
 
     def _files(self) -> dict[str, State]:
-        """List the image files that are there."""
         return _walk(self.folder)
 
     def _look_at(self, files: Mapping[str, State]) -> None:
         """Let files that are new or changed wait until they have settled."""
         known = {path: state for path, (state, _) in self._waiting.items()}
-        fresh = [path for path, state in files.items() if state not in (self._judged.get(path), known.get(path))]
-        for path in sorted(fresh):
+        for path in sorted(files):
             state = files[path]
-            before = self._moved.get(state) if state.number else None
-            if before is not None and before != path and state_of(before) != state:  # moved, not linked
-                self._take(path, state)
+            if state == known.get(path) or state[:4] == self._judged.get(path, ())[:4]:
+                continue
+            before, digest = self._moved.get(state.file, (path, ""))
+            there = state_of(before)
+            if before != path and (there is None or there.file != state.file):  # moved, not linked
+                self._take(path, state._replace(digest=digest))
             else:
                 self._waiting[path] = state, time.monotonic()
 
@@ -175,7 +191,10 @@ class FolderWatch:
         self._judged[path] = state
         self._waiting.pop(path, None)
         if state.number:
-            self._moved[state] = path
+            self._moved[state.file] = path, state.digest
+
+    def _numbered(self) -> dict[tuple[int, int, int], tuple[str, str]]:
+        return {state.file: (path, state.digest) for path, state in self._judged.items() if state.number}
 
     def _settled(self, read: Callable[[Path, State], _Image | Unreadable | None]) -> Iterator[_Image | Unreadable]:
         """Yield images whose files have stayed the same for a while."""
@@ -193,8 +212,14 @@ class FolderWatch:
             if state != before:
                 self._waiting[path] = state, time.monotonic()
                 continue
+            with suppress(OSError):  # of one that cannot be read
+                state = state._replace(digest=digest_of(path))
+            judged = self._judged.get(path)
+            if state.digest and judged is not None and (judged.file, judged.digest) == (state.file, state.digest):
+                self._take(path, state)  # its name, links or rights were changed alone
+                continue
             found = read(Path(path), state)
-            if found is None or (isinstance(found, Unreadable) and waited < GIVEN_UP):
+            if found is None or state_of(path) != before or (isinstance(found, Unreadable) and waited < GIVEN_UP):
                 continue
             self._take(path, state)
             if not isinstance(found, Unreadable) or is_picture(Path(path)):
@@ -243,7 +268,7 @@ def _walk(path: Path) -> dict[str, State]:
         state = state_of(path) if path.suffix.lower() in picture_endings() else None
         return {} if state is None else {str(path): state}
     found: dict[str, State] = {}
-    folders, endings = [str(path)], picture_endings()
+    folders, endings = [] if path.is_symlink() else [str(path)], picture_endings()
     while folders:
         with suppress(OSError), os.scandir(folders.pop()) as entries:  # removed since it was listed
             for entry in entries:
@@ -252,20 +277,24 @@ def _walk(path: Path) -> dict[str, State]:
                 with suppress(OSError):
                     if entry.is_dir(follow_symlinks=False):
                         folders += [] if holds_drawings(Path(entry.path)) else [entry.path]
-                    elif entry.name.lower().endswith(endings) and entry.is_file():  # a pipe would be waited for
-                        found[entry.path] = as_state(entry.stat())
+                    elif entry.is_dir():
+                        _say_link(entry.path)
+                    elif entry.name.lower().endswith(endings) and (state := state_of(entry.path)) is not None:
+                        found[entry.path] = state
     return found
 
 
+@functools.lru_cache(maxsize=100)
+def _say_link(path: str) -> None:
+    logger.warning("'%s' is a link to a folder, and is not followed: watch that folder itself.", path)
+
+
 def state_of(path: str | Path) -> State | None:
-    """Return the state of a regular file, ``None`` if it cannot be had."""
+    """Return the state of a regular file, ``None`` if it cannot be had: a pipe would be waited for."""
     try:
         status = Path(path).stat()
     except (OSError, ValueError):
         return None
-    return as_state(status) if stat.S_ISREG(status.st_mode) else None
-
-
-def as_state(status: os.stat_result) -> State:
-    """Return a file's state as the system tells it."""
-    return State(status.st_mtime_ns, status.st_size, status.st_ino)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return State(status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)

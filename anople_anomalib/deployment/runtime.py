@@ -31,7 +31,7 @@ from anople_anomalib.utils.files import READ_ERRORS, is_hidden, is_picture, one_
 from .exported import ExportedModel, cores, read_pixels, scaled
 from .outbox import delivered
 from .painting import picture_name
-from .table import COLUMNS, ERROR, OK, TableWriter, line_of, message_of, stamped, unjudged
+from .table import COLUMNS, ERROR, OK, TableWriter, file_columns, line_of, message_of, stamped, unjudged
 
 if TYPE_CHECKING:
     from anople_anomalib.data.watching import FolderWatch, State, Unreadable
@@ -48,7 +48,7 @@ class Frame(NamedTuple):
     path: str
     name: str  # of its picture, below the folder of all
     read: Callable[[], NDArray[np.uint8]]  # upright, in color, shape (H, W, 3); raises what reading a file raises
-    file: Mapping[str, int] = {}  # columns on its file
+    file: Mapping[str, Any] = {}  # columns on its file
 
 
 def judge(paths: Iterable[str | Path], model: str | Path | ExportedModel) -> Iterator[dict[str, Any]]:
@@ -80,7 +80,7 @@ def frames_in(paths: Iterable[str | Path]) -> list[Frame]:
 
 def frames_of(watch: "FolderWatch") -> Iterator[Frame]:
     """Yield the images that come into a watched folder until it is stopped; a frame holds its pixels."""
-    from anople_anomalib.data.watching import Unreadable, state_of
+    from anople_anomalib.data.watching import Unreadable
 
     def read(path: Path, state: "State") -> "Frame | Unreadable | None":
         """Read a file that has settled."""
@@ -91,9 +91,9 @@ def frames_of(watch: "FolderWatch") -> Iterator[Frame]:
         except _UNREADABLE as error:
             found: Frame | Unreadable = Unreadable(str(path), one_line(error))
         else:
-            file = {"modified": state.modified, "bytes": state.size}
+            file = file_columns(state.modified, state.size, state.digest)
             found = Frame(str(path), str(path.relative_to(watch.folder)), lambda: pixels, file)
-        return found if state_of(path) == state else None
+        return found
 
     def refuse(error: str) -> NDArray[np.uint8]:
         """Stand for an image that cannot be read."""
@@ -137,7 +137,7 @@ def row_of(
     model: ExportedModel,
     path: str,
     read: Callable[[], NDArray[np.uint8]],
-    file: Mapping[str, int],
+    file: Mapping[str, Any],
     picture: Path | None = None,
 ) -> dict[str, Any]:
     """Judge an image, and return its row; whatever is wrong with the image is the error in it.
@@ -160,11 +160,11 @@ def row_of(
     return stamped(row, model.metadata.model_id)
 
 
-def _state_of(path: Path) -> dict[str, int]:
+def _state_of(path: Path) -> dict[str, Any]:
     """Return the columns on a file; none for one that is gone, which reading tells."""
     with suppress(OSError):
         state = path.stat()
-        return {"modified": state.st_mtime_ns, "bytes": state.st_size}
+        return file_columns(state.st_mtime_ns, state.st_size)
     return {}
 
 

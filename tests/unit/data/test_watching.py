@@ -18,6 +18,7 @@ from PIL import Image
 from anople_anomalib.data import watching
 from anople_anomalib.data.image_series import ImageList, WatchedFolder
 from anople_anomalib.data.watching import FolderWatch, State, Unreadable
+from anople_anomalib.utils.files import digest_of
 
 SOAK = "ANOPLE_SOAK_SECONDS"
 """Environment variable for a soak test of minutes."""
@@ -309,3 +310,68 @@ def test_every_picture_that_was_whole_is_judged_once(tmp_path: Path, seed: int) 
             watch.wait_until(lambda: rested <= set(watch.numbers))  # called at once
             assert len(watch.numbers) == len(set(watch.numbers)), sorted(watch.numbers)
     assert len(rested) > 10
+
+
+def padded(file: Path, number: int) -> Path:
+    """Write a picture of as many bytes as any other; one that is there keeps its number and its time."""
+    before = file.stat() if file.exists() else None
+    content = picture(file.with_suffix(".part"), number).read_bytes().ljust(200, b" ")
+    file.with_suffix(".part").unlink()
+    with file.open("wb" if before is None else "r+b") as stream:
+        stream.write(content)
+    if before is not None:
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return file
+
+
+def test_content_that_is_replaced_with_its_time_set_back_is_judged_again(tmp_path: Path) -> None:
+    """The system tells when a file was changed; rights, links and another name alone are no change of a picture."""
+    for name, number in (("a.png", 5), ("b.png", 6)):
+        padded(tmp_path / "in" / name, number)
+    with watched(tmp_path / "in") as watch:
+        watch.wait_until(lambda: sorted(watch.numbers) == [5, 6])
+        padded(tmp_path / "in" / "a.png", 7)
+        watch.wait_until(lambda: sorted(watch.numbers) == [5, 6, 7])
+        (tmp_path / "in" / "b.png").chmod(0o600)
+        os.link(tmp_path / "in" / "b.png", tmp_path / "linked.png")
+        time.sleep(1.5)
+        (tmp_path / "in" / "b.png").rename(tmp_path / "in" / "c.png")
+        time.sleep(0.5)
+        (tmp_path / "in" / "c.png").chmod(0o644)
+        time.sleep(1.5)
+    assert sorted(watch.numbers) == [5, 6, 7]
+
+
+def test_a_later_watch_knows_by_content_which_files_were_judged(tmp_path: Path) -> None:
+    names, known = ("same.png", "replaced.png", "touched.png"), dict[str, State]()
+    for number, name in enumerate(names):
+        file = padded(tmp_path / "in" / name, number)
+        status = file.stat()
+        known[str(file)] = State(status.st_mtime_ns, status.st_size, 0, time.time_ns(), digest_of(file))
+    time.sleep(0.05)
+    padded(tmp_path / "in" / "replaced.png", 8)
+    (tmp_path / "in" / "touched.png").chmod(0o600)
+    with watched(tmp_path / "in", known) as watch:
+        watch.wait_until(lambda: watch.numbers == [8])
+        time.sleep(1.0)
+    assert watch.numbers == [8]
+    without = {path: state[:2] for path, state in known.items()}  # of an earlier version
+    with watched(tmp_path / "in", {path: State(*state) for path, state in without.items()}) as watch:
+        time.sleep(1.0)
+    assert watch.numbers == []
+
+
+def test_links_to_folders_are_followed_neither_at_the_start_nor_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture(tmp_path / "elsewhere" / "0.png", 1)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "before").symlink_to(tmp_path / "elsewhere")
+    with watched(tmp_path / "in") as watch:
+        (tmp_path / "in" / "after").symlink_to(tmp_path / "elsewhere")
+        picture(tmp_path / "in" / "own.png", 2)
+        watch.wait_until(lambda: watch.numbers == [2])
+        time.sleep(1.5)
+    assert watch.numbers == [2]
+    for name in ("before", "after"):
+        assert caplog.text.count(f"{name}' is a link to a folder") == 1
