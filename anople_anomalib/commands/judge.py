@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from anople_anomalib.utils.files import EXPORTED
+from anople_anomalib.utils.files import EXPORTED, require_place
 
 from .models import load_model, require_model
 from .terminal import FINE, MEGAPIXELS, UsageError, add_shared, allow_pixels, quiet_trainer
@@ -43,6 +43,9 @@ def is_exported(options: Namespace) -> bool:
         return False
     if options.look is not None or options.white is not None:
         msg = "--look is in an exported model already, and it takes 8 bits alone, without --white: leave both out."
+        raise UsageError(msg)
+    if options.accelerator not in ("auto", "cpu"):
+        msg = f"--accelerator {options.accelerator} is for checkpoints: leave it out, exported models run on the CPU."
         raise UsageError(msg)
     return True
 
@@ -89,12 +92,8 @@ def judge_series(
     from anople_anomalib.deployment.predictions import PredictionTable
     from anople_anomalib.deployment.table import message_of
 
-    trainer = Trainer(
-        default_root_dir=options.output,
-        accelerator=options.accelerator,
-        enable_checkpointing=False,
-        **quiet_trainer(),
-    )
+    quiet = quiet_trainer(options.accelerator)
+    trainer = Trainer(default_root_dir=options.output, enable_checkpointing=False, **quiet)
     with delivered(options.output, signals) as deliver:
         images.observers.append(send := lambda row, _pixels: deliver(message_of(row)))
         try:
@@ -165,6 +164,7 @@ def page(options: Namespace) -> int:
     """Open a page in the browser that takes good parts, learns, and judges others."""
     if options.model is not None:
         require_model(options.model)
+    require_place(options.journal)
     from anople_anomalib.app.page import start
 
     # ends as by Ctrl-C: no upload stays behind

@@ -13,8 +13,9 @@ from jsonargparse import ArgumentParser, Namespace
 from anople_anomalib.config import MemoryConfig, TrainingConfig
 from anople_anomalib.presets import preset_names
 from anople_anomalib.utils.arguments import did_you_mean
+from anople_anomalib.utils.files import require_checkpoint_place
 
-from .terminal import FINE, UsageError, add_shared, allow_pixels, quiet_trainer
+from .terminal import FINE, UsageError, add_shared, allow_pixels, quiet_lightning, quiet_trainer
 
 if TYPE_CHECKING:
     from anople_anomalib.anople import AnoPLe
@@ -39,6 +40,7 @@ def load_model(path: Path, **arguments: Any) -> "AnoPLe":
     require_model(path)
     from anople_anomalib.anople import AnoPLe
 
+    quiet_lightning()
     return AnoPLe.load_from_checkpoint(path, **arguments)
 
 
@@ -82,6 +84,7 @@ def teach(options: Namespace) -> int:
     if output.exists():
         msg = f"'{output}' exists already: give another --output, nothing is overwritten."
         raise FileExistsError(msg)
+    require_checkpoint_place(output)
     from anomalib.engine import Engine
 
     from anople_anomalib.anople import AnoPLe
@@ -89,6 +92,7 @@ def teach(options: Namespace) -> int:
     from anople_anomalib.deployment.journal import journal_of
 
     allow_pixels(options.megapixels)
+    quiet = quiet_trainer(options.accelerator)
     listing = list_images(options.good)
     shots, others = divide([file.absolute() for file in listing.images], options.shots, options.seed, name)
     _say_places(shots, others, listing)
@@ -101,7 +105,7 @@ def teach(options: Namespace) -> int:
         _say_cost(options.smallest_defect, fineness, model)
     data = Parts("/", name, shots, calibration_dir=others or None, white=options.white)
     with tempfile.TemporaryDirectory(prefix="anople-") as folder:
-        engine = Engine(accelerator=options.accelerator, default_root_dir=folder, **quiet_trainer())
+        engine = Engine(default_root_dir=folder, **quiet)
         engine.fit(model, datamodule=data)
         model.save_checkpoint(output)
     model.note(journal_of(output), "teach", options.reason, output, listing.images, shots=[each.name for each in shots])
@@ -186,6 +190,7 @@ def learn_more(options: Namespace) -> int:
     """Teach a model more good parts, without training."""
     from anople_anomalib.deployment.journal import journal_of
 
+    require_checkpoint_place(options.output)
     model = load_model(options.model)
     before = len(model.model.memory_bank or ())
     model.extend_memory_bank(options.images, options.category)
@@ -228,6 +233,7 @@ def threshold(options: Namespace) -> int:
         raise UsageError(msg)
     from anople_anomalib.deployment.journal import journal_of
 
+    require_checkpoint_place(options.output)
     model = load_model(options.model)
     processor = model.require_thresholds()
     before = float(processor.image_threshold), float(processor.pixel_threshold)

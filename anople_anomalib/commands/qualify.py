@@ -8,13 +8,13 @@ folder for each trial, the files of one part under one name, or a table names pa
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from anople_anomalib.utils.files import digest_of
+from anople_anomalib.utils.files import digest_of, require_place
 
 from .judge import is_exported, judge_series, load_judge
 from .terminal import FINE, NOT_MET, UsageError, add_shared, allow_pixels
@@ -49,6 +49,7 @@ def qualify(options: Namespace) -> int:
     if options.output.exists():
         msg = f"'{options.output}' exists already: give another --output, nothing is overwritten."
         raise FileExistsError(msg)
+    require_place(options.output)
     from anople_anomalib.deployment.journal import check, journal_of
     from anople_anomalib.metrics.study import PASS, Criteria, acceptance_study
     from anople_anomalib.report.study import judged_facts, not_covered, write_study
@@ -114,22 +115,40 @@ def read_trials(file: Path, folder: Path) -> list["Judged"]:
 
     Raises:
         FileNotFoundError: If the table or one of its files is missing.
-        ValueError: If it lacks a column.
+        ValueError: If it is no CSV table in UTF-8, lacks a column or a value, or names no picture.
     """
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        if missing := set(_COLUMNS) - set(reader.fieldnames or ()):
-            msg = f"'{file}' must have the columns {', '.join(_COLUMNS)}; missing: {', '.join(sorted(missing))}."
-            raise ValueError(msg)
-        rows = list(reader)
     pictures = []
-    for row in rows:
+    for number, row in _rows_in(file):
         path = folder / row["file"]
         if not path.is_file():
-            msg = f"'{file}' names '{row['file']}', which is not in '{folder}'."
+            msg = f"'{file}', line {number}: '{row['file']}' is no file in '{folder}'."
             raise FileNotFoundError(msg)
         pictures.append(_unjudged(path, path.parent.name, row["part"], row["station"], row["trial"]))
+    if not pictures:
+        msg = f"'{file}' names no picture: give a line for each, with {', '.join(_COLUMNS)}."
+        raise ValueError(msg)
     return pictures
+
+
+def _rows_in(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the lines of a CSV table with their numbers, each with all columns."""
+    if not file.is_file():
+        msg = f"There is no table '{file}': check --trials."
+        raise FileNotFoundError(msg)
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        try:
+            if missing := set(_COLUMNS) - set(reader.fieldnames or ()):
+                msg = f"'{file}' must have the columns {', '.join(_COLUMNS)}; missing: {', '.join(sorted(missing))}."
+                raise ValueError(msg)
+            for row in reader:
+                if None in row or None in row.values():
+                    msg = f"'{file}', line {reader.line_num}: there must be a value for every column, and no more."
+                    raise ValueError(msg)
+                yield reader.line_num, row
+        except (UnicodeDecodeError, csv.Error) as error:
+            msg = f"'{file}' is no CSV table in UTF-8 ({error}): save it as one."
+            raise ValueError(msg) from error
 
 
 def hash_all(pictures: Sequence["Judged"], white: float | None) -> dict[str, str]:

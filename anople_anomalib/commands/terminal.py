@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser
 
 from anople_anomalib.utils.arguments import did_you_mean
+from anople_anomalib.utils.files import one_line
 
 FINE, ERROR, USAGE, UNJUDGED, NOT_MET, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes."""
@@ -128,12 +129,31 @@ def allow_pixels(megapixels: float) -> None:
     Image.MAX_IMAGE_PIXELS = round(megapixels * 1e6 / 2)  # it warns from there on, and refuses twice as many
 
 
-def quiet_trainer() -> dict[str, Any]:
-    """Return arguments of Lightning's trainer for a run that writes and says nothing of its own."""
-    for name in () if wants_everything() else _LIGHTNING:  # which adds handlers of its own when it is imported
+def quiet_lightning() -> None:
+    """Let Lightning speak as the rest does: it adds handlers of its own when it is imported."""
+    for name in () if wants_everything() else _LIGHTNING:
         logging.getLogger(name).handlers[:] = []
         logging.getLogger(name).propagate = True
-    return {"devices": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+def quiet_trainer(accelerator: str) -> dict[str, Any]:
+    """Return arguments of Lightning's trainer for a run that writes and says nothing of its own.
+
+    Raises:
+        ValueError: If the accelerator is not there.
+    """
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    quiet_lightning()
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    arguments: dict[str, Any] = {"accelerator": accelerator, "devices": 1, **quiet}
+    try:
+        Trainer(**arguments, enable_checkpointing=False)
+    except (MisconfigurationException, ValueError) as error:
+        msg = f"--accelerator {accelerator} cannot be used here ({one_line(error)}): give auto, or cpu."
+        raise ValueError(msg) from error
+    return arguments
 
 
 def _is_shown(record: logging.LogRecord) -> bool:

@@ -41,12 +41,15 @@ def import_manifests(train: Path, test: Path | None, files: Path, output: Path) 
 
     Raises:
         FileExistsError: If the folder exists.
-        FileNotFoundError: If there is no such manifest.
-        ValueError: If none could be taken.
+        NotADirectoryError: If there is no folder of files.
+        ValueError: If a manifest cannot be read, or no image could be taken.
     """
     if output.exists():
         msg = f"'{output}' exists already: give a folder that does not, nothing is overwritten."
         raise FileExistsError(msg)
+    if not files.is_dir():
+        msg = f"There is no folder '{files}' with a copy of the bucket's files: check --files."
+        raise NotADirectoryError(msg)
     lines = [("train", train, *line) for line in _lines(train)]
     lines += [("test", test, *line) for line in _lines(test)] if test else []
     masked = any(_MASK in line for *_, line in lines)
@@ -57,9 +60,11 @@ def import_manifests(train: Path, test: Path | None, files: Path, output: Path) 
             for subset, manifest, number, line in lines
             if (reason := _take(line, files, folder, subset, masked=masked))
         ]
+        if not lines:
+            msg = f"The manifest '{train}' is empty: give one with a line of JSON for each image."
+            raise ValueError(msg)
         if len(reasons) == len(lines):
-            first = f", such as {reasons[0]}" if reasons else ""
-            msg = f"None of the {len(lines)} images could be taken{first}"
+            msg = f"None of the {len(lines)} images could be taken, such as {reasons[0]}"
             raise ValueError(msg)
     return len(lines) - len(reasons), reasons
 
@@ -96,8 +101,21 @@ class _Part(NamedTuple):
 
 def _lines(manifest: Path) -> list[tuple[int, str]]:
     """Return the lines of a manifest that are not empty, with their numbers from 1 on."""
-    lines = manifest.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = manifest.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"The manifest '{manifest}' cannot be read: give a text file in UTF-8 with a line of JSON for each image."
+        raise ValueError(msg) from error
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _entry_of(line: str) -> dict[str, Any]:
+    """Read a line of a manifest as plain data, or raise a ValueError where it is none of an image."""
+    entry = json.loads(line)
+    if not isinstance(entry, dict) or not isinstance(entry.get("source-ref"), str):
+        msg = f"A line of a manifest has the address of an image as 'source-ref', this one has not: {line:.60}"
+        raise ValueError(msg)
+    return entry
 
 
 def _part_of(line: str, files: Path, *, masked: bool) -> _Part:
@@ -107,15 +125,16 @@ def _part_of(line: str, files: Path, *, masked: bool) -> _Part:
         ValueError: If it has no label, one that contradicts its mask, or no mask where others have one.
         FileNotFoundError: If a file is not there.
     """
-    entry = json.loads(line)
+    entry = _entry_of(line)
     image = _local(entry["source-ref"], files)
     with Image.open(image) as opened:
         opened.verify()
-    attributes = {meta.get("type"): key for key in entry if (meta := entry.get(f"{key}-metadata"))}
+    metadata = {key: meta for key in entry if isinstance(meta := entry.get(f"{key}-metadata"), dict)}
+    attributes = {str(meta.get("type")): key for key, meta in metadata.items()}
     if _LABEL not in attributes:
         msg = f"'{image.name}' has no label of the type {_LABEL}."
         raise ValueError(msg)
-    name = str(entry[f"{attributes[_LABEL]}-metadata"].get("class-name", "")).lower()
+    name = str(metadata[attributes[_LABEL]].get("class-name", "")).lower()
     if name not in _LABELS:
         msg = f"'{image.name}' is labeled {name!r}, neither 'normal' nor 'anomaly'."
         raise ValueError(msg)
@@ -129,8 +148,13 @@ def _part_of(line: str, files: Path, *, masked: bool) -> _Part:
     if _MASK not in attributes:
         return _Part(image, "anomaly", None)
     key = attributes[_MASK]
-    colors = entry[f"{key}-metadata"]["internal-color-map"].values()
-    mask, kinds = _mask_of(_local(entry[key], files), colors)
+    try:
+        classes = metadata[key]["internal-color-map"].values()
+        names = {int(each["hex-color"].lstrip("#"), 16): str(each["class-name"]) for each in classes}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        msg = f"The mask of '{image.name}' has no map of its colors ('internal-color-map', with names and hex-colors)."
+        raise ValueError(msg) from error
+    mask, kinds = _mask_of(_local(str(entry[key]), files), names)
     if mask.shape != (opened.height, opened.width):
         sizes = f"{mask.shape[1]}x{mask.shape[0]} pixels, and the image {opened.width}x{opened.height}"
         msg = f"The mask of '{image.name}' has {sizes}."
@@ -141,7 +165,7 @@ def _part_of(line: str, files: Path, *, masked: bool) -> _Part:
     return _Part(image, kinds[0] if len(kinds) == 1 else _SEVERAL, mask)
 
 
-def _mask_of(file: Path, classes: Any) -> tuple[NDArray[np.bool_], list[str]]:
+def _mask_of(file: Path, names: Mapping[int, str]) -> tuple[NDArray[np.bool_], list[str]]:
     """Return where a mask has colors of anomalies, shape ``(H, W)``, and the names of the anomalies in it.
 
     Raises:
@@ -149,7 +173,6 @@ def _mask_of(file: Path, classes: Any) -> tuple[NDArray[np.bool_], list[str]]:
     """
     with Image.open(file) as image:
         pixels = np.asarray(image.convert("RGB")).astype(np.int32) @ [1 << 16, 1 << 8, 1]
-    names = {int(each["hex-color"].lstrip("#"), 16): each["class-name"] for each in classes}
     found = {color: names.get(color, _BACKGROUND) for color in np.unique(pixels).tolist()}
     if any(name.lower() == _BACKGROUND for name in names.values()) and (odd := sorted(found.keys() - names.keys())):
         msg = f"The mask '{file.name}' has the color #{odd[0]:06x}, which its color map does not name."

@@ -15,7 +15,7 @@ from torch import nn
 from anople_anomalib.method.state_checks import require_memory
 from anople_anomalib.metrics.post_processing import ExactPostProcessor
 from anople_anomalib.metrics.thresholds import Promise
-from anople_anomalib.utils.files import digest_of, written_whole
+from anople_anomalib.utils.files import digest_of, require_checkpoint_place, written_whole
 from anople_anomalib.utils.transforms import transform_of
 
 from .components import DefaultComponents
@@ -148,8 +148,11 @@ class Maintenance(DefaultComponents, Export):
 
         Raises:
             RuntimeError: If the model is not trained.
+            ValueError: If the path ends as another format does.
+            OSError: If nothing can be written there.
         """
         self.require_training()
+        require_checkpoint_place(path)
         # a trainer that runs nothing: it alone writes the checkpoint that anomalib reads, without optimizer states
         trainer = Trainer(logger=False, accelerator="cpu", enable_model_summary=False, enable_progress_bar=False)
         trainer.strategy.connect(self)

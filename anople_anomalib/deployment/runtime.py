@@ -218,10 +218,10 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     """List image files: those given, and in folders the pictures by their ending, sorted, without hidden ones.
 
     Raises:
-        FileNotFoundError: If one is not there.
+        FileNotFoundError: If one is not there, or there is no image.
     """
-    found: list[Path] = []
-    for path in map(Path, paths):
+    places, found = [*map(Path, paths)], list[Path]()
+    for path in places:
         if not path.exists():
             msg = f"There is no file or folder '{path}': check the path."
             raise FileNotFoundError(msg)
@@ -231,6 +231,9 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
             if path.is_file()
             else [file for file in below if is_picture(file) and file.is_file() and not is_hidden(file, path)]
         )
+    if not found:
+        msg = f"There is no image in {', '.join(map(str, places))}: give files, or folders of images."
+        raise FileNotFoundError(msg)
     return found
 
 

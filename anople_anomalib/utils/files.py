@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ READ_ERRORS = (
 )
 """Errors of libraries that read a damaged file."""
 
+_OTHER_FORMATS = (".bin", ".csv", ".html", ".json", ".jsonl", ".npy", ".npz", ".txt", ".yaml", ".yml", ".zip")
 _DRAWINGS = re.compile(r"images((?:_\d+)?)")
 
 
@@ -83,6 +85,38 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_place(path: Path) -> None:
+    """Refuse a path where nothing can be written, before the work is done whose result it is for.
+
+    Raises:
+        OSError: If it is a folder, or nothing can be written to the one that it is to lie in.
+    """
+    if path.is_dir():
+        msg = f"'{path}' is a folder: name a file in it, '{path / 'NAME'}'."
+        raise IsADirectoryError(msg)
+    there = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        msg = f"'{path}' cannot be written ({error.strerror}: '{there}'): take another place."
+        raise OSError(msg) from error
+
+
+def require_checkpoint_place(path: str | Path) -> None:
+    """Refuse a path for a checkpoint where none can be written, or whose ending says that it is something else.
+
+    Raises:
+        ValueError: If it ends as another format does.
+        OSError: If nothing can be written there.
+    """
+    path = Path(path)
+    if path.suffix.lower() in (*EXPORTED, *_OTHER_FORMATS, *picture_endings()):
+        msg = f"'{path}' is to be a checkpoint, and ends as another format does: name it '{path.stem}.ckpt'."
+        raise ValueError(msg)
+    require_place(path)
 
 
 @contextmanager

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jsonargparse import Namespace
 from PIL import Image
 
+from anople_anomalib.commands.judge import is_exported
 from anople_anomalib.commands.main import COMMANDS, main
 from anople_anomalib.commands.models import divide
-from anople_anomalib.commands.terminal import TRACEBACK, allow_pixels, say_error
+from anople_anomalib.commands.terminal import TRACEBACK, UsageError, allow_pixels, quiet_trainer, say_error
 from anople_anomalib.data.image_reading import open_image
 from anople_anomalib.pipeline.results import ResultsTable
 from helpers.result_rows import job
@@ -178,3 +180,48 @@ def test_a_line_scan_is_opened_when_it_is_allowed(monkeypatch: pytest.MonkeyPatc
         open_image(file)
     allow_pixels(0.01)
     assert open_image(file).size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    "command", [["teach", "parts"], ["threshold", "--image_threshold", "1"], ["learn-more", "parts"]]
+)
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("folder", "is a folder: name a file in it|exists already: give another --output"),
+        ("file/model.ckpt", r"cannot be written \(Not a directory: .*take another place"),
+        ("model.onnx", "ends as another format does: name it 'model.ckpt'"),
+        ("photo.PNG", "ends as another format does: name it 'photo.ckpt'"),
+    ],
+)
+def test_an_impossible_output_is_told_before_the_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    output: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("file").touch()
+    model = [] if command[0] == "teach" else ["--model", "none.ckpt"]
+    code, said = last_line(capsys, [*command, *model, "--output", output])
+    assert code == 1
+    assert re.search(message, said), said
+
+
+def test_a_study_and_a_journal_need_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    place = str(tmp_path / "file" / "study")
+    for arguments in (["qualify", str(tmp_path), "--model", "x.ckpt", "--output", place], ["page", "--journal", place]):
+        code, said = last_line(capsys, arguments)
+        assert code == 1
+        assert "cannot be written (Not a directory" in said
+
+
+def test_an_accelerator_that_is_not_there_is_one_sentence() -> None:
+    with pytest.raises(ValueError, match=r"--accelerator nonsense cannot be used here .*: give auto, or cpu\."):
+        quiet_trainer("nonsense")
+    with pytest.raises(UsageError, match="leave it out"):
+        is_exported(Namespace(model=Path("model.onnx"), look=None, white=None, accelerator="gpu"))

@@ -161,3 +161,23 @@ def test_folders_without_good_parts_are_refused(tmp_path: Path) -> None:
         find_pictures(tmp_path)
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         find_pictures(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (b"", "must have the columns part, trial, station, file"),
+        (b"part,trial,station,file\n", "names no picture: give a line for each"),
+        (b"part,trial,station,file\n1,a,s\n", "line 2: there must be a value for every column"),
+        (b"part,trial,station,file\n1,a,s,ok/0.png,x\n", "line 2: there must be a value for every column, and no more"),
+        (b"part,trial,station,file\n1,a,s,\n", "line 2: '' is no file in"),
+        (b"part,trial,station,file\n1,a,\xfc,ok/0.png\n", "is no CSV table in UTF-8"),
+        (b'part,trial,station,file\n1,a,s,"ok/0.png\n', "is no CSV table in UTF-8"),
+    ],
+)
+def test_a_table_that_is_none_is_one_sentence(tmp_path: Path, lines: bytes, message: str) -> None:
+    (tmp_path / "trials.csv").write_bytes(lines)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_trials(tmp_path / "trials.csv", write_parts(tmp_path / "parts", "OK", number=1))
+    with pytest.raises(FileNotFoundError, match="There is no table"):
+        read_trials(tmp_path / "none.csv", tmp_path)

@@ -4,6 +4,7 @@
 """Manifests of Lookout for Vision become folders, and what cannot be taken is told."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,32 @@ def test_nothing_is_made_of_nothing(bucket: Path, tmp_path: Path, capsys: pytest
     assert main(arguments) == 1
     assert "None of the 1 images could be taken, such as train.manifest, line 1:" in capsys.readouterr().err
     assert not (tmp_path / "parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty: give one with a line"),
+        (b"\xff\n", "cannot be read: give a text file in UTF-8"),
+        (b"[]\n", "line 1: A line of a manifest has the address of an image as 'source-ref', this one has not: []"),
+        (b'{"source-ref": 3}\n', "this one has not"),
+        (b'{"source-ref": "a/1.jpg", "l-metadata": [1], "l": 1}\n', "has no label of the type"),
+    ],
+)
+def test_an_odd_manifest_is_one_sentence(bucket: Path, tmp_path: Path, content: bytes, message: str) -> None:
+    manifest, output = tmp_path / "train.manifest", tmp_path / "parts"
+    manifest.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        import_manifests(manifest, None, bucket, output)
+    with pytest.raises(ValueError, match="cannot be read"):
+        import_manifests(tmp_path / "none", None, bucket, output)
+    with pytest.raises(NotADirectoryError, match="check --files"):
+        import_manifests(manifest, None, tmp_path / "none", output)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("classes", [({"class-name": "x"},), ({"hex-color": 3, "class-name": "x"},), ("red",)])
+def test_a_mask_has_a_map_of_its_colors(bucket: Path, tmp_path: Path, classes: tuple) -> None:
+    lines = [line("a/1.jpg", "normal"), line("c/2.png", "anomaly", "2.png", classes=classes)]
+    _, (reason,) = import_manifests(write(tmp_path / "train.manifest", *lines), None, bucket, tmp_path / "parts")
+    assert "The mask of '2.png' has no map of its colors" in reason

@@ -141,6 +141,9 @@ def test_what_is_wrong_is_one_sentence(
     output = ["--output", str(tmp_path / "out")]
     assert main([str(tmp_path / "none"), "--model", str(graph), *output]) == 1
     assert "There is no file or folder" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / "empty"), "--model", str(graph), *output]) == 1
+    assert "There is no image in" in capsys.readouterr().err
     assert main([str(photos), "--model", str(photos / "0.png"), *output]) == 1
     assert "An exported model is a file .onnx or .xml" in capsys.readouterr().err
     assert main([str(photos), "--model", str(graph), *output]) == 3  # two images without a verdict
