@@ -101,8 +101,8 @@ def say_error(error: BaseException | str) -> None:
     text = " ".join(str(error).split())
     if isinstance(error, BaseException) and not isinstance(error, _OF_THE_USER):
         text = f"a fault of this program, {type(error).__name__}: {text}; please report it with its traceback"
-    elif isinstance(error, OSError) and error.strerror and error.filename is not None:
-        text = f"{error.strerror}: '{error.filename}'"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.strerror}: '{error.filename}'"
     elif isinstance(error, BaseException):
         text = text or type(error).__name__
     hint = f"({TRACEBACK}=1 shows where it was raised.)\n" if isinstance(error, BaseException) else ""

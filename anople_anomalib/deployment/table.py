@@ -168,8 +168,13 @@ class TableWriter:
             self._csv_file = stack.enter_context(_opened(self.csv_path, mode, newline=""))
             self._writer = csv.DictWriter(self._csv_file, COLUMNS)
             if self._csv_file.tell() == 0:
-                self._writer.writeheader()
-                self._csv_file.flush()
+                try:
+                    self._writer.writeheader()
+                    self._csv_file.flush()
+                except OSError:  # such as a full disk: no empty files stay behind
+                    self.jsonl_path.unlink()
+                    self.csv_path.unlink()
+                    raise
             self._held = stack.pop_all()
         return self
 

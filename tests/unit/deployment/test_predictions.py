@@ -240,6 +240,14 @@ def test_a_table_that_stands_alone_is_never_overwritten(tmp_path: Path, caplog: 
         assert not caplog.text, "its own table"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits no files")
+def test_a_full_disk_leaves_no_empty_table(tmp_path: Path) -> None:
+    full = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))\n"
+    done = subprocess.run([sys.executable, "-c", full + _OTHER, tmp_path, "new"], capture_output=True, text=True)
+    assert "File too large" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".predictions.lock"]
+
+
 @pytest.mark.parametrize("line", [{"path": "foreign.png"}, {"path": "foreign.png", "regions": 3, "score": {}}])
 def test_a_line_of_another_program_is_kept(tmp_path: Path, line: dict) -> None:
     with TableWriter(tmp_path, append=True) as table:
