@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from anople_anomalib.utils.lines import sole_writer
+
 from .signals import Receiver, receiver_of
 
 logger = logging.getLogger(__name__)
@@ -36,13 +38,16 @@ class Outbox:
     def __init__(self, file: str | Path, receivers: Mapping[str, Receiver]) -> None:
         self._file, self._receivers = Path(file), dict(receivers)
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._open() as database:
+        with self._named(), self._open() as database:
             database.execute("CREATE TABLE IF NOT EXISTS rows (number INTEGER PRIMARY KEY AUTOINCREMENT, row TEXT)")
             database.execute("CREATE TABLE IF NOT EXISTS taken (receiver TEXT PRIMARY KEY, number INTEGER)")
             for address in self._receivers:  # a new receiver gets the rows from now on
                 newest = "SELECT ?, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'rows'), 0)"
                 database.execute(f"INSERT OR IGNORE INTO taken {newest}", [address])
-        self._database = self._open()
+            behind = "SELECT receiver FROM taken WHERE number < (SELECT max(number) FROM rows)"
+            if others := {address for (address,) in database.execute(behind)} - self._receivers.keys():
+                logger.warning("Rows wait in '%s' for %s, to whom this run sends none.", self._file, ", ".join(others))
+            self._database = self._open()
         self._more, self._ending = threading.Condition(), threading.Event()
         self._threads = [
             threading.Thread(target=self._deliver, args=item, daemon=True) for item in self._receivers.items()
@@ -53,7 +58,7 @@ class Outbox:
     def put(self, row: Mapping[str, Any]) -> None:
         """Keep a row for all receivers; when this returns it is on the disk."""
         with self._more:
-            with self._database:
+            with self._named(), self._database:
                 self._database.execute("INSERT INTO rows (row) VALUES (?)", [json.dumps(row)])
             self._more.notify_all()
 
@@ -90,15 +95,15 @@ class Outbox:
         while not self._ending.is_set():
             position = "SELECT number FROM taken WHERE receiver = ?"
             query = f"SELECT number, row FROM rows WHERE number > ({position}) ORDER BY number LIMIT 1"  # noqa: S608
-            found = database.execute(query, [address]).fetchone()
-            if found is None:
-                with self._more:
-                    self._more.wait(0.5)
-                continue
-            number, row = found
             try:
-                receiver.send({**json.loads(row), "delivery": number})
-            except Exception as error:  # noqa: BLE001  # whatever is wrong at the other end, the row is kept
+                if found := database.execute(query, [address]).fetchone():
+                    number, row = found
+                    receiver.send({**json.loads(row), "delivery": number})
+                    with database:
+                        taken = "UPDATE taken SET number = max(number, ?) WHERE receiver = ?"
+                        database.execute(taken, [number, address])
+                        database.execute("DELETE FROM rows WHERE number <= (SELECT min(number) FROM taken)")
+            except Exception as error:  # noqa: BLE001  # whatever is wrong at either end, the row is kept
                 if not failures:
                     logger.warning("%s does not take rows (%s): they are kept and sent later.", address, error)
                 failures += 1
@@ -107,17 +112,20 @@ class Outbox:
             if failures:
                 logger.warning("%s takes rows again.", address)
             failures = 0
-            with database:
-                database.execute("UPDATE taken SET number = max(number, ?) WHERE receiver = ?", [number, address])
-                self._forget(database)
+            if found is None:
+                with self._more:
+                    self._more.wait(0.5)
         receiver.close()
         database.close()
 
-    def _forget(self, database: sqlite3.Connection) -> None:
-        """Delete the rows that all receivers have taken."""
-        places = ", ".join("?" * len(self._receivers))
-        taken = f"SELECT min(number) FROM taken WHERE receiver IN ({places})"  # noqa: S608  # placeholders alone
-        database.execute(f"DELETE FROM rows WHERE number <= ({taken})", list(self._receivers))  # noqa: S608
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the file where the database cannot take a row."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            msg = f"'{self._file}' cannot keep rows for their receivers ({error}): make room, or move it away."
+            raise OSError(msg) from error
 
     def _open(self) -> sqlite3.Connection:
         """Open the file so that a row is on the disk when it is committed."""
@@ -141,14 +149,17 @@ def delivered(folder: Path, addresses: Iterable[str]) -> Iterator[Callable[[Mapp
     Raises:
         ImportError: If the library of a receiver is not installed.
         ValueError: If an address is none.
+        BlockingIOError: If another process sends rows from this folder.
+        OSError: If the outbox cannot be written.
     """
     receivers = {address: receiver_of(address) for address in addresses}
     if not receivers:
         yield lambda _row: None
         return
-    outbox = Outbox(folder / "signals.sqlite", receivers)
-    try:
-        yield outbox.put
-    finally:
-        if left := outbox.close():
-            logger.warning("%d rows wait in '%s' and are sent at the next start.", left, folder / "signals.sqlite")
+    with sole_writer(folder / "signals"):  # two would send each row twice, and in no order
+        outbox = Outbox(folder / "signals.sqlite", receivers)
+        try:
+            yield outbox.put
+        finally:
+            if left := outbox.close():
+                logger.warning("%d rows wait in '%s' and are sent at the next start.", left, folder / "signals.sqlite")

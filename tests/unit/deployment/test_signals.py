@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from anople_anomalib.commands.main import main
-from anople_anomalib.deployment.outbox import Outbox
+from anople_anomalib.deployment.outbox import Outbox, delivered
 from anople_anomalib.deployment.signals import (
     FlagFile,
     MqttTopic,
@@ -147,6 +147,40 @@ with delivered(Path({str(tmp_path)!r}), [{service.url!r}]) as deliver:
     outbox = outbox_of(tmp_path, [service.url])
     assert outbox.close(30) == 0
     assert paths(service.rows) == [f"{number}.png" for number in range(20)]
+
+
+def test_rows_wait_for_a_receiver_while_others_take_theirs(
+    tmp_path: Path, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = outbox_of(tmp_path, [service.url])
+    outbox.put({**ROW, "path": "0.png"})
+    assert outbox.close(0.1) == 1
+    outbox = outbox_of(tmp_path, [f"file:{tmp_path}/flag"])
+    outbox.put({**ROW, "path": "1.png"})
+    assert outbox.close(30) == 0
+    assert f"for {service.url}, to whom this run sends none" in caplog.text
+    service.start()
+    assert outbox_of(tmp_path, [service.url, f"file:{tmp_path}/flag"]).close(30) == 0
+    assert paths(service.rows) == ["0.png", "1.png"]
+
+
+def test_one_process_at_a_time_sends_from_a_folder(tmp_path: Path) -> None:
+    program = f"""
+from anople_anomalib.deployment.outbox import delivered
+from pathlib import Path
+with delivered(Path({str(tmp_path)!r}), ["stdout"]):
+    pass
+"""
+    with delivered(tmp_path, ["stdout"]):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert "BlockingIOError: Another run" in done.stderr
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_an_outbox_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "signals.sqlite").write_text("some text that is no database at all")
+    with pytest.raises(OSError, match=r"cannot keep rows for their receivers .*: make room, or move it away"):
+        outbox_of(tmp_path, ["stdout"])
 
 
 def test_a_body_is_signed_and_a_token_sent(tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
