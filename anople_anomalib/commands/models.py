@@ -190,8 +190,8 @@ def learn_more(options: Namespace) -> int:
     """Teach a model more good parts, without training."""
     from anople_anomalib.deployment.journal import journal_of
 
-    require_checkpoint_place(options.output)
     model = load_model(options.model)
+    require_checkpoint_place(options.output)
     before = len(model.model.memory_bank or ())
     model.extend_memory_bank(options.images, options.category)
     if options.threshold_images:
@@ -233,8 +233,8 @@ def threshold(options: Namespace) -> int:
         raise UsageError(msg)
     from anople_anomalib.deployment.journal import journal_of
 
-    require_checkpoint_place(options.output)
     model = load_model(options.model)
+    require_checkpoint_place(options.output)
     processor = model.require_thresholds()
     before = float(processor.image_threshold), float(processor.pixel_threshold)
     if options.images:

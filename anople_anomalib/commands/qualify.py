@@ -121,7 +121,7 @@ def read_trials(file: Path, folder: Path) -> list["Judged"]:
     for number, row in _rows_in(file):
         path = folder / row["file"]
         if not path.is_file():
-            msg = f"'{file}', line {number}: '{row['file']}' is no file in '{folder}'."
+            msg = f"'{file}', line {number}, names '{row['file']}', which is not in '{folder}'."
             raise FileNotFoundError(msg)
         pictures.append(_unjudged(path, path.parent.name, row["part"], row["station"], row["trial"]))
     if not pictures:

@@ -154,29 +154,30 @@ class TableWriter:
             BlockingIOError: If rows are to be added, and another run writes there.
             FileExistsError: If they are to be added, and the folder of their pictures is somebody else's.
         """
-        with ExitStack() as stack:
+        with ExitStack() as held:
             if self._append:
-                stack.enter_context(sole_writer(self._stem))
+                held.enter_context(sole_writer(self._stem))
                 if not self.jsonl_path.is_file() and self._pictures.exists():
                     msg = f"'{self._pictures}' is no folder of this program's pictures: give another --output."
                     raise FileExistsError(msg)
-                mend(self.jsonl_path)
-                self._jsonl_file: TextIO = stack.enter_context(_opened(self.jsonl_path, "a"))
             else:
-                self._jsonl_file = self._claim(stack)
-            mode = "a" if self._append else "x"
-            self._csv_file = stack.enter_context(_opened(self.csv_path, mode, newline=""))
-            self._writer = csv.DictWriter(self._csv_file, COLUMNS)
-            if self._csv_file.tell() == 0:
-                try:
-                    self._writer.writeheader()
-                    self._csv_file.flush()
-                except OSError:  # such as a full disk: no empty files stay behind
-                    self.jsonl_path.unlink()
-                    self.csv_path.unlink()
-                    raise
-            self._held = stack.pop_all()
+                self._claim(held)
+            try:
+                self._open()
+            except OSError:  # such as a full disk: no empty file stays behind
+                if not self._append:
+                    self.jsonl_path.unlink(missing_ok=True)
+                raise
+            self._held = held.pop_all()
         return self
+
+    def _open(self) -> None:
+        """Open both files at their ends."""
+        self._stem.parent.mkdir(parents=True, exist_ok=True)
+        mend(self.jsonl_path)
+        self._jsonl_file: TextIO = _opened(self.jsonl_path, "a")
+        self._csv_file: TextIO = _opened(self.csv_path, "a", newline="")
+        self._writer = csv.DictWriter(self._csv_file, COLUMNS)
 
     @property
     def csv_path(self) -> Path:
@@ -193,19 +194,20 @@ class TableWriter:
         """The folder of the pictures beside them; one of another run may be somebody's photographs."""
         return self._stem.with_name(f"images{self.number}")
 
-    def _claim(self, stack: ExitStack) -> TextIO:
+    def _claim(self, held: ExitStack) -> None:
         """Make the first file of a name that nobody has, or is about to add rows to."""
         for self.number in chain([""], map("_{}".format, count(2))):
             if not any(path.exists() for path in (self.csv_path, self.jsonl_path, self._pictures)):
                 with suppress(FileExistsError, BlockingIOError):
                     if not self.number:
-                        stack.enter_context(sole_writer(self._stem))
-                    return stack.enter_context(_opened(self.jsonl_path, "x"))
-        raise AssertionError  # numbers do not end
+                        held.enter_context(sole_writer(self._stem))
+                    self.jsonl_path.touch(exist_ok=False)
+                    return
 
     def __exit__(self, *exception: object) -> None:
         """Close both files."""
-        self._held.close()
+        with self._held, self._jsonl_file, self._csv_file:
+            pass
 
     @property
     def worst(self) -> list[dict[str, Any]]:
@@ -214,6 +216,11 @@ class TableWriter:
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write and flush rows with the keys of :data:`COLUMNS`; ``regions`` is a list of :class:`Region`."""
+        if not (self.jsonl_path.exists() and self.csv_path.exists()):
+            logger.warning("'%s' or its CSV file was moved or removed: rows go to a new one.", self.jsonl_path)
+            with self._jsonl_file, self._csv_file:
+                pass
+            self._open()
         for given in rows:
             plain = message_of(given)
             row: dict[str, Any] = {column: plain.get(column) for column in COLUMNS}

@@ -14,6 +14,7 @@ import pytest
 from jsonargparse import Namespace
 from PIL import Image
 
+from anople_anomalib.commands import models
 from anople_anomalib.commands.judge import is_exported
 from anople_anomalib.commands.main import COMMANDS, main
 from anople_anomalib.commands.models import divide
@@ -203,6 +204,7 @@ def test_an_impossible_output_is_told_before_the_work(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "load_model", str)
     Path("folder").mkdir()
     Path("file").touch()
     model = [] if command[0] == "teach" else ["--model", "none.ckpt"]

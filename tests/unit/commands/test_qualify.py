@@ -170,7 +170,7 @@ def test_folders_without_good_parts_are_refused(tmp_path: Path) -> None:
         (b"part,trial,station,file\n", "names no picture: give a line for each"),
         (b"part,trial,station,file\n1,a,s\n", "line 2: there must be a value for every column"),
         (b"part,trial,station,file\n1,a,s,ok/0.png,x\n", "line 2: there must be a value for every column, and no more"),
-        (b"part,trial,station,file\n1,a,s,\n", "line 2: '' is no file in"),
+        (b"part,trial,station,file\n1,a,s,\n", "line 2, names '', which is not in"),
         (b"part,trial,station,file\n1,a,\xfc,ok/0.png\n", "is no CSV table in UTF-8"),
         (b'part,trial,station,file\n1,a,s,"ok/0.png\n', "is no CSV table in UTF-8"),
     ],

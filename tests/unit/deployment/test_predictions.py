@@ -248,6 +248,20 @@ def test_a_full_disk_leaves_no_empty_table(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [".predictions.lock"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="moves no open files")
+@pytest.mark.parametrize("gone", [("csv",), ("jsonl",), ("csv", "jsonl")])
+def test_rows_go_to_new_files_where_those_were_moved_away(tmp_path: Path, gone: tuple[str, ...]) -> None:
+    with TableWriter(tmp_path / "out", append=True) as table:
+        table.write([row_of("a.png")])
+        for ending in gone:
+            (tmp_path / "out" / f"predictions.{ending}").rename(tmp_path / f"moved.{ending}")
+        table.write([row_of("b.png")])
+    kept = [] if "jsonl" in gone else ["a.png"]
+    assert [row["path"] for row in rows_of(table.jsonl_path)] == [*kept, "b.png"]
+    with table.csv_path.open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == [*kept, "b.png"]
+
+
 @pytest.mark.parametrize("line", [{"path": "foreign.png"}, {"path": "foreign.png", "regions": 3, "score": {}}])
 def test_a_line_of_another_program_is_kept(tmp_path: Path, line: dict) -> None:
     with TableWriter(tmp_path, append=True) as table:
