@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from anople_anomalib.utils.files import make_folder
+
 from .judge import judge_series
 from .models import load_model
 from .terminal import FINE, MEGAPIXELS, NOT_MET, add_shared, allow_pixels
@@ -40,11 +42,11 @@ def export(options: Namespace) -> int:
     A file whose verdicts differ from the checkpoint's is not kept.
     """
     model = load_model(options.model, visualizer=False).cpu().eval()
+    make_folder(options.output)
     if options.type == "torch":
         print(model.to_torch(options.output))
         return FINE
     write = model.to_onnx if options.type == "onnx" else model.to_openvino
-    options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output) as folder:
         file = Path(write(folder, input_size=options.input_size))
         print(_compared(model, file, options.images))

@@ -63,7 +63,7 @@ class ImageSeries:
             return None
         except Exception as error:  # noqa: BLE001  # any fault of a file: the series goes on
             read = Unreadable(str(path), one_line(error))
-        if state_of(path) != state._replace(digest=""):
+        if (after := state_of(path)) is None or after.file != state.file:
             return None
         self.states[str(path)] = state
         return read

@@ -209,7 +209,7 @@ class FolderWatch:
             if state is None:
                 del self._waiting[path]
                 continue
-            if state != before:
+            if state.file != before.file:
                 self._waiting[path] = state, time.monotonic()
                 continue
             with suppress(OSError):  # of one that cannot be read
@@ -219,7 +219,10 @@ class FolderWatch:
                 self._take(path, state)  # its name, links or rights were changed alone
                 continue
             found = read(Path(path), state)
-            if found is None or state_of(path) != before or (isinstance(found, Unreadable) and waited < GIVEN_UP):
+            after = state_of(path)
+            if found is None or after is None or after.file != state.file:
+                continue
+            if isinstance(found, Unreadable) and waited < GIVEN_UP:
                 continue
             self._take(path, state)
             if not isinstance(found, Unreadable) or is_picture(Path(path)):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from anople_anomalib.utils.files import written_whole
+from anople_anomalib.utils.files import make_folder, written_whole
 from anople_anomalib.utils.lines import cut_half_line, json_lines, sole_writer
 from anople_anomalib.utils.version import __version__
 
@@ -141,7 +141,7 @@ class TableWriter:
     """
 
     def __init__(self, folder: Path, name: str = "predictions", *, append: bool = False) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._append, self.number = append, ""
         self._stem = folder / name
         self.counts = dict.fromkeys((OK, NOT_OK, LOOK, ERROR), 0)
@@ -173,7 +173,7 @@ class TableWriter:
 
     def _open(self) -> None:
         """Open both files at their ends."""
-        self._stem.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._stem.parent)
         mend(self.jsonl_path)
         self._jsonl_file: TextIO = _opened(self.jsonl_path, "a")
         self._csv_file: TextIO = _opened(self.csv_path, "a", newline="")

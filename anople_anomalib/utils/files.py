@@ -105,6 +105,15 @@ def require_place(path: Path) -> None:
         raise OSError(msg) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for results, with those above it, or raise an OSError of one sentence."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"The folder '{path}' cannot be made ({error.strerror}): give another --output."
+        raise OSError(msg) from error
+
+
 def require_checkpoint_place(path: str | Path) -> None:
     """Refuse a path for a checkpoint where none can be written, or whose ending says that it is something else.
 

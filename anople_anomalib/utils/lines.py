@@ -11,6 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from .files import make_folder
+
 
 @contextmanager
 def sole_writer(stem: Path) -> Iterator[None]:
@@ -22,7 +24,7 @@ def sole_writer(stem: Path) -> Iterator[None]:
     Raises:
         BlockingIOError: If another process does.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(stem.parent)
     lock = FileLock(stem.with_name(f".{stem.name}.lock"), timeout=0, is_singleton=True)
     try:
         lock.acquire()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anople_anomalib.utils.files import folder_written_whole, written_whole
+from anople_anomalib.utils.files import folder_written_whole, make_folder, written_whole
 
 
 def test_a_finished_file_gets_its_name(tmp_path: Path) -> None:
@@ -45,3 +45,12 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         temporary.mkdir()
         (temporary / "late").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "inner"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match=r"The folder '.*' cannot be made \(.*\): give another --output"):
+            make_folder(place)
