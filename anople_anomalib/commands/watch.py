@@ -6,8 +6,7 @@
 import json
 import logging
 import signal
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Timer
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +17,7 @@ from .judge import add_judging, is_exported, judge_series, load_judge
 from .terminal import FINE, NOT_MET, UsageError, allow_pixels, say_error
 
 if TYPE_CHECKING:
-    from anople_anomalib.data.watching import FolderWatch, State
+    from anople_anomalib.data.watching import FolderWatch
     from anople_anomalib.deployment.sources import Camera
 
 logger = logging.getLogger(__name__)
@@ -83,23 +82,18 @@ def watch(options: Namespace) -> int:
 
 def _watched(options: Namespace) -> "FolderWatch":
     """Return the folder, without the images of earlier rows."""
+    from anople_anomalib.data.file_states import State
     from anople_anomalib.data.watching import FolderWatch
     from anople_anomalib.deployment.table import rows_of
 
     rows = rows_of(options.output / "predictions.jsonl")
-    known = {row["path"]: _state_in(row) for row in rows}
+    known = {
+        row["path"]: State(
+            row.get("modified", 0), row.get("bytes", 0), changed=row.get("changed", 0), digest=row.get("sha256") or ""
+        )
+        for row in rows
+    }
     return FolderWatch(options.folder, known, polling=options.polling, only_new=options.only_new)
-
-
-def _state_in(row: Mapping[str, Any]) -> "State":
-    """Return a file as a row has it, whoever wrote that."""
-    from anople_anomalib.data.watching import State
-
-    try:
-        judged, digest = datetime.fromisoformat(str(row.get("time"))).timestamp(), row.get("sha256") or ""
-    except ValueError:  # without a time, what the system says of the file tells nothing
-        judged, digest = 0.0, ""
-    return State(row.get("modified", 0), row.get("bytes", 0), 0, int(1e9 * judged), digest)
 
 
 def _camera(options: Namespace) -> "Camera":

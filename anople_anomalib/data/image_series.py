@@ -12,9 +12,10 @@ from anomalib.data import ImageBatch, ImageItem
 
 from anople_anomalib.utils.files import one_line, relative_names
 
+from .file_states import State, state_of
 from .image_reading import read_image, require_clear_white, require_white
 from .listing import list_images
-from .watching import FolderWatch, State, Unreadable, state_of
+from .watching import FolderWatch, Unreadable
 
 _ENDLESS = 10**9
 """Length of an endless series. Lightning reads one batch ahead where it knows no length, and would keep an image

@@ -3,10 +3,8 @@
 
 """A folder that images keep coming into; the runtime without torch has this file."""
 
-import functools
 import logging
 import os
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +15,9 @@ from typing import NamedTuple, TypeVar
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from anople_anomalib.utils.files import digest_of, holds_drawings, is_hidden, is_picture, picture_endings
+from anople_anomalib.utils.files import digest_of, is_hidden, is_picture
+
+from .file_states import State, state_of, states_below
 
 logger = logging.getLogger(__name__)
 
@@ -40,29 +40,6 @@ class Unreadable(NamedTuple):
 
     path: str
     error: str
-
-
-class State(NamedTuple):
-    """A file as it is at one moment.
-
-    Attributes:
-        modified: When its content was changed, in nanoseconds, as whoever wrote it says.
-        size: Its bytes.
-        number: Its number in the file system; 0 where that is not known.
-        changed: When anything about it was, in nanoseconds, as the system says; in a row, when it was judged.
-        digest: SHA-256 of its content, once that was judged.
-    """
-
-    modified: int
-    size: int
-    number: int = 0
-    changed: int = 0
-    digest: str = ""
-
-    @property
-    def file(self) -> tuple[int, int, int]:
-        """What stays when a file is moved, linked or given other rights."""
-        return self[:3]
 
 
 class FolderWatch:
@@ -101,7 +78,7 @@ class FolderWatch:
         for path, before in {} if only_new else (known or {}).items():
             state = there.get(str(Path(path)))
             if state is not None and before[:2] == state[:2]:  # rows hold no number
-                changed = min(state.changed, before.changed) if before.digest else state.changed
+                changed = before.changed if before.digest else state.changed
                 self._judged[str(Path(path))] = state._replace(changed=changed, digest=before.digest)
         self._moved = self._numbered()
         self._waiting: dict[str, tuple[State, float]] = {}
@@ -166,11 +143,11 @@ class FolderWatch:
         found = {}
         for place in changed:
             if place.is_relative_to(self.folder) and not is_hidden(place, self.folder):
-                found.update(_walk(place))
+                found.update(states_below(place))
         return found
 
     def _files(self) -> dict[str, State]:
-        return _walk(self.folder)
+        return states_below(self.folder)
 
     def _look_at(self, files: Mapping[str, State]) -> None:
         """Let files that are new or changed wait until they have settled."""
@@ -263,41 +240,3 @@ def require_folder(folder: str | Path) -> None:
     if not Path(folder).is_dir():
         msg = f"There is no folder '{folder}' to watch: check the path."
         raise NotADirectoryError(msg)
-
-
-def _walk(path: Path) -> dict[str, State]:
-    """Return the image files at and below a path that are not hidden; one that is gone holds none."""
-    if not path.is_dir():
-        state = state_of(path) if path.suffix.lower() in picture_endings() else None
-        return {} if state is None else {str(path): state}
-    found: dict[str, State] = {}
-    folders, endings = [] if path.is_symlink() else [str(path)], picture_endings()
-    while folders:
-        with suppress(OSError), os.scandir(folders.pop()) as entries:  # removed since it was listed
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                with suppress(OSError):
-                    if entry.is_dir(follow_symlinks=False):
-                        folders += [] if holds_drawings(Path(entry.path)) else [entry.path]
-                    elif entry.is_dir():
-                        _say_link(entry.path)
-                    elif entry.name.lower().endswith(endings) and (state := state_of(entry.path)) is not None:
-                        found[entry.path] = state
-    return found
-
-
-@functools.lru_cache(maxsize=100)
-def _say_link(path: str) -> None:
-    logger.warning("'%s' is a link to a folder, and is not followed: watch that folder itself.", path)
-
-
-def state_of(path: str | Path) -> State | None:
-    """Return the state of a regular file, ``None`` if it cannot be had: a pipe would be waited for."""
-    try:
-        status = Path(path).stat()
-    except (OSError, ValueError):
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    return State(status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)

@@ -30,7 +30,7 @@ from anople_anomalib.training.hooks import FewShotTraining
 from anople_anomalib.utils.batches import datamodule_of, images_of
 
 from .export import Export
-from .table import Judgment, TableWriter, file_columns, line_of, stamped, unjudged
+from .table import Judgment, TableWriter, line_of, stamped, unjudged
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class PredictionTable(Callback):
             return
         row, series = stamped(row, self._model_id), self._series
         state = None if series is None else series.states.pop(row["path"], None)
-        row = row if state is None else {**row, **file_columns(state.modified, state.size, state.digest)}
+        row = row if state is None else {**row, **state.columns()}
         for observe in [] if series is None else series.observers:
             observe(row, pixels)  # first: a row of the table is not judged again, and so never delivered later
         self._table.write([row])

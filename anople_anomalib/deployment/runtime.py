@@ -31,10 +31,11 @@ from anople_anomalib.utils.files import READ_ERRORS, is_hidden, is_picture, one_
 from .exported import ExportedModel, cores, read_pixels, scaled
 from .outbox import delivered
 from .painting import picture_name
-from .table import COLUMNS, ERROR, OK, TableWriter, file_columns, line_of, message_of, stamped, unjudged
+from .table import COLUMNS, ERROR, OK, TableWriter, line_of, message_of, stamped, unjudged
 
 if TYPE_CHECKING:
-    from anople_anomalib.data.watching import FolderWatch, State, Unreadable
+    from anople_anomalib.data.file_states import State
+    from anople_anomalib.data.watching import FolderWatch, Unreadable
 
 FINE, FLAGGED, UNJUDGED = 0, 1, 3
 """Exit codes: every image has a verdict, some are not OK where that was asked for, some have none."""
@@ -91,8 +92,7 @@ def frames_of(watch: "FolderWatch") -> Iterator[Frame]:
         except _UNREADABLE as error:
             found: Frame | Unreadable = Unreadable(str(path), one_line(error))
         else:
-            file = file_columns(state.modified, state.size, state.digest)
-            found = Frame(str(path), str(path.relative_to(watch.folder)), lambda: pixels, file)
+            found = Frame(str(path), str(path.relative_to(watch.folder)), lambda: pixels, state.columns())
         return found
 
     def refuse(error: str) -> NDArray[np.uint8]:
@@ -164,7 +164,7 @@ def _state_of(path: Path) -> dict[str, Any]:
     """Return the columns on a file; none for one that is gone, which reading tells."""
     with suppress(OSError):
         state = path.stat()
-        return file_columns(state.st_mtime_ns, state.st_size)
+        return {"modified": state.st_mtime_ns, "bytes": state.st_size}
     return {}
 
 

@@ -38,12 +38,12 @@ OK, NOT_OK, LOOK, ERROR = "OK", "NOT OK", "LOOK", "ERROR"
 
 COLUMNS = (
     "path", "category", "verdict", "score", "normalized_score", "threshold", "rank", "regions", "place", "seconds",
-    "error", "modified", "bytes", "sha256", "time", "versions", "model",
+    "error", "modified", "bytes", "changed", "sha256", "time", "versions", "model",
 )  # fmt: skip
 """``rank`` is that among the good parts behind the threshold, ``place`` that of the largest region, both in words;
-``modified`` (nanoseconds), ``bytes`` and, in rows of a watch, ``sha256`` tell which file it was, where a command of
-this package has read it; ``time`` (with its zone), ``versions`` (of the packages at work) and ``model`` (a digest of
-all that decides) are those of the verdict."""
+``modified`` (nanoseconds), ``bytes`` and, in rows of a watch, ``changed`` (by the system's own clock) and ``sha256``
+tell which file it was, where a command of this package has read it; ``time`` (with its zone), ``versions`` (of the
+packages at work) and ``model`` (a digest of all that decides) are those of the verdict."""
 _WORST = 5
 _ENCODING, _ERRORS = "utf-8", "backslashreplace"  # names of files that are no text are escaped
 _opened = partial(Path.open, encoding=_ENCODING, errors=_ERRORS)
@@ -243,11 +243,6 @@ class TableWriter:
         lines += [f"  {line_of(row)}" for row in self.worst]
         lines.append(f"Every image: {self.csv_path} and {self.jsonl_path.name}")
         return "\n".join(lines)
-
-
-def file_columns(modified: int, size: int, digest: str = "") -> dict[str, Any]:
-    """Return the columns on a file: nanoseconds, bytes, SHA-256."""
-    return {"modified": modified, "bytes": size, "sha256": digest or None}
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

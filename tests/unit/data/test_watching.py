@@ -347,7 +347,7 @@ def test_a_later_watch_knows_by_content_which_files_were_judged(tmp_path: Path) 
     for number, name in enumerate(names):
         file = padded(tmp_path / "in" / name, number)
         status = file.stat()
-        known[str(file)] = State(status.st_mtime_ns, status.st_size, 0, time.time_ns(), digest_of(file))
+        known[str(file)] = State(status.st_mtime_ns, status.st_size, 0, status.st_ctime_ns, digest_of(file))
     time.sleep(0.05)
     padded(tmp_path / "in" / "replaced.png", 8)
     (tmp_path / "in" / "touched.png").chmod(0o600)
