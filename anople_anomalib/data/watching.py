@@ -31,6 +31,7 @@ _PATIENCE = 10
 """A listing takes at most one part in so many of the time."""
 _REMEMBERED = 200_000
 """Files that are known again at another place, at most, beside those that are there."""
+_UNREAD = "unread"  # digest of a file that is left alone: its rights or links may change
 _PAUSE = 0.05  # seconds between two looks at files, however many events there are
 _Image = TypeVar("_Image")
 
@@ -74,12 +75,12 @@ class FolderWatch:
         self._period = SETTLED if polling else _RESCAN
         self._stopped, self._changes = threading.Event(), _Changes()
         there = self._files()
-        self._judged = dict(there) if only_new else {}
+        self._judged = {path: state._replace(digest=_UNREAD) for path, state in there.items()} if only_new else {}
         for path, before in {} if only_new else (known or {}).items():
             state = there.get(str(Path(path)))
             if state is not None and before[:2] == state[:2]:  # rows hold no number
                 changed = before.changed if before.digest else state.changed
-                self._judged[str(Path(path))] = state._replace(changed=changed, digest=before.digest)
+                self._judged[str(Path(path))] = state._replace(changed=changed, digest=before.digest or _UNREAD)
         self._moved = self._numbered()
         self._waiting: dict[str, tuple[State, float]] = {}
         self._listed, self._next_listing = there, 0.0
@@ -192,7 +193,8 @@ class FolderWatch:
             with suppress(OSError):  # of one that cannot be read
                 state = state._replace(digest=digest_of(path))
             judged = self._judged.get(path)
-            if state.digest and judged is not None and (judged.file, judged.digest) == (state.file, state.digest):
+            same = judged is not None and judged.file == state.file and judged.digest in (state.digest, _UNREAD)
+            if state.digest and same:
                 self._take(path, state)  # its name, links or rights were changed alone
                 continue
             found = read(Path(path), state)

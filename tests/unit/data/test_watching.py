@@ -361,6 +361,16 @@ def test_a_later_watch_knows_by_content_which_files_were_judged(tmp_path: Path) 
     assert watch.numbers == []
 
 
+def test_images_that_are_left_alone_may_get_other_rights(tmp_path: Path) -> None:
+    file = padded(tmp_path / "in" / "old.png", 1)
+    with watched(tmp_path / "in", only_new=True) as watch:
+        file.chmod(0o600)
+        time.sleep(1.5)
+        assert watch.numbers == []
+        padded(file, 2)
+        watch.wait_until(lambda: watch.numbers == [2])
+
+
 def test_links_to_folders_are_followed_neither_at_the_start_nor_later(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
