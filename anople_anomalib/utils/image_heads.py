@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +23,9 @@ ORIENTATION = 0x0112
 _GRAY_OR_RGB = (1, 2)  # photometric interpretations: black is 0
 _SIGNED = 2  # a sample format
 _SEPARATE = 2  # a planar configuration
+_OF_SEVERAL = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")
+"""Formats of several pictures of equal rank; the second one in a phone's JPEG is a smaller one, or its depth."""
+_KIND_OF_PAGE, _NO_PAGE = 254, 0b101  # a tag, and its bits for a smaller picture and for a mask
 _CODESTREAM, _PRECISION = b"\xff\x4f\xff\x51", 42  # of JPEG 2000, and where its bits stand behind that
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -90,6 +94,8 @@ def _misread(image: ImageFile.ImageFile) -> str:
         return "its values have a sign: save it as PNG"
     if image.mode == "LAB":
         return "its colors are those of CIE Lab: save it as PNG in RGB"
+    if image.format in _OF_SEVERAL and _has_more(image):
+        return "it has several pages or frames, of which readers take the first alone: save each as a file of its own"
     if not isinstance(image, TiffImageFile):
         return ""
     tags, bits = image.tag_v2, _tiff_bits(image)
@@ -104,6 +110,19 @@ def _misread(image: ImageFile.ImageFile) -> str:
     else:
         return ""
     return f"it has {kind} of {bits} bits, which no reader here gets right: save it as PNG of 16 bits"
+
+
+def _has_more(image: ImageFile.ImageFile) -> bool:
+    """Return whether a file holds a second picture, other than a smaller one or a mask of the first."""
+    for number in count(1):
+        try:
+            image.seek(number)
+        except EOFError:
+            image.seek(0)
+            return False
+        if not isinstance(image, TiffImageFile) or not image.tag_v2.get(_KIND_OF_PAGE, 0) & _NO_PAGE:
+            return True
+    raise AssertionError  # files end
 
 
 def _tiff_bits(image: ImageFile.ImageFile) -> int:

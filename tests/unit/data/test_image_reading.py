@@ -41,6 +41,21 @@ def rotated(pixels: np.ndarray) -> Callable[[Path], None]:
     return saved(np.rot90(pixels).copy(), exif=exif)
 
 
+def of_pages(*, smaller: bool = False) -> Callable[[Path], None]:
+    """A file of two pictures; the second may be a smaller one of the first, as cameras add it."""
+
+    def write(path: Path) -> None:
+        """Write it."""
+        first, second = Image.fromarray(RGB), Image.fromarray(255 - RGB)
+        if smaller and path.suffix == ".tiff":
+            second = second.resize((24, 16))
+            second.encoderinfo = {"tiffinfo": {254: 1}}
+        kind = "MPO" if path.suffix == ".jpg" else None
+        first.save(path, kind, save_all=True, append_images=[second])
+
+    return write
+
+
 GOOD = {
     "gray.png": saved(GRAY),
     "rgb.png": saved(RGB),
@@ -55,6 +70,9 @@ GOOD = {
     "rotated.jpg": rotated(RGB),
     "rotated.png": rotated(RGB),
     "plain.jpeg": saved(RGB),
+    "one page.webp": saved(RGB, lossless=True),
+    "with a thumbnail.tiff": of_pages(smaller=True),
+    "with its depth.jpg": of_pages(smaller=True),
     "with spaces, ünïcödé and 瓶.png": saved(RGB),
 }
 DISTORTED = {
@@ -81,6 +99,7 @@ def truncated(path: Path) -> None:
 
 
 BAD = {
+    **{f"pages.{ending}": of_pages() for ending in ("tiff", "gif", "png", "webp")},
     "truncated.png": truncated,
     "truncated.jpg": truncated,
     "truncated.bmp": truncated,
