@@ -7,6 +7,7 @@ A manifest has an image a line, in the format of SageMaker Ground Truth: its fil
 colors stand for kinds of anomalies.
 """
 
+import glob
 import json
 import shutil
 from collections.abc import Mapping
@@ -90,7 +91,7 @@ class _Part(NamedTuple):
         place = folder / (subset if self.kind == _GOOD else "test") / self.kind
         place.mkdir(parents=True, exist_ok=True)
         stem, number = self.image.stem, 1
-        while list(place.glob(f"{stem}.*")):
+        while list(place.glob(f"{glob.escape(stem)}.*")):
             stem, number = f"{self.image.stem}_{number}", number + 1
         shutil.copyfile(self.image, place / f"{stem}{self.image.suffix}")
         if self.mask is not None:

@@ -87,6 +87,15 @@ def test_manifests_become_folders(bucket: Path, tmp_path: Path, capsys: pytest.C
     assert len(parts.test_data.samples) == 3
 
 
+def test_names_that_look_like_patterns_do_not_replace_each_other(bucket: Path, tmp_path: Path) -> None:
+    names = ("a/[1].jpg", "b/[1].jpg")
+    for name in names:
+        (bucket / name).write_bytes((bucket / name.replace("[1]", "1")).read_bytes())
+    manifest = write(tmp_path / "train.manifest", *(line(name, "normal") for name in names))
+    assert import_manifests(manifest, None, bucket, tmp_path / "parts") == (2, [])
+    assert len(list((tmp_path / "parts/train/good").iterdir())) == 2
+
+
 def test_anomalies_need_no_mask_where_none_has_one(bucket: Path, tmp_path: Path) -> None:
     manifest = write(tmp_path / "train.manifest", line("a/1.jpg", "normal"), line("c/5.png", "anomaly"))
     arguments = ["import", "lookout", str(manifest), "--files", str(bucket), "--output", str(tmp_path / "parts")]
