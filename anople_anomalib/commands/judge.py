@@ -64,7 +64,7 @@ def judge(options: Namespace) -> int:
     allow_pixels(options.megapixels)
     if is_exported(options):  # without torch
         frames = frames_in(options.images)
-        model = ExportedModel(options.model, min(cores(), len(frames) or 1))
+        model = ExportedModel(options.model, min(cores(), len(frames)))
         found = write_verdicts(frames, model, options.output, options.signal, pictures=options.pictures)
         return exit_code(found, fail_on_flag=options.fail_on_flag)
     from anople_anomalib.data.image_series import ImageList

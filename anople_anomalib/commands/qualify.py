@@ -86,7 +86,7 @@ def find_pictures(folder: Path) -> list["Judged"]:
     Raises:
         FileNotFoundError: If there is no such folder, or none of good parts.
     """
-    from anople_anomalib.data.listing import GOOD_NAMES, is_good, list_images, subfolders
+    from anople_anomalib.data.listing import GOOD_NAMES, is_good, said_images, subfolders
 
     if not folder.is_dir():
         msg = f"There is no folder '{folder}': check the path."
@@ -106,7 +106,7 @@ def find_pictures(folder: Path) -> list["Judged"]:
         _unjudged(path, kind.name, str(path.relative_to(kind).with_suffix("")), "", trial)
         for trial, own in trials.items()
         for kind in own
-        for path in list_images([kind]).images
+        for path in said_images(kind)
     ]
 
 

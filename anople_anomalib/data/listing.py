@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from anomalib.data.utils.image import is_image_file
 
-from anople_anomalib.utils.files import common_folder, is_hidden, is_picture
+from anople_anomalib.utils.files import common_folder, files_below, is_hidden, is_picture
 
 from .image_reading import COMMAND, read_image, require_clear_white
 
@@ -64,7 +64,7 @@ def list_images(paths: Iterable[str | Path]) -> Listing:
         elif not path.is_dir():
             msg = f"There is no image or folder '{path}': check the path."
             raise FileNotFoundError(msg)
-        for file in sorted(each for each in path.rglob("*") if each.is_file()):
+        for file in [] if path.is_file() else files_below(path):
             hidden, image = is_hidden(file, path), is_image_file(file)
             if image:
                 (listing.hidden if hidden else listing.images).append(file)
@@ -82,6 +82,13 @@ def say_other_endings(images: Sequence[str | Path]) -> None:
     there = list_images([root] if (root := common_folder(images)) is not None else [])
     if there.pictures and len(images) == len(there.images):
         say(there.pictures, OTHER_ENDINGS)
+
+
+def said_images(path: str | Path) -> list[Path]:
+    """List the images in a folder, or a file, and warn of pictures that are left out."""
+    listing = list_images([path])
+    say(listing.pictures, OTHER_ENDINGS)
+    return listing.images
 
 
 def say(files: Sequence[Path], reason: str) -> None:
@@ -201,7 +208,7 @@ def _checked(images: torch.Tensor) -> torch.Tensor:
 
 
 def _files(path: Path) -> list[Path]:
-    files = list_images([path]).images
+    files = said_images(path)
     if not files:
         msg = f"'{path}' is not an image and holds none: give image files such as .png or .jpg, or a folder of them."
         raise ValueError(msg)

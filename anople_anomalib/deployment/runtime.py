@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anople_anomalib.utils.files import READ_ERRORS, is_hidden, is_picture, one_line, relative_names
+from anople_anomalib.utils.files import READ_ERRORS, files_below, is_hidden, is_picture, one_line, relative_names
 
 from .exported import ExportedModel, cores, read_pixels, scaled
 from .outbox import delivered
@@ -219,17 +219,16 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: If one is not there, or there is no image.
+        OSError: If a folder cannot be listed.
     """
     places, found = [*map(Path, paths)], list[Path]()
     for path in places:
         if not path.exists():
             msg = f"There is no file or folder '{path}': check the path."
             raise FileNotFoundError(msg)
-        below = sorted(path.rglob("*")) if path.is_dir() else []
+        below = files_below(path) if path.is_dir() else []
         found += (
-            [path]
-            if path.is_file()
-            else [file for file in below if is_picture(file) and file.is_file() and not is_hidden(file, path)]
+            [path] if path.is_file() else [file for file in below if is_picture(file) and not is_hidden(file, path)]
         )
     if not found:
         msg = f"There is no image in {', '.join(map(str, places))}: give files, or folders of images."
@@ -249,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         frames = frames_in(options.images)
-        model = ExportedModel(options.model, min(cores(), len(frames) or 1))
+        model = ExportedModel(options.model, min(cores(), len(frames)))
         counts = write_verdicts(frames, model, options.output, options.signal, pictures=options.pictures)
         return exit_code(counts, fail_on_flag=options.fail_on_flag)
     except (OSError, ValueError, ImportError) as error:

@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from PIL import Image
 
@@ -203,6 +204,32 @@ def relative_names(paths: Iterable[str | Path]) -> list[str]:
     # of the folders: a single image would share all of its path with itself
     common = os.path.commonpath([path.parent for path in absolute])
     return [path.relative_to(common).as_posix() for path in absolute]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """List the files in a folder, with everything below it, sorted.
+
+    Links to folders elsewhere are followed. A link to a file that is not there counts as one: whoever reads it is told.
+
+    Raises:
+        OSError: If a folder cannot be listed.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        """Raise what walking would pass over."""
+        raise error
+
+    found, seen, roots = list[Path](), set[Path](), [folder]
+    for root in roots:  # links come last, so that everything has its own name, and once: they may be loops
+        for place, folders, names in os.walk(root, onerror=refuse):
+            here = Path(place)
+            if here.resolve() in seen:
+                folders.clear()
+                continue
+            seen.add(here.resolve())
+            roots += sorted(here / name for name in folders if (here / name).is_symlink())
+            found += [file for name in names if (file := here / name).is_file() or file.is_symlink()]
+    return sorted(found)
 
 
 def other_name(name: str, others: Collection[str]) -> str:

@@ -61,3 +61,11 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
         list(each_image(tmp_path / "broken.png"))
     with pytest.raises(TypeError, match="got a ndarray"):
         list(each_image([np.zeros((4, 4, 3))]))
+
+
+def test_pictures_that_are_left_out_are_named(mvtec: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = mvtec / "bottle" / "train" / "good"
+    (folder / "more.jp2").touch()
+    assert len(list(each_image(folder))) == 3
+    assert "1 files are left out" in caplog.text
+    assert "more.jp2" in caplog.text

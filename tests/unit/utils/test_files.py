@@ -3,11 +3,13 @@
 
 """Files that appear complete or not at all."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from anople_anomalib.utils.files import folder_written_whole, make_folder, written_whole
+from anople_anomalib.utils.files import files_below, folder_written_whole, make_folder, written_whole
 
 
 def test_a_finished_file_gets_its_name(tmp_path: Path) -> None:
@@ -54,3 +56,31 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OSError, match=r"The folder '.*' cannot be made \(.*\): give another --output"):
             make_folder(place)
+
+
+def test_files_below_are_found_through_links_and_once(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "parts", tmp_path / "elsewhere"
+    for place in (folder / "own", elsewhere / "deep"):
+        place.mkdir(parents=True)
+        (place / "0.png").touch()
+    for name, target in {"loop": folder, "another": folder / "own", "out": elsewhere}.items():
+        (folder / name).symlink_to(target)
+    (elsewhere / "back").symlink_to(elsewhere)
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    found = [path.relative_to(folder).as_posix() for path in files_below(folder)]
+    assert found == ["gone.png", "out/deep/0.png", "own/0.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    scan = os.scandir
+
+    def refused(place: str | Path) -> object:
+        if Path(place).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr("os.scandir", refused)
+    with pytest.raises(PermissionError, match="locked"):
+        files_below(tmp_path)
