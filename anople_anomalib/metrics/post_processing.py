@@ -103,8 +103,9 @@ class ExactPostProcessor(PostProcessor):
         """Set raw thresholds of image scores and of maps, positive numbers; ``None`` leaves the present one."""
         for buffer, value in ((self._image_threshold, image), (self._pixel_threshold, pixel)):
             if value is not None:
-                if not 0 < value < float("inf"):
-                    msg = f"A threshold must be a positive number, got {value}."
+                limits = torch.finfo(buffer.dtype)  # a smaller number would become 0
+                if not limits.tiny <= value <= limits.max:
+                    msg = f"A threshold must be a positive number, {limits.tiny:.2g} or more, got {value}."
                     raise ValueError(msg)
                 buffer.fill_(value)
 

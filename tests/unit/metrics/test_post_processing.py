@@ -284,7 +284,11 @@ def test_anomalibs_own_is_taken_over_with_its_settings() -> None:
     ("arguments", "message"),
     [
         ({"image_sensitivity": 1.0}, r"image_sensitivity must be in \(0, 1\), got 1.0"),
-        ({"pixel_threshold": -1.0}, "must be a positive number, got -1.0"),
+        ({"pixel_threshold": -1.0}, "must be a positive number, 1.2e-38 or more, got -1.0"),
+        ({"image_threshold": 0.0}, "or more, got 0.0"),
+        ({"image_threshold": 1e-300}, "or more, got 1e-300"),
+        ({"image_threshold": 1e300}, "or more, got 1e.300"),
+        ({"image_threshold": float("nan")}, "or more, got nan"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, float], message: str) -> None:
