@@ -5,8 +5,10 @@
 
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, TypeGuard
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 
@@ -34,6 +36,8 @@ def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = None) -> d
     if isinstance(path, (str, Path)) and Path(path).suffix in EXPORTED:
         msg = f"'{path}' is an exported model, for anople judge and qualify alone: give the checkpoint behind it."
         raise ValueError(msg)
+    if isinstance(path, (str, Path)):
+        require_undamaged(path)
     try:
         checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -49,6 +53,24 @@ def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = None) -> d
         raise ValueError(msg) from error
     check_metadata(checkpoint)
     return checkpoint
+
+
+def require_undamaged(path: str | Path) -> None:
+    """Refuse an archive whose content is not that of its checksums, which torch does not compare.
+
+    A bit that has changed on a disk or on the way would be another weight, and another verdict.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        with ZipFile(path) if is_zipfile(path) else nullcontext() as archive:
+            part = archive and archive.testzip()
+    except (*READ_ERRORS, BadZipFile):
+        part = "everything"
+    if part:
+        msg = f"The checkpoint '{path}' is refused: it is truncated or damaged (the checksum of {part} is wrong)."
+        raise ValueError(msg)
 
 
 def check_metadata(checkpoint: Any) -> Mapping[str, Any]:

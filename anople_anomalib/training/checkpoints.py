@@ -66,8 +66,10 @@ class CheckpointHooks(Finalization):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that does not fit, else restore the classes and the shots."""
-        from .checkpoint_files import check_metadata
+        from .checkpoint_files import check_metadata, require_undamaged
 
+        if (trainer := _trainer_of(self)) is not None and trainer.ckpt_path:
+            require_undamaged(trainer.ckpt_path)
         metadata = check_metadata(checkpoint)
         self._check_settings(checkpoint)
         grid = _tiles_of(checkpoint["state_dict"])

@@ -62,6 +62,19 @@ def test_truncated_and_damaged_files_are_refused_with_a_clear_error(tmp_path: Pa
         read_checkpoint(path)
 
 
+def test_a_single_changed_byte_of_a_weight_is_refused(tmp_path: Path) -> None:
+    """torch.load reads it as another number."""
+    path = tmp_path / "model.ckpt"
+    torch.save({**CONTENT, "state_dict": {"weight": torch.arange(1000.0)}}, path)
+    read_checkpoint(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(1000.0).numpy().tobytes()) + 2002] ^= 1
+    path.write_bytes(content)
+    torch.load(path, weights_only=True)
+    with pytest.raises(ValueError, match=r"model.ckpt' is refused: it is truncated or damaged \(the checksum of "):
+        read_checkpoint(path)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"missing.ckpt"):
         read_checkpoint(tmp_path / "missing.ckpt")
