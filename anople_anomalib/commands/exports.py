@@ -18,7 +18,7 @@ from anople_anomalib.utils.files import make_folder
 
 from .judge import judge_series
 from .models import load_model
-from .terminal import FINE, MEGAPIXELS, NOT_MET, add_shared, allow_pixels
+from .terminal import FINE, MEGAPIXELS, NOT_MET, UNJUDGED, UsageError, add_shared, allow_pixels
 
 if TYPE_CHECKING:
     from anople_anomalib.anople import AnoPLe
@@ -41,6 +41,9 @@ def export(options: Namespace) -> int:
 
     A file whose verdicts differ from the checkpoint's is not kept.
     """
+    if options.input_size is not None and min(options.input_size) < 1:
+        msg = f"--input_size must be a height and a width of 1 or more, got {list(options.input_size)}."
+        raise UsageError(msg)
     model = load_model(options.model, visualizer=False).cpu().eval()
     make_folder(options.output)
     if options.type == "torch":
@@ -82,12 +85,15 @@ def check_options(parser: ArgumentParser) -> None:
 def check(options: Namespace) -> int:
     """Compare an exported model with its checkpoint on your own images: scores, verdicts, time.
 
-    Printed as JSON; the exit code is 4 where a verdict differs.
+    Printed as JSON; the exit code is 4 where a verdict differs or the export is of another model, or of another
+    state of it, and 3 where an image was not compared.
     """
     allow_pixels(MEGAPIXELS)
     found = compare(load_model(options.model, visualizer=False), options.export, options.images)
     print(json.dumps(found, indent=2, ensure_ascii=False))
-    return NOT_MET if found["verdicts_that_differ"] else FINE
+    if found["verdicts_that_differ"] or not found["same_model"]:
+        return NOT_MET
+    return UNJUDGED if found["not_compared"] else FINE
 
 
 def compare(model: "AnoPLe", export: Path, images: Sequence[Path]) -> dict[str, Any]:
@@ -95,7 +101,8 @@ def compare(model: "AnoPLe", export: Path, images: Sequence[Path]) -> dict[str, 
 
     Returns:
         Number of images judged by both, the largest relative difference of their scores, the images whose verdicts
-        differ with both verdicts, and the median milliseconds an image of both, reading included.
+        differ with both verdicts, those not compared, whether the export is of this state of the model, and the median
+        milliseconds an image of both, reading included.
 
     Raises:
         ValueError: If no image could be judged.
@@ -106,7 +113,8 @@ def compare(model: "AnoPLe", export: Path, images: Sequence[Path]) -> dict[str, 
     from anople_anomalib.deployment.runtime import judge as judge_by_export
     from anople_anomalib.deployment.table import rows_of
 
-    graph, files = ExportedModel(export), [path.absolute() for path in image_files(images)]  # as rows name them
+    graph, given = ExportedModel(export), [path.absolute() for path in image_files(images)]  # as rows name them
+    files = given
     if (size := graph.metadata.input_size) is not None:
         files = [file for file in files if list(turned_size(file)[::-1]) == size]
         if not files:
@@ -120,6 +128,7 @@ def compare(model: "AnoPLe", export: Path, images: Sequence[Path]) -> dict[str, 
     if not judged:
         msg = f"None of the {len(files)} images could be judged by both: give images of the parts (--images)."
         raise ValueError(msg)
+    known = {own["path"] for own, _ in judged}
     verdicts = {own["path"]: [own["verdict"], other["verdict"]] for own, other in pairs}
     return {
         "images": len(judged),
@@ -127,6 +136,8 @@ def compare(model: "AnoPLe", export: Path, images: Sequence[Path]) -> dict[str, 
             abs(other["score"] - own["score"]) / max(own["score"], 1e-12) for own, other in judged
         ),
         "verdicts_that_differ": {path: pair for path, pair in verdicts.items() if pair[0] != pair[1]},
+        "not_compared": [str(file) for file in given if str(file) not in known],
+        "same_model": graph.metadata.model_id == model.model_id(),
         "milliseconds_checkpoint": round(1000 * median(own["seconds"] for own, _ in judged), 2),
         "milliseconds_export": round(1000 * median(other["seconds"] for _, other in judged), 2),
     }

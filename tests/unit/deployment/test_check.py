@@ -50,15 +50,36 @@ def test_an_export_is_compared_when_it_is_written_and_on_the_users_images(
     assert found["images"] == len(list(photos.rglob("*.png")))
     assert found["largest_relative_score_difference"] < 1e-4
     assert found["verdicts_that_differ"] == {}
+    assert found["not_compared"] == []
     assert found["milliseconds_export"] > 0
     fixed = [*export[:-1], str(tmp_path / "fixed"), "--input_size", "[40,48]"]
     assert main(fixed) == 0  # made-up images of its size
     assert "Export and checkpoint agree on 8 images" in capsys.readouterr().out
     assert main([*fixed[:-3], str(tmp_path / "none"), *fixed[-2:], "--images", str(photos)]) == 1
     assert "No image has the height and width of this export, 40x48" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*export[:-1], str(tmp_path / "none"), "--input_size", "[0,48]"])
+    assert "--input_size must be a height and a width of 1 or more, got [0, 48]" in capsys.readouterr().err
     monkeypatch.chdir(photos.parent)
     assert main(["check", str(file), "--model", str(checkpoint), "--images", photos.name]) == 0  # a relative folder
     assert json.loads(capsys.readouterr().out)["images"] == found["images"]
+
+
+def test_images_without_a_score_and_another_state_of_the_model_are_told(
+    checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert main(["export", "--model", str(checkpoint), "--type", "onnx", "--output", str(tmp_path)]) == 0
+    file, broken, more = capsys.readouterr().out.splitlines()[-1], tmp_path / "broken.png", tmp_path / "more.ckpt"
+    broken.write_bytes(b"no image")
+    assert main(["check", file, "--model", str(checkpoint), "--images", str(photos), str(broken)]) == 3
+    assert json.loads(capsys.readouterr().out)["not_compared"] == [str(broken)]
+    new = str(next(photos.rglob("*.png")))
+    assert main(["learn-more", new, "--model", str(checkpoint), "--output", str(more)]) == 0
+    capsys.readouterr()
+    assert main(["check", file, "--model", str(more), "--images", str(photos)]) == 4
+    assert not json.loads(capsys.readouterr().out)["same_model"]
 
 
 def test_an_export_that_judges_otherwise_is_told(
