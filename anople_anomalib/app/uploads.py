@@ -84,6 +84,8 @@ def _read(path: Path) -> Image.Image:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
         read = open_image(path).convert("RGB") if width * height <= MAX_PIXELS else None
+    except ValueError as error:  # which says the fault
+        raise AppError(without_paths(str(error))) from error
     except IMAGE_ERRORS as error:
         msg = f"'{path.name}' is no image that can be read, or it is damaged: repair it or leave it out."
         raise AppError(msg) from error

@@ -250,6 +250,13 @@ def test_uploads_are_checked(tmp_path: Path, name: str, content: bytes, words: s
     assert str(tmp_path) not in str(error.value)
 
 
+def test_the_reason_why_an_upload_is_refused_is_told(tmp_path: Path) -> None:
+    first, second = (Image.new("RGB", (9, 9), color) for color in ("white", "black"))
+    first.save(tmp_path / "a.tiff", save_all=True, append_images=[second])
+    with pytest.raises(AppError, match=r"^The image 'a.tiff' cannot be read \(it has several pages or frames"):
+        take_in([tmp_path / "a.tiff"], tmp_path / "kept", MAX_GOOD)
+
+
 def test_too_many_and_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     with pytest.raises(AppError, match="17 images are too many: at most 16"):
