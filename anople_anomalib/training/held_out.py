@@ -7,6 +7,7 @@ A shot is at distance 0 of the memory that holds it, so that a threshold just ab
 part defective, or, after any distortion strong enough to move it away, none.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from math import ceil
 from typing import cast
@@ -28,6 +29,8 @@ from anople_anomalib.method.turns import turn_image
 
 from .copies import parts_of, thumbnail
 from .shots import Shots
+
+logger = logging.getLogger(__name__)
 
 VIEWS = 12
 """Views of all shots together, where a shot has no other to be compared with."""
@@ -176,6 +179,13 @@ class HeldOutShots:
         self._model, self._shots = model, shots
         self._features, self._transform = features, transform or nn.Identity()
         self._parts = parts_shown(shots)
+        if (parts := len(set(self._parts))) < len(self._parts):
+            logger.warning(
+                "The %d shots show %d different parts, the others are copies or frames of a video: they say no more of "
+                "how good parts differ, and a share of false alarms that counts them is too sure.",
+                len(self._parts),
+                parts,
+            )
         self._numbers = {path: number for number, path in enumerate(shots.paths)}
 
     @torch.no_grad()

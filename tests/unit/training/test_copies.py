@@ -69,9 +69,12 @@ def test_shots_among_validation_or_test_images_are_refused(tmp_path: Path, copie
 
 
 @pytest.mark.parametrize(("number", "k_shot", "noise"), [(4, 4, 0), (6, 1, 2)], ids=["copies", "frames"])
-def test_a_threshold_does_not_rest_on_copies(tmp_path: Path, number: int, k_shot: int, noise: float) -> None:
+def test_a_threshold_does_not_rest_on_copies(
+    tmp_path: Path, number: int, k_shot: int, noise: float, caplog: pytest.LogCaptureFixture
+) -> None:
     """The other frames would say that good parts do not differ at all."""
     model = train_on(write_frames(tmp_path / "many" / "good", number, noise), tmp_path / "many_results", k_shot)
+    assert ("The 4 shots show 1 different parts" in caplog.text) == (k_shot == 4)
     single = train_on(write_frames(tmp_path / "one" / "good", 1, noise), tmp_path / "one_results", 1)
     thresholds = [float(each.post_processor.image_threshold) for each in (model, single)]
     assert thresholds[0] == pytest.approx(thresholds[1], rel=0.5)
