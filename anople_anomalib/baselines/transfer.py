@@ -62,6 +62,11 @@ class AuxiliaryLearner(LightningModule, ABC):
 
     model: nn.Module
 
+    @property
+    def needs_auxiliary(self) -> bool:
+        """Whether map or score depend on what is learned; always by default."""
+        return True
+
     @abstractmethod
     def learn_from_auxiliary(self, auxiliary: Mapping[str, AuxiliaryCategory]) -> None:
         """Train ``self.model`` on other data than those that it is tested on.
@@ -79,10 +84,10 @@ class AuxiliaryLearner(LightningModule, ABC):
         """Refuse to see the shots before anything was learned.
 
         Raises:
-            ValueError: If the model has learned nothing.
+            ValueError: If the model has learned nothing and needs to.
         """
         super().on_fit_start()
-        if not self.model.get_buffer("has_learned"):
+        if self.needs_auxiliary and not self.model.get_buffer("has_learned"):
             name = type(self).__name__
             msg = (
                 f"{name} learns from other data before it sees the shots, and was given none: name them as `auxiliary` "

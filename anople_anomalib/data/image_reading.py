@@ -40,7 +40,7 @@ DEEP = "has more than 8 bits per channel, which anomalib's readers cut off: it w
 TURNED = "is marked by its EXIF data as rotated, which anomalib's readers ignore"
 _ON_ITS_SIDE = 5  # from this orientation on width and height are exchanged
 _TURNED = {2, 3, 6, 7}, {3, 4, 7, 8}  # orientations that are mirrored sideways, and upside down, after that
-_KNOWN = 10_000  # digests that are kept
+_KNOWN = 100_000  # digests that are kept
 
 
 def open_image(path: str | Path, white: float | None = None) -> Image.Image:

@@ -83,19 +83,19 @@ def choose_categories(datamodule: AnomalibDataModule, categories: Sequence[str] 
     known = known_categories(datamodule)
     if isinstance(categories, str):
         categories = known if categories == ALL else [categories]
-    categories = list(categories)
-    if not categories or not all(isinstance(category, str) and category for category in categories):
+    names = list(categories) if isinstance(categories, Sequence) else []
+    if not names or not all(isinstance(name, str) and name for name in names):
         msg = f"categories must be '{ALL}' or a list of names in quotes, got {categories!r}."
         raise ValueError(msg)
-    for category in categories:
-        if categories.count(category) > 1:
-            msg = f"Category '{category}' is named {categories.count(category)} times; name every category once."
+    for category in names:
+        if names.count(category) > 1:
+            msg = f"Category '{category}' is named {names.count(category)} times; name every category once."
             raise ValueError(msg)
         if category not in known and not (data_root(datamodule) / category).is_dir():
             meant = did_you_mean(category, known)
             msg = f"{datamodule.name} has no category '{category}'{meant}; choose from {', '.join(known)}."
             raise ValueError(msg)
-    return categories
+    return names
 
 
 def known_categories(datamodule: AnomalibDataModule) -> list[str]:

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from anople_anomalib.anople import AnoPLe
+from anople_anomalib.baselines.transfer import AuxiliaryLearner
 from anople_anomalib.data import FewShot
 from anople_anomalib.data.wrapping import build_datamodule
 from anople_anomalib.metrics.per_category import PerCategoryEvaluator
@@ -57,7 +58,10 @@ def build_model(settings: JobSettings, datamodule: AnomalibDataModule) -> Anomal
     if isinstance(datamodule, FewShot) and "k_shot" in accepted and cls is not AnoPLe:  # which asks FewShot itself
         datamodule.prepare_data()
         datamodule.setup()
-        arguments["k_shot"] = len(datamodule.train_data)  # models such as WinClip take references of all categories
+        shots = len(datamodule.train_data)  # models such as WinClip take references of all categories
+        if issubclass(cls, AuxiliaryLearner):  # which learn from one category at a time
+            shots //= len(datamodule.categories)
+        arguments["k_shot"] = shots
     return cls(**arguments)
 
 

@@ -7,13 +7,12 @@ import gc
 import io
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +32,7 @@ from anople_anomalib.data import FewShot
 from anople_anomalib.data.image_reading import open_image
 from anople_anomalib.data.sampling import write_sample_list
 from anople_anomalib.deployment.painting import with_heat, with_outline
+from anople_anomalib.method.state_checks import check_weights
 from anople_anomalib.metrics.per_category import PerCategoryEvaluator
 from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.palette import SKY_BLUE
@@ -42,8 +42,11 @@ from .image_scores import ImageScores
 from .measures import Clock, PeakMemory, Stopwatch, checkpoint_megabytes, logged_from, trained_parameters, warm_up
 from .preparation import prepare
 from .results import EXAMPLES, FAILED, MAIN_METRICS, OK, SAMPLES, SCORES, ResultsTable, name_of
-from .robustness import AT, ROBUST_METRICS, SEVERITIES, Corruption
+from .robustness import Corruption
 from .settings import JobSettings, expand_jobs
+
+if TYPE_CHECKING:
+    from anomalib.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -125,13 +128,18 @@ class FewShotJob(Job):
         seed_everything(self.settings.seed, workers=True)
         trainer = {"accelerator": accelerator, "devices": 1 if gpu is None else [gpu], **self.settings.trainer}
         examples, scores = ExampleMaps(datamodule), ImageScores(datamodule)
-        with TemporaryDirectory() as root, PeakMemory(gpu) as memory:
-            model = build_model(self.settings, datamodule)
-            if prepared.state:
-                model.model.load_state_dict(prepared.state)
-            results = _fit_and_test(
-                model, datamodule, trainer, [examples, scores], self.settings.robustness or (), Path(root)
-            )
+        corruption = Corruption()
+        with TemporaryDirectory() as root:
+            with PeakMemory(gpu) as memory:
+                model = build_model(self.settings, datamodule)
+                if prepared.state:
+                    check_weights(model.model, prepared.state)
+                    model.model.load_state_dict(prepared.state)
+                callbacks: list[Callback] = [corruption, examples, scores]
+                engine, results = _fit_and_test(model, datamodule, trainer, callbacks, Path(root))
+            results["verdicts"] = _verdicts(model, datamodule)  # before further tests give others
+            kinds = self.settings.robustness or ()
+            results |= corruption.metrics(kinds, lambda: engine.test(model, datamodule=datamodule)[0])
         drawing = next((each for each in (datamodule, model) if isinstance(each, FewShot | AnoPLe)), None)
         if drawing is not None:  # as a file that FewShot reads
             write_sample_list(self.folder / SAMPLES / f"{self.settings.job_id}.yaml", drawing.drawn_samples)
@@ -141,7 +149,6 @@ class FewShotJob(Job):
             **describe(model, datamodule),
             **results,
             **prepared.columns,
-            "verdicts": _verdicts(model, datamodule),
             "peak_memory_mb": memory.megabytes,
             "threads": torch.get_num_threads(),
             "batch_size": datamodule.eval_batch_size,
@@ -225,19 +232,15 @@ def _fit_and_test(
     model: AnomalibModule,
     datamodule: AnomalibDataModule,
     trainer: dict[str, Any],
-    kept: list[Callback],
-    robustness: Sequence[str],
+    callbacks: list[Callback],
     root: Path,
-) -> dict[str, Any]:
-    """Train and test with anomalib's engine, which writes to the folder ``root``; return the metrics and the costs.
-
-    A test under corruptions is one more test of the same model: nothing is trained or remembered anew for it.
-    """
+) -> tuple["Engine", dict[str, Any]]:
+    """Train and test with anomalib's engine, which writes to the folder ``root``; return it, metrics and costs."""
     from anomalib.engine import Engine  # not at the top: the plugin is registered while the engine is imported
 
-    clock, corruption = Clock(), Corruption()
+    clock = Clock()
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    engine = Engine(callbacks=[clock, corruption, *kept], default_root_dir=root, **{**quiet, **trainer})
+    engine = Engine(callbacks=[clock, *callbacks], default_root_dir=root, **{**quiet, **trainer})
     watch = Stopwatch()
     engine.fit(model, datamodule=datamodule)
     fit, fit_processor = (whole - part for whole, part in zip(watch.read(), clock.validation, strict=True))
@@ -253,11 +256,7 @@ def _fit_and_test(
     if isinstance(datamodule, FewShot) and (good := datamodule.other_good_parts()) is not None:
         engine.trainer.predict(model, dataloaders=good, return_predictions=False)
     per_second, per_cpu_second = clock.images_per_second()
-    for corruption.kind, corruption.severity in product(robustness, SEVERITIES):
-        for name, value in engine.test(model, datamodule=datamodule)[0].items():
-            if name.rpartition("/")[-1] in ROBUST_METRICS:
-                metrics[f"{name}{AT}{corruption.kind}{corruption.severity}"] = value
-    return {
+    return engine, {
         **metrics,
         **trained,
         "test_seconds": test,

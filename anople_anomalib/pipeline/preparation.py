@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,9 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from anople_anomalib.backbones.frozen import fingerprint_of
 from anople_anomalib.baselines.transfer import AuxiliaryCategory, AuxiliaryLearner, auxiliary_data
+from anople_anomalib.data import FewShot
 from anople_anomalib.data.dataset_checks import SUBSETS
 from anople_anomalib.data.image_reading import image_digest, turned_size
 from anople_anomalib.data.parts import white_of
@@ -68,21 +71,25 @@ def prepare(
             msg = f"{name} learns from its shots alone: take `auxiliary` out of this model's settings."
             raise ValueError(msg)
         return Preparation({}, {})
+    seed = settings.model["init_args"].get("training_seed", settings.seed)
+    with seeded(seed):
+        model = build_model(settings, datamodule)
     if auxiliary is None:
+        if isinstance(model, AuxiliaryLearner) and not model.needs_auxiliary:
+            return Preparation({}, {})
         msg = f"{name} learns from other data before it sees the shots: name a datamodule as `auxiliary` of this model."
         raise ValueError(msg)
-    model = build_model(settings, datamodule)
     categories = _categories(auxiliary, categories_of(datamodule))
     data = auxiliary_data(auxiliary["datamodule"], categories, transform_of(model.pre_processor))
-    _refuse_known_images(data, datamodule)
-    seed = settings.model["init_args"].get("training_seed", settings.seed)
-    path = _path(settings, model.hparams.get("k_shot"), seed, data)
+    _refuse_known_images(data, settings, datamodule)
+    start = fingerprint_of(chain(model.named_parameters(), model.named_buffers())).hex()
+    path = _path([settings.model, model.hparams.get("k_shot"), seed, device.type, start], name, data)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # of jobs side by side one learns
         if not path.is_file():
             _learn(settings, datamodule, data, seed, device, gpu, path)
     with safe_open(path, framework="pt") as file:
-        costs = {name: float(value) for name, value in (file.metadata() or {}).items()}
+        costs = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     remark = model.remark(data) if isinstance(model, AuxiliaryLearner) else ""
     text = auxiliary_text({**auxiliary, "categories": categories})
@@ -107,6 +114,7 @@ def _learn(
         seconds, processor = watch.read()
     costs = {"preparation_seconds": seconds, "preparation_cpu_seconds": processor}
     costs |= {} if memory.megabytes is None else {"preparation_memory_mb": memory.megabytes}
+    costs["trainable_parameters"] = sum(each.numel() for each in model.model.parameters() if each.requires_grad)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.model.state_dict().items()}
     with written_whole(path) as temporary:
         save_file(state, temporary, metadata={name: repr(cost) for name, cost in costs.items()})
@@ -114,7 +122,7 @@ def _learn(
 
 def _categories(auxiliary: Mapping[str, Any], tested: list[str]) -> list[str]:
     """Return the categories to learn from, and refuse those that are tested."""
-    wanted = auxiliary.get("categories") or OTHERS
+    wanted = auxiliary.get("categories", OTHERS)
     chosen = choose_categories(build_datamodule(auxiliary["datamodule"]), ALL if wanted == OTHERS else wanted)
     if wanted == OTHERS:
         chosen = [category for category in chosen if category not in tested]
@@ -127,18 +135,27 @@ def _categories(auxiliary: Mapping[str, Any], tested: list[str]) -> list[str]:
     return chosen
 
 
-def _refuse_known_images(data: Mapping[str, AuxiliaryCategory], datamodule: AnomalibDataModule) -> None:
-    """Refuse auxiliary images that are among the data of the test: the same file, or another with the same pixels."""
+def _refuse_known_images(
+    data: Mapping[str, AuxiliaryCategory], settings: JobSettings, datamodule: AnomalibDataModule
+) -> None:
+    """Refuse auxiliary images among the data of the tested categories: the same file, or one with the same pixels."""
+    if isinstance(datamodule, FewShot):  # the images that are no shots are the target's, too
+        datamodule = FewShot(settings.data["init_args"]["datamodule"], datamodule.categories, k_shot=None)
     datamodule.setup()
     subsets = [vars(datamodule).get(name) for name in SUBSETS]
-    tested = {path: white_of(part) for part in subsets if isinstance(part, AnomalibDataset) for path in _files(part)}
-    known, sizes = {path.resolve(): path for path in tested}, set(map(turned_size, tested))
-    pixels = {image_digest(path, white): path for path, white in tested.items()}
+    whites = {path: white_of(part) for part in subsets if isinstance(part, AnomalibDataset) for path in _files(part)}
+    known = {path.resolve(): path for path in whites}
+    sizes: dict[tuple[int, int], list[Path]] = {}
+    for path in whites:
+        sizes.setdefault(turned_size(path), []).append(path)
+    pixels: dict[str, Path] = {}
     for category, parts in data.items():
         for path, white in ((path, white_of(part)) for part in parts for path in _files(part)):
-            same = known.get(path.resolve())
-            if same is None and turned_size(path) in sizes:  # of images of other sizes nothing but the heads is read
-                same = pixels.get(image_digest(path, white))
+            same, size = known.get(path.resolve()), turned_size(path)
+            pixels |= {image_digest(each, whites[each]): each for each in sizes.get(size, ())}
+            if size in sizes:  # of images of other sizes nothing but the heads is read
+                sizes[size] = []
+                same = same or pixels.get(image_digest(path, white))
             if same is not None:
                 msg = (
                     f"The auxiliary image '{path}' is the image '{same}' of the data that are tested: take the "
@@ -147,8 +164,8 @@ def _refuse_known_images(data: Mapping[str, AuxiliaryCategory], datamodule: Anom
                 raise ValueError(msg)
 
 
-def _path(settings: JobSettings, k_shot: object, seed: int, data: Mapping[str, AuxiliaryCategory]) -> Path:
-    """Return the file for what is learned: its name follows from data, method, arguments and seed."""
+def _path(settled: list[object], name: str, data: Mapping[str, AuxiliaryCategory]) -> Path:
+    """Return the file for what a method learns: its name follows from the data, and from all that is settled."""
     images = {
         category: [
             (_digest(path), int(label), mask and _digest(Path(mask)))
@@ -157,9 +174,8 @@ def _path(settings: JobSettings, k_shot: object, seed: int, data: Mapping[str, A
         ]
         for category, parts in data.items()
     }
-    settled = [__version__, settings.model, k_shot, seed, images]
-    digest = hashlib.sha256(json.dumps(settled, sort_keys=True, default=str).encode()).hexdigest()
-    return cache_folder() / "preparations" / f"{class_name(settings.model)}-{digest[:16]}.safetensors"
+    digest = hashlib.sha256(json.dumps([__version__, *settled, images], sort_keys=True, default=str).encode())
+    return cache_folder() / "preparations" / f"{name}-{digest.hexdigest()[:16]}.safetensors"
 
 
 def _files(dataset: AnomalibDataset) -> Iterator[Path]:

@@ -6,7 +6,8 @@
 Sizes are shares of the image's side, so that models of different resolutions see the same.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from types import MappingProxyType
 
 import torch
@@ -72,6 +73,15 @@ class Corruption(Callback):
 
     kind: str | None = None
     severity: int = 1
+
+    def metrics(self, kinds: Sequence[str], test: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+        """Return :data:`ROBUST_METRICS` of the function ``test`` by kind and severity: nothing is trained anew."""
+        found = {}
+        for self.kind, self.severity in product(kinds, SEVERITIES):
+            for name, value in test().items():
+                if name.rpartition("/")[-1] in ROBUST_METRICS:
+                    found[f"{name}{AT}{self.kind}{self.severity}"] = value
+        return found
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, *_: int, **__: int

@@ -85,7 +85,7 @@ class JobSettings:
         return {
             "model": self.label,
             "dataset": inner_arguments.get("name") or class_name(inner),
-            "categories": join_categories([categories] if isinstance(categories, str) else categories),
+            "categories": join_categories(categories if isinstance(categories, list) else [str(categories)]),
             "k_shot": arguments.get("k_shot"),
             "transfer": auxiliary_text(self.auxiliary),
             "seed": self.seed,
@@ -173,6 +173,9 @@ def _auxiliary(settings: object) -> dict[str, Any] | None:
         msg = f"auxiliary must be a mapping with datamodule and perhaps categories, got {settings!r}."
         raise ValueError(msg)
     check_keys("auxiliary in the fewshot section", settings, known=AUXILIARY_KEYS, needed=("datamodule",))
+    if not (categories := settings.get("categories", "others")) or not isinstance(categories, str | list):
+        msg = f"categories of auxiliary must be a list of names, or left out for all others, got {categories!r}."
+        raise ValueError(msg)
     return dict(settings)
 
 
@@ -206,14 +209,14 @@ def auxiliary_text(auxiliary: Mapping[str, Any] | None) -> str:
     """Return auxiliary data as a cell of a table, such as ``"Visa: candle;pcb1"``; nothing without any."""
     if auxiliary is None:
         return ""
-    data, categories = auxiliary["datamodule"], auxiliary.get("categories") or "others"
+    data, categories = auxiliary["datamodule"], auxiliary.get("categories", "others")
     name = class_name({"class_path": data} if isinstance(data, str) else data)
     return f"{name}: {categories if isinstance(categories, str) else join_categories(categories)}"
 
 
 def join_categories(categories: Sequence[str] | None) -> str:
     """Return the categories as one cell of a table; :func:`split_categories` is the way back."""
-    return ";".join(categories or [])
+    return ";".join(map(str, categories or []))
 
 
 def split_categories(cell: str) -> list[str]:

@@ -189,6 +189,14 @@ def test_two_processes_share_the_jobs(data: dict[str, Any]) -> None:
     assert sorted((row["model"], row["status"]) for row in rows) == [("Broken", "failed"), ("Padim", "ok")]
 
 
+def test_verdicts_are_those_of_the_test_also_beside_tests_under_corruptions(data: dict[str, Any]) -> None:
+    model = {"class_path": "Padim", "init_args": {**PADIM["init_args"], "post_processor": True}}
+    (plain,) = run({"model": model, "data": data}, "plain")
+    (corrupted,) = run({"model": model, "data": data, "robustness": ["lamp"]}, "corrupted")
+    assert plain["verdicts"] == corrupted["verdicts"] != ""
+    assert "image_AUROC@lamp5" in corrupted
+
+
 def test_a_method_learns_from_other_data_first_and_the_report_has_statistics(
     data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,12 +214,12 @@ def test_a_method_learns_from_other_data_first_and_the_report_has_statistics(
     assert [row["status"] for row in leaked] == ["failed", "failed"]
     assert "of the data that are tested: take the category 'cable' out" in leaked[0]["error"]
 
-    for path in (tmp_path / "data" / "cable").rglob("*.png"):
-        path.write_bytes(path.read_bytes() + b"cable")
+    write_category(tmp_path / "data", "cable", grain="cable")
     assert main(command) == 0
     rows = {(row["model"], row["seed"]): row for row in ResultsTable("results").rows()}
     first, second = rows["RegAD", "0"], rows["RegAD", "1"]
     assert first["transfer"] == "MVTecAD: cable (random weights)"
+    assert int(first["trainable_parameters"]) > 1000
     assert first["preparation_seconds"] == second["preparation_seconds"] != ""  # it has learned once
     assert rows["Padim", "0"]["transfer"] == ""
 

@@ -109,10 +109,10 @@ class AnomalyGPT(EnsembleLearner, AnomalibModule):
             self.model = AnomalyGPTModel(loaded.clip, layers, width)
         self.register_load_state_dict_pre_hook(check_weights)
 
-    def on_fit_start(self) -> None:
-        """Refuse a language model whose prompts have learned nothing; map and score need no auxiliary data."""
-        if self.language is not None:
-            super().on_fit_start()
+    @property
+    def needs_auxiliary(self) -> bool:
+        """Whether there is a language model, whose prompts are learned: map and score need no auxiliary data."""
+        return self.language is not None
 
     def remark(self, auxiliary: Mapping[str, AuxiliaryCategory]) -> str:
         """Say that anomalies are simulated, always."""

@@ -103,8 +103,13 @@ class RegAD(AuxiliaryLearner, ShotMemory, AnomalibModule):
             auxiliary: The data by category; their training images are kept in memory, 150 kB each of 224 pixels.
 
         Raises:
-            ValueError: If the loss is not finite.
+            ValueError: If a category has fewer than two training images.
+            FloatingPointError: If the loss is not finite.
         """
+        smallest = min(auxiliary, key=lambda name: len(auxiliary[name].train))
+        if len(auxiliary[smallest].train) < 2:
+            msg = f"RegAD needs two normal training images of every auxiliary category, '{smallest}' has fewer."
+            raise ValueError(msg)
         images = [_images_of(category.train) for category in auxiliary.values()]
         epochs = self.hparams["epochs"]
         self.model.train()
@@ -131,7 +136,7 @@ class RegAD(AuxiliaryLearner, ShotMemory, AnomalibModule):
         shuffled = [(each, part) for each in images for part in torch.randperm(len(each)).split(size)]
         for place in torch.randperm(len(shuffled)).tolist():
             category, queries = shuffled[place]
-            others = torch.randint(1, max(2, len(category)), (len(queries), self.hparams["k_shot"]))
+            others = torch.randint(1, len(category), (len(queries), self.hparams["k_shot"]))
             support = (queries.unsqueeze(1) + others) % len(category)  # any but the query itself
             yield category[queries], category[support]
 

@@ -153,17 +153,17 @@ def test_support_images_are_others_of_the_same_category() -> None:
     module = RegAD(**SMALL, k_shot=3, batch_size=4)
     images = [
         torch.full((5, 3, SIDE, SIDE), 10, dtype=torch.uint8),
-        torch.full((1, 3, SIDE, SIDE), 90, dtype=torch.uint8),
+        torch.full((2, 3, SIDE, SIDE), 90, dtype=torch.uint8),
     ]
+    images[1][1] += 1
     images[0] += torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1)
     batches = list(module._batches(images))
-    assert sorted(len(queries) for queries, _ in batches) == [1, 1, 4]
+    assert sorted(len(queries) for queries, _ in batches) == [1, 2, 4]
     for queries, support in batches:
         assert support.shape[:2] == (len(queries), 3)
         values, others = queries[:, 0, 0, 0], support[:, :, 0, 0, 0]
         assert len({int(value) // 50 for value in [*values, *others.flatten()]}) == 1
-        if int(values[0]) < 50:
-            assert not (others == values.unsqueeze(1)).any()
+        assert not (others == values.unsqueeze(1)).any()
 
 
 def test_a_shot_scores_lower_than_its_damaged_copy_and_a_checkpoint_restores_it(
@@ -191,6 +191,14 @@ def test_a_shot_scores_lower_than_its_damaged_copy_and_a_checkpoint_restores_it(
 def test_it_does_not_see_shots_before_it_has_learned(mvtec: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="RegAD learns from other data before it sees the shots, and was given none"):
         make_engine(tmp_path).fit(RegAD(**SMALL), datamodule=make_datamodule(mvtec))
+
+
+def test_an_auxiliary_category_of_one_image_is_refused(tmp_path: Path) -> None:
+    write_category(tmp_path, "cable", ["0"])
+    module = RegAD(**SMALL)
+    mvtec = {"class_path": "MVTecAD", "init_args": {"root": str(tmp_path), "num_workers": 0}}
+    with pytest.raises(ValueError, match="two normal training images of every auxiliary category, 'cable' has fewer"):
+        module.learn_from_auxiliary(auxiliary_data(mvtec, ["cable"], module.pre_processor.transform))
 
 
 def test_other_networks_are_refused_by_name() -> None:

@@ -236,6 +236,11 @@ class TestBuilding:
         assert built.hparams["k_shot"] == 4
         assert describe(built, datamodule) == {"setting": "multi-class", "categories": "bottle;cable", "k_shot": 2}
 
+    def test_a_model_that_learns_by_category_takes_the_shots_of_one(self, root: Path) -> None:
+        model = {"class_path": "RegAD", "init_args": {"pre_trained": False, "image_size": 32}}
+        job = settings(model, self.few_shot(root, categories=["bottle", "cable"]))
+        assert build_model(job, build_data(job)).hparams["k_shot"] == 2
+
     def test_without_few_shot_the_model_keeps_its_own_number(self, root: Path) -> None:
         data = {"class_path": "MVTecAD", "init_args": {"root": str(root)}}
         job = settings({"class_path": "Recorder", "init_args": {"k_shot": 1}}, data)

@@ -32,9 +32,12 @@ from helpers.folders import write_category
 class MeanModel(ShotModel):
     """Scores a pixel by its distance to a learned gray, and an image by its largest."""
 
+    weights = 0.0  # of a frozen part, which is in no state dict
+
     def __init__(self) -> None:
         super().__init__()
         self.gray = nn.Parameter(torch.rand(()))
+        self.register_buffer("frozen", torch.tensor(self.weights), persistent=False)
         self.register_buffer("has_learned", torch.tensor(data=False))
         self.register_buffer("is_fitted", torch.tensor(data=False))
 
@@ -131,12 +134,37 @@ def test_the_target_is_no_auxiliary_category(root: Path, categories: object, mes
     assert Learner.seen == []
 
 
+@pytest.mark.parametrize("name", ["test/hole/000.png", "test/good/001.png", "train/good/a.png", "train/good/b.png"])
 @pytest.mark.parametrize("compress_level", [1, 9])
-def test_the_targets_images_are_refused_under_another_name(root: Path, compress_level: int) -> None:
-    tested = root / "bottle" / "test" / "hole" / "000.png"
-    Image.open(tested).save(root / "mug" / "train" / "good" / "g.png", compress_level=compress_level)
-    with pytest.raises(ValueError, match=r"mug/train/good/g\.png' is the image '.*bottle/test/hole/000\.png'"):
+def test_the_targets_images_are_refused_under_another_name_shots_or_not(
+    root: Path, name: str, compress_level: int
+) -> None:
+    Image.open(root / "bottle" / name).save(root / "mug" / "train" / "good" / "g.png", compress_level=compress_level)
+    with pytest.raises(ValueError, match=rf"mug/train/good/g\.png' is the image '.*bottle/{name}'"):
         prepared(job(root, {}))
+
+
+def test_what_was_learned_from_other_weights_or_on_another_device_is_not_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, learned_on = job(root, {}), []
+    learn = preparation._learn
+
+    def on_the_cpu(*arguments: Any) -> None:
+        learned_on.append(arguments[4].type)
+        learn(*arguments[:4], torch.device("cpu"), *arguments[5:])
+
+    monkeypatch.setattr(preparation, "_learn", on_the_cpu)
+    for name in ("cpu", "cuda", "cpu"):
+        prepare(settings, build_data(settings), torch.device(name), None)
+    assert learned_on == ["cpu", "cuda"]
+    monkeypatch.setattr(MeanModel, "weights", 1.0)
+    prepared(settings)
+    assert learned_on == ["cpu", "cuda", "cpu"]
+
+
+def test_a_row_counts_the_parameters_that_were_learned_before_the_shots(root: Path) -> None:
+    assert prepared(job(root, {})).columns["trainable_parameters"] == 1
 
 
 def test_the_targets_folder_is_refused_under_another_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +179,12 @@ def test_who_needs_auxiliary_data_and_has_none_is_refused(root: Path) -> None:
         prepared(job(root, None))
 
 
+def test_map_and_score_of_anomalygpt_need_no_auxiliary_data_in_a_comparison(root: Path, tmp_path: Path) -> None:
+    FewShotJob(job(root, None, model="AnomalyGPT", backbone="anople-tiny"), tmp_path / "results").run()
+    (row,) = ResultsTable(tmp_path / "results").rows()
+    assert (row["status"], row["error"], row["transfer"], row["trainable_parameters"]) == ("ok", "", "", "0")
+
+
 def test_who_learns_from_shots_alone_takes_no_auxiliary_data(root: Path) -> None:
     with pytest.raises(ValueError, match="Padim learns from its shots alone: take `auxiliary` out"):
         prepared(job(root, {}, model="Padim"))
@@ -159,7 +193,13 @@ def test_who_learns_from_shots_alone_takes_no_auxiliary_data(root: Path) -> None
 
 @pytest.mark.parametrize(
     ("auxiliary", "message"),
-    [("Visa", "auxiliary must be a mapping"), ({"categories": []}, "datamodule is missing in auxiliary")],
+    [
+        ("Visa", "auxiliary must be a mapping"),
+        ({"categories": []}, "datamodule is missing in auxiliary"),
+        ({"datamodule": "Visa", "categories": []}, r"categories of auxiliary must be .* got \[\]"),
+        ({"datamodule": "Visa", "categories": 3}, "categories of auxiliary must be .* got 3"),
+        ({"datamodule": "Visa", "categories": None}, "categories of auxiliary must be .* got None"),
+    ],
 )
 def test_wrong_settings_are_a_clear_error(root: Path, auxiliary: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
