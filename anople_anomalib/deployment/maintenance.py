@@ -38,7 +38,8 @@ class Maintenance(DefaultComponents, Export):
     def extend_memory_bank(self, images: "Images", category: str | None = None) -> None:
         """Add normal images to the memory: parts that look like them are normal from now on.
 
-        Prompts, decoder and thresholds stay; see :meth:`recompute_thresholds`.
+        Prompts, decoder and thresholds stay; see :meth:`recompute_thresholds`. An image that the memory has learned
+        already, or a copy of another, is left out with a warning.
 
         Args:
             images: Normal images: tensors with values in [0, 1], files, folders, or a list of them.
@@ -60,16 +61,20 @@ class Maintenance(DefaultComponents, Export):
         number = self._category_number(category)
         self.eval()
         self.require_one_region()
-        digests, shots = [], []
-        for _, image in each_image(images):
-            digests.append(pixel_digest(image[0]))
+        processor, shots = self.post_processor, []
+        known = set(processor.learned_images) if isinstance(processor, ExactPostProcessor) else set()
+        for name, image in each_image(images):
+            if (digest := pixel_digest(image[0])) in known:
+                logger.warning("'%s' is in the memory already: nothing is added.", name)
+                continue
+            known.add(digest)
             shots.append(self.model.shot_features(self._pre_process(image)))
         for shot in shots:
             self.model.memory_bank.extend(shot.first, number, shot.first_inside)
             if (second := self.model.second_memory) is not None:
                 second.memory_bank.extend(require_memory(shot.second), number, shot.second_inside)
-        if isinstance(self.post_processor, ExactPostProcessor):
-            self.post_processor.know(digests, learned=True)
+        if isinstance(processor, ExactPostProcessor):
+            processor.know(known, learned=True)
         logger.info("%d images were added to the memory: %d features.", len(shots), len(self.model.memory_bank))
 
     def _category_number(self, category: str | None) -> int:

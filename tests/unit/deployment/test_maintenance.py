@@ -59,6 +59,17 @@ def test_files_and_tensors_extend_alike(model: AnoPLe, checkpoint: Path, root: P
     assert torch.equal(model.model.memory_bank.features, other.model.memory_bank.features)
 
 
+def test_an_image_is_added_once(model: AnoPLe, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    new = sorted((root / "bottle" / "test" / "good").glob("*.png"))[:2]
+    with Image.open(new[0]) as image:
+        image.save(root / "copy.bmp")
+    model.extend_memory_bank([*new, root / "copy.bmp", new[1]])
+    assert len(model.model.memory_bank) == 3 * NUM_PATCHES
+    model.extend_memory_bank(new)
+    assert len(model.model.memory_bank) == 3 * NUM_PATCHES
+    assert caplog.text.count("is in the memory already: nothing is added.") == 4
+
+
 def test_thresholds_are_just_above_the_largest_normal_scores(model: AnoPLe) -> None:
     images = torch.rand(3, 3, *IMAGE_SIZE)
     raw = [model.model(model.pre_processor.transform(image[None])) for image in images]
