@@ -7,9 +7,11 @@ A bound of Clopper and Pearson (Biometrika 26, 1934) keeps its promise whatever 
 most 5 % of all studies. Thresholds by promise are order statistics of good scores (Wilks, 1941), with the same bound.
 """
 
+import re
 from bisect import bisect_left
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,11 +20,18 @@ from scipy.stats import binomtest
 
 GOOD = "good"
 """Class of the parts without a defect."""
+_SERIAL = re.compile(r"/NG/([^/]+)/S\d+/[^/]+$")  # Real-IAD: kind of defect, serial number of the part, image
 CONFIDENCE = 0.95
 """Confidence of every bound that does not say another."""
 WISHES = (0.05, 0.02, 0.01, 0.001)
 """Rates that somebody may wish to promise."""
 _MOST = 2**31 - 1  # parts, of which SciPy counts no more
+
+
+def defect_of(path: str | Path) -> str:
+    """Return the kind of defect on an image: its folder, in Real-IAD (``NG/AK/S0001``) the one above that."""
+    found = _SERIAL.search(f"/{Path(path).as_posix()}")
+    return found[1] if found else Path(path).parent.name
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ For any model of anomalib: ``Padim(evaluator=PerCategoryEvaluator())``, or
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from anople_anomalib.utils.batches import datamodule_of
 
-from .bounds import GOOD, Rate, together
+from .bounds import GOOD, Rate, defect_of, together
 from .score_counts import METRICS, CategoryScores
 
 logger = logging.getLogger(__name__)
@@ -184,7 +183,7 @@ class PerCategoryEvaluator(Evaluator):
         scores, maps = self._raw_scores.of_batch(batch)
         for category, rows in self._rows(batch).items():
             counted = self._scores[category]
-            defects = [Path(batch.image_path[row]).parent.name for row in rows] if batch.image_path else []
+            defects = [defect_of(batch.image_path[row]) for row in rows] if batch.image_path else []
             labels, truth = _part(batch.pred_label, rows), _part(batch.gt_label, rows)
             counted.update_images(_part(scores, rows), labels, truth, defects)
             counted.update_pixels(_part(maps, rows), _part(batch.pred_mask, rows), _part(batch.gt_mask, rows))

@@ -14,7 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anople_anomalib.baselines.anomalygpt.language import yes_or_no
 from anople_anomalib.data import FewShot
-from anople_anomalib.metrics.score_counts import GOOD, ScoreHistogram
+from anople_anomalib.metrics.bounds import GOOD, defect_of
+from anople_anomalib.metrics.score_counts import ScoreHistogram
 from anople_anomalib.metrics.thresholds import fit_threshold
 from anople_anomalib.utils.files import written_whole
 
@@ -28,7 +29,7 @@ class ImageScore(NamedTuple):
 
     Attributes:
         category: Category of the image.
-        image: Name of the image, with the folder that it lies in.
+        image: Path of the image; in the file with as many of its folders, one at least, as no other has.
         defect: Kind of its defect, ``"good"`` without one.
         anomalous: Whether it has one.
         score: Raw score, larger where more anomalous.
@@ -78,10 +79,9 @@ class ImageScores(Callback):
         columns = (batch.image_path or [], batch.gt_label.flatten().tolist(), batch.pred_score.flatten().tolist())
         sentences = batch.explanation or [""] * batch.batch_size
         for file, anomalous, score, said in zip(*columns, sentences, strict=True):
-            category, path = data.category_of(file) if isinstance(data, FewShot) else first, Path(file)
-            defect = path.parent.name if anomalous else GOOD
-            name = f"{path.parent.name}/{path.name}"
-            self.rows.append(ImageScore(category, name, defect, bool(anomalous), score, yes_or_no(said), said))
+            category = data.category_of(file) if isinstance(data, FewShot) else first
+            defect = defect_of(file) if anomalous else GOOD
+            self.rows.append(ImageScore(category, file, defect, bool(anomalous), score, yes_or_no(said), said))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the first test alone: further ones are of corrupted images."""
@@ -92,8 +92,17 @@ class ImageScores(Callback):
         """Write the scores, and beside each the model's threshold; without pyarrow say that they are not kept."""
         threshold = fit_threshold(self._good, self._good) if self._good.has_normal else None
         table = pd.DataFrame(self.rows, columns=ImageScore._fields).assign(threshold=threshold)
+        table["image"] = _short_names(table["image"].tolist())
         try:
             with written_whole(path) as temporary:
                 table.astype({"threshold": float}).to_parquet(temporary, index=False)
         except ImportError:
             logger.warning("Scores per image are not kept without pyarrow: pip install 'anople-anomalib[compare]'.")
+
+
+def _short_names(paths: list[str]) -> list[str]:
+    """Return the ends of paths: folder and name, and as many folders above as tell different paths apart."""
+    parts = [Path(path).parts for path in paths]
+    most = max(map(len, parts), default=0)
+    ends = (["/".join(each[-depth:]) for each in parts] for depth in range(2, most + 1))
+    return next((names for names in ends if len(set(names)) == len(set(paths))), paths)

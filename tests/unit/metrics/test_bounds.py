@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
-from anople_anomalib.metrics.bounds import Rate, parts_needed, promised_number
+from anople_anomalib.metrics.bounds import Rate, defect_of, parts_needed, promised_number
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,11 @@ def test_a_promise_is_kept_in_as_many_draws_as_stated() -> None:
     assert 0.04 < np.mean(1 - thresholds > 0.05) <= 0.06
     mean_rule = np.sort(rng.random((4000, 99)), axis=1)[:, -1]  # "1 %" on average from 99 parts
     assert np.mean(1 - mean_rule > 0.01) == pytest.approx(0.99**99, abs=0.03)  # is exceeded in 37 % of all cases
+
+
+def test_the_kind_of_a_defect_is_its_folder_and_no_serial_number_of_a_part() -> None:
+    assert defect_of("bottle/test/hole/000.png") == "hole"
+    assert defect_of("/data/audiojack/NG/AK/S0001/audiojack_0001_NG_AK_C1.jpg") == "AK"
+    assert defect_of("NG/AK/S0002/x.jpg") == "AK"
+    assert defect_of("/NG/bottle/hole/000.png") == "hole"
+    assert defect_of("test/S12/000.png") == "S12"
