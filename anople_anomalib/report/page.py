@@ -25,7 +25,7 @@ from .tables import Cell, TextTable, category_tables, cost_table, gaps, robustne
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_METRICS = ("image_AUROC", "pixel_AUROC")
+DEFAULT_METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 ALL_METRICS = "all"
 _TEMPLATES = Environment(
     loader=PackageLoader(__package__, ""), autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True
@@ -63,6 +63,8 @@ def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAUL
         tables, plots = [*tables, *statistics], plots | diagrams
     except ImportError as error:
         logger.warning("There are no statistics (%s): pip install 'anople-anomalib[compare]'.", error)
+    except Exception:
+        logger.exception("There are no statistics of these scores; all else of the report is written.")
     shown = pd.concat([measured, published[published["metric"].isin(measured["metric"])]], ignore_index=True)
     frames = {"cells": shown[[column for column in CELL_COLUMNS if column != "key"]], "values": results.long_form()}
     frames |= {"tables/" + re.sub(r"[^\w-]", "_", table.title): table.frame() for table in tables}

@@ -4,6 +4,7 @@
 """The results of ``anomalib fewshot`` as one value per method, category, seed and metric."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ import pandas as pd
 
 from anople_anomalib.pipeline.results import COSTS, FAILED, OK, ResultsTable, metric_names, read_plans
 from anople_anomalib.pipeline.settings import auxiliary_text, class_name, split_categories
+
+logger = logging.getLogger(__name__)
 
 PERCENT = 100
 VARIED = ("k_shot", "seed", "training_seed", "training.seed", "categories", "category", "datamodule", "root", "name")
@@ -26,7 +29,7 @@ class Results:
     """The results of one or more folders.
 
     Args:
-        jobs: One row per job that ran: the result table's columns as text, and ``method``.
+        jobs: One row per job that ran: the result table's columns as text, ``method``, and ``draw``, all its seeds.
         values: One row per measured value with ``VALUE_COLUMNS``; ``value`` in percent.
         missing: One row per planned job that did not run to its end, failed ones not included.
         published_tables: The paper's tables that the configurations name.
@@ -108,20 +111,43 @@ def load_results(folders: Sequence[str | Path]) -> Results:
     planned = {job["job_id"]: job for plan in plans for job in plan["jobs"] if job["job_id"] not in rows}
     missing = [{key: "" if value is None else str(value) for key, value in job.items()} for job in planned.values()]
     methods = _method_names([*jobs, *missing])
-    values = [value for job, method in zip(jobs, methods, strict=False) for value in _values(job, method)]
+    draws = _draws(jobs, methods)
+    found = [value for job in zip(jobs, methods, draws, strict=False) for value in _values(*job)]
+    values = pd.DataFrame(found, columns=list(VALUE_COLUMNS))
+    again = values.duplicated([name for name in VALUE_COLUMNS if name not in ("value", "job_id")])
+    if again.any():
+        repeated = ", ".join(values.loc[again, "job_id"].unique())
+        logger.warning("Figures of another job of the same method, data, shots and seeds count, not of %s.", repeated)
     return Results(
-        jobs=pd.DataFrame(jobs).assign(method=methods[: len(jobs)]),
-        values=pd.DataFrame(values, columns=list(VALUE_COLUMNS)),
+        jobs=pd.DataFrame(jobs).assign(method=methods[: len(jobs)], draw=draws),
+        values=values[~again].reset_index(drop=True),
         missing=pd.DataFrame(missing).assign(method=methods[len(jobs) :]),
         published_tables=list(dict.fromkeys(table for plan in plans for table in plan["published_tables"])),
         folders=came_from,
     )
 
 
-def _values(job: dict[str, str], method: str) -> Iterable[dict[str, Any]]:
+def _draws(jobs: Sequence[dict[str, str]], methods: Sequence[str]) -> list[str]:
+    """Return the name of every job's draw: its seed, that of its data, and of a model if those of a method differ."""
+    seeds = []
+    for job in jobs:
+        config = json.loads(job["config"])
+        model = config["model"]["init_args"]
+        training = model.get("training_seed", (model.get("training") or {}).get("seed"))
+        seeds.append({"": config["data"]["init_args"].get("seed"), "model ": model.get("seed"), "training ": training})
+    of_method: dict[tuple[str, str, str], set[Any]] = {}
+    for job, method, own in zip(jobs, methods, seeds, strict=False):
+        for name, seed in own.items():
+            of_method.setdefault((method, job["dataset"], name), set()).add(seed)
+    names = []
+    for job, method, own in zip(jobs, methods, seeds, strict=False):
+        shown = [name for name in own if not name or len(of_method[method, job["dataset"], name]) > 1]
+        names.append("/".join([job["seed"], *(f"{name}{own[name]}" for name in shown if own[name] is not None)]))
+    return names
+
+
+def _values(job: dict[str, str], method: str, seed: str) -> Iterable[dict[str, Any]]:
     """Return the job's metrics, one row per category; the mean over categories is left to the report."""
-    draw = json.loads(job["config"])["data"]["init_args"].get("seed")
-    seed = job["seed"] if draw is None else f"{job['seed']}/{draw}"  # of the job, and of the draw by the data
     known = {"method": method, "dataset": job["dataset"], "setting": job["setting"]}
     known |= {"shots": job["k_shot"], "seed": seed, "job_id": job["job_id"]}
     categories = split_categories(job["categories"])

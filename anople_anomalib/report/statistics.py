@@ -3,10 +3,11 @@
 
 """Statistics of a comparison, from the scores of its images: intervals, paired tests, ranks, and verdicts.
 
-SciPy, scikit-posthocs and MLstatkit (extra ``compare``) compute all of it.
+SciPy and scikit-posthocs (extra ``compare``) compute the intervals and the tests over categories.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -21,24 +22,35 @@ from .cells import groups, shots_text
 from .results import PERCENT, Results
 from .tables import Cell, TextTable
 
+logger = logging.getLogger(__name__)
+
 RESAMPLES = 999
 RECALL = 95  # percent of the defects, at which false alarms are counted
 _SETTING = ("dataset", "setting", "shots")
 _FEWEST = 3  # methods and categories that ranks take
+_ROUNDING = 1e-12  # of a sum of shares that is 0
 
 
 def load_scores(results: Results) -> pd.DataFrame:
     """Return the scores of all images of the jobs that kept theirs, with the columns of :class:`.ImageScore`.
 
-    Beside them ``threshold``, ``method``, ``dataset``, ``setting``, ``shots`` and ``seed``.
+    Beside them ``threshold``, ``method``, ``dataset``, ``setting``, ``shots``, ``seed`` (the draw) and ``job_id``. Of
+    jobs with the same of all these the first counts. A category with a score that is no number is left out of its job.
     """
     found = []
     for job in results.done.to_dict("records"):
         path = results.folders[job["job_id"]] / SCORES / f"{job['job_id']}.parquet"
         if path.is_file():
-            known = {name: job[name] for name in ("method", "dataset", "setting", "seed")}
-            found.append(pd.read_parquet(path).assign(shots=job["k_shot"], **known))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+            known = {name: job[name] for name in ("method", "dataset", "setting", "job_id")}
+            table = pd.read_parquet(path).assign(shots=job["k_shot"], seed=job["draw"], **known)
+            if broken := sorted(set(table.loc[table["score"].isna(), "category"])):
+                logger.warning("Job %s has scores that are no numbers: without %s.", job["job_id"], ", ".join(broken))
+            found.append(table[~table["category"].isin(broken)])
+    if not found:
+        return pd.DataFrame()
+    scores = pd.concat(found, ignore_index=True)
+    first = scores.groupby([*_SETTING, "method", "category", "seed"])["job_id"].transform("first")
+    return scores[scores["job_id"] == first]
 
 
 def statistics_of(scores: pd.DataFrame) -> tuple[list[TextTable], dict[str, Figure]]:
@@ -51,7 +63,7 @@ def statistics_of(scores: pd.DataFrame) -> tuple[list[TextTable], dict[str, Figu
         tables += [_interval_table(title, table), _defect_table(title, table)]
         tables += [_pair_table(title, table)] if means.shape[1] > 1 else []
         complete = means.dropna(axis="index")
-        if min(complete.shape) >= _FEWEST:
+        if min(complete.shape) >= _FEWEST and (complete.nunique(axis="columns") > 1).any():
             tables.append(_rank_table(title, complete))
             plots["critical_difference_" + "_".join(key)] = _rank_plot(title, complete)
     return tables, plots
@@ -78,56 +90,76 @@ def false_alarms(scores: np.ndarray, anomalous: np.ndarray) -> float:
     return float((scores[~anomalous] >= reached).mean())
 
 
-def interval(wins: Sequence[np.ndarray]) -> tuple[float, float] | None:
+def interval(tables: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float] | None:
     """Return a 95 % interval of the mean AUROC over categories: both images and draws of the shots are drawn anew.
 
     Args:
-        wins: One array per category, shape ``(draws, anomalous images, good images)``: 1 where the anomalous image has
-            the larger score, 0.5 where both are equal, else 0. Every category has the same draws.
+        tables: By category the scores, shape ``(draws, N)``, and whether each image is anomalous, shape ``(N,)``. Every
+            category has the same draws.
 
     Returns:
-        Percentiles of the bootstrap; ``None`` where a category has a single image of a kind.
+        Percentiles of the bootstrap; ``None`` where a category has a single image of a kind, or there is no draw.
     """
-    draws = len(wins[0])
-    samples = [np.arange(size) for each in wins for size in each.shape[1:]]
-    if min(map(len, samples)) < 2:
+    draws = len(tables[0][0])
+    samples = [np.arange(size) for _, kinds in tables for size in (kinds.sum(), (~kinds).sum())]
+    if not draws or min(map(len, samples)) < 2:
         return None
+    # A place for every score of every draw, in ascending order: to count the good ones below takes no pairs of images.
+    places = [rankdata(s, "dense", axis=-1).astype(int) - 1 + s.shape[1] * np.arange(draws)[:, None] for s, _ in tables]
+    split = [(each[:, kinds], each[:, ~kinds]) for each, (_, kinds) in zip(places, tables, strict=True)]
 
     def mean_auroc(*drawn: np.ndarray) -> float:
         """Return the mean over the categories for one draw of images, and of draws of the shots."""
         rows = drawn[-1] if draws > 1 else np.zeros(1, int)
-        pairs = zip(drawn[0::2], drawn[1::2], strict=False)  # the draws stand behind
-        return float(np.mean([each[np.ix_(rows, *pair)].mean() for each, pair in zip(wins, pairs, strict=True)]))
+        found = []
+        for (defective, good), first, second in zip(
+            split, drawn[0::2], drawn[1::2], strict=False
+        ):  # draws stand behind
+            size = draws * (defective.shape[1] + good.shape[1])
+            counts = np.bincount(good[:, second].ravel(), minlength=size).reshape(draws, -1)
+            below = counts.cumsum(axis=1) - counts / 2
+            found.append(below.ravel()[defective[:, first]].mean(axis=1)[rows].mean() / len(second))
+        return float(np.mean(found))
 
     samples += [np.arange(draws)] if draws > 1 else []
-    found = bootstrap(samples, mean_auroc, vectorized=False, n_resamples=RESAMPLES, method="percentile", rng=0)
+    options = {"vectorized": False, "n_resamples": RESAMPLES, "method": "percentile", "rng": 0}
+    found = bootstrap(samples, mean_auroc, batch=1, **options)  # its memory grows with the batch
     return found.confidence_interval.low, found.confidence_interval.high
 
 
-def paired_test(ranks: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[float, float]:
+def paired_test(tables: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[float, float]:
     """Compare two methods on the same images by the test of DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988).
 
+    An AUROC is the mean of its images' placements: how many of the other kind an image is rightly above or below. The
+    mean AUROC over draws is that of the placements' means over draws, and so has the same test; with one draw it is
+    DeLong's. The draws count as given: the test is of other images, not of other shots.
+
     Args:
-        ranks: By category the ranks of the images by the one method and by the other, and whether each is anomalous;
-            all of shape ``(N,)``, two images or more of either kind.
+        tables: By category the scores of the images by the one method and by the other, shape ``(draws, N)``, and
+            whether each is anomalous, shape ``(N,)``, two images or more of either kind.
 
     Returns:
-        The difference of the mean AUROC over categories, and the two-sided probability of one as large where there is
-        none: categories have no images in common, so that the variances of their differences add up. ``NaN`` where
-        all of these are 0 though the methods differ.
+        The difference of the mean AUROC over draws and categories, and the two-sided probability of one as large where
+        there is none: categories have no images in common, so that the variances of their differences add up. ``NaN``
+        where all of these are 0 though the methods differ.
     """
-    from MLstatkit import Delong_test
-
     differences, variances = [], []
-    for first, second, anomalous in ranks.values():
-        # The few draws are for a variance of 0, in whose place it has a bootstrap that is not used.
-        *_, one, two, details = Delong_test(anomalous, first, second, n_boot=50, random_state=0)
-        differences.append(one - two)
-        variances.append(details["var_diff"] or 0.0)
+    for first, second, anomalous in tables.values():
+        pairs = zip(_placements(first, anomalous), _placements(second, anomalous), strict=True)
+        kinds = [one - two for one, two in pairs]
+        differences.append(kinds[0].mean())
+        variances.append(sum(kind.var(ddof=1) / len(kind) for kind in kinds))
     difference, deviation = float(np.mean(differences)), sum(variances) ** 0.5 / len(variances)
-    if deviation == 0:
-        return difference, float("nan") if difference else 1.0
+    if deviation < _ROUNDING:
+        return difference, float("nan") if abs(difference) > _ROUNDING else 1.0
     return difference, float(2 * norm.sf(abs(difference) / deviation))
+
+
+def _placements(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shares of good images below each anomalous one, of anomalous above each good one: means over draws."""
+    ranks = rankdata(np.atleast_2d(scores), axis=-1)
+    found = [ranks[:, own] - rankdata(ranks[:, own], axis=-1) for own in (anomalous, ~anomalous)]
+    return found[0].mean(axis=0) / (~anomalous).sum(), 1 - found[1].mean(axis=0) / anomalous.sum()
 
 
 def _aurocs(scores: pd.DataFrame) -> pd.DataFrame:
@@ -141,18 +173,24 @@ def _aurocs(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "category", "seed", "auroc", "false_alarms"])
 
 
-def _wins(scores: pd.DataFrame) -> list[np.ndarray]:
-    """Return what :func:`interval` takes, of one method, over the draws that have all of its categories."""
-    tables = [
-        own.pivot(index=["anomalous", "image"], columns="seed", values="score") for _, own in groups(scores, "category")
-    ]
-    draws = [str(seed) for seed in tables[0] if all(seed in table and table[seed].notna().all() for table in tables)]
-    wins = []
-    for table in tables:
-        good, defective = (table.xs(kind, level="anomalous")[draws].to_numpy().T[:, None] for kind in (False, True))
-        higher, equal = defective.swapaxes(1, 2) > good, defective.swapaxes(1, 2) == good
-        wins.append(higher + 0.5 * equal)
-    return wins
+def _by_category(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the scores of a method by category: a row per image, a column per draw that has them all."""
+    return {
+        category: own.pivot(index=["anomalous", "image"], columns="seed", values="score").dropna(axis="columns")
+        for (category,), own in groups(scores, "category")
+    }
+
+
+def _kinds(table: pd.DataFrame) -> np.ndarray:
+    return table.index.get_level_values("anomalous").to_numpy(bool)
+
+
+def _interval(scores: pd.DataFrame) -> str:
+    """Return the interval of one method, over the draws that have all of its categories; nothing where it has none."""
+    tables = list(_by_category(scores).values())
+    draws = [seed for seed in (tables[0] if tables else ()) if all(seed in table for table in tables)]
+    found = interval([(table[draws].to_numpy().T, _kinds(table)) for table in tables]) if draws else None
+    return "" if found is None else " to ".join(f"{PERCENT * each:.1f}" for each in found)
 
 
 def _interval_table(title: str, scores: pd.DataFrame) -> TextTable:
@@ -161,22 +199,13 @@ def _interval_table(title: str, scores: pd.DataFrame) -> TextTable:
     for (method,), own in groups(scores, "method"):
         both = own[own["category"].isin(metrics["category"])]
         means = metrics[metrics["method"] == method].groupby("category")[["auroc", "false_alarms"]].mean().mean()
-        found = interval(_wins(both)) if len(both) else None
-        bounds = "" if found is None else " to ".join(f"{PERCENT * each:.1f}" for each in found)
         judged = own.dropna(subset=["threshold"])
         right = (judged["score"] > judged["threshold"]) == judged["anomalous"]
         shares = [right[judged["anomalous"] == kind].mean() for kind in (False, True)]
-        rows.append(
-            [Cell(method), _share(means["auroc"]), Cell(bounds), _share(means["false_alarms"]), *map(_share, shares)]
-        )
-    header = [
-        "Method",
-        "Image AUROC",
-        "95 % interval",
-        "FPR at 95 % TPR",
-        "Good called good",
-        "Defective called defective",
-    ]
+        figures = [_share(means["auroc"]), Cell(_interval(both)), *map(_share, (means["false_alarms"], *shares))]
+        rows.append([Cell(method), *figures])
+    header = ["Method", "Image AUROC", "95 % interval", "FPR at 95 % TPR"]
+    header += ["Good called good", "Defective called defective"]
     return TextTable(f"{title}, images: intervals over images and draws, and verdicts", header, rows)
 
 
@@ -198,30 +227,25 @@ def _defect_table(title: str, scores: pd.DataFrame) -> TextTable:
 
 
 def _pair_table(title: str, scores: pd.DataFrame) -> TextTable:
-    """Return the paired test of every two methods, over the categories that both have."""
-    ranked = {method: dict(_ranks(own)) for (method,), own in groups(scores, "method")}
+    """Return the paired test of every two methods, over the categories and draws that both have."""
+    known = {method: _by_category(own) for (method,), own in groups(scores, "method")}
     rows = []
-    for one, two in combinations(ranked, 2):
+    for one, two in combinations(known, 2):
         pairs: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        for category in ranked[one].keys() & ranked[two].keys():
-            both = pd.concat([ranked[one][category], ranked[two][category]], axis="columns", join="inner")
-            anomalous = both.index.get_level_values("anomalous").to_numpy(bool)
-            if 1 < anomalous.sum() < len(anomalous) - 1:  # a single image has no variance
-                pairs[category] = (both.iloc[:, 0].to_numpy(), both.iloc[:, 1].to_numpy(), anomalous)
+        for category in known[one].keys() & known[two].keys():
+            both = [known[name][category] for name in (one, two)]
+            images, draws = both[0].index.intersection(both[1].index), both[0].columns.intersection(both[1].columns)
+            first, second = (table.loc[images, draws if len(draws) else table.columns] for table in both)
+            anomalous = _kinds(first)
+            if first.size and second.size and 1 < anomalous.sum() < len(anomalous) - 1:  # one image has no variance
+                pairs[category] = (first.to_numpy().T, second.to_numpy().T, anomalous)
         if pairs:
             difference, probability = paired_test(pairs)
-            images = sum(len(each[0]) for each in pairs.values())
+            number = sum(len(anomalous) for *_, anomalous in pairs.values())
             cells = [Cell(f"{PERCENT * difference:+.1f}", difference), _probability(probability)]
-            rows.append([Cell(one), Cell(two), *cells, Cell(str(images), images)])
+            rows.append([Cell(one), Cell(two), *cells, Cell(str(number), number)])
     header = ["Method", "Other method", "Difference of AUROC", "p", "Images"]
     return TextTable(f"{title}, pairs of methods on the same images, DeLong's test", header, rows)
-
-
-def _ranks(scores: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
-    """Yield the categories of a method, and the mean over the draws of the ranks of their images."""
-    for (category,), own in groups(scores, "category"):
-        ranks = own["score"].groupby(own["seed"]).rank()
-        yield category, ranks.groupby([own["anomalous"], own["image"]]).mean()
 
 
 def _rank_table(title: str, means: pd.DataFrame) -> TextTable:

@@ -304,12 +304,20 @@ class TestFiles:
         cells = pd.read_csv(report / "cells.csv")
         assert list(cells.columns) == [column for column in CELL_COLUMNS if column != "key"]
         assert set(cells["source"]) == {"measured", "published"}
-        assert set(cells["metric"]) == {"image_AUROC"}
+        assert set(cells["metric"]) == {"image_AUROC", "pixel_AUPRO"}
         table = pd.read_csv(report / "tables" / "MVTecAD__one-class__image_AUROC__2-shot.csv")
         assert table["AnoPLe"].tolist() == ["90.0±0.0 measured, n=2"] * 2
         plots = {path.name for path in report.glob("*.png")}
         assert plots == {"shots_MVTecAD_one-class_image_AUROC.png", "speed_MVTecAD_one-class_image_AUROC.png"}
         assert all(f"({name})" in text for name in plots)
+
+    def test_pro_stands_beside_the_second_versions_whose_figures_are_said_to_be_of_notes(self, tmp_path: Path) -> None:
+        ResultsTable(tmp_path).add(job("AnoPLe", image_AUROC=0.9, pixel_AUPRO=0.8, setting="multi-class"))
+        assert main(["report", str(tmp_path)]) == 0
+        for name in ("report.html", "report.md"):
+            text = (tmp_path / "report" / name).read_text(encoding="utf-8")
+            assert "taken from notes on it" in text
+            assert all(each in text for each in ("AnoPLe (CVPR 2026)", "pixel_AUPRO", "90.8"))
 
     def test_all_metrics_and_several_folders(self, tmp_path: Path) -> None:
         for seed in (0, 1):
