@@ -94,12 +94,16 @@ class LanguageModel(FrozenModule):
 
         Returns:
             The mean over the answers' tokens, a scalar; 0 or more.
+
+        Raises:
+            ValueError: If question and answer are longer than the model's texts.
         """
         end = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
         tokens = [
             torch.cat([self._tokens(f" {answer}")[0], torch.tensor(end).to(question.device)]) for answer in answers
         ]
         labels = nn.utils.rnn.pad_sequence([each.long() for each in tokens], batch_first=True, padding_value=_IGNORED)
+        self._require_room(question.shape[1] + labels.shape[1])
         words = self._words(labels.clamp_min(0))  # (B, A, width)
         logits = self.model(inputs_embeds=torch.cat([question, words], dim=1)).logits
         told = logits[:, question.shape[1] - 1 : -1]  # a token is told by the one before
@@ -107,7 +111,12 @@ class LanguageModel(FrozenModule):
 
     @torch.no_grad()
     def answer(self, question: torch.Tensor) -> list[str]:
-        """Return the most probable answers, token by token, to B questions."""
+        """Return the most probable answers, token by token, to B questions.
+
+        Raises:
+            ValueError: If question and answer are longer than the model's texts.
+        """
+        self._require_room(question.shape[1] + _LONGEST)
         attended = torch.ones(question.shape[:2], dtype=torch.long, device=question.device)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         tokens = self.model.generate(
@@ -118,6 +127,16 @@ class LanguageModel(FrozenModule):
             pad_token_id=pad,
         )
         return [" ".join(text.split()) for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+    def _require_room(self, length: int) -> None:
+        """Refuse question and answer of more tokens than the model has positions; some have any number."""
+        config = self.model.config
+        if hasattr(config, "max_position_embeddings") and length > config.max_position_embeddings:
+            msg = (
+                f"language_model has {config.max_position_embeddings} positions, question and answer take {length}: "
+                "name one for longer texts."
+            )
+            raise ValueError(msg)
 
     def _tokens(self, text: str) -> torch.Tensor:
         """Return the token numbers of a text, shape ``(1, L)``."""

@@ -36,13 +36,14 @@ from anople_anomalib.baselines.shot_memory import ShotMemory
 from anople_anomalib.baselines.transfer import AuxiliaryCategory, AuxiliaryLearner
 from anople_anomalib.deployment.components import ExactPreProcessor, exact_pre_processor
 from anople_anomalib.method.state_checks import require_finite
-from anople_anomalib.utils.arguments import RATE, check, integer
+from anople_anomalib.utils.arguments import NAME, RATE, check, integer
 from anople_anomalib.utils.batches import images_of
 from anople_anomalib.utils.scoped import seeded
 
 from .torch_model import RegADModel, stages_of
 
 logger = logging.getLogger(__name__)
+_STRIDE = 16  # of the last stage, in pixels
 
 
 class RegAD(AuxiliaryLearner, ShotMemory, AnomalibModule):
@@ -86,9 +87,11 @@ class RegAD(AuxiliaryLearner, ShotMemory, AnomalibModule):
         pre_processor: nn.Module | bool = True,
         **components: Any,
     ) -> None:
-        check(integer(1), k_shot=k_shot, epochs=epochs, batch_size=batch_size, image_size=image_size)
+        check(NAME, backbone=backbone)
+        check(integer(1), k_shot=k_shot, epochs=epochs, batch_size=batch_size)
         check(integer(0), training_seed=training_seed)
         check(RATE, lr=lr, sigma=sigma)
+        check(integer(max(_STRIDE, int(4 * sigma + 0.5) + 1)), image_size=image_size)  # the blur mirrors the border
         if pre_processor is True:
             square = Resize([image_size, image_size], interpolation=InterpolationMode.BILINEAR, antialias=True)
             pre_processor = ExactPreProcessor(Compose([square]))

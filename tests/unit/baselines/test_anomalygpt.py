@@ -211,6 +211,15 @@ def test_an_exported_model_says_the_same(mvtec: Path, tmp_path: Path) -> None:
     assert_close(torch.from_numpy(maps).flatten(), expected.anomaly_map.flatten(), rtol=1e-3, atol=1e-3)
 
 
+def test_a_language_model_for_short_texts_is_refused(language: Path) -> None:
+    model = LanguageModel(str(language))
+    model.model.config.n_positions = 64
+    with pytest.raises(ValueError, match="language_model has 64 positions, question and answer take 82"):
+        model.answer(torch.zeros(1, 50, 16))
+    with pytest.raises(ValueError, match="language_model has 64 positions, question and answer take "):
+        model.loss(torch.zeros(1, 50, 16), [right_answer(torch.zeros(1, 3, 3))])
+
+
 def test_a_language_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     with pytest.raises(FileNotFoundError, match="nowhere"):

@@ -201,6 +201,19 @@ def test_an_auxiliary_category_of_one_image_is_refused(tmp_path: Path) -> None:
         module.learn_from_auxiliary(auxiliary_data(mvtec, ["cable"], module.pre_processor.transform))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backbone": 3}, "backbone must be a name, got 3"),
+        ({"image_size": 4}, "image_size must be an integer, 16 or more, got 4"),
+        ({"image_size": 32, "sigma": 8.0}, "image_size must be an integer, 33 or more, got 32"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RegAD(**{**SMALL, **arguments})
+
+
 def test_other_networks_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"ResNet or an EfficientNet .* got 'vit_tiny_patch16_224'"):
         stages_of("vit_tiny_patch16_224", pre_trained=False)
