@@ -193,7 +193,7 @@ def keep(page: Any, name: str, folder: Path) -> None:
     folder = Path(os.environ.get("ANOPLE_SCREENSHOTS", folder))
     page.mouse.move(0, 0)
     page.wait_for_timeout(500)  # whatever moves comes to rest
-    page.screenshot(path=folder / name, type="jpeg", quality=80)
+    page.screenshot(path=folder / name, type="jpeg", quality=50)
     assert (folder / name).stat().st_size < 200_000
 
 
