@@ -112,9 +112,8 @@ def interval(tables: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, fl
         """Return the mean over the categories for one draw of images, and of draws of the shots."""
         rows = drawn[-1] if draws > 1 else np.zeros(1, int)
         found = []
-        for (defective, good), first, second in zip(
-            split, drawn[0::2], drawn[1::2], strict=False
-        ):  # draws stand behind
+        # not strict: the draws of the shots stand behind
+        for (defective, good), first, second in zip(split, drawn[0::2], drawn[1::2], strict=False):
             size = draws * (defective.shape[1] + good.shape[1])
             counts = np.bincount(good[:, second].ravel(), minlength=size).reshape(draws, -1)
             below = counts.cumsum(axis=1) - counts / 2
@@ -254,10 +253,7 @@ def _rank_table(title: str, means: pd.DataFrame) -> TextTable:
 
     test = friedmanchisquare(*means.to_numpy().T)
     lines = zip(means, _mean_ranks(means), posthoc_nemenyi_friedman(means).to_numpy(), strict=True)
-    rows = [
-        [Cell(str(name)), Cell(f"{rank:.2f}", rank), *(Cell(f"{p:.3f}", float(p)) for p in line)]
-        for name, rank, line in lines
-    ]
+    rows = [[Cell(str(name)), Cell(f"{rank:.2f}", rank), *map(_probability, line)] for name, rank, line in lines]
     heading = (
         f"{title}, ranks over {len(means)} categories: Friedman chi2 = {test.statistic:.2f}, p = {test.pvalue:.3f}"
     )
