@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Plain folders of images, of odd ones (``anople convert``) or another service's data sets (``anople import``)."""
+"""Plain folders of images, of odd ones (``anople convert``) or other programs' data sets (``anople import``)."""
 
 from pathlib import Path
 from typing import Literal
@@ -79,20 +79,29 @@ def convert(options: Namespace) -> int:
 
 def import_options(parser: ArgumentParser) -> None:
     """Add the options of ``import``."""
-    parser.add_argument("format", type=Literal["lookout"], help="the service: Amazon's Lookout for Vision")
-    parser.add_argument("manifest", type=Path, help="its manifest of the images for training")
-    parser.add_argument("--test", type=Path | None, default=None, help="its manifest of the images for testing")
-    parser.add_argument("--files", type=Path, required=True, help="folder with a copy of the bucket's files")
+    kinds = "Amazon's Lookout for Vision, or the format that a program for labeling writes"
+    parser.add_argument("format", type=Literal["lookout", "coco", "labelme", "datumaro"], help=kinds)
+    parser.add_argument("source", type=Path, help="manifest, file or (labelme) folder of the images for training")
+    parser.add_argument("--test", type=Path | None, default=None, help="the same of the images for testing")
+    beside = "folder with the images (default: where the program puts them, beside the file or in the folder)"
+    parser.add_argument("--files", type=Path | None, default=None, help=beside)
     parser.add_argument("--output", type=Path, required=True, help="folder to make; it must not exist yet")
 
 
 def import_data(options: Namespace) -> int:
-    """Make folders of good and anomalous parts, with masks, of another service's data set.
+    """Make folders of good and anomalous parts, with masks, of another program's data set.
 
     The exit code is 3 where an image could not be taken.
     """
-    from anople_anomalib.data.lookout import import_manifests
+    from anople_anomalib.data import annotated, lookout
+    from anople_anomalib.data.importing import import_data_set
 
-    taken, left = import_manifests(options.manifest, options.test, options.files, options.output)
+    reader = {
+        "lookout": lookout.manifest_entries,
+        "coco": annotated.coco_entries,
+        "labelme": annotated.labelme_entries,
+        "datumaro": annotated.datumaro_entries,
+    }[options.format]
+    taken, left = import_data_set(reader, options.source, options.test, options.files, options.output)
     print("\n".join([f"{options.output}: {taken} images were taken, {len(left)} were not.", *left]))
     return UNJUDGED if left else FINE

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from anople_anomalib.commands.main import main
-from anople_anomalib.data.lookout import import_manifests
+from anople_anomalib.data.importing import import_data_set
+from anople_anomalib.data.lookout import manifest_entries
 from anople_anomalib.data.parts import Parts
 
 BACKGROUND = {"class-name": "BACKGROUND", "hex-color": "#ffffff", "confidence": 0.0}
@@ -69,7 +70,7 @@ def test_manifests_become_folders(bucket: Path, tmp_path: Path, capsys: pytest.C
     assert main([*arguments, "--output", str(tmp_path / "parts")]) == 3
     said = capsys.readouterr().out
     assert "5 images were taken, 1 were not." in said
-    assert "line 4: '5.png' is an anomaly without a mask, and others have one" in said
+    assert "line 4: '5.png' has an anomaly without a mask, and others have one" in said
     found = sorted(path.relative_to(tmp_path / "parts").as_posix() for path in (tmp_path / "parts").rglob("*.*"))
     assert found == [
         "ground_truth/scratch/2_mask.png", "ground_truth/several/3_mask.png", "test/good/4.png",
@@ -92,7 +93,7 @@ def test_names_that_look_like_patterns_do_not_replace_each_other(bucket: Path, t
     for name in names:
         (bucket / name).write_bytes((bucket / name.replace("[1]", "1")).read_bytes())
     manifest = write(tmp_path / "train.manifest", *(line(name, "normal") for name in names))
-    assert import_manifests(manifest, None, bucket, tmp_path / "parts") == (2, [])
+    assert import_data_set(manifest_entries, manifest, None, bucket, tmp_path / "parts") == (2, [])
     assert len(list((tmp_path / "parts/train/good").iterdir())) == 2
 
 
@@ -128,7 +129,7 @@ def test_what_cannot_be_taken_is_told(bucket: Path, tmp_path: Path, capsys: pyte
             "line 3: '5.png' is an anomaly, but its mask is empty.",
             "line 4: There is no copy of 's3://plant/project/gone.png'",
             "line 5: '2.png' is labeled 'rust', neither 'normal' nor 'anomaly'.",
-            "line 6: cannot identify image file",
+            "line 6: The image '",
             "line 7: Expecting value",
             "line 8: '2.png' has no label",
         ),
@@ -145,7 +146,7 @@ def test_a_kind_of_defect_is_a_folder_of_its_own(bucket: Path, tmp_path: Path, n
     renamed = SCRATCH | {"class-name": name}
     lines = [line("a/1.jpg", "normal"), line("c/2.png", "anomaly", "2.png", classes=(BACKGROUND, renamed, DENT))]
     manifest = write(tmp_path / "train.manifest", *lines)
-    number, (reason,) = import_manifests(manifest, None, bucket, tmp_path / "deep" / "parts")
+    number, (reason,) = import_data_set(manifest_entries, manifest, None, bucket, tmp_path / "deep" / "parts")
     assert number == 1
     assert f"names an anomaly {name!r}: that is no name of a folder of defects." in reason
     written = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*.jpg")}
@@ -156,7 +157,9 @@ def test_a_kind_of_defect_is_a_folder_of_its_own(bucket: Path, tmp_path: Path, n
 def test_a_mask_has_the_size_of_its_image(bucket: Path, tmp_path: Path) -> None:
     Image.new("RGB", (30, 10), "#2ca02c").save(bucket / "masks" / "2.png")
     lines = [line("a/1.jpg", "normal"), line("c/2.png", "anomaly", "2.png")]
-    _, (reason,) = import_manifests(write(tmp_path / "train.manifest", *lines), None, bucket, tmp_path / "parts")
+    _, (reason,) = import_data_set(
+        manifest_entries, write(tmp_path / "train.manifest", *lines), None, bucket, tmp_path / "parts"
+    )
     assert "The mask of '2.png' has 30x10 pixels, and the image 30x20." in reason
 
 
@@ -171,7 +174,7 @@ def test_nothing_is_made_of_nothing(bucket: Path, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty: give one with a line"),
+        (b"", "There is no image in"),
         (b"\xff\n", "cannot be read: give a text file in UTF-8"),
         (b"[]\n", "line 1: A line of a manifest has the address of an image as 'source-ref', this one has not: []"),
         (b'{"source-ref": 3}\n', "this one has not"),
@@ -182,16 +185,18 @@ def test_an_odd_manifest_is_one_sentence(bucket: Path, tmp_path: Path, content: 
     manifest, output = tmp_path / "train.manifest", tmp_path / "parts"
     manifest.write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(message)):
-        import_manifests(manifest, None, bucket, output)
+        import_data_set(manifest_entries, manifest, None, bucket, output)
     with pytest.raises(ValueError, match="cannot be read"):
-        import_manifests(tmp_path / "none", None, bucket, output)
+        import_data_set(manifest_entries, tmp_path / "none", None, bucket, output)
     with pytest.raises(NotADirectoryError, match="check --files"):
-        import_manifests(manifest, None, tmp_path / "none", output)
+        import_data_set(manifest_entries, manifest, None, tmp_path / "none", output)
     assert not output.exists()
 
 
 @pytest.mark.parametrize("classes", [({"class-name": "x"},), ({"hex-color": 3, "class-name": "x"},), ("red",)])
 def test_a_mask_has_a_map_of_its_colors(bucket: Path, tmp_path: Path, classes: tuple) -> None:
     lines = [line("a/1.jpg", "normal"), line("c/2.png", "anomaly", "2.png", classes=classes)]
-    _, (reason,) = import_manifests(write(tmp_path / "train.manifest", *lines), None, bucket, tmp_path / "parts")
+    _, (reason,) = import_data_set(
+        manifest_entries, write(tmp_path / "train.manifest", *lines), None, bucket, tmp_path / "parts"
+    )
     assert "The mask of '2.png' has no map of its colors" in reason
