@@ -14,7 +14,7 @@ PACKAGE = Path(anople_anomalib.__file__).parent
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
 ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
-FOLDERS = {"anople_anomalib", "benchmarks", "configs", "docs", "notebooks", "tests", "tools"}
+FOLDERS = {"anople_anomalib", "benchmarks", "configs", "docs", "examples", "notebooks", "tests", "tools"}
 
 
 def quoted(page: Path) -> list[str]:
