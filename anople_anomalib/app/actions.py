@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 
+from anople_anomalib.deployment import table
 from anople_anomalib.metrics.bounds import Rate
 from anople_anomalib.metrics.study import Criteria
 
@@ -74,10 +75,17 @@ class Sessions:
         root: Folder of all sessions' folders.
         ckpt_path: Checkpoint of a trained model that every session starts from.
         journal: Journal of all sessions.
+        deliver: Called with the row of every image that is asked about; ``None`` for nobody.
     """
 
-    def __init__(self, root: Path, ckpt_path: Path | None = None, journal: Path | None = None) -> None:
-        self._root, self._ckpt_path, self._journal = root, ckpt_path, journal
+    def __init__(
+        self,
+        root: Path,
+        ckpt_path: Path | None = None,
+        journal: Path | None = None,
+        deliver: Callable[[dict[str, Any]], object] | None = None,
+    ) -> None:
+        self._root, self._ckpt_path, self._journal, self._deliver = root, ckpt_path, journal, deliver
         self._sessions: dict[str, Session] = {}
         self._lock = Lock()
 
@@ -88,6 +96,19 @@ class Sessions:
             if name not in self._sessions:
                 self._sessions[name] = Session(self._ckpt_path, self._root, self._journal)
             return self._sessions[name]
+
+    def ask(self, session: Session, files: Sequence[str | Path], names: Sequence[str] = ()) -> None:
+        """Judge images in a session, see :meth:`.Session.ask`, and send their rows on."""
+        answers = session.ask(files, names)
+        if self._deliver is not None:
+            for row in taking.rows_of(session, answers):
+                self._deliver(table.message_of(row))
+
+    def ask_samples(self, session: Session, part: str) -> None:
+        """Judge images of a sample part."""
+        _ = session.model
+        files = samples_to_ask(part)
+        self.ask(session, [*files.values()], [*files])
 
     def stop(self, request: gr.Request) -> None:
         """Stop the training run of a page after its present step, or before it begins."""
@@ -156,13 +177,6 @@ def add_samples(session: Session, part: str) -> None:
     files = sample_shots(part)
     session.clear_good()
     session.add_good([*files.values()], [*files])
-
-
-def ask_samples(session: Session, part: str) -> None:
-    """Judge images of a sample part."""
-    _ = session.model
-    files = samples_to_ask(part)
-    session.ask([*files.values()], [*files])
 
 
 def prove(session: Session, files: Sequence[str] | str | None, kind: str, uploads: Path) -> None:

@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +63,7 @@ def start(
     port: int | None = None,
     browser: bool = False,
     journal: Path | None = None,
+    deliver: Callable[[dict[str, Any]], object] | None = None,
 ) -> tuple[gr.Blocks, Sessions]:
     """Start the page, and return it with its sessions.
 
@@ -72,13 +74,14 @@ def start(
         port: Port; ``None`` for a free one.
         browser: Whether to open a browser.
         journal: Journal of all that changes a model.
+        deliver: Called with the row of every image that is asked about.
     """
     folder = folder.resolve()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is sent anywhere
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     if ckpt_path is not None:
         Session(ckpt_path, folder).close()  # a refused checkpoint is an error now
-    sessions = Sessions(folder, ckpt_path, journal)
+    sessions = Sessions(folder, ckpt_path, journal, deliver)
     page = build_page(sessions, folder / "uploads")
     page.launch(
         server_name=host,
@@ -205,7 +208,7 @@ def _bind_upload(
 def _ask_tab(sessions: Sessions, uploads: Path, shown: Shown, reason: gr.Textbox) -> None:
     """Lay out and bind the controls of asking, of the threshold and of correcting."""
     handler, outputs = sessions.handler, [*shown]
-    ask = handler(lambda session, files: with_uploads(session.ask, files, uploads))
+    ask = handler(lambda session, files: with_uploads(partial(sessions.ask, session), files, uploads))
     with gr.Row():
         files = gr.File(label="Images to judge", file_count="multiple", file_types=["image"], height=197)
         folder = gr.File(label="A folder of images to judge", file_count="directory", height=197)
@@ -223,7 +226,7 @@ def _ask_tab(sessions: Sessions, uploads: Path, shown: Shown, reason: gr.Textbox
     shown.answers.render()
     _bind_upload(files.upload, files, ask, outputs, "ask")
     _bind_upload(folder.upload, folder, ask, outputs)
-    use.click(handler(actions.ask_samples), sample, outputs, api_name="ask_samples")
+    use.click(handler(sessions.ask_samples), sample, outputs, api_name="ask_samples")
     clear.click(handler(Session.clear_answers), None, outputs, api_name="clear_answers")
     _bind_threshold(sessions, shown, shown.threshold, "set_threshold")
     rate.input(handler(actions.allow), rate, outputs, api_name="allow_false_alarms")

@@ -151,13 +151,13 @@ class Session:
         self._noted, self._calibration = self.thresholds, processor.normal_scores
         self._judge_again()
 
-    def ask(self, files: Sequence[str | Path], names: Sequence[str] = ()) -> None:
-        """Judge images with a trained model; if one is refused, none is judged. Arguments as of :meth:`add_good`."""
+    def ask(self, files: Sequence[str | Path], names: Sequence[str] = ()) -> list[Answer]:
+        """Judge images, and return their answers; if one is refused, none is. Arguments as of :meth:`add_good`."""
         _ = self.model
         taken, folder = [answer.photo for answer in self.answers], self.folder / "asked" / str(self._asked)
         photos = take_in(files, folder, MAX_ASKED, taken, names)
         self._asked += 1
-        self._judge(photos, self.answers)
+        return self._judge(photos, self.answers)
 
     def prove(self, files: Sequence[str | Path], kind: str, names: Sequence[str] = ()) -> None:
         """Judge known parts of a kind, ``"good"`` or a defect, for a study; if one is refused, none is taken.
@@ -190,10 +190,11 @@ class Session:
         self._judge(answer.photo for answer in self.answers)
         self.known = [(kind, judge(self.model, answer.photo)) for kind, answer in self.known]
 
-    def _judge(self, photos: Iterable[Photo], others: Sequence[Answer] = ()) -> None:
-        """Judge images, beside others' answers."""
-        answers = [*others, *(judge(self.model, photo) for photo in photos)]
-        self.answers = sorted(answers, key=lambda answer: -answer.score)
+    def _judge(self, photos: Iterable[Photo], others: Sequence[Answer] = ()) -> list[Answer]:
+        """Judge images, beside others' answers, and return theirs."""
+        answers = [judge(self.model, photo) for photo in photos]
+        self.answers = sorted([*others, *answers], key=lambda answer: -answer.score)
+        return answers
 
     def clear_answers(self) -> None:
         """Forget the images that were judged."""

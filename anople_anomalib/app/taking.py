@@ -5,8 +5,10 @@
 
 import shlex
 import shutil
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -40,14 +42,20 @@ def table(session: Session, reason: str = "") -> Path:
     if not session.answers:
         msg = "There are no verdicts yet: ask about an image first."
         raise AppError(msg)
-    place, model_id = place_of(session, "_verdicts"), session.settled(reason).model_id()
+    place = place_of(session, "_verdicts")
     with TableWriter(place.parent, place.name) as writer:
-        writer.write(_row(session, answer, model_id) for answer in session.answers)
+        writer.write(rows_of(session, session.answers, reason))
     return writer.csv_path
 
 
-def _row(session: Session, answer: Answer, model_id: str) -> dict[str, object]:
-    """Return a row of the table."""
+def rows_of(session: Session, answers: Iterable[Answer], reason: str = "") -> list[dict[str, Any]]:
+    """Return the rows of answers, by the present thresholds."""
+    model_id = session.settled(reason).model_id()
+    return [_row(session, answer, model_id) for answer in answers]
+
+
+def _row(session: Session, answer: Answer, model_id: str) -> dict[str, Any]:
+    """Return the row of an answer."""
     image, pixel = session.thresholds
     with Image.open(answer.photo.path) as file:
         size = file.size

@@ -93,10 +93,12 @@ def progress_of(run: Any) -> Iterator[str]:
 
 def starts_from(ckpt_path: Path, folder: Path) -> None:
     """A page that starts from a checkpoint judges at once, by the checkpoint's threshold, which was moved."""
-    page, sessions = start(folder, ckpt_path)
+    rows: list[dict[str, Any]] = []
+    page, sessions = start(folder, ckpt_path, deliver=rows.append)
     client = gradio_client.Client(page.local_url, verbose=False, download_files=folder)
     shown = client.predict("brick", api_name="/ask_samples")
     assert "10 images: 10 not OK, 0 OK" in shown[2]
+    assert [row["verdict"] for row in rows] == ["NOT OK"] * 10
     assert shown[3]["value"] == pytest.approx(1e-5)
     assert "A checkpoint holds no images" in client.predict(shown[4]["value"], api_name="/why")[0]
     sessions.close_all()

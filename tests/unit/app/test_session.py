@@ -26,7 +26,9 @@ from anople_anomalib.app.session import OFFLINE, Session
 from anople_anomalib.app.training import Good, Thresholds, allowed
 from anople_anomalib.app.uploads import MAX_GOOD, AppError, safe_name, take_in, without_paths
 from anople_anomalib.deployment.journal import check
+from anople_anomalib.deployment.outbox import delivered
 from helpers.folders import write_category
+from helpers.services import Service, wait_for
 from helpers.training import make_datamodule, make_engine, make_model
 
 REPOSITORY = Path(__file__).parents[3]
@@ -53,6 +55,27 @@ def taught(session: Session, files: Path) -> Session:
     session.add_good([files / "train" / "good" / f"{name}.png" for name in NAMES[:2]])
     session.teach("bottle")
     return session
+
+
+def test_rows_of_images_reach_a_receiver_that_was_down(taught: Session, files: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="Gradio is not installed: pip install '.[app]'")
+    from anople_anomalib.app.actions import Sessions
+
+    service, images = Service(), sorted((files / "test").rglob("*.png"))
+    with delivered(tmp_path / "out", [service.url]) as deliver:
+        sessions = Sessions(tmp_path, deliver=deliver)
+        sessions.ask(taught, images[:2])
+        sessions.ask(taught, images[2:3], ["later.png"])
+        service.start()
+        wait_for(lambda: len(service.rows) == 3)
+    service.stop()
+    answers = {answer.photo.name: answer for answer in taught.answers}
+    assert [row["path"] for row in service.rows] == [image.name for image in images[:2]] + ["later.png"]
+    for row in service.rows:
+        answer = answers[row["path"]]
+        assert row["verdict"] == ("NOT OK" if taught.is_bad(answer) else "OK")
+        assert (row["score"], row["model"]) == (answer.score, taught.model.model_id())
+        assert row["threshold"] == taught.thresholds.image
 
 
 def asked(session: Session, files: Path) -> Session:

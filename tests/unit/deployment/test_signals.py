@@ -13,8 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,52 +32,9 @@ from anople_anomalib.deployment.signals import (
     receiver_of,
 )
 from helpers.graphs import brightness_model
+from helpers.services import Service, free_port, wait_for
 
 ROW = {"path": "0.png", "verdict": "NOT OK", "score": 0.5}
-
-
-class Service:
-    """A web service that a test can stop and start anew on the same port."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.bodies: list[bytes] = []
-        self.refusals = 0
-        self.port = free_port()
-        self._server: HTTPServer | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/verdicts"
-
-    def start(self) -> None:
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if service.refusals:
-                    service.refusals -= 1
-                    self.send_response(503)
-                else:
-                    service.bodies.append(body)
-                    service.rows.append(json.loads(body))
-                    service.headers.append(dict(self.headers))
-                    self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, *_args: object) -> None:
-                pass
-
-        self._server = HTTPServer(("127.0.0.1", self.port), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
 
 
 @pytest.fixture
@@ -89,22 +45,9 @@ def service() -> Iterator[Service]:
     service.stop()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def outbox_of(folder: Path, addresses: list[str]) -> Outbox:
     receivers: dict[str, Receiver] = {address: receiver_of(address) for address in addresses}
     return Outbox(folder / "signals.sqlite", receivers)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "in vain"
-        time.sleep(0.02)
 
 
 def rows(count: int, first: int = 0) -> list[dict[str, Any]]:
