@@ -28,7 +28,15 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anople_anomalib.utils.files import READ_ERRORS, digest_of
-from anople_anomalib.utils.image_heads import ORIENTATION, SIXTEEN_BITS, deep_white, opened, orientation_of
+from anople_anomalib.utils.image_heads import (
+    ORIENTATION,
+    SIXTEEN_BITS,
+    dark_bits,
+    deep_white,
+    eight_bits,
+    opened,
+    orientation_of,
+)
 
 IMAGE_ERRORS = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError)
 """Errors that Pillow raises for files that it cannot read."""
@@ -64,7 +72,7 @@ def open_image(path: str | Path, white: float | None = None) -> Image.Image:
         if (largest := deep_white(image)) is None:
             image.load()
             return ImageOps.exif_transpose(image)
-        return Image.fromarray(_eight_bits(deep_values(image), white or largest))
+        return Image.fromarray(eight_bits(deep_values(image), white or largest))
 
 
 @contextlib.contextmanager
@@ -150,8 +158,7 @@ def require_clear_white(paths: Iterable[str | Path]) -> None:
         with contextlib.suppress(*IMAGE_ERRORS), opened(path) as image:
             if deep_white(image) == SIXTEEN_BITS and (value := int(deep_values(image).max())) > largest:
                 largest, which = value, Path(path)
-    if 255 < largest <= SIXTEEN_BITS // 4:
-        bits = largest.bit_length()
+    if bits := dark_bits(largest):
         msg = (
             f"The largest value in images of 16 bits is {largest} (in '{which}'), so that they would be dark: give the "
             f"value that is white, --white {2**bits - 1} for a camera of {bits} bits, or --white {SIXTEEN_BITS} "
@@ -256,11 +263,3 @@ def require_plain_images(paths: Sequence[str | Path]) -> None:
         f"(or the folder of the whole data set): {COMMAND} {shlex.quote(folder)} {shlex.quote(folder + '_8bit')}"
     )
     raise ValueError(msg)
-
-
-def _eight_bits(values: NDArray[Any], largest: float) -> NDArray[np.uint8]:
-    """Bring values of 16 bits, 32 bits or floating point into those of 8 bits."""
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= largest):
-        msg = f"its values range from {values.min():g} to {values.max():g}, not within [0, {largest:g}]"
-        raise ValueError(msg)
-    return np.ceil(values.astype(np.float64) * 255 / largest).astype(np.uint8)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import ImageOps
 
 from anople_anomalib.utils.files import EXPORTED, require_shape
-from anople_anomalib.utils.image_heads import deep_white, opened
+from anople_anomalib.utils.image_heads import SIXTEEN_BITS, dark_bits, deep_white, eight_bits, opened
 
 from .metadata import read_metadata
 from .painting import paint, save
@@ -106,14 +106,21 @@ def read_pixels(file: str | Path | IO[bytes]) -> NDArray[np.uint8]:
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it has more than 8 bits per channel, of which Pillow would cut the most important ones off.
+        ValueError: If it has more than 8 bits per channel and is not a gray PNG or TIFF file that uses them: Pillow
+            would cut the most important ones off.
     """
     with opened(file) as image:
-        if deep_white(image) is not None:
+        white, upright = deep_white(image), ImageOps.exif_transpose(image)
+        if white is None:
+            return np.asarray(upright.convert("RGB"))
+        values = np.asarray(upright)
+        dark = white == SIXTEEN_BITS and dark_bits(values.max())
+        if image.format not in ("PNG", "TIFF") or values.dtype == np.uint8 or dark:
             name = f" '{file}'" if isinstance(file, str | Path) else ""
-            msg = f"The image{name} has more than 8 bits per channel: convert it by anople convert."
+            use = f", and uses {dark} of them" if dark else ""
+            msg = f"The image{name} has more than 8 bits per channel{use}: convert it by anople convert."
             raise ValueError(msg)
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return np.repeat(eight_bits(values, white)[..., None], 3, axis=2)
 
 
 def scaled(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 
 """Heads of image files: how many bits a channel has, which way up it is, and which files no reader shows right.
 
-Of the imports here, Pillow alone is no part of Python: the runtime without torch has this file.
+Of the imports here, Pillow and numpy alone are no part of Python: the runtime without torch has this file.
 """
 
 import os
@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -77,6 +79,23 @@ def deep_white(image: ImageFile.ImageFile) -> float | None:
     # Pillow has no mode for color of 16 bits: it takes the upper 8, and says so only in its decoder's arguments
     deep = image.mode == "I" or image.mode.startswith("I;16") or any(";16" in str(tile) for tile in image.tile)
     return float(SIXTEEN_BITS) if deep or _tiff_bits(image) > 8 else None
+
+
+def dark_bits(largest: float) -> int:
+    """Return how many of 16 bits images use whose largest value this is; 0 where they use at least 15, or 8 at most."""
+    return int(largest).bit_length() if 255 < largest <= SIXTEEN_BITS // 4 else 0
+
+
+def eight_bits(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
+    """Bring values of 16 bits, 32 bits or floating point into those of 8 bits, rounded up.
+
+    Raises:
+        ValueError: If one is not within [0, white].
+    """
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= white):
+        msg = f"its values range from {values.min():g} to {values.max():g}, not within [0, {white:g}]"
+        raise ValueError(msg)
+    return np.ceil(values.astype(np.float64) * 255 / white).astype(np.uint8)
 
 
 def orientation_of(image: ImageFile.ImageFile) -> int:

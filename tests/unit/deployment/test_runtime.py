@@ -44,7 +44,8 @@ def photos(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     exif[0x0112] = 6
     turned.save(folder / "turned.jpg", exif=exif)
     (folder / "broken.png").write_bytes(b"no image")
-    Image.fromarray(np.full((40, 40), 40000, dtype=np.uint16)).save(folder / "deep.png")
+    Image.fromarray(random.integers(0, 65536, (90, 70), dtype=np.uint16)).save(folder / "gray16.png")
+    Image.fromarray(np.full((40, 40), 4000, dtype=np.uint16)).save(folder / "deep.png")  # of 12 bits
     return folder
 
 
