@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from .terminal import FINE, MEGAPIXELS, UsageError, add_shared, allow_pixels, qu
 if TYPE_CHECKING:
     from anople_anomalib.anople import AnoPLe
     from anople_anomalib.data.image_series import ImageSeries
+    from anople_anomalib.deployment.runtime import Frame
+    from anople_anomalib.deployment.sources import Camera
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +55,10 @@ def is_exported(options: Namespace) -> bool:
 
 def judge_options(parser: ArgumentParser) -> None:
     """Add the options of ``judge``."""
-    parser.add_argument("images", type=Path, nargs="+", help="folders, with everything below them, or files")
+    parser.add_argument("images", type=Path, nargs="*", help="folders, with everything below them, or files")
+    video = "in their place a video file, for an exported model"
+    parser.add_argument("--source", type=Path | None, default=None, help=video)
+    parser.add_argument("--interval", type=float, default=1.0, help="seconds between two frames of it; 0 for all")
     parser.add_argument("--fail-on-flag", action="store_true", help="end with 1 where a part is not OK")
     add_judging(parser)
 
@@ -61,10 +67,23 @@ def judge(options: Namespace) -> int:
     """Judge images: a row of predictions.csv and a heat map each."""
     from anople_anomalib.deployment.runtime import ExportedModel, cores, exit_code, frames_in, write_verdicts
 
+    if bool(options.images) == (options.source is not None):
+        msg = "Give folders or files of images, or a video by --source."
+        raise UsageError(msg)
+    exported = is_exported(options)
+    if options.source is not None and not (exported and options.source.is_file()):
+        msg = f"--source takes the file of a video, and an exported model, got '{options.source}', '{options.model}'."
+        raise UsageError(msg)
     allow_pixels(options.megapixels)
-    if is_exported(options):  # without torch
-        frames = frames_in(options.images)
-        model = ExportedModel(options.model, min(cores(), len(frames)))
+    if exported:  # without torch
+        if options.source is None:
+            frames: Iterable[Frame] = (listed := frames_in(options.images))
+            at_once = min(cores(), len(listed))
+        else:
+            from anople_anomalib.deployment.sources import Camera
+
+            frames, at_once = Camera(str(options.source), options.interval).frames(), cores()
+        model = ExportedModel(options.model, at_once)
         found = write_verdicts(frames, model, options.output, options.signal, pictures=options.pictures)
         return exit_code(found, fail_on_flag=options.fail_on_flag)
     from anople_anomalib.data.image_series import ImageList
@@ -113,6 +132,13 @@ def serve_options(parser: ArgumentParser) -> None:
     parser.add_argument("--waiting", type=int, default=16, help="images that may wait; more are answered by 429")
     parser.add_argument("--megabytes", type=float, default=32, help="largest file of an image")
     parser.add_argument("--megapixels", type=float, default=100, help="largest image")
+    camera = "camera whose frames are judged at a POST to /trigger, as of anople watch"
+    parser.add_argument("--source", type=str | None, default=None, help=camera)
+    _signal_options(parser)
+
+
+def _signal_options(parser: ArgumentParser) -> None:
+    """Add the options of signals where nothing else is written."""
     parser.add_argument("--signal", type=str, nargs="+", default=[], help="addresses that get every row")
     parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of rows that wait for them")
 
@@ -139,14 +165,26 @@ def serve(options: Namespace) -> int:
     allow_pixels(max(options.megapixels, MEGAPIXELS))
     model = ExportedModel(options.model)
     limits = {"waiting": options.waiting, "megabytes": options.megabytes, "megapixels": options.megapixels}
-    with delivered(options.output, options.signal) as deliver:
-        service = make_service(model, token=token, deliver=deliver, **limits)
+    with delivered(options.output, options.signal) as deliver, _camera(options.source) as camera:
+        service = make_service(model, token=token, deliver=deliver, camera=camera, **limits)
         print(f"Judging at http://{options.host}:{options.port}/judge; Ctrl-C ends it.", flush=True)
         for number in (signal.SIGINT, signal.SIGTERM):  # which uvicorn raises once more after its graceful end
             signal.signal(number, lambda *_: None)
         place = {"host": options.host, "port": options.port}
         uvicorn.run(service, **place, log_level="warning", timeout_graceful_shutdown=_SECONDS_TO_END)
     return FINE
+
+
+@contextmanager
+def _camera(address: str | None) -> Iterator["Camera | None"]:
+    """Yield the camera of an address, which is closed at the end; ``None`` without one."""
+    if address is None:
+        yield None
+        return
+    from anople_anomalib.deployment.sources import Camera
+
+    with closing(Camera(address, 0)) as camera:
+        yield camera
 
 
 def page_options(parser: ArgumentParser) -> None:
@@ -158,6 +196,7 @@ def page_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--journal", type=Path, default=Path("journal.jsonl"), help="journal of all that changes a model"
     )
+    _signal_options(parser)
 
 
 def page(options: Namespace) -> int:
@@ -166,12 +205,16 @@ def page(options: Namespace) -> int:
         require_model(options.model)
     require_place(options.journal)
     from anople_anomalib.app.page import start
+    from anople_anomalib.deployment.outbox import delivered
 
     # ends as by Ctrl-C: no upload stays behind
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with tempfile.TemporaryDirectory(prefix="anople-page-") as folder:
-        place = options.host, options.port, options.open_browser
-        page, sessions = start(Path(folder), options.model, *place, options.journal)
+    with (
+        delivered(options.output, options.signal) as deliver,
+        tempfile.TemporaryDirectory(prefix="anople-page-") as folder,
+    ):
+        place, send = (options.host, options.port, options.open_browser), deliver if options.signal else None
+        page, sessions = start(Path(folder), options.model, *place, options.journal, send)
         if options.host != _LOOPBACK:
             print("Everybody who reaches this address can use the page: there are no passwords.")
         try:

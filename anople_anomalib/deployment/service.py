@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
@@ -27,10 +27,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from anople_anomalib.utils.version import __version__
 
 from .exported import ExportedModel, read_pixels
-from .runtime import row_of
+from .runtime import Frame, row_of
 from .table import ERROR, message_of
 
-_UNKNOWN, _TOO_SLOW, _TOO_LARGE, _UNREADABLE, _BUSY = 401, 408, 413, 422, 429
+if TYPE_CHECKING:
+    from .sources import Camera
+
+_UNKNOWN, _TOO_SLOW, _TOO_LARGE, _UNREADABLE, _BUSY, _NO_FRAME = 401, 408, 413, 422, 429, 503
 _SECONDS_TO_SEND = 30.0
 
 
@@ -74,25 +77,29 @@ class Judge:
         finally:
             self._inside -= 1
 
-    async def judge(self, name: str, content: bytes) -> dict[str, Any]:
+    async def judge(self, take: Callable[[], Frame]) -> dict[str, Any]:
         """Judge an image.
 
         Args:
-            name: Name of the image, for its row.
-            content: The file.
+            take: Returns it, in the thread that judges.
 
         Returns:
             Its row; one that cannot be read has the verdict ``"ERROR"``.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._row, name, content)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._row, take)
+
+    def image(self, name: str, content: bytes) -> Frame:
+        """Return the image of a file's content, by this name."""
+        return Frame(name, name, partial(self._pixels, content), {"bytes": len(content)})
 
     def close(self) -> None:
         """Finish the images that wait."""
         self._thread.shutdown(wait=True)
 
-    def _row(self, name: str, content: bytes) -> dict[str, Any]:
+    def _row(self, take: Callable[[], Frame]) -> dict[str, Any]:
         """Return the row of an image, which is delivered before it is answered."""
-        row = message_of(row_of(self.model, name, lambda: self._pixels(content), {"bytes": len(content)}))
+        frame = take()
+        row = message_of(row_of(self.model, frame.path, frame.read, frame.file))
         self._deliver(row)
         self._verdicts.labels(row["verdict"]).inc()
         return row
@@ -116,6 +123,7 @@ def make_service(
     megabytes: float = 32,
     megapixels: float = 100,
     deliver: Callable[[dict[str, Any]], object] = lambda _row: None,
+    camera: "Camera | None" = None,
 ) -> FastAPI:
     """Make the service.
 
@@ -126,6 +134,7 @@ def make_service(
         megabytes: Largest file of an image.
         megapixels: Largest image.
         deliver: Called with every row, in the order of the verdicts.
+        camera: Camera of which a POST to ``/trigger`` takes a frame.
 
     Returns:
         The application, for uvicorn.
@@ -151,8 +160,17 @@ def make_service(
                 content = await asyncio.wait_for(_body(request, megabytes), _SECONDS_TO_SEND)
             except asyncio.TimeoutError as error:
                 raise HTTPException(_TOO_SLOW, f"The image took more than {_SECONDS_TO_SEND:g} s to send.") from error
-            row = await judge.judge(name, content)
+            row = await judge.judge(lambda: judge.image(name, content))
         return JSONResponse(row, _UNREADABLE if row["verdict"] == ERROR else 200)
+
+    if camera is not None:
+
+        @service.post("/trigger", dependencies=guarded)
+        async def judge_frame() -> JSONResponse:
+            """Take a frame of the camera, and judge it."""
+            with judge.place():
+                row = await judge.judge(camera.take)
+            return JSONResponse(row, _NO_FRAME if row["verdict"] == ERROR else 200)
 
     @service.get("/health")
     async def health() -> dict[str, str]:

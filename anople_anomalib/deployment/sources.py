@@ -10,10 +10,13 @@ address            source
 ``rtsp://HOST/P``  a camera in the network, by OpenCV
 ``usb:0``          a camera of this machine, by its number, by OpenCV
 ``basler:SERIAL``  a Basler camera, by pypylon; ``basler:`` for the first one
+``genicam:SERIAL`` any camera with a GenTL producer (a file ``.cti`` of its maker
+                   in ``GENICAM_GENTL64_PATH``), by harvesters
 =================  ==============================================================
 """
 
 import logging
+import os
 import re
 import threading
 import time
@@ -61,7 +64,7 @@ def rgb_of(values: NDArray[Any], pixel_format: str) -> NDArray[np.uint8]:
     then interpolated bilinearly by OpenCV.
 
     Args:
-        values: Shape ``(H, W)``, or ``(H, W, 3)`` for ``RGB8`` and ``BGR8``.
+        values: Shape ``(H, W)``, or ``(H, W, C)`` for ``RGB8``, ``BGR8``, ``RGBa8`` and ``BGRa8``.
         pixel_format: Name of the format in GenICam's convention, not packed: ``Mono12``, ``BayerRG8``.
 
     Returns:
@@ -70,8 +73,8 @@ def rgb_of(values: NDArray[Any], pixel_format: str) -> NDArray[np.uint8]:
     Raises:
         ValueError: If the format is another one.
     """
-    if pixel_format in ("RGB8", "BGR8"):
-        return np.ascontiguousarray(values if pixel_format == "RGB8" else values[..., ::-1])
+    if pixel_format in ("RGB8", "BGR8", "RGBa8", "BGRa8"):
+        return np.ascontiguousarray(values[..., :3] if pixel_format[0] == "R" else values[..., 2::-1])
     found = _FORMAT.fullmatch(pixel_format)
     if found is None:
         msg = (
@@ -99,9 +102,10 @@ class Camera:
         parts = urlsplit(address)
         self.live = not Path(address).is_file()
         self.name = f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.hostname else address  # no password
+        others: dict[str, Callable[[str], _Device]] = {"basler": _Basler, "genicam": _GenICam}
         self._open: Callable[[], _Device] = (
-            partial(_Basler, address)
-            if parts.scheme == "basler"
+            partial(others[parts.scheme], address)
+            if parts.scheme in others
             else partial(_OpenCV, address, self.name, 0 if self.live else interval)
         )
         self._interval, self._stopped, self._numbers = interval, threading.Event(), count()
@@ -122,14 +126,28 @@ class Camera:
             pixels, error = self._grabbed()
             if pixels is None and not self.live:
                 return
-            now, number = datetime.now().astimezone(), next(self._numbers)
-            name = f"{now:%Y%m%d_%H%M%S}_{number:06d}.png"
-            yield Frame(f"{self.name}#{name}", name, partial(_given, pixels, error))
+            yield self._frame(pixels, error)
             due = max(due + self._interval, time.monotonic())
             self._stopped.wait(_PAUSE if pixels is None else due - time.monotonic() if self.live else 0)
+        self.close()
+
+    def take(self) -> Frame:
+        """Return a frame that a camera gives from now on, of a video the next one; without one its row is an error."""
+        if self.live:
+            self._grabbed()  # may be one that has waited in the camera
+        return self._frame(*self._grabbed())
+
+    def close(self) -> None:
+        """End the connection."""
         if self._device is not None:
             self._device.close()
             self._device = None
+
+    def _frame(self, pixels: NDArray[np.uint8] | None, error: str) -> Frame:
+        """Return a frame of this moment."""
+        now, number = datetime.now().astimezone(), next(self._numbers)
+        name = f"{now:%Y%m%d_%H%M%S}_{number:06d}.png"
+        return Frame(f"{self.name}#{name}", name, partial(_given, pixels, error))
 
     def _grabbed(self) -> tuple[NDArray[np.uint8] | None, str]:
         """Return a frame, or why there is none."""
@@ -140,9 +158,7 @@ class Camera:
                 return pixels, ""
         except (OSError, RuntimeError, ValueError) as fault:
             error = str(fault)
-        if self._device is not None:
-            self._device.close()
-            self._device = None
+        self.close()
         return None, error
 
 
@@ -208,3 +224,53 @@ class _Basler:
     def close(self) -> None:
         """Close it."""
         self._camera.Close()
+
+
+class _GenICam:
+    """A camera by its maker's GenTL producer; a thread of harvesters keeps the newest frame."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            from genicam import genapi, gentl
+            from harvesters.core import Harvester
+        except ImportError as error:
+            msg = "A GenICam camera needs a library: pip install harvesters."
+            raise ImportError(msg) from error
+        serial, self._harvester = address.partition(":")[2], Harvester()
+        self._faults = (gentl.GenericException, genapi.GenericException, AttributeError)
+        folders = filter(None, os.environ.get("GENICAM_GENTL64_PATH", "").split(os.pathsep))
+        producers = [str(file) for folder in folders for file in sorted(Path(folder).glob("*.cti"))]
+        try:
+            for producer in producers:
+                self._harvester.add_file(producer)
+            self._harvester.update()
+            self._camera = self._harvester.create({"serial_number": serial} if serial else None)
+            self._camera.start(run_as_thread=True)
+        except (*self._faults, ValueError) as error:
+            self._harvester.reset()
+            found = f"GenTL producers in GENICAM_GENTL64_PATH: {', '.join(producers) or 'none'}"
+            msg = f"There is no GenICam camera '{address}' that can be opened ({error}; {found})."
+            raise ConnectionError(msg) from error
+        form = self._camera.remote_device.node_map.PixelFormat.value
+        logger.info("%s: %s -> RGB8, Bayer mosaics bilinearly", address, form)
+
+    def grab(self) -> NDArray[np.uint8] | None:
+        """Return the newest frame."""
+        end = time.monotonic() + _TIMEOUT / 1000
+        while not self._camera.num_holding_filled_buffers:  # fetch() of a thread's frames would wait for ever
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.001)
+        try:
+            with self._camera.fetch() as buffer:
+                part = buffer.payload.components[0]
+                shape = (part.height, part.width, int(part.num_components_per_pixel))
+                return rgb_of(part.data.reshape(shape[:2] if shape[2] == 1 else shape), part.data_format).copy()
+        except self._faults as error:
+            msg = f"The GenICam camera gives no image ({error})."
+            raise ConnectionError(msg) from error
+
+    def close(self) -> None:
+        """Close it."""
+        self._camera.destroy()
+        self._harvester.reset()

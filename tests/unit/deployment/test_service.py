@@ -11,13 +11,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +24,7 @@ from PIL import Image
 from anople_anomalib.commands.main import main
 from anople_anomalib.deployment.runtime import ExportedModel, judge
 from helpers.graphs import brightness_model
+from helpers.services import free_port, wait_for
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
@@ -35,6 +35,7 @@ from fastapi.testclient import TestClient
 
 from anople_anomalib.deployment import service as service_module
 from anople_anomalib.deployment.service import make_service
+from anople_anomalib.deployment.sources import Camera
 
 
 def picture(brightness: int, size: tuple[int, int] = (12, 10)) -> bytes:
@@ -124,6 +125,26 @@ def test_the_page_of_the_interface_names_every_call(client: TestClient) -> None:
     assert set(client.get("/openapi.json").json()["paths"]) == {"/judge", "/health", "/model", "/metrics"}
 
 
+def test_a_trigger_judges_the_frame_of_the_moment(graph: Path, tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "part.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for brightness in (10, 250, 10):
+        writer.write(np.full((48, 64, 3), brightness, np.uint8))
+    writer.release()
+    camera, rows = Camera(str(tmp_path / "part.avi"), 0), []
+    client = TestClient(make_service(ExportedModel(graph), token="secret", deliver=rows.append, camera=camera))
+    assert client.post("/trigger").status_code == 401
+    known = {"Authorization": "Bearer secret"}
+    answers = [client.post("/trigger", headers=known) for _ in range(2)]
+    assert [answer.json()["verdict"] for answer in answers] == ["OK", "NOT OK"]
+    camera.live = True  # a frame that has waited in a camera is of an earlier part, and left out: no other comes here
+    failed, opened_again = (client.post("/trigger", headers=known) for _ in range(2))
+    assert (failed.status_code, failed.json()["verdict"]) == (503, "ERROR")
+    assert "gives no image" in failed.json()["error"]
+    assert opened_again.json()["verdict"] == "NOT OK"
+    assert [row["verdict"] for row in rows] == ["OK", "NOT OK", "ERROR", "NOT OK"]
+    camera.close()
+
+
 class SlowModel(ExportedModel):
     """Judges when it is told to."""
 
@@ -152,19 +173,6 @@ def test_too_many_images_are_refused_and_no_accepted_one_is_lost(graph: Path) ->
     accepted = {answer.json()["path"] for answer in answers if answer.status_code == 200}
     assert len(accepted) == 3
     assert {row["path"] for row in delivered} == accepted
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "in vain"
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_the_command_serves_without_torch_and_ends_gracefully(graph: Path, tmp_path: Path) -> None:

@@ -66,6 +66,31 @@ def test_a_watched_video_has_a_row_for_every_frame(video: Path, tmp_path: Path) 
     assert len(list((tmp_path / "out" / "images").iterdir())) == 4
 
 
+def test_a_video_is_judged_to_its_end_by_several_at_once(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    judge = ["judge", "--source", str(video), "--interval", "0.5", "--pictures", "false"]
+    judge += ["--model", str(brightness_model(tmp_path / "graph")), "--output", str(tmp_path / "out")]
+    assert main([*judge, "--fail-on-flag"]) == 1
+    rows = rows_of(tmp_path / "out" / "predictions.jsonl")
+    assert [row["verdict"] for row in rows] == ["OK", "OK", "NOT OK", "NOT OK"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "x.onnx"], "Give folders or files of images, or a video"),
+        (["in", "--source", "a.avi", "--model", "x.onnx"], "Give folders or files of images, or a video"),
+        (["--source", "usb:0", "--model", "x.onnx"], "--source takes the file of a video"),
+    ],
+)
+def test_images_or_a_video_are_judged(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["judge", *arguments])
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,3 +142,27 @@ def test_a_basler_camera_is_read(monkeypatch: pytest.MonkeyPatch, caplog: pytest
     assert shapes[0][2] == 3
     with pytest.raises(ConnectionError, match="There is no Basler camera 'basler:none'"):
         Camera("basler:none", 1.0)
+
+
+def test_a_genicam_camera_is_read_by_its_producer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("harvesters")
+    genicam = pytest.importorskip("genicam")
+    producers = Path(genicam.__file__).parent  # whose package has one, of three made-up cameras that play with a ball
+    if not (producers / "viky.cti").is_file():
+        pytest.skip("This version of genicam has no producer of made-up cameras.")
+    monkeypatch.setenv("GENICAM_GENTL64_PATH", str(producers))
+    caplog.set_level(logging.INFO)
+    camera, frames = Camera("genicam:1", 0.05), []
+    assert "genicam:1: RGBa8 -> RGB8" in caplog.text
+    for frame in camera.frames():
+        frames.append(frame.read())
+        if len(frames) == 3:
+            camera.stop()
+    assert {frame.shape for frame in frames} == {(400, 400, 3)}
+    assert all(frame.min() < 255 for frame in frames)  # the ball
+    for address in ("", "none"):
+        monkeypatch.setenv("GENICAM_GENTL64_PATH", str(producers) if address else "")
+        with pytest.raises(ConnectionError, match=f"There is no GenICam camera 'genicam:{address}'"):
+            Camera(f"genicam:{address}", 1.0)
