@@ -125,12 +125,19 @@ def test_the_page_of_the_interface_names_every_call(client: TestClient) -> None:
     assert set(client.get("/openapi.json").json()["paths"]) == {"/judge", "/health", "/model", "/metrics"}
 
 
-def test_a_trigger_judges_the_frame_of_the_moment(graph: Path, tmp_path: Path) -> None:
-    writer = cv2.VideoWriter(str(tmp_path / "part.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+@pytest.fixture
+def video(tmp_path: Path) -> str:
+    """A dark, a bright and a dark frame."""
+    path = str(tmp_path / "part.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
     for brightness in (10, 250, 10):
         writer.write(np.full((48, 64, 3), brightness, np.uint8))
     writer.release()
-    camera, rows = Camera(str(tmp_path / "part.avi"), 0), []
+    return path
+
+
+def test_a_trigger_judges_the_frame_of_the_moment(graph: Path, video: str) -> None:
+    camera, rows = Camera(video, 0), []
     client = TestClient(make_service(ExportedModel(graph), token="secret", deliver=rows.append, camera=camera))
     assert client.post("/trigger").status_code == 401
     known = {"Authorization": "Bearer secret"}
@@ -175,26 +182,27 @@ def test_too_many_images_are_refused_and_no_accepted_one_is_lost(graph: Path) ->
     assert {row["path"] for row in delivered} == accepted
 
 
-def test_the_command_serves_without_torch_and_ends_gracefully(graph: Path, tmp_path: Path) -> None:
+def test_the_command_serves_without_torch_and_ends_gracefully(graph: Path, video: str, tmp_path: Path) -> None:
     port, flag = free_port(), tmp_path / "flag"
     code = (
         "import sys; from anople_anomalib.commands.main import main; code = main(); "
         "print(sorted({'torch', 'lightning', 'anomalib', 'pandas', 'matplotlib'} & set(sys.modules)), code)"
     )
-    command = ["serve", "--model", str(graph), "--port", str(port), "--signal", f"file:{flag}"]
+    command = ["serve", "--model", str(graph), "--port", str(port), "--signal", f"file:{flag}", "--source", video]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *command, "--output", str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     try:
         wait_for(lambda: _is_up(port))
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/judge?name=part", picture(250), method="POST")
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            assert json.load(answer)["verdict"] == "NOT OK"
+        for place, content, verdict in (("judge?name=part", picture(250), "NOT OK"), ("trigger", b"", "OK")):
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/{place}", content, method="POST")
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                assert json.load(answer)["verdict"] == verdict
     finally:
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
     assert output.splitlines()[-1] == "[] 0"
-    assert flag.read_text() == "NOT OK\n"
+    assert flag.read_text() == "OK\n"
 
 
 def _is_up(port: int) -> bool:
