@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -60,6 +60,8 @@ def judge_options(parser: ArgumentParser) -> None:
     parser.add_argument("--source", type=Path | None, default=None, help=video)
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between two frames of it; 0 for all")
     parser.add_argument("--fail-on-flag", action="store_true", help="end with 1 where a part is not OK")
+    engines = "where an exported model judges: here, or on a cluster of Ray, which goes on where a run before ended"
+    parser.add_argument("--engine", type=Literal["local", "ray"], default="local", help=engines)
     add_judging(parser)
 
 
@@ -74,7 +76,12 @@ def judge(options: Namespace) -> int:
     if options.source is not None and not (exported and options.source.is_file()):
         msg = f"--source takes the file of a video, and an exported model, got '{options.source}', '{options.model}'."
         raise UsageError(msg)
+    if options.engine == "ray" and (options.source is not None or not exported):
+        msg = "--engine ray takes folders or files of images, and an exported model: write one by anople export."
+        raise UsageError(msg)
     allow_pixels(options.megapixels)
+    if options.engine == "ray":
+        return exit_code(_judge_on_ray(frames_in(options.images), options), fail_on_flag=options.fail_on_flag)
     if exported:  # without torch
         if options.source is None:
             frames: Iterable[Frame] = (listed := frames_in(options.images))
@@ -91,6 +98,25 @@ def judge(options: Namespace) -> int:
     images = ImageList(options.images, options.white)
     counts = judge_series(load_judge(options, pictures=options.pictures), images, options, options.signal)
     return exit_code(counts, fail_on_flag=options.fail_on_flag)
+
+
+def _judge_on_ray(frames: "Sequence[Frame]", options: Namespace) -> dict[str, int]:
+    """Judge the images on a cluster that this model has no row of yet, as their files are, and count the verdicts."""
+    from anople_anomalib.deployment.on_ray import rows_on_ray
+    from anople_anomalib.deployment.runtime import ExportedModel, write_verdicts
+    from anople_anomalib.deployment.table import rows_of
+    from anople_anomalib.utils.lines import sole_writer
+
+    model, columns = ExportedModel(options.model), ("path", "modified", "bytes", "model")
+    with sole_writer(options.output / "predictions"):  # before the rows of an earlier run are read
+        known = {tuple(map(row.get, columns)) for row in rows_of(options.output / "predictions.jsonl")}
+        new = [
+            frame
+            for frame in frames
+            if (frame.path, *map(frame.file.get, columns[1:3]), model.metadata.model_id) not in known
+        ]
+        kinds = {"pictures": options.pictures, "append": True, "rows": rows_on_ray}
+        return write_verdicts(new, model, options.output, options.signal, **kinds)
 
 
 def load_judge(options: Namespace, *, pictures: bool) -> "AnoPLe":

@@ -46,7 +46,7 @@ class ExportedModel:
         if path.suffix not in EXPORTED:
             msg = f"An exported model is a file .onnx or .xml, got '{path}': write one by anople export."
             raise ValueError(msg)
-        self.metadata = read_metadata(path)
+        self.path, self.metadata = path, read_metadata(path)
         self._run = (_onnx if path.suffix == ".onnx" else _openvino)(path, at_once)
 
     def judge(self, pixels: NDArray[np.uint8], picture: Path | None = None) -> dict[str, Any]:

@@ -73,10 +73,12 @@ def judge(paths: Iterable[str | Path], model: str | Path | ExportedModel) -> Ite
 def frames_in(paths: Iterable[str | Path]) -> list[Frame]:
     """Return the images of files and folders, see :func:`image_files`."""
     files = image_files(paths)
-    return [
-        Frame(str(file), name, partial(read_pixels, file), _state_of(file))
-        for file, name in zip(files, relative_names(files), strict=True)
-    ]
+    return [frame_of(str(file), name) for file, name in zip(files, relative_names(files), strict=True)]
+
+
+def frame_of(path: str, name: str) -> Frame:
+    """Return an image file."""
+    return Frame(path, name, partial(read_pixels, path), _state_of(Path(path)))
 
 
 def frames_of(watch: "FolderWatch") -> Iterator[Frame]:
@@ -115,12 +117,7 @@ def rows_of_frames(
         model: The exported model.
         pictures: Folder of heat maps; ``None`` for none.
     """
-
-    def row(frame: Frame) -> dict[str, Any]:
-        """Return the row of an image."""
-        picture = None if pictures is None else pictures / picture_name(frame.name)
-        return row_of(model, frame.path, frame.read, frame.file, picture)
-
+    row = partial(row_of_frame, model=model, pictures=pictures)
     if model.at_once == 1:
         yield from ((frame, row(frame)) for frame in frames)
         return
@@ -131,6 +128,12 @@ def rows_of_frames(
             frame, found = waiting.popleft()
             yield frame, found.result()
             waiting.extend((frame, pool.submit(row, frame)) for frame in islice(coming, 1))
+
+
+def row_of_frame(frame: Frame, model: ExportedModel, pictures: Path | None) -> dict[str, Any]:
+    """Judge an image, see :func:`rows_of_frames`."""
+    picture = None if pictures is None else pictures / picture_name(frame.name)
+    return row_of(model, frame.path, frame.read, frame.file, picture)
 
 
 def row_of(
@@ -177,6 +180,7 @@ def write_verdicts(
     pictures: bool = False,
     append: bool = False,
     observe: Callable[[Mapping[str, Any], NDArray[np.float32] | None], object] | None = None,
+    rows: Callable[..., Iterator[tuple[Frame, dict[str, Any]]]] = rows_of_frames,
 ) -> dict[str, int]:
     """Judge images, print a line and write a row each to a folder, and count the verdicts.
 
@@ -188,10 +192,11 @@ def write_verdicts(
         pictures: Whether heat maps are drawn.
         append: Whether rows are added to those of an earlier run.
         observe: Called with every row, and the image in [0, 1], shape ``(3, H, W)``; ``None`` if it has no verdict.
+        rows: Judges them, with the arguments of :func:`rows_of_frames`.
     """
     with delivered(output, signals) as deliver, TableWriter(output, append=append) as table:
         folder = output / f"images{table.number}" if pictures else None
-        for frame, row in rows_of_frames(frames, model, folder):
+        for frame, row in rows(frames, model, folder):
             deliver(message_of(row))  # first: a row of the table is not judged again, and so never delivered later
             table.write([row])
             print(line_of(row), flush=True)

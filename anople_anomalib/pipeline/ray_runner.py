@@ -8,7 +8,6 @@ The machines need this package and the data at the same paths, but no common dis
 
 import os
 import socket
-from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -19,14 +18,13 @@ from anomalib.pipelines.types import GATHERED_RESULTS, PREV_STAGE_RESULT
 from tqdm import tqdm
 
 from anople_anomalib.utils.arguments import RATE, check, integer
+from anople_anomalib.utils.cluster import RETRIES, import_ray, running
 from anople_anomalib.utils.files import written_whole
 
 from .job import FewShotJob, FewShotJobGenerator
 from .results import EXAMPLES, FAILED, SAMPLES, SCORES
 from .settings import JobSettings
 
-RETRIES = 1
-"""How often a job runs again whose worker has died; a job that fails by itself is a row with its error at once."""
 _SECONDS = 10
 
 
@@ -58,7 +56,7 @@ class RayRunner(Runner):
         super().__init__(generator)
         check(integer(1), cpus_per_job=cpus_per_job)
         check(RATE, gpus_per_job=gpus_per_job or 0)
-        self._ray = _import_ray()
+        self._ray = import_ray()
         self._address, self._cpus, self._gpus = address, cpus_per_job, gpus_per_job
         host, _, port = (address or "").removeprefix("ray://").rpartition(":")
         if host and port.isdigit():
@@ -72,7 +70,7 @@ class RayRunner(Runner):
         """Run all jobs of the ``fewshot`` section ``args``; each row is written the moment its job ends."""
         del prev_stage_results
         jobs, ray, gpus = self.generator.generate_jobs(args), self._ray, self._gpus
-        with nullcontext() if ray.is_initialized() else ray.init(address=self._address, log_to_driver=False):
+        with running(ray, self._address):
             if gpus is None:
                 on_gpu = self.generator.accelerator != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
                 gpus = 1 if on_gpu else 0
@@ -86,19 +84,6 @@ class RayRunner(Runner):
                     rows.append(_take(ray, task, waiting.pop(task)))
                     progress.update()
         return FewShotJob.collect(rows)
-
-
-def _import_ray() -> ModuleType:
-    """Import Ray, which then tells nobody that it is used, and gives up a job that takes too much memory."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # of a worker that was ended to save memory: for ever
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError as error:
-        msg = '--engine ray needs Ray: pip install "anople-anomalib[ray]".'
-        raise ImportError(msg) from error
-    return ray
 
 
 def _take(ray: ModuleType, task: object, job: FewShotJob) -> dict[str, Any]:

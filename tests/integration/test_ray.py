@@ -1,23 +1,29 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""``anomalib fewshot --engine ray`` on a real cluster of Ray: a head without cores, and two workers with one each."""
+"""``--engine ray`` on a real cluster of Ray: a head without cores, and two workers with one each."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from jsonargparse import Namespace
+from PIL import Image
 
+from anople_anomalib.commands.main import main
+from anople_anomalib.deployment.table import rows_of
 from anople_anomalib.pipeline import FewShotPipeline
 from anople_anomalib.pipeline.results import ResultsTable
 from helpers.folders import write_category
+from helpers.graphs import brightness_model
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
 pytestmark = pytest.mark.slow
@@ -140,6 +146,72 @@ def test_a_machine_that_is_lost_costs_its_job_one_retry(
         cluster.add_node(num_cpus=1)
     assert [row["status"] for row in rows] == ["ok", "ok"]
     assert len(marker.read_text().split()) == 3, "two jobs, and one of them again"
+
+
+def test_images_are_judged_once_in_their_order_though_a_worker_dies(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.chdir(tmp_path)
+    random, photos = np.random.default_rng(0), tmp_path / "photos"
+    photos.mkdir()
+    for number in range(200):
+        Image.fromarray(random.integers(number, 256, (8, 8, 3), dtype=np.uint8)).save(photos / f"{number:03d}.png")
+    (photos / "broken.png").write_bytes(b"no image")
+    judge = ["judge", "photos", "--model", str(brightness_model(tmp_path / "graph")), "--pictures"]
+    assert main([*judge, "false", "--output", "serial"]) == 3
+    pipe, kept = photos / "150.png", tmp_path / "150.png"
+    pipe.rename(kept)
+    pipe.symlink_to(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe")
+    killed = threading.Thread(target=kill_reader, args=(tmp_path / "pipe", lambda: kept.rename(pipe)))
+    killed.start()
+    assert main([*judge, "true", "--output", "ray", "--engine", "ray"]) == 3
+    killed.join()
+    serial, rows = rows_of(Path("serial/predictions.jsonl")), rows_of(Path("ray/predictions.jsonl"))
+    assert [row["path"] for row in rows] == [row["path"] for row in serial]
+    assert {row["verdict"] for row in rows} == {"OK", "NOT OK", "ERROR"}
+    states = {"seconds", "time", "versions"}  # torch is in this process alone
+    for row, same in zip(rows, serial, strict=True):
+        assert {key: row[key] for key in row.keys() - states} == {key: same[key] for key in row.keys() - states}
+    assert len(list(Path("ray/images").rglob("*.*"))) == 200
+    table = Path("ray/predictions.jsonl")
+    lines = table.read_bytes().splitlines(keepends=True)
+    table.write_bytes(b"".join(lines[:120]) + lines[120][:50])  # as a run that is killed leaves it
+    Image.new("RGB", (8, 8)).save(photos / "007.png")  # another picture, whose row there is
+    capsys.readouterr()
+    assert main([*judge, "false", "--output", "ray", "--engine", "ray"]) == 3
+    assert "82 images: " in capsys.readouterr().out
+    assert [row["path"] for row in rows_of(table)] == [row["path"] for row in rows[:120]] + [
+        str(Path("photos/007.png")), *(row["path"] for row in rows[120:])
+    ]  # fmt: skip
+    capsys.readouterr()
+    assert main([*judge, "false", "--output", "ray", "--engine", "ray"]) == 0
+    assert "0 images: " in capsys.readouterr().out
+
+
+def kill_reader(pipe: Path, mend: Callable[[], object]) -> None:
+    """Kill the process that waits for a pipe, once the way around it is mended."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        try:
+            writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            break
+        except OSError:  # nobody reads
+            time.sleep(0.1)
+    readers = [int(fd.parts[2]) for fd in Path("/proc").glob("[0-9]*/fd/*") if fd.is_symlink() and points_to(fd, pipe)]
+    mend()
+    for reader in set(readers) - {os.getpid()}:
+        os.kill(reader, signal.SIGKILL)
+    os.close(writer)
+
+
+def points_to(link: Path, file: Path) -> bool:
+    """Whether an open file of a process is this one."""
+    try:
+        return link.readlink() == file
+    except OSError:  # closed, or of another user
+        return False
 
 
 def raylet_of(process: int) -> int:
