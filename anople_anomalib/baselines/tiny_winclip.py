@@ -9,11 +9,13 @@ of 16.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from anomalib.metrics import Evaluator
 from anomalib.models import WinClip
 from anomalib.models.image.winclip.torch_model import TEMPERATURE, WinClipModel
+from anomalib.visualization import Visualizer
+from torch import nn
 
 from anople_anomalib.backbones.clip_loading import TINY, load_clip
 
@@ -25,7 +27,10 @@ class TinyWinClip(WinClip):
         class_name: Class name for the prompts; ``None`` for the category of the datamodule.
         k_shot: Number of reference images.
         scales: Sides of the windows, in patches.
-        **components: Pre-processor, post-processor, evaluator and visualizer, as of any model of anomalib.
+        pre_processor: Pre-processor instance or flag to use the default.
+        post_processor: Post-processor instance or flag to use the default.
+        evaluator: Evaluator instance or flag to use the default.
+        visualizer: Visualizer instance or flag to use the default.
     """
 
     def __init__(
@@ -33,9 +38,13 @@ class TinyWinClip(WinClip):
         class_name: str | None = None,
         k_shot: int = 0,
         scales: Sequence[int] = (2, 3),
-        **components: Any,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
     ) -> None:
-        super(WinClip, self).__init__(**components)  # not WinCLIP's own, which builds its model over a download
+        # not WinCLIP's own, which builds its model over a download
+        super(WinClip, self).__init__(pre_processor, post_processor, evaluator, visualizer)
         self.model = _TinyWinClipModel(tuple(scales))
         self.class_name, self.k_shot = class_name, k_shot
         self.few_shot_source, self.is_setup = None, False

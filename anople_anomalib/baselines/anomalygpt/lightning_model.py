@@ -24,7 +24,9 @@ from typing import Any
 
 import torch
 from anomalib.data import Batch
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
+from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torch.utils.data import DataLoader
@@ -70,7 +72,9 @@ class AnomalyGPT(EnsembleLearner, AnomalibModule):
         lr: Highest learning rate of AdamW, up to which a tenth of the steps lead and from which a cosine leads down.
         training_seed: Seed of the initial decoder and prompts, and of the order of the auxiliary images.
         pre_processor: Pre-processor instance or flag to use the default.
-        **components: ``post_processor``, ``evaluator`` and ``visualizer``, as of any model of anomalib.
+        post_processor: Post-processor instance or flag to use the default.
+        evaluator: Evaluator instance or flag to use the default.
+        visualizer: Visualizer instance or flag to use the default.
 
     Raises:
         ValueError: If an argument is out of range or unknown.
@@ -92,7 +96,9 @@ class AnomalyGPT(EnsembleLearner, AnomalibModule):
         lr: float = 1e-3,
         training_seed: int = 0,
         pre_processor: nn.Module | bool = True,
-        **components: Any,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
     ) -> None:
         class_names, layers = as_list(class_names), as_list(layers)  # plain data for the checkpoint's hyper-parameters
         pretrained, language_model = pretrained and str(pretrained), language_model and str(language_model)
@@ -101,7 +107,7 @@ class AnomalyGPT(EnsembleLearner, AnomalibModule):
         check(RATE, lr=lr)
         check_class_names(class_names)
         loaded = load_backbone(backbone, pretrained)
-        super().__init__(pre_processor=self.pre_processor_around(loaded, pre_processor), **components)
+        super().__init__(self.pre_processor_around(loaded, pre_processor), post_processor, evaluator, visualizer)
         self.language = None if language_model is None else LanguageModel(language_model)
         layers = resolve_memory_layers(layers, loaded.clip.visual.depth, [ANOMALYGPT_LAYERS], "layers")
         with seeded(training_seed):

@@ -20,9 +20,10 @@ See Also:
 """
 
 from collections.abc import Sequence
-from typing import Any
 
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
+from anomalib.visualization import Visualizer
 from torch import nn
 
 from anople_anomalib.baselines.shot_memory import FeaturePyramid, ShotMemory
@@ -45,7 +46,9 @@ class FastRecon(ShotMemory, AnomalibModule):
         regularization: lambda, the weight of the normal features' mean.
         sigma: Standard deviation of the Gaussian smoothing of the map, in pixels; 0 for none.
         pre_processor: Pre-processor instance or flag to use the default.
-        **components: ``post_processor``, ``evaluator`` and ``visualizer``, as of any model of anomalib.
+        post_processor: Post-processor instance or flag to use the default.
+        evaluator: Evaluator instance or flag to use the default.
+        visualizer: Visualizer instance or flag to use the default.
 
     Raises:
         ValueError: If an argument is out of range or unknown.
@@ -63,11 +66,13 @@ class FastRecon(ShotMemory, AnomalibModule):
         regularization: float = 2.0,
         sigma: float = 4.0,
         pre_processor: nn.Module | bool = True,
-        **components: Any,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
     ) -> None:
         layers = as_list(layers)  # plain data for the checkpoint's hyper-parameters
         check(RATE, regularization=regularization, sigma=sigma)
         check(POSITIVE_SHARE, coreset_sampling_ratio=coreset_sampling_ratio)
         pyramid = FeaturePyramid(backbone, _STRIDES, layers, pre_trained)
-        super().__init__(pre_processor=self.pre_processor_of(pyramid, pre_processor), **components)
+        super().__init__(self.pre_processor_of(pyramid, pre_processor), post_processor, evaluator, visualizer)
         self.model = FastReconModel(pyramid, coreset_sampling_ratio, regularization, sigma)

@@ -20,10 +20,11 @@ See Also:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
+from anomalib.visualization import Visualizer
 from torch import nn
 
 from anople_anomalib.backbones.clip_loading import load_backbone
@@ -63,7 +64,9 @@ class InCTRL(EnsembleLearner, AnomalibModule):
         lr: Learning rate of AdamW.
         training_seed: Seed of the initial adapter and heads, and of the order of the auxiliary images.
         pre_processor: Pre-processor instance or flag to use the default.
-        **components: ``post_processor``, ``evaluator`` and ``visualizer``, as of any model of anomalib.
+        post_processor: Post-processor instance or flag to use the default.
+        evaluator: Evaluator instance or flag to use the default.
+        visualizer: Visualizer instance or flag to use the default.
 
     Raises:
         ValueError: If an argument is out of range or unknown.
@@ -84,7 +87,9 @@ class InCTRL(EnsembleLearner, AnomalibModule):
         lr: float = 1e-3,
         training_seed: int = 0,
         pre_processor: nn.Module | bool = True,
-        **components: Any,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
     ) -> None:
         class_names, layers = as_list(class_names), as_list(layers)  # plain data for the checkpoint's hyper-parameters
         pretrained = pretrained and str(pretrained)
@@ -94,7 +99,7 @@ class InCTRL(EnsembleLearner, AnomalibModule):
         check(RATE, lr=lr)
         check_class_names(class_names)
         loaded = load_backbone(backbone, pretrained)
-        super().__init__(pre_processor=self.pre_processor_around(loaded, pre_processor), **components)
+        super().__init__(self.pre_processor_around(loaded, pre_processor), post_processor, evaluator, visualizer)
         layers = resolve_memory_layers(layers, loaded.clip.visual.depth, [INCTRL_LAYERS], "layers")
         with seeded(training_seed):
             self.model = InCTRLModel(loaded.clip, layers)

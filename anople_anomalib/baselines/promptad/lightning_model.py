@@ -25,7 +25,9 @@ from typing import Any, cast
 
 import torch
 from anomalib.data import Batch
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
+from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
@@ -82,7 +84,9 @@ class PromptAD(AroundClip, AnomalibModule):
         prompt_lr: Learning rate of SGD, from which a cosine leads to 1e-5.
         training_seed: Seed of the initial prompts.
         pre_processor: Pre-processor instance or flag to use the default.
-        **components: ``post_processor``, ``evaluator`` and ``visualizer``, as of any model of anomalib.
+        post_processor: Post-processor instance or flag to use the default.
+        evaluator: Evaluator instance or flag to use the default.
+        visualizer: Visualizer instance or flag to use the default.
 
     Raises:
         ValueError: If an argument is out of range or unknown.
@@ -109,7 +113,9 @@ class PromptAD(AroundClip, AnomalibModule):
         prompt_lr: float = 0.002,
         training_seed: int = 0,
         pre_processor: nn.Module | bool = True,
-        **components: Any,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
     ) -> None:
         # plain data for the checkpoint's hyper-parameters
         class_names, anomalies, memory_layers = as_list(class_names), as_list(anomalies), as_list(memory_layers)
@@ -123,7 +129,7 @@ class PromptAD(AroundClip, AnomalibModule):
             _check_anomalies(anomalies, object_specific=object_specific)
         loaded = load_backbone(backbone, pretrained)
         visual = loaded.clip.visual
-        super().__init__(pre_processor=self.pre_processor_around(loaded, pre_processor), **components)
+        super().__init__(self.pre_processor_around(loaded, pre_processor), post_processor, evaluator, visualizer)
         layers: Sequence[int] = ()
         if use_memory:
             of_paper = [PROMPTAD_MEMORY_LAYERS]

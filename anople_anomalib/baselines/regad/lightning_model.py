@@ -24,11 +24,12 @@ See Also:
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from anomalib.data import AnomalibDataset
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
+from anomalib.visualization import Visualizer
 from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize
 
@@ -64,7 +65,9 @@ class RegAD(AuxiliaryLearner, ShotMemory, AnomalibModule):
         sigma: Standard deviation of the Gaussian smoothing of the map, in pixels; 0 for none.
         training_seed: Seed of the first weights and of the order of the auxiliary images.
         pre_processor: Pre-processor instance or flag to use the default.
-        **components: ``post_processor``, ``evaluator`` and ``visualizer``, as of any model of anomalib.
+        post_processor: Post-processor instance or flag to use the default.
+        evaluator: Evaluator instance or flag to use the default.
+        visualizer: Visualizer instance or flag to use the default.
 
     Raises:
         ValueError: If an argument is out of range or unknown.
@@ -85,7 +88,9 @@ class RegAD(AuxiliaryLearner, ShotMemory, AnomalibModule):
         sigma: float = 4.0,
         training_seed: int = 0,
         pre_processor: nn.Module | bool = True,
-        **components: Any,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
     ) -> None:
         check(NAME, backbone=backbone)
         check(integer(1), k_shot=k_shot, epochs=epochs, batch_size=batch_size)
@@ -95,7 +100,7 @@ class RegAD(AuxiliaryLearner, ShotMemory, AnomalibModule):
         if pre_processor is True:
             square = Resize([image_size, image_size], interpolation=InterpolationMode.BILINEAR, antialias=True)
             pre_processor = ExactPreProcessor(Compose([square]))
-        super().__init__(pre_processor=exact_pre_processor(pre_processor), **components)
+        super().__init__(exact_pre_processor(pre_processor), post_processor, evaluator, visualizer)
         with seeded(training_seed):
             self.model = RegADModel(stages_of(backbone, pre_trained), image_size, sigma)
 

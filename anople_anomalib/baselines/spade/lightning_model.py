@@ -19,9 +19,10 @@ See Also:
 """
 
 from collections.abc import Sequence
-from typing import Any
 
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
+from anomalib.visualization import Visualizer
 from torch import nn
 
 from anople_anomalib.baselines.shot_memory import FeaturePyramid, ShotMemory
@@ -45,7 +46,9 @@ class SPADE(ShotMemory, AnomalibModule):
         num_pixels: kappa: nearest pixels whose distances are averaged.
         sigma: Standard deviation of the Gaussian smoothing of the map, in pixels; 0 for none.
         pre_processor: Pre-processor instance or flag to use the default.
-        **components: ``post_processor``, ``evaluator`` and ``visualizer``, as of any model of anomalib.
+        post_processor: Post-processor instance or flag to use the default.
+        evaluator: Evaluator instance or flag to use the default.
+        visualizer: Visualizer instance or flag to use the default.
 
     Raises:
         ValueError: If an argument is out of range or unknown.
@@ -63,11 +66,13 @@ class SPADE(ShotMemory, AnomalibModule):
         num_pixels: int = 1,
         sigma: float = 4.0,
         pre_processor: nn.Module | bool = True,
-        **components: Any,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
     ) -> None:
         layers = as_list(layers)  # plain data for the checkpoint's hyper-parameters
         check(integer(1), num_images=num_images, num_pixels=num_pixels)
         check(RATE, sigma=sigma)
         pyramid = FeaturePyramid(backbone, _STRIDES, layers, pre_trained)
-        super().__init__(pre_processor=self.pre_processor_of(pyramid, pre_processor), **components)
+        super().__init__(self.pre_processor_of(pyramid, pre_processor), post_processor, evaluator, visualizer)
         self.model = SPADEModel(pyramid, num_images, num_pixels, sigma)
