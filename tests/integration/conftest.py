@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from anople_anomalib.data import SampleTextures
 from helpers.folders import write_category
+
+SHOWN = ("good/003", "crack/003", "moss/004")  # in notebooks
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +21,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of a tiny data set in MVTec's layout: ``bottle`` with eight normal training images. Not to be changed."""
     folder = tmp_path_factory.mktemp("images")
     return write_category(folder, train_names=[f"{number:03d}" for number in range(8)], num_test=4)
+
+
+@pytest.fixture(scope="session")
+def few_textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder for ``ANOPLE_CACHE`` with the bricks of SampleTextures, of whose test images a third is left."""
+    cache = tmp_path_factory.mktemp("textures")
+    samples = SampleTextures(cache / "sample_textures", "brick")
+    samples.prepare_data()
+    for folder in ("test", "ground_truth"):
+        for file in (samples.root / "brick" / folder).rglob("*.png"):
+            number = file.stem[:3]
+            if int(number) > 1 and f"{file.parent.name}/{number}" not in SHOWN:
+                file.unlink()
+    return cache
 
 
 @pytest.fixture(scope="module")

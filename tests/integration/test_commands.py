@@ -3,7 +3,6 @@
 
 """Every command of anomalib's engine and command line: with a fresh, a trained and a saved model."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +13,8 @@ from anomalib.deploy import ExportType, TorchInferencer
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model
 from lightning_utilities.core.imports import module_available
-from PIL import Image
 
 from helpers.command_line import MODEL, anomalib, data_arguments
-from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
 
 pytestmark = pytest.mark.usefixtures("_quiet_process")
@@ -191,52 +188,3 @@ class TestCommandLine:
     def test_export_from_a_checkpoint(self, checkpoint: Path, tmp_path: Path) -> None:
         anomalib("export", *MODEL, "--export_type", "torch", "--ckpt_path", checkpoint, results=tmp_path)
         assert (tmp_path / "weights" / "torch" / "model.pt").is_file()
-
-    @pytest.mark.parametrize("command", ["validate", "test", "predict", "export"])
-    def test_an_untrained_model_is_refused(self, images: Path, tmp_path: Path, command: str) -> None:
-        data = ("--export_type", "torch") if command == "export" else data_arguments(images)
-        with pytest.raises(RuntimeError, match="This AnoPLe is not trained: run `fit` or `train` first, or pass"):
-            anomalib(command, *MODEL, *data, results=tmp_path)
-
-
-@pytest.mark.slow
-def test_one_model_of_several_categories_from_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As of MVTec AD, whose images have the same names in every category: each category's metrics, and their mean."""
-    for category in ("bottle", "cable"):
-        write_category(tmp_path / "data", category)
-    wrapped = {"class_path": "MVTecAD", "init_args": {"root": str(tmp_path / "data"), "num_workers": 0}}
-    anomalib(
-        "train",
-        *(*MODEL, "--model.training.epochs", "1", "--model.visualizer", "false"),
-        *("--data", "FewShot", "--data.datamodule", json.dumps(wrapped), "--data.categories", "[bottle,cable]"),
-        results=tmp_path / "results",
-    )
-    printed = capsys.readouterr().out
-    for metric in ("image_AUROC", "pixel_AUROC"):
-        for name in (f"bottle/{metric}", f"cable/{metric}", metric):
-            assert name in printed
-
-
-@pytest.mark.slow
-def test_tiles_and_a_region_by_the_command(images: Path, tmp_path: Path) -> None:
-    large = ("--model.tiles", "[1, 2]", "--model.roi", "[[0, 0], [0.6, 0], [0.6, 1], [0, 1]]")
-    one = ("--model.training.epochs", "1", "--model.visualizer", "false")
-    anomalib("train", *MODEL, *large, *one, *data_arguments(images), results=tmp_path)
-    checkpoint = next(tmp_path.rglob("model.ckpt"))
-    (tmp_path / "new").mkdir()
-    for file in (images / "bottle" / "test" / "good").iterdir():
-        (tmp_path / "new" / file.name).write_bytes(file.read_bytes())
-    given = ("--data", str(tmp_path / "new"), "--ckpt_path", str(checkpoint))
-    anomalib("predict", *MODEL, *large, *one, *given, results=tmp_path / "judged")
-    rows = [
-        json.loads(line) for line in next((tmp_path / "judged").rglob("predictions.jsonl")).read_text().splitlines()
-    ]
-    assert len(rows) == len(list((tmp_path / "new").iterdir()))
-    for row in rows:
-        with Image.open(row["path"]) as image:
-            assert all(region["box"][0] < 0.62 * image.width for region in row["regions"])
-    other = ("--model.tiles", "[2, 2]", *one)
-    with pytest.raises(ValueError, match=r"trained with tiles \[1, 2\], this model has \[2, 2\]"):
-        anomalib("predict", *MODEL, *other, *given, results=tmp_path / "other")

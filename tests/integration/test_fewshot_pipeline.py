@@ -115,16 +115,16 @@ def test_mixed_models_give_one_row_each(data: dict[str, Any], capsys: pytest.Cap
 
 
 def test_the_shipped_comparison_runs_without_a_download(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    few_textures: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """``configs/benchmark/sample_textures.yaml``, with one of its seeds, numbers of shots and categories, one epoch."""
+    """``configs/benchmark/sample_textures.yaml``, with one of all its choices, one epoch and few images."""
     config = yaml.safe_load((CONFIGS / "benchmark" / "sample_textures.yaml").read_text(encoding="utf-8"))
     section = config["fewshot"]
     section["seed"] = section["seed"]["grid"][0]
     section["data"]["init_args"] |= {"k_shot": 1, "categories": "brick"}
     section["model"]["grid"][0]["init_args"] |= {"training": {"epochs": 1}, "memory": {"turns": "none"}}
     section["model"]["grid"] = [model for model in section["model"]["grid"] if model["class_path"] != "Padim"]
-    monkeypatch.setenv("ANOPLE_CACHE", str(Path("cache").absolute()))
+    monkeypatch.setenv("ANOPLE_CACHE", str(few_textures))
     with caplog.at_level(logging.INFO, "anople_anomalib"):
         rows = {row["model"]: row for row in run(section)}
     assert [row["error"] for row in rows.values()] == ["", ""]

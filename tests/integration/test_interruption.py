@@ -25,9 +25,9 @@ pytestmark = [
 ]
 
 EPOCHS = 3
-SIGNALS = ("SIGTERM", "SIGKILL")
 KILLS = {  # after the step of every epoch (counted from 0) that has a checkpoint before it, and in the last validation
-    **{f"{name}_{epoch}": {"name": name, "epoch": epoch} for name in SIGNALS for epoch in range(1, EPOCHS)},
+    "SIGTERM_1": {"name": "SIGTERM", "epoch": 1},
+    "SIGKILL_2": {"name": "SIGKILL", "epoch": 2},
     "SIGKILL_validation": {"name": "SIGKILL", "epoch": EPOCHS - 1, "hook": "on_validation_start"},
 }
 LATE = {"name": "SIGTERM", "epoch": EPOCHS - 1, "hook": "on_validation_start"}

@@ -17,13 +17,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from anople_anomalib.commands.main import main as anople
 from anople_anomalib.deployment.runtime import main
 from helpers.graphs import brightness_model
 from helpers.training import train_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to a process")]
 
-PROGRAM = "import sys, helpers.miniature; from anople_anomalib.commands.main import main; sys.exit(main())"
+LIGHT = "import sys; from anople_anomalib.commands.main import main; sys.exit(main())"
+PROGRAM = LIGHT.replace("sys;", "sys, helpers.miniature;", 1)
 """The command, which knows the miniature."""
 TIMEOUT = 120.0
 
@@ -134,9 +136,7 @@ def test_an_exported_model_watches_without_torch(tmp_path: Path) -> None:
         place.mkdir(parents=True)
         Image.new("RGB", (8, 8), color).save(place / "0.png")
     heavy = "{'torch', 'anomalib', 'lightning', 'pandas', 'matplotlib', 'scipy', 'cv2'} & {*sys.modules}"
-    program = PROGRAM.replace("helpers.miniature", "os").replace(
-        "sys.exit(main())", f"code = main(); print({heavy}, code)"
-    )
+    program = LIGHT.replace("sys.exit(main())", f"code = main(); print({heavy}, code)")
     with watching(brightness_model(tmp_path), folder, output, "--golden", str(golden), program=program) as process:
         wait_until(lambda: names_of(output) == ["0.png"])
         (folder / "lot").mkdir()
@@ -164,9 +164,9 @@ def test_a_second_watch_is_refused_and_other_rows_go_beside(tmp_path: Path) -> N
     folder, output, model = tmp_path / "incoming", tmp_path / "verdicts", brightness_model(tmp_path)
     folder.mkdir()
     Image.new("RGB", (8, 8), "black").save(folder / "0.png")
-    with watching(model, folder, output) as process:
+    with watching(model, folder, output, program=LIGHT) as process:
         wait_until(lambda: len(rows_of(output)) == 1)
-        with watching(model, folder, output) as second:
+        with watching(model, folder, output, program=LIGHT) as second:
             _, said = second.communicate(timeout=TIMEOUT)
         assert second.returncode == 1
         assert "Another run writes to" in said.splitlines()[-1]
@@ -194,11 +194,11 @@ def test_results_in_the_watched_folder_are_refused(
         assert message in process.stderr.splitlines()[-1]
 
 
-@pytest.fixture(scope="module")
-def golden(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def golden(images: Path, tmp_path: Path) -> Path:
     """A good part as in training, and one that no threshold lets pass."""
-    folder = tmp_path_factory.mktemp("golden")
-    (folder / "good").mkdir()
+    folder = tmp_path / "golden"
+    (folder / "good").mkdir(parents=True)
     (folder / "bad").mkdir()
     shot = next(iter(sorted((images / "bottle" / "train" / "good").iterdir())))
     (folder / "good" / "0.png").write_bytes(shot.read_bytes())
@@ -211,7 +211,7 @@ def golden(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_golden_parts_are_judged_again_and_the_watch_goes_on(checkpoint: Path, golden: Path, tmp_path: Path) -> None:
     folder, output = tmp_path / "incoming", tmp_path / "verdicts"
     folder.mkdir()
-    arguments = ["--golden", str(golden), "--golden_hours", "0.002"]  # 7 seconds
+    arguments = ["--golden", str(golden), "--golden_hours", "0.001"]  # 4 seconds
     with watching(checkpoint, folder, output, *arguments) as process:
         wait_until(lambda: (output / "golden" / "predictions_2.jsonl").is_file())
         (folder / "0.png").write_bytes((golden / "good" / "0.png").read_bytes())
@@ -226,30 +226,28 @@ def test_golden_parts_are_judged_again_and_the_watch_goes_on(checkpoint: Path, g
 
 
 def test_a_golden_part_with_another_verdict_or_score_ends_the_watch(
-    checkpoint: Path, golden: Path, tmp_path: Path
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, output, wrong = tmp_path / "incoming", tmp_path / "verdicts", tmp_path / "wrong"
+    folder, output, golden = tmp_path / "incoming", tmp_path / "verdicts", tmp_path / "golden"
     folder.mkdir()
     for kind in ("good", "bad"):  # both look like the good one
-        (wrong / kind).mkdir(parents=True)
-        (wrong / kind / "0.png").write_bytes((golden / "good" / "0.png").read_bytes())
-    with watching(checkpoint, folder, output, "--golden", str(wrong)) as process:
-        _, said = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 4, said
+        (golden / kind).mkdir(parents=True)
+        Image.new("RGB", (8, 8), "dimgray").save(golden / kind / "0.png")
+    command = ["watch", str(folder), "--model", str(brightness_model(tmp_path)), "--golden", str(golden), "--output"]
+    assert anople([*command, str(output)]) == 4
+    said = capsys.readouterr().err
     assert "is OK, and is known as bad" in said
     assert "Nothing more is judged" in said
     (row,) = rows_of(output)
-    assert (Path(row["path"]), row["verdict"]) == (wrong / "bad" / "0.png", "ERROR")
+    assert (Path(row["path"]), row["verdict"]) == (golden / "bad" / "0.png", "ERROR")
     assert (output / "golden" / "images" / "bad" / "0.png").is_file()
     assert not (output / "golden" / "scores.json").exists()
 
     other = tmp_path / "other"
     (other / "golden").mkdir(parents=True)
-    scores = {row["path"]: 2 * row["score"] for row in rows_of(output / "golden")}
-    known = {str(golden / kind / "0.png"): scores[str(wrong / "good" / "0.png")] for kind in ("good", "bad")}
-    content = {"model": row["model"], "scores": known}
+    Image.new("RGB", (8, 8), "white").save(golden / "bad" / "0.png")
+    (score,) = {row["score"] for row in rows_of(output / "golden")}
+    content = {"model": row["model"], "scores": {str(golden / "good" / "0.png"): 2 * score}}
     (other / "golden" / "scores.json").write_text(json.dumps(content))
-    with watching(checkpoint, folder, other, "--golden", str(golden)) as process:
-        _, said = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 4, said
-    assert "and had" in said
+    assert anople([*command, str(other)]) == 4
+    assert "and had" in capsys.readouterr().err

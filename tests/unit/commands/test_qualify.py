@@ -17,7 +17,9 @@ from anople_anomalib.anople import AnoPLe
 from anople_anomalib.commands.main import main
 from anople_anomalib.commands.qualify import find_pictures, read_trials
 from anople_anomalib.deployment.journal import journal_of
+from anople_anomalib.deployment.metadata import read_metadata
 from helpers.folders import write_category
+from helpers.graphs import brightness_model, described
 from helpers.training import make_datamodule, make_engine, make_model
 
 
@@ -87,11 +89,14 @@ def test_trials_make_an_agreement_study(checkpoint: Path, tmp_path: Path, monkey
     assert re.fullmatch(r"\d+ of 12 \(.*; at least .* with 95 % confidence\)", right), "a rate that should be high"
 
 
-@pytest.mark.parametrize("exported", [False, pytest.param(True, marks=[pytest.mark.export, pytest.mark.slow])])
+@pytest.mark.parametrize("exported", [False, True])
 def test_pictures_that_the_model_rests_on_are_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], exported: bool
 ) -> None:
-    model = AnoPLe.load_from_checkpoint(checkpoint).to_onnx(tmp_path) if exported else checkpoint
+    model = checkpoint
+    if exported:
+        known = read_metadata(AnoPLe.load_from_checkpoint(checkpoint).to_torch(tmp_path)).known_images
+        model = described(brightness_model(tmp_path / "graph"), tmp_path, known_images=known)
     parts = write_parts(tmp_path / "parts", "good", "crack")
     shot = next((checkpoint.parent / "data").rglob("train/good/*.png"))
     for image in sorted((checkpoint.parent / "data").rglob("train/good/*.png")):

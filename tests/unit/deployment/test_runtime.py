@@ -16,9 +16,10 @@ from PIL import Image
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.commands.main import main as anople
+from anople_anomalib.deployment.metadata import read_metadata
 from anople_anomalib.deployment.runtime import ExportedModel, exit_code, image_files, judge, main, read_pixels
 from anople_anomalib.deployment.table import rows_of
-from helpers.graphs import brightness_model
+from helpers.graphs import brightness_model, described
 from helpers.training import train_model
 
 pytestmark = [pytest.mark.export, pytest.mark.slow]
@@ -78,16 +79,18 @@ def test_rows_are_those_of_the_checkpoint(graph: Path, model: AnoPLe, photos: Pa
     assert found[str(photos / "deep.png")]["verdict"] == "ERROR"
 
 
-def test_doubtful_parts_are_looked_at_as_by_the_checkpoint(model: AnoPLe, photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
+def test_doubtful_parts_are_looked_at_as_by_the_checkpoint(
+    model: AnoPLe, graph: Path, photos: Path, tmp_path: Path
+) -> None:
     processor = model.require_thresholds()
     before = processor.look, processor.normal_scores
     processor.look, processor.normal_scores = True, [0.5, 1.0, 2.0]
     try:
-        zone, graph = processor.zone(), model.to_onnx(tmp_path)
+        zone, written = processor.zone(), read_metadata(model.to_torch(tmp_path))
     finally:
         processor.look, processor.normal_scores = before
-    rows = [row for row in judge([photos], graph) if row["verdict"] != "ERROR"]
+    looking = described(graph, tmp_path, look=written.look)
+    rows = [row for row in judge([photos], looking) if row["verdict"] != "ERROR"]
     assert {row["verdict"] for row in rows} >= {"LOOK"}
     assert all((row["verdict"] == "LOOK") == (zone.lower < row["score"] <= zone.upper) for row in rows)
 
@@ -173,10 +176,8 @@ def test_exit_codes_tell_flagged_parts_from_unjudged_ones(counts: dict[str, int]
     assert exit_code(counts) == (3 if "ERROR" in counts else 0)
 
 
-def test_a_graph_for_one_size_names_it(model: AnoPLe, photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    path = model.to_onnx(tmp_path, input_size=(96, 96))
+def test_a_graph_for_one_size_names_it(graph: Path, photos: Path, tmp_path: Path) -> None:
+    path = described(graph, tmp_path, input_size=[96, 96])
     rows = {Path(row["path"]).name: row for row in judge([photos / "0.png", photos / "1.png"], path)}
     assert rows["0.png"]["verdict"] in ("OK", "NOT OK")
     assert "height and width 96x96, got 110x150" in rows["1.png"]["error"]
