@@ -115,12 +115,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        class_names, large = as_list(class_names), tiles is not None or roi is not None
-        if large:
-            from .tiles.region import plain_roi
-            from .tiles.tiling import plain_tiles
-
-            tiles, roi = plain_tiles(tiles), plain_roi(roi)
+        class_names, (tiles, roi) = as_list(class_names), _plain_places(tiles, roi)
         check(K_SHOT, k_shot=k_shot)
         check(integer(0), seed=seed)
         whole = roi is None and tiles in (None, [1, 1])
@@ -140,7 +135,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
             post_processor = ExactPostProcessor(**post_processor.checkpoint_config())
         super().__init__(exact_pre_processor(pre_processor), post_processor, evaluator, visualizer)
         self.model, self.simulator = model, simulator
-        if large:
+        if tiles is not None or roi is not None:
             from .tiles.large_images import LargeImages
 
             self.model = cast("AnoPLeModel", LargeImages(model))  # which answers for it
@@ -277,3 +272,13 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         return cast("STEP_OUTPUT", within_region(batch, self.model.region if regions is None else regions))
 
     test_step = predict_step = validation_step  # anomalib's own steps know of no region
+
+
+def _plain_places(tiles: Any, roi: Any) -> tuple[Any, Any]:
+    """Check tiles and region of interest, and return them as plain data; without either the room is not needed."""
+    if tiles is None and roi is None:
+        return None, None
+    from .tiles.region import plain_roi
+    from .tiles.tiling import plain_tiles
+
+    return plain_tiles(tiles), plain_roi(roi)

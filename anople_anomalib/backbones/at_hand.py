@@ -17,11 +17,7 @@ _CLIP_CACHE = Path("~/.cache/clip")  # of open_clip's downloads
 
 
 def is_at_hand(settings: Mapping[str, Any]) -> bool:
-    """Return whether a preset needs no download on this machine.
-
-    Args:
-        settings: A preset, or resolved settings.
-    """
+    """Return whether a preset, or resolved settings, need no download on this machine."""
     clip, tag, second = settings["backbone"], settings["pretrained"], settings["memory"]["backbone"]
     return (clip == TINY or _has_clip(clip, tag)) and (second == NO_BACKBONE or _has_second(second))
 

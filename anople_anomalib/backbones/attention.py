@@ -38,29 +38,14 @@ def attend(attention: nn.MultiheadAttention, x: torch.Tensor, mask: torch.Tensor
 
 
 def attend_values(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
-    """Compute V-V attention: the values attend to themselves, in place of queries to keys.
-
-    Args:
-        attention: The module whose weights are used.
-        x: Sequences of shape ``(B, L, D)``.
-
-    Returns:
-        Shape ``(B, L, D)``.
-    """
+    """Compute V-V attention of sequences ``(B, L, D)``: the values attend to themselves, not queries to keys."""
     values = _heads(attention, x)[2]
     heads = F.scaled_dot_product_attention(values, values, values)
     return attention.out_proj(rearrange(heads, "b h l d -> b l (h d)"))
 
 
 def require_multihead(block: nn.Module) -> nn.MultiheadAttention:
-    """Return the attention of a transformer's block.
-
-    Args:
-        block: A block of a transformer.
-
-    Raises:
-        ValueError: If it is of another kind than torch's, and does not tell its weights.
-    """
+    """Return the attention of a transformer's block; another kind than torch's is a ``ValueError``."""
     attention = getattr(block, "attn", None)
     if not isinstance(attention, nn.MultiheadAttention):
         msg = (
@@ -72,15 +57,7 @@ def require_multihead(block: nn.Module) -> nn.MultiheadAttention:
 
 
 def attention_weights(attention: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
-    """Compute how the tokens attend to each other, without a mask.
-
-    Args:
-        attention: The module whose weights are used.
-        x: Sequences of shape ``(B, L, D)``.
-
-    Returns:
-        The mean over the heads, query by key, shape ``(B, L, L)``; a row sums to 1.
-    """
+    """Compute how tokens ``(B, L, D)`` attend to each other, without a mask: the mean over the heads, ``(B, L, L)``."""
     queries, keys, _ = _heads(attention, x)
     scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
     return scores.softmax(dim=-1).mean(dim=1)

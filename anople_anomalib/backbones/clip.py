@@ -124,14 +124,7 @@ class PromptedVisualTower(nn.Module):
         )
 
     def project(self, patch_tokens: torch.Tensor) -> torch.Tensor:
-        """Map patch tokens into the joint embedding by CLIP's own projection, as for the CLS token.
-
-        Args:
-            patch_tokens: Shape ``(B, n, d_v)``.
-
-        Returns:
-            Local features of shape ``(B, embed_dim, h, w)``.
-        """
+        """Map patch tokens ``(B, n, d_v)`` as CLIP does CLS, to local features ``(B, embed_dim, h, w)``."""
         return rearrange(patch_tokens @ self.visual.proj, "b (h w) d -> b d h w", h=self.grid[0], w=self.grid[1])
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:

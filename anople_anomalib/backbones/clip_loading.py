@@ -107,15 +107,7 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
 
 
 def load_clip(name: str, pretrained: str | None = None) -> nn.Module:
-    """Load the model of open_clip behind a backbone; see :func:`load_backbone`.
-
-    Args:
-        name: An open_clip model name, or ``"anople-tiny"``.
-        pretrained: As for :func:`load_backbone`.
-
-    Returns:
-        A CLIP with plain transformers as towers.
-    """
+    """Load open_clip's CLIP with plain transformers as towers behind a backbone; as for :func:`load_backbone`."""
     if name != TINY:
         _check_architecture(name)
     weights = pretrained or default_weights(name)
@@ -131,13 +123,7 @@ def load_clip(name: str, pretrained: str | None = None) -> nn.Module:
 
 
 def default_weights(name: str) -> str:
-    """Return the weights that ``pretrained=None`` stands for.
-
-    Args:
-        name: An open_clip model name, or ``"anople-tiny"``.
-
-    Returns:
-        A tag of open_clip, or the path of the bundled file.
+    """Return the weights that ``pretrained=None`` stands for: a tag of open_clip, or the path of the bundled file.
 
     Raises:
         ValueError: If open_clip has no weights for the model.

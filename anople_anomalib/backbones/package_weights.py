@@ -150,14 +150,7 @@ def _create(architecture: str, overlay: dict[str, Any], **kwargs: Any) -> nn.Mod
 
 
 def forget_weights(model: nn.Module) -> nn.Module:
-    """Drop the weights that timm keeps in a model's configuration, which would be copied and pickled with it.
-
-    Args:
-        model: A model that was built with a ``state_dict`` in its configuration, or any other.
-
-    Returns:
-        The model.
-    """
+    """Drop the weights that timm keeps in a model's configuration, which would be copied and pickled with it."""
     for module in model.modules():
         config = vars(module).get("pretrained_cfg")  # default_cfg is the same dictionary
         if isinstance(config, dict):

@@ -69,12 +69,9 @@ def feature_layers(name: str, option: str = OPTION, sizes: Mapping[str, Any] | N
     """Return the stride of every layer whose features a network hands out, by the layer's name, from fine to coarse.
 
     Args:
-        name: A known name.
+        name: A known name; one that tells no features is a ``ValueError``.
         option: Name of the user's option, for the error message.
         sizes: Arguments of a transformer whose image has another size than its own.
-
-    Raises:
-        ValueError: If it tells no features.
     """
     try:
         return _strides(name, tuple((sizes or {}).items()))
@@ -111,30 +108,35 @@ def load_features(
         logger.warning("%s has random weights, as asked for: its detections mean nothing.", name)
         with seeded(0):
             return bare_features(name, indices, sizes)
-    overlay: dict[str, Any] | None = None
     if weights is not None:
-        if not Path(weights).is_file():
-            msg = f"The weights file {weights!r} for {name} does not exist: check the path given as memory.pretrained."
-            raise FileNotFoundError(msg)
-    elif name in PACKAGE_WEIGHTS:
-        overlay = {"state_dict": package_weights(name)}
+        return _with_file(name, indices, weights, sizes)
+    overlay = {"state_dict": package_weights(name)} if name in PACKAGE_WEIGHTS else None
     try:
-        if weights is not None:
-            tensors = read_weights(Path(weights), architecture, sizes)
-            overlay = {"state_dict": tensors, "num_classes": 0, "classifier": None}  # without which timm is not strict
         if overlay is None and (source := hub_source(name)) is not None:
             require_hub(*source)
         return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
     except Exception as error:  # hubs and timm raise whatever they like
-        if weights is not None:
-            msg = f"{weights!r} does not hold the weights of {name} ({first_line(error)}): give its own file."
-            raise ValueError(msg) from error
         file = "pass a local file (--model.memory.pretrained PATH), " if option == OPTION else ""
         msg = (
             f"The weights of {option} {name} are not in the cache and cannot be downloaded ({first_line(error)}): "
             f"connect to the internet once, {file}or use --model.{option} {LITE2}, which needs no download."
         )
         raise FileNotFoundError(msg) from error
+
+
+def _with_file(name: str, indices: Sequence[int], weights: str, sizes: Mapping[str, Any]) -> nn.Module:
+    """Build such a model with the weights of a file."""
+    architecture = _architecture(name)
+    if not Path(weights).is_file():
+        msg = f"The weights file {weights!r} for {name} does not exist: check the path given as memory.pretrained."
+        raise FileNotFoundError(msg)
+    try:
+        tensors = read_weights(Path(weights), architecture, sizes)
+        overlay = {"state_dict": tensors, "num_classes": 0, "classifier": None}  # without which timm is not strict
+        return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
+    except Exception as error:  # timm raises whatever it likes
+        msg = f"{weights!r} does not hold the weights of {name} ({first_line(error)}): give its own file."
+        raise ValueError(msg) from error
 
 
 @cache  # a model is built for it twice

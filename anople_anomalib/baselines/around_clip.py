@@ -132,14 +132,7 @@ class EnsembleModel(ClipModel):
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> VisualFeatures:
-        """Encode images; the towers are frozen, so no gradient is kept.
-
-        Args:
-            images: Normalized images, shape ``(B, 3, h, w)``; resized to CLIP's size.
-
-        Returns:
-            Image embedding, and patch features of the layers.
-        """
+        """Encode normalized images ``(B, 3, h, w)``, resized to CLIP's size; the towers are frozen: no gradients."""
         return self.clip.visual(self.resized(images), layers=self.layers)
 
 

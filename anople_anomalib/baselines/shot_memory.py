@@ -76,14 +76,7 @@ class FeaturePyramid(nn.Module):
         return super().train(mode=False)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Compute the maps.
-
-        Args:
-            images: Images normalized by :attr:`mean` and :attr:`std`, shape ``(B, 3, H, W)``.
-
-        Returns:
-            One map per stage, shape ``(B, C_i, H_i, W_i)``.
-        """
+        """Compute a map ``(B, C_i, H_i, W_i)`` per stage of images ``(B, 3, H, W)``, normalized by mean and std."""
         return self.extractor(images)
 
     @staticmethod
@@ -107,11 +100,7 @@ class ShotModel(nn.Module):
         self.register_buffer("is_fitted", torch.tensor(data=False))
 
     def require_shots(self) -> None:
-        """Refuse to judge before there are shots; an export is made of a model that has them.
-
-        Raises:
-            RuntimeError: If there are none.
-        """
+        """Refuse to judge before there are shots; an export is made of a model that has them."""
         if not torch.compiler.is_compiling():
             require_trained(type(self).__name__.removesuffix("Model"), trained=bool(self.is_fitted))
 
@@ -159,31 +148,14 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> ExactPreProcessor:
-        """Configure the default pre-processor: resize, and normalize as the backbone was trained.
-
-        Args:
-            image_size: Height and width; ``None`` for 256.
-            mean: Mean of each channel.
-            std: Standard deviation of each channel.
-
-        Returns:
-            The pre-processor.
-        """
+        """Configure the default: resize to height and width (256), and normalize as the backbone was trained."""
         size = list(image_size or (256, 256))
         resize = Resize(size, interpolation=InterpolationMode.BILINEAR, antialias=True)
         return ExactPreProcessor(Compose([resize, Normalize(mean=list(mean), std=list(std))]))
 
     @classmethod
     def pre_processor_of(cls, pyramid: FeaturePyramid, given: nn.Module | bool) -> nn.Module | bool:
-        """Return the pre-processor for the features of a network.
-
-        Args:
-            pyramid: The network, which knows the normalization that it was trained with.
-            given: A user's pre-processor, or a flag.
-
-        Returns:
-            The default for ``True``; else the same, checked and made exact.
-        """
+        """Return the pre-processor for a network's features: the default for ``True``; else the user's, made exact."""
         default = cls.configure_pre_processor(mean=pyramid.mean, std=pyramid.std)
         return exact_pre_processor(default if given is True else given)
 
@@ -198,15 +170,7 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
         self.model.is_fitted.fill_(value=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
-        """Keep the features of the batch's images.
-
-        Args:
-            batch: Batch of normal images, normalized.
-            batch_idx: Index of the batch.
-
-        Returns:
-            A loss of 0, as Lightning wants one.
-        """
+        """Keep the features of the batch's normal images; a loss of 0, as Lightning wants one."""
         with torch.no_grad():
             self.keep_shots(batch, batch_idx, self.model.features(images_of(batch)))
         return torch.zeros((), requires_grad=True, device=self.device)
@@ -216,13 +180,7 @@ class ShotMemory(ExactEvaluation, WholeOnnx, Finalization):
         self._shots = {}
 
     def keep_shots(self, batch: Batch, batch_idx: int, features: Sequence[torch.Tensor]) -> None:
-        """Keep the features of the batch's images until :meth:`finalize`, once per file.
-
-        Args:
-            batch: The batch.
-            batch_idx: Index of the batch.
-            features: Features of its images, one row per image; none for a model without a memory.
-        """
+        """Keep a batch's features, one row per image, until :meth:`finalize`, once per file; none without a memory."""
         rows = list(zip(*features, strict=True))
         paths = paths_of(batch) or [f"{batch_idx:09d} {row:09d}" for row in range(len(rows))]
         self._shots = {**self._shots, **dict(zip(map(str, paths), rows, strict=False))}

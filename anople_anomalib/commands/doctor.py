@@ -125,39 +125,24 @@ def probe(preset: str, weights: str | None) -> dict[str, Any]:
     import resource
 
     from anomalib.engine import Engine
-    from lightning.pytorch import LightningModule, Trainer
-    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.callbacks import LambdaCallback
 
     from anople_anomalib.anople import AnoPLe
     from anople_anomalib.config import MemoryConfig, TrainingConfig
     from anople_anomalib.data.parts import Parts
 
-    class Clock(Callback):
-        """Seconds of the last epoch but one."""
-
-        seconds = started = 0.0
-
-        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            """Start the clock."""
-            del trainer, pl_module
-            self.started = time.perf_counter()
-
-        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            """Stop the clock."""
-            del pl_module
-            if trainer.current_epoch < _EPOCHS - 1:
-                self.seconds = time.perf_counter() - self.started
-
     own = read_preset(preset)
     memory = MemoryConfig(pretrained=weights if own["memory"]["backbone"] != "none" else None)
-    clock, started = Clock(), time.perf_counter()
+    epochs = list[float]()
+    clock = LambdaCallback(on_train_epoch_start=lambda *_: epochs.append(time.perf_counter()))
+    started = time.perf_counter()
     with example_images() as photos, tempfile.TemporaryDirectory() as results:
         training = TrainingConfig(epochs=_EPOCHS, stop_early=False)
         model = AnoPLe(preset, pretrained=weights, training=training, memory=memory, visualizer=False)
         shot = Parts("/", "probe", [min(photos.iterdir())])
         engine = Engine(callbacks=[clock], default_root_dir=results, logger=False, enable_progress_bar=False)
         engine.fit(model, datamodule=shot)
-    taught = time.perf_counter() - started + (own["training"]["epochs"] - _EPOCHS) * clock.seconds
+    taught = time.perf_counter() - started + (own["training"]["epochs"] - _EPOCHS) * (epochs[-1] - epochs[-2])
     image = _seconds_of_an_image(model.eval())
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     size = sum(each.numel() * each.element_size() for each in model.parameters())

@@ -69,11 +69,7 @@ def subset_of(datamodule: AnomalibDataModule, name: str) -> AnomalibDataset | No
 
 
 def check_run(trainer: Trainer) -> None:
-    """Check the images of a run, after its datamodule is set up and before it makes its data loaders.
-
-    Raises:
-        ValueError: If something would be read wrongly.
-    """
+    """Check the images of a run, after its datamodule is set up and before its loaders are made; or a ValueError."""
     datamodule = datamodule_of(trainer)
     if isinstance(datamodule, AnomalibDataModule) and not isinstance(datamodule, OwnDataModule):
         fits = trainer.state.fn == TrainerFn.FITTING
@@ -143,11 +139,7 @@ def require_clear_labels(datamodule: AnomalibDataModule) -> None:
 
 
 def require_seed(datamodule: AnomalibDataModule) -> None:
-    """Refuse to draw images at random without a seed: thresholds and results would differ from run to run.
-
-    Raises:
-        ValueError: If a split is random, and neither the datamodule nor Lightning has a seed.
-    """
+    """Refuse to draw images at random without a seed of data or Lightning: thresholds would differ between runs."""
     if datamodule.seed is not None or "PL_GLOBAL_SEED" in os.environ:
         return
     random = {ValSplitMode.FROM_TRAIN, ValSplitMode.FROM_TEST, ValSplitMode.SYNTHETIC}
@@ -166,11 +158,7 @@ def require_seed(datamodule: AnomalibDataModule) -> None:
 
 
 def require_apart(datamodule: AnomalibDataModule) -> None:
-    """Refuse images that are both taught and judged: their scores say nothing about new ones.
-
-    Raises:
-        ValueError: If there are some.
-    """
+    """Refuse images that are both taught and judged, with a ``ValueError``: their scores say nothing about new ones."""
     training = _resolved(datamodule, "train_data")
     for name, use in (("val_data", "the thresholds"), ("test_data", "the test")):
         both = training & _resolved(datamodule, name)
@@ -200,11 +188,7 @@ def test_set_of(datamodule: AnomalibDataModule) -> AnomalibDataset:
 
 
 def require_training_images(datamodule: AnomalibDataModule) -> None:
-    """Refuse an empty training set that pandas 3 makes of a full one: its strings are not equal to anomalib's splits.
-
-    Raises:
-        ValueError: If there is no training image and pandas is version 3 or newer.
-    """
+    """Refuse an empty training set that pandas 3 makes of a full one: its strings never equal anomalib's splits."""
     if PANDAS_3 and len(datamodule.train_data) == 0:
         msg = (
             f"anomalib finds no training images of {type(datamodule).__name__}. If they are there, it cannot read it "

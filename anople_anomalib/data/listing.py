@@ -51,9 +51,6 @@ class Listing(NamedTuple):
 def list_images(paths: Iterable[str | Path]) -> Listing:
     """List the images in folders, with everything below them, and single files, whatever they end in.
 
-    Args:
-        paths: Folders and files.
-
     Raises:
         FileNotFoundError: If one is not there.
     """
@@ -74,11 +71,7 @@ def list_images(paths: Iterable[str | Path]) -> Listing:
 
 
 def say_other_endings(images: Sequence[str | Path]) -> None:
-    """Warn of visible pictures beside images that anomalib leaves out: a part that is not judged must not go unnoticed.
-
-    Args:
-        images: The images of a run; nothing is said where they are not all of their folder.
-    """
+    """Warn of visible pictures beside all images of a folder that anomalib leaves out: no part may go unnoticed."""
     there = list_images([root] if (root := common_folder(images)) is not None else [])
     if there.pictures and len(images) == len(there.images):
         say(there.pictures, OTHER_ENDINGS)

@@ -218,25 +218,21 @@ def folders_of(source: FolderDataset | Folder, root: str | Path | None) -> tuple
 
 
 def require_same_pairs(dataset: AnomalibDataset, pairs: Mapping[Path, Path]) -> None:
-    """Refuse pairs of images and masks of a data set that pairs by order, where they are not those of the names.
-
-    Raises:
-        ValueError: If one is not, with both masks, or if it is not clear.
-    """
+    """Refuse pairs of a data set that pairs by order, where they are not those of the names: a ``ValueError``."""
     folders = in_order(*folders_of(dataset, dataset.root)) if isinstance(dataset, FolderDataset) else []
     if problem := crosswise(pairs, pair_masks(list(pairs), list(pairs.values()), folders)):
         raise ValueError(problem)
 
 
 def masks_on_disk(datamodule: AnomalibDataModule, root: Path) -> tuple[list[Path], list[Path], FolderPairs]:
-    """List the anomalous images and the masks of a datamodule that anomalib could not set up.
+    """List the anomalous images and the masks of a datamodule that anomalib could not set up, hidden ones too.
 
     Args:
         datamodule: A ``Folder``, or a datamodule in the layout of MVTec AD; others have none here.
         root: The folder of its categories.
 
     Returns:
-        Images, masks, and the folders that were given as two lists of the same length; hidden files are among them.
+        Images, masks, and the folders that were given as two lists of the same length.
     """
     if isinstance(datamodule, Folder):
         images, masks = folders_of(datamodule, root)

@@ -105,12 +105,9 @@ def other_samples(dataset: AnomalibDataset, shots: AnomalibDataset) -> pd.DataFr
 
 
 def draw_validation_images(dataset: AnomalibDataset, samples: pd.DataFrame, seed: int) -> AnomalibDataset:
-    """Draw images to take thresholds from, of images and of pixels alike: with masks, empty ones.
+    """Draw :data:`MAX_VALIDATION_IMAGES` of the normal images in some rows of a training set, to take thresholds from.
 
-    Args:
-        dataset: A training set.
-        samples: Some of its rows, of normal images.
-        seed: Seed of the draw where there are more than :data:`MAX_VALIDATION_IMAGES`.
+    Of images and of pixels alike: with masks, empty ones.
     """
     names = relative_names(samples.image_path)
     chosen = draw_shots(names, min(len(names), MAX_VALIDATION_IMAGES), seed, "validation") if names else []
@@ -192,17 +189,10 @@ def read_sample_list(path: str | Path) -> dict[str, list[str]]:
 
 
 def check_sample_list(content: object, source: str = "The sample list") -> dict[str, list[str]]:
-    """Check that ``content`` maps categories to lists of file names.
-
-    Args:
-        content: The content of a file, or of an argument.
-        source: Subject of the error message.
-
-    Returns:
-        The same content as plain dictionary and lists.
+    """Return the content of a file or an argument that maps categories to lists of file names as plain data.
 
     Raises:
-        ValueError: If it has another form.
+        ValueError: If it has another form; ``source`` is the subject of the message.
     """
     lists: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
     shape_is_right = all(
@@ -219,11 +209,7 @@ def check_sample_list(content: object, source: str = "The sample list") -> dict[
 
 
 def write_sample_list(path: str | Path, samples: Mapping[str, Sequence[str]]) -> Path:
-    """Write a sample list that :func:`read_sample_list` reads, complete or not at all, and return its path.
-
-    Raises:
-        ValueError: If the suffix is neither that of JSON nor that of YAML, which reads JSON, too.
-    """
+    """Write a sample list that :func:`read_sample_list` reads, complete or not at all, and return its path."""
     path = Path(path)
     _check_suffix(path)
     text = json.dumps({category: list(names) for category, names in samples.items()}, indent=2, ensure_ascii=False)

@@ -45,11 +45,7 @@ class ExactPreProcessor(PreProcessor):
 
 
 def exact_pre_processor(pre_processor: nn.Module | bool) -> nn.Module | bool:
-    """Check a user's pre-processor (or flag) and make anomalib's own one exact.
-
-    Raises:
-        ValueError: If training, memory, test, checkpoint or export would do something else with an image.
-    """
+    """Make anomalib's pre-processor exact; refuse one that does not do the same everywhere: a ``ValueError``."""
     require_one_transform(pre_processor)
     return ExactPreProcessor(pre_processor.transform) if type(pre_processor) is PreProcessor else pre_processor
 

@@ -99,10 +99,7 @@ class ExportedModel:
 
 
 def read_pixels(file: str | Path | IO[bytes]) -> NDArray[np.uint8]:
-    """Read an image upright and in color, shape ``(H, W, 3)``.
-
-    Args:
-        file: Its path, or an open file.
+    """Read an image, from a path or an open file, upright and in color, shape ``(H, W, 3)``.
 
     Raises:
         OSError: If it cannot be read.

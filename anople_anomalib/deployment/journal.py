@@ -61,11 +61,7 @@ def add_line(journal: Path, **entries: Any) -> None:
 
 
 def check(journal: Path) -> Checked:
-    """Look for the first line that was changed, removed or moved, and for checkpoints beside it that no line describes.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-    """
+    """Look for the first line that was changed, removed or moved, and for checkpoints that no line describes."""
     if not journal.is_file():
         msg = f"There is no journal '{journal}': it lies beside the checkpoints that anople has written."
         raise FileNotFoundError(msg)

@@ -63,13 +63,9 @@ class Outbox:
             self._more.notify_all()
 
     def close(self, seconds: float = 5.0) -> int:
-        """Give the receivers some time to take the rest, and end.
+        """Give the receivers some seconds to take the rest, and end; return how many rows at least one has not taken.
 
-        Args:
-            seconds: The time.
-
-        Returns:
-            Number of rows that at least one receiver has not taken; they are sent when the outbox is opened again.
+        These are sent when the outbox is opened again.
         """
         deadline = time.monotonic() + seconds
         while (left := self._left()) and time.monotonic() < deadline:

@@ -35,12 +35,7 @@ _GOOD, _BAD, _UNKNOWN = "#1b7837", "#b2182b", "#444444"
 
 
 def with_heat(photo: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Put a heat map over a photograph.
-
-    Args:
-        photo: Shape ``(H, W, 3)``.
-        heat: Shape ``(h, w)``, values in [0, 1]; resized to the photograph.
-    """
+    """Put a heat map, shape ``(h, w)``, values in [0, 1], over a photograph, shape ``(H, W, 3)``."""
     colors = heat_colors(resized_heat(np.nan_to_num(heat), (photo.shape[1], photo.shape[0])))
     return (_HEAT_SHARE * colors + (1 - _HEAT_SHARE) * photo).astype(np.uint8)
 
@@ -59,13 +54,7 @@ def heat_colors(heat: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 
 
 def with_outline(photo: NDArray[np.uint8], mask: NDArray[np.bool_], color: str) -> NDArray[np.uint8]:
-    """Outline a mask on a photograph.
-
-    Args:
-        photo: Shape ``(H, W, 3)``.
-        mask: Shape ``(h, w)``, true inside; resized to the photograph.
-        color: Color of the outline.
-    """
+    """Outline a mask, shape ``(h, w)``, true inside, on a photograph, shape ``(H, W, 3)``."""
     resized = Image.fromarray(mask).resize((photo.shape[1], photo.shape[0]), Image.Resampling.NEAREST)
     inside = core = np.asarray(resized)
     for _ in range(_OUTLINE):

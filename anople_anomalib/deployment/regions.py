@@ -46,15 +46,7 @@ def regions_of(mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating[Any]], 
 
 
 def place_of(regions: Sequence[Region], size: tuple[int, int]) -> str:
-    """Return the third of the image, in words, in which the middle of the largest region lies.
-
-    Args:
-        regions: The regions; without any the place is empty.
-        size: Width and height of the image file.
-
-    Returns:
-        Such as ``"upper left"``, ``"left"``, or ``"center"``.
-    """
+    """Return the third of an image, of a width and height, that the largest region is in, such as ``"upper left"``."""
     if not regions:
         return ""
     left, top, width, height = max(regions, key=lambda region: region.area).box

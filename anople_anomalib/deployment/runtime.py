@@ -208,12 +208,7 @@ def write_verdicts(
 
 
 def exit_code(counts: Mapping[str, int], *, fail_on_flag: bool = False) -> int:
-    """Return the exit code for so many rows of each verdict.
-
-    Args:
-        counts: The numbers.
-        fail_on_flag: Whether a part that is NOT OK, or that somebody has to look at, is a failure.
-    """
+    """Return the exit code for so many rows of each verdict; a part that is not OK may be a failure."""
     if fail_on_flag and any(number for verdict, number in counts.items() if verdict not in (OK, ERROR)):
         return FLAGGED
     return UNJUDGED if counts.get(ERROR) else FINE

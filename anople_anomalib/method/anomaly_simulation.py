@@ -120,11 +120,7 @@ class PixelAnomalySimulator(nn.Module):
         self.generator = _Generator(probability=probability)
 
     def find_textures(self) -> None:
-        """Look for the textures, once.
-
-        Raises:
-            FileNotFoundError: If the folder does not exist or has no image.
-        """
+        """Look for the textures, once; a folder that is not there or has no image is a ``FileNotFoundError``."""
         if not self._has_textures:
             self.generator.anomaly_source_paths = texture_files(self._source)
             self._has_textures = True
@@ -154,11 +150,6 @@ class PixelAnomalySimulator(nn.Module):
 def simulate_latent_anomalies(embeddings: torch.Tensor, sigma: float = LATENT_SIGMA) -> torch.Tensor:
     """Simulate latent anomalies ``z-_latent = z+ + eps`` with Gaussian eps, equation (9).
 
-    Args:
-        embeddings: L2-normalized embeddings z+ of normal images, shape ``(B, D)``.
-        sigma: Standard deviation of the noise.
-
-    Returns:
-        L2-normalized embeddings of the same shape.
+    Embeddings, shape ``(B, D)``, have length 1, the given as the returned ones.
     """
     return F.normalize(embeddings + sigma * torch.randn_like(embeddings), dim=-1)

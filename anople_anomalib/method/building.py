@@ -21,12 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def with_image_size(settings: dict[str, Any], k_shot: int | None) -> dict[str, Any]:
-    """Put a number in the place of ``memory.image_size: auto``, which a checkpoint keeps.
-
-    Args:
-        settings: Resolved settings.
-        k_shot: Number of shots of a category.
-    """
+    """Put a number in the place of ``memory.image_size: auto`` of resolved settings, which a checkpoint keeps."""
     memory = settings["memory"]
     if memory["backbone"] == NONE or memory["image_size"] != AUTO:
         return settings
@@ -38,13 +33,7 @@ def with_image_size(settings: dict[str, Any], k_shot: int | None) -> dict[str, A
 
 
 def build_backbone(settings: Mapping[str, Any]) -> Backbone:
-    """Load the frozen CLIP.
-
-    Args:
-        settings: Resolved settings.
-
-    Returns:
-        The towers, and the normalization of their images.
+    """Load the frozen CLIP of resolved settings, with the normalization of its images.
 
     Raises:
         ValueError: If the name or the weights are unknown, or the method does not fit the towers.
@@ -129,10 +118,7 @@ def build_model(settings: Mapping[str, Any], loaded: Backbone, second_memory: Se
 
 
 def build_simulator(settings: Mapping[str, Any]) -> PixelAnomalySimulator | None:
-    """Build the simulator of anomalies in images; ``None`` where there are none.
-
-    Args:
-        settings: Resolved settings.
+    """Build the simulator of anomalies in images, by resolved settings; ``None`` where there are none.
 
     Raises:
         FileNotFoundError: If the anomaly source is not there.

@@ -16,11 +16,7 @@ class _Sampler(KCenterGreedy):
     """
 
     def update_distances(self, cluster_center: int | torch.Tensor | None) -> None:
-        """Update the smallest distances by those to one more center.
-
-        Args:
-            cluster_center: Its number; ``None`` for none.
-        """
+        """Update the smallest distances by those to the center of a number; ``None`` for none."""
         if cluster_center is None:
             return
         center = self.features[cluster_center].reshape(1, -1)
@@ -29,16 +25,9 @@ class _Sampler(KCenterGreedy):
 
 
 def choose_coreset(features: torch.Tensor, ratio: float) -> torch.Tensor:
-    """Choose a share of features by k-center-greedy, the same in every process.
+    """Choose a share in (0, 1] of features ``(N, width)`` by k-center-greedy, the same in every process.
 
     A third axis makes anomalib's sampler compare the features themselves, without a random projection.
-
-    Args:
-        features: Shape ``(N, width)``.
-        ratio: The share, in (0, 1]; at least one feature is chosen.
-
-    Returns:
-        The chosen rows.
     """
     ratio = max(ratio, 1.5 / len(features))
     with seeded(0):

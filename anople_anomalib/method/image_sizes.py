@@ -76,12 +76,7 @@ def image_sides(memory: Mapping[str, Any]) -> list[int]:
 
 
 def finest_image_size(memory: Mapping[str, Any], shots: int | None = None) -> int:
-    """Return the largest side of which an image is within the budget, or the smallest there is.
-
-    Args:
-        memory: As for :func:`cost_of`.
-        shots: As for :func:`cost_of`.
-    """
+    """Return the largest side whose cost, see :func:`cost_of`, is within the budget, or the smallest there is."""
 
     def is_beyond(side: int) -> bool:
         """Return whether an image of this side costs too much."""

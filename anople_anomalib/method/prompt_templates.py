@@ -96,14 +96,11 @@ def words_of_categories(categories: str | Sequence[str]) -> list[str]:
 
 
 def state_templates(state_word: str | Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the templates of the normal and the abnormal state.
+    """Return the templates of the normal and the abnormal state, each with one ``{}`` for the class name.
 
     Args:
         state_word: The word before the class name in the abnormal prompt; several words for their ensemble; or
             ``"compositional"`` for WinCLIP's templates of both states.
-
-    Returns:
-        Templates of the normal and of the abnormal prompts, each with one ``{}`` for the class name.
     """
     if state_word == COMPOSITIONAL:
         return NORMAL_STATES, ABNORMAL_STATES
@@ -113,12 +110,7 @@ def state_templates(state_word: str | Sequence[str]) -> tuple[tuple[str, ...], t
 def prompt_texts(class_names: Sequence[str], state_word: str | Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the words of the normal prompts e+ = [class] and the abnormal prompts e- = [abnormal][class] (1).
 
-    Args:
-        class_names: Class names as words, see :func:`clean_class_names`.
-        state_word: See :func:`state_templates`.
-
-    Returns:
-        Texts of the normal and of the abnormal prompts, every template of a state with every class name.
+    Every template of :func:`state_templates` with every class name of :func:`clean_class_names`.
 
     Example:
         >>> prompt_texts(["bottle"], "abnormal")

@@ -153,14 +153,7 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         return (near * self.away(features.float())).sqrt().clamp(max=1).to(features.dtype)
 
     def away(self, features: torch.Tensor) -> torch.Tensor:
-        """Compute the squared distance of every patch to the subspace, scaled as the other: ``r^2 / 4v``.
-
-        Args:
-            features: Patch features, shape ``(..., width)``.
-
-        Returns:
-            Shape ``(...)``, at least 0.
-        """
+        """Compute the scaled squared distance ``r^2 / 4v`` of patches ``(..., width)`` to the subspace, 0 or more."""
         residual = (features - self.center.to(features)) @ self.outside.to(features).T  # (..., m)
         return residual.square().sum(dim=-1) / (4 * self.variance.to(features))
 

@@ -55,16 +55,7 @@ def check_weights(
 
 
 def check_names(module: nn.Module, state_dict: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse weights of which one is missing or unknown.
-
-    Args:
-        module: What the weights are to be loaded into.
-        state_dict: The weights.
-        prefix: Prefix of the module's names in them.
-
-    Raises:
-        ValueError: If there is one.
-    """
+    """Refuse weights of which one is missing or unknown to a module, whose names have a prefix: a ``ValueError``."""
     own = module.state_dict().keys()
     odd = own ^ {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)}
     if odd:
@@ -121,15 +112,7 @@ def _misfit(name: str, own: torch.Tensor, given: Mapping[str, Any]) -> str | Non
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Stop a training run that has diverged.
-
-    Args:
-        tensors: Losses or weights by name.
-        where: What they are, as the subject of the error message.
-
-    Raises:
-        FloatingPointError: If one holds a number that is not finite.
-    """
+    """Stop a run that has diverged by a FloatingPointError, of whose message ``where`` is the subject."""
     for name, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
             msg = (
@@ -140,15 +123,7 @@ def require_finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:
 
 
 def require_trained(name: str, *, trained: bool) -> None:
-    """Refuse to use what was not trained.
-
-    Args:
-        name: Name of the model's class.
-        trained: Whether it is trained.
-
-    Raises:
-        RuntimeError: If it is not.
-    """
+    """Refuse to use a model of a class, by its name, that was not trained: a ``RuntimeError``."""
     if not trained:
         msg = (
             f"This {name} is not trained: run `fit` or `train` first, or pass the checkpoint of a finished training "
@@ -158,17 +133,7 @@ def require_trained(name: str, *, trained: bool) -> None:
 
 
 def require_memory(part: _Part | None) -> _Part:
-    """Return a part that only a model with a memory has.
-
-    Args:
-        part: The memory bank, or the features for it.
-
-    Returns:
-        The same part.
-
-    Raises:
-        RuntimeError: If the model has none.
-    """
+    """Return a part that only a model with a memory has; without one it is a ``RuntimeError``."""
     if part is None:
         msg = "This model has no memory bank: build it with memory.enabled true."
         raise RuntimeError(msg)

@@ -37,12 +37,7 @@ def turns_of(name: str | int) -> list[int]:
 def turn_image(images: torch.Tensor, turn: int) -> torch.Tensor:
     """Turn images about their middle; what a rotation takes from outside of them is their extended edge.
 
-    Args:
-        images: Shape ``(B, C, H, W)``.
-        turn: Number in the table.
-
-    Returns:
-        Of the same shape; by odd right angles of shape ``(B, C, W, H)``.
+    Shape ``(B, C, H, W)``, by odd right angles ``(B, C, W, H)``.
     """
     images = images.flip(-1) if turn >= _CIRCLE else images
     rotation = turn % _CIRCLE
@@ -55,15 +50,9 @@ def turn_image(images: torch.Tensor, turn: int) -> torch.Tensor:
 
 
 def patches_inside(turn: int, grid: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
-    """Return which patches of a turned image show nothing of its extended edges.
+    """Return which patches of a turned image, on a grid ``(h, w)``, show nothing of its extended edges.
 
-    Args:
-        turn: Number in the table.
-        grid: Height h and width w of the patches' grid.
-        device: Device of the result.
-
-    Returns:
-        Shape ``(h * w,)``, dtype bool.
+    Shape ``(h * w,)``, dtype bool.
     """
     if turn % _QUARTER == 0:
         return torch.ones(grid[0] * grid[1], dtype=torch.bool, device=device)

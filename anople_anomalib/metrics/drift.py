@@ -106,13 +106,7 @@ class Gate:
 def largest_averages(calibration: int, month: int, seed: int = 0) -> NDArray[np.float64]:
     """Simulate lines on which nothing changes: calibration values and then good parts, all of one normal distribution.
 
-    Args:
-        calibration: Number of calibration values of each line.
-        month: Number of good parts of each.
-        seed: Seed of the draws.
-
-    Returns:
-        Largest moving average of each line, in deviations of its calibration, shape ``(1000,)``.
+    Returns the largest moving average of each, in deviations of its calibration, shape ``(1000,)``.
     """
     rng = np.random.default_rng(seed)
     drawn = rng.standard_normal((_LINES, calibration))

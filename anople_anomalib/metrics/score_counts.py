@@ -133,12 +133,7 @@ def _bits_to_drop(keys: Tensor, capacity: int) -> int:
 def auroc(normal: Tensor, anomalous: Tensor) -> Tensor:
     """Compute the area under the ROC curve: how often an anomalous score is above a normal one; a tie counts one half.
 
-    Args:
-        normal: Counts of normal scores, shape ``(n,)``, the highest score first; at least one.
-        anomalous: Counts of anomalous scores, likewise.
-
-    Returns:
-        A number in [0, 1].
+    Counts of either kind, shape ``(n,)``, the highest score first; at least one each.
     """
     return torch.trapezoid(_shares(anomalous), _shares(normal))
 
@@ -279,13 +274,9 @@ class CategoryScores:
 
 
 def region_weights(masks: Tensor) -> tuple[Tensor, int]:
-    """Return the share that every pixel has in its anomalous region, for the per-region overlap.
+    """Return one over the pixels of every pixel's region, 0 for normal ones, flat, and the number of connected regions.
 
-    Args:
-        masks: True masks, shape ``(B, H, W)``, with or without a channel.
-
-    Returns:
-        One over the region's number of pixels, 0 for normal pixels, flat; and the number of connected regions.
+    Masks have the shape ``(B, H, W)``, with or without a channel.
     """
     masks = masks.detach().cpu().reshape(len(masks), 1, *masks.shape[-2:]).bool()
     labels = connected_components_cpu(masks.float()).flatten().long()  # 0 is normal, each region has its number

@@ -99,10 +99,7 @@ def resolve(
             each other.
     """
     values = read_preset(preset)
-    given = {
-        name: _options(name, options)
-        for name, options in (("prompts", prompts), ("training", training), ("memory", memory))
-    }
+    given = {name: _options(name, each) for name, each in zip(GROUPS, (prompts, training, memory), strict=True)}
     if pretrained is None:
         pretrained = values["pretrained"] if backbone in {None, values["backbone"]} else DEFAULT
     if given["memory"].get("backbone", values["memory"]["backbone"]) != values["memory"]["backbone"]:
@@ -114,11 +111,7 @@ def resolve(
         **{name: values[name] | options for name, options in given.items()},
     }
     _settle_memory(settings["memory"], given["memory"], whole=whole)
-    if settings["training"]["stop_early"] and settings["memory"]["fusion"] != "weighted":
-        if given["training"].get("stop_early"):
-            msg = "training.stop_early weighs the parts: leave it out, or give memory.fusion weighted."
-            raise ValueError(msg)
-        settings["training"]["stop_early"] = False
+    _settle_training(settings["training"], given["training"], settings["memory"]["fusion"])
     return settings
 
 
@@ -135,6 +128,15 @@ def _settle_memory(memory: dict[str, Any], given: Mapping[str, Any], *, whole: b
             msg = f"memory.{name} {given[name]} {reason}."
             raise ValueError(msg)
         memory[name] = value
+
+
+def _settle_training(training: dict[str, Any], given: Mapping[str, Any], fusion: str) -> None:
+    """Take back the preset's stop rule where no parts are weighed; refuse one that was asked for."""
+    if training["stop_early"] and fusion != "weighted":
+        if given.get("stop_early"):
+            msg = "training.stop_early weighs the parts: leave it out, or give memory.fusion weighted."
+            raise ValueError(msg)
+        training["stop_early"] = False
 
 
 def arguments_of(settings: Mapping[str, Any]) -> list[str]:

@@ -6,12 +6,13 @@
 import base64
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib.figure import Figure
 
 from anople_anomalib.pipeline.results import EXAMPLES
 from anople_anomalib.pipeline.settings import split_categories
@@ -68,12 +69,7 @@ def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAUL
     shown = pd.concat([measured, published[published["metric"].isin(measured["metric"])]], ignore_index=True)
     frames = {"cells": shown[[column for column in CELL_COLUMNS if column != "key"]], "values": results.long_form()}
     frames |= {"tables/" + re.sub(r"[^\w-]", "_", table.title): table.frame() for table in tables}
-    for name, frame in frames.items():
-        with written_whole(folder / f"{name}.csv") as temporary:
-            frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
-    for name, figure in plots.items():
-        with written_whole(folder / f"{name}.png") as temporary:
-            figure.savefig(temporary, format="png")
+    _write_parts(folder, frames, plots)
     common = {"counts": (len(results.done), len(results.failed), len(results.missing)), "tables": tables}
     write_text(folder / "report.md", render("page.md", missing=gaps(results), plots=plots, **common))
     page = render(
@@ -85,6 +81,16 @@ def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAUL
         **common,
     )
     return write_text(folder / "report.html", page)
+
+
+def _write_parts(folder: Path, frames: Mapping[str, pd.DataFrame], plots: Mapping[str, Figure]) -> None:
+    """Write tables as CSV and plots as PNG, by their names."""
+    for name, frame in frames.items():
+        with written_whole(folder / f"{name}.csv") as temporary:
+            frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
+    for name, figure in plots.items():
+        with written_whole(folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png")
 
 
 def render(template: str, **values: Any) -> str:

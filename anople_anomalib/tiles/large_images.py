@@ -135,15 +135,7 @@ class LargeImages(nn.Module):
 
     @torch.no_grad()
     def shot_features(self, images: torch.Tensor, regions: torch.Tensor | None = None) -> ShotFeatures:
-        """Compute the features of normal images for the memories.
-
-        Args:
-            images: Normalized images, shape ``(B, 3, H, W)``.
-            regions: As for :meth:`forward`.
-
-        Returns:
-            The patch features of both memories, and which of them are in the region.
-        """
+        """Compute the memories' features of normalized images ``(B, 3, H, W)``, and which are in the region."""
         first = self.first_features(images, regions)
         if self.model.second_memory is None:
             return ShotFeatures(first.features, None, first.inside, None)

@@ -39,11 +39,7 @@ class Region(DynamicBufferMixin, nn.Module):
         self.mask: torch.Tensor
 
     def set(self, mask: torch.Tensor | None) -> None:
-        """Replace the region.
-
-        Args:
-            mask: Shape ``(H, W)``, dtype bool, True inside; ``None`` for the whole image.
-        """
+        """Replace the region by a mask, shape ``(H, W)``, True inside; ``None`` for the whole image."""
         self.mask = torch.zeros(0, 0, dtype=torch.bool) if mask is None else mask.to(self.mask.device)
 
     def __bool__(self) -> bool:
@@ -51,27 +47,12 @@ class Region(DynamicBufferMixin, nn.Module):
         return self.mask.shape[0] > 0
 
     def forward(self, size: tuple[int, int]) -> torch.Tensor | None:
-        """Return the region at a resolution.
-
-        Args:
-            size: Height h and width w.
-
-        Returns:
-            Shape ``(1, 1, h, w)``, True inside; ``None`` where all of the image counts.
-        """
+        """Return the region at a resolution, shape ``(1, 1, h, w)``; ``None`` where all of the image counts."""
         return at_size(self.mask[None, None], size) if self else None
 
 
 def at_size(regions: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bring regions to a resolution: a pixel is inside if any part of it is.
-
-    Args:
-        regions: Shape ``(B, 1, H, W)``, True inside.
-        size: Height h and width w.
-
-    Returns:
-        Shape ``(B, 1, h, w)``, dtype bool.
-    """
+    """Bring regions, shape ``(B, 1, H, W)``, True inside, to a resolution: a pixel is inside if any part of it is."""
     if tuple(regions.shape[-2:]) == tuple(size):
         return regions
     if torch.compiler.is_compiling():  # ONNX has no adaptive pooling
@@ -113,14 +94,8 @@ def within_region(batch: Batch[Any], regions: Region | torch.Tensor) -> Batch[An
 def plain_roi(roi: object) -> str | list[list[float]] | None:
     """Check the argument ``roi`` as far as no file is needed, and turn it into plain data.
 
-    Args:
-        roi: ``None``, a path, or a polygon.
-
-    Returns:
-        ``None``, the path as text, or the polygon as lists.
-
     Raises:
-        ValueError: If it is something else, or a corner is outside of the image.
+        ValueError: If it is neither ``None``, a path nor a polygon, or a corner is outside of the image.
     """
     if roi is None or isinstance(roi, str | Path):
         return None if roi is None else str(roi)
@@ -137,18 +112,7 @@ def plain_roi(roi: object) -> str | list[list[float]] | None:
 
 
 def polygon_mask(polygon: Polygon, size: tuple[int, int]) -> torch.Tensor:
-    """Draw a polygon.
-
-    Args:
-        polygon: Its corners.
-        size: Height H and width W of the mask.
-
-    Returns:
-        Shape ``(H, W)``, True inside.
-
-    Raises:
-        ValueError: If there is nothing inside.
-    """
+    """Draw a polygon, shape ``(H, W)``, True inside; nothing inside is a ``ValueError``."""
     corners = [(y * size[0] - 0.5, x * size[1] - 0.5) for x, y in polygon]  # centers of pixels
     return _not_empty(torch.from_numpy(polygon2mask(size, corners)), f"The polygon roi={polygon}")
 
@@ -184,14 +148,7 @@ def read_region(path: Path, image_sizes: dict[Path, tuple[int, int]]) -> torch.T
 def region_file(folder: Path, image: Path) -> Path:
     """Find the mask of an image in a folder: by as much of the image's path as the folder repeats, else by its name.
 
-    ``masks/good/000.png``, else ``masks/000.png``, is the mask of ``parts/good/000.jpg``.
-
-    Args:
-        folder: The folder.
-        image: The image.
-
-    Raises:
-        FileNotFoundError: If there is none.
+    ``masks/good/000.png``, else ``masks/000.png``, is that of ``parts/good/000.jpg``; none is a FileNotFoundError.
     """
     parts = image.absolute().with_suffix("").parts
     for start in range(max(1, len(parts) - 4), len(parts)):

@@ -71,12 +71,7 @@ def fineness_for(
 
 
 def seconds_of(model: AnoPLeModel, fineness: Fineness) -> float:
-    """Measure how long the second memory takes for an image, before it is filled.
-
-    Args:
-        model: The model.
-        fineness: How finely it sees.
-    """
+    """Measure how long the second memory of a model takes for an image, before it is filled."""
     memory = require_memory(model.second_memory)
     tile = torch.rand(1, 3, *model.tile_size)
     rows, queries = torch.rand(_BLOCK, memory.backbone.width), torch.rand(_BLOCK, memory.backbone.width)

@@ -44,15 +44,7 @@ class Tiling:
         return _length(size[0], self.rows), _length(size[1], self.columns)
 
     def cut(self, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Cut images into tiles.
-
-        Args:
-            images: Shape ``(B, ..., *canvas(size))``.
-            size: Height h and width w of a tile.
-
-        Returns:
-            Shape ``(B * T, ..., h, w)``, the tiles of an image row by row.
-        """
+        """Cut images, shape ``(B, ..., *canvas(size))``, into tiles, row by row, shape ``(B * T, ..., h, w)``."""
         if self.number == 1:
             return images
         (height, width), (down, right) = size, (_stride(side) for side in size)
@@ -79,13 +71,9 @@ class Tiling:
         return down @ maps @ right.T
 
     def places(self, grid: tuple[int, int]) -> torch.Tensor:
-        """Return where in the whole image the patches of all tiles are.
+        """Return where in the whole image the patches of all tiles, each on a grid, are.
 
-        Args:
-            grid: Height and width of the patch grid of one tile.
-
-        Returns:
-            Shares of height and width, in [0, 1): shape ``(T * n, 2)``, tile by tile, patches row by row.
+        Shares of height and width, in [0, 1): shape ``(T * n, 2)``, tile by tile, patches row by row.
         """
         step = 1 - 1 / _OVERLAP
         shares = []
@@ -116,17 +104,7 @@ def automatic_tiling(image_sizes: Iterable[tuple[int, int]], size: tuple[int, in
 
 
 def plain_tiles(tiles: object) -> str | list[int] | None:
-    """Check the argument ``tiles``, and turn it into plain data.
-
-    Args:
-        tiles: ``None``, ``"auto"`` or the numbers of rows and columns.
-
-    Returns:
-        The same, the numbers as a list.
-
-    Raises:
-        ValueError: If it is something else.
-    """
+    """Return ``None``, ``"auto"``, or rows and columns as a list; ``tiles`` that are none of these are a ValueError."""
     numbers = list(tiles) if isinstance(tiles, Iterable) and not isinstance(tiles, str) else []
     if len(numbers) == 2 and all(type(number) is int and number >= 1 for number in numbers):
         return numbers

@@ -56,12 +56,9 @@ def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = None) -> d
 
 
 def require_undamaged(path: str | Path) -> None:
-    """Refuse an archive whose content is not that of its checksums, which torch does not compare.
+    """Refuse an archive whose content is not that of its checksums, which torch does not compare: a ``ValueError``.
 
     A bit that has changed on a disk or on the way would be another weight, and another verdict.
-
-    Raises:
-        ValueError: If it is damaged.
     """
     try:
         with ZipFile(path) if is_zipfile(path) else nullcontext() as archive:
@@ -74,17 +71,10 @@ def require_undamaged(path: str | Path) -> None:
 
 
 def check_metadata(checkpoint: Any) -> Mapping[str, Any]:
-    """Refuse what is no checkpoint of AnoPLe, or one of an incompatible version.
-
-    Args:
-        checkpoint: Content of the file.
-
-    Returns:
-        Its metadata.
+    """Return the metadata of a checkpoint's content, or refuse what is none of AnoPLe, or of an incompatible version.
 
     Raises:
-        ValueError: If parts are missing or malformed, or the version that wrote it is of a series that this one does
-            not read.
+        ValueError: If parts are missing or malformed, or this version does not read the series that wrote it.
     """
     metadata = checkpoint.get("anople") if isinstance(checkpoint, Mapping) else None
     if not _well_formed(metadata) or not isinstance(checkpoint.get("state_dict"), dict):

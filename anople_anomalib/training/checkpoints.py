@@ -112,20 +112,9 @@ class CheckpointHooks(Finalization):
             self._resumed_from = None  # the next test is of the file that it names
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Refuse weights that do not fit, else load them.
+        """Refuse weights that do not fit, with a ``ValueError``, else load them as ``torch.nn.Module`` does.
 
         Lightning comes here with what :meth:`on_load_checkpoint` has just accepted, anomalib's other loaders without.
-
-        Args:
-            state_dict: The weights.
-            strict: Whether all names must be there and no others.
-            assign: As for ``torch.nn.Module``.
-
-        Returns:
-            The missing and the unexpected names.
-
-        Raises:
-            ValueError: If the weights are of another backbone or do not fit.
         """
         if state_dict is not self._accepted:
             self._check_weights(state_dict, strict)
@@ -249,11 +238,7 @@ class CheckpointHooks(Finalization):
 
 
 def complete_checkpoint(model: Finalization, checkpoint: dict[str, Any]) -> None:
-    """Finalize a model before its last checkpoint where a callback stopped training after the epoch.
-
-    Args:
-        model: The model.
-        checkpoint: What is about to be saved; its weights are replaced.
+    """Finalize a model before its last checkpoint, if a callback stopped training after the epoch; it gets the weights.
 
     Raises:
         ValueError: If weights are not finite.

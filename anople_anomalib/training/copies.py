@@ -26,11 +26,7 @@ def thumbnail(image: torch.Tensor) -> torch.Tensor:
 def parts_of(thumbnails: Sequence[torch.Tensor]) -> list[int]:
     """Tell which images show the same part: copies of a file, or frames of a video of it.
 
-    Args:
-        thumbnails: The images, see :func:`thumbnail`.
-
-    Returns:
-        A number for every image, the same for those of one part: that of the first. All differ among very many images.
+    By each :func:`thumbnail` the number of the first image of its part. All differ among very many images.
     """
     if not 1 < len(thumbnails) <= _MANY:
         return list(range(len(thumbnails)))

@@ -34,14 +34,7 @@ def require_plain_evaluation(datamodule: AnomalibDataModule, transform: Transfor
 
 
 def require_whole_images(datamodule: AnomalibDataModule) -> None:
-    """Refuse a collate function of its own, such as the one by which anomalib's tiled ensemble cuts tiles.
-
-    Args:
-        datamodule: The datamodule of a training run.
-
-    Raises:
-        ValueError: If it has one.
-    """
+    """Refuse a datamodule's own collate function, such as that by which anomalib's tiled ensemble cuts tiles."""
     collate = datamodule.external_collate_fn
     if collate is not None:
         msg = (

@@ -127,9 +127,5 @@ class Finalization(LightningModule, ABC):
         self.require_training()
 
     def require_training(self) -> None:
-        """Refuse to use what was not trained.
-
-        Raises:
-            RuntimeError: If the model is not finalized.
-        """
+        """Refuse to use what was not trained: a ``RuntimeError``."""
         require_trained(type(self).__name__, trained=self.is_finalized)

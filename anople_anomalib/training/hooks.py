@@ -227,11 +227,7 @@ class FewShotTraining(CheckpointHooks):
         return torch.cat(regions).to(self.device)
 
     def require_region(self, image: str | Path, size: Sequence[int]) -> None:
-        """Refuse an image that the region of interest does not fit.
-
-        Args:
-            image: Its file; ``""`` for one in memory.
-            size: Its height and width.
+        """Refuse an image, by its file (``""`` for one in memory), height and width, that the region does not fit.
 
         Raises:
             ValueError: If it has another shape than the images that were taught, or than its own mask.

@@ -21,15 +21,7 @@ _WARMUP_FRACTION = 0.1  # of all steps: linear, from 0
 
 
 def sgd_with_warmup(groups: Sequence[dict[str, Any]], steps: float) -> OptimizerLRScheduler:
-    """Make SGD with momentum, whose rates rise linearly over the first tenth of the steps.
-
-    Args:
-        groups: Parameters and their learning rates, as ``torch.optim`` takes them.
-        steps: Number of steps of the training run; infinity for no warm-up.
-
-    Returns:
-        Optimizer and scheduler, as Lightning takes them.
-    """
+    """Make SGD with momentum, whose rates rise linearly over the first tenth of a finite number of steps."""
     optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=1e-5)
     warmup = max(1, int(_WARMUP_FRACTION * steps)) if steps != float("inf") else 1
     # step i of the warm-up has i / warmup of the rate, i from 1: no step is wasted at 0

@@ -17,15 +17,7 @@ def as_list(value: Any) -> Any:
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """Return the part of an error message with the known name that is most like a word, or nothing.
-
-    Args:
-        word: The user's value, whatever it is.
-        known: The names there are.
-
-    Returns:
-        For example ``" (did you mean 'brick'?)"``, or ``""``.
-    """
+    """Return the known name that is most like a word as ``" (did you mean 'brick'?)"``, or nothing."""
     names = {name.lower(): name for name in known}
     close = difflib.get_close_matches(str(word).lower(), names, n=1)
     return f" (did you mean {names[close[0]]!r}?)" if close else ""
@@ -48,15 +40,7 @@ class Rule(NamedTuple):
 
 
 def check(rule: Rule, **values: object) -> None:
-    """Check arguments.
-
-    Args:
-        rule: The values that are allowed.
-        **values: Values by the name of their argument.
-
-    Raises:
-        ValueError: If one is another.
-    """
+    """Check arguments by their names; one that the rule does not allow is a ``ValueError``."""
     for name, value in values.items():
         if not rule.allows(value):
             msg = f"{name} must be {rule.text}, got {value!r}."

@@ -14,28 +14,12 @@ _Tensors = TypeVar("_Tensors", bound=NamedTuple)
 
 
 def images_of(batch: Batch[Any] | DatasetItem[Any]) -> torch.Tensor:
-    """Return the images of a batch, or the image of an item.
-
-    anomalib declares every field as optional, but makes neither without images.
-
-    Args:
-        batch: A batch or an item of anomalib.
-
-    Returns:
-        Shape ``(B, 3, H, W)``, of an item ``(3, H, W)``.
-    """
+    """Return the images of a batch, ``(B, 3, H, W)``, or the image of an item: both have them, declared as optional."""
     return cast("torch.Tensor", batch.image)
 
 
 def joined(rows: Sequence[_Tensors]) -> _Tensors:
-    """Join named tuples of tensors along their first axis.
-
-    Args:
-        rows: At least one; a field that is ``None`` in the first is ``None`` in all.
-
-    Returns:
-        A tuple of the same kind.
-    """
+    """Join named tuples of tensors, at least one, along their first axis; ``None`` in the first is ``None`` in all."""
     columns = zip(*rows, strict=True)
     return type(rows[0])._make(None if column[0] is None else torch.cat(column) for column in columns)
 

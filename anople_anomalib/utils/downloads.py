@@ -15,12 +15,8 @@ _TIMEOUT = 10.0
 def require_hub(repository: str, files: Sequence[str]) -> None:
     """Make sure that the Hub's client has a chance: it asks six times for a file, for a minute in all.
 
-    Args:
-        repository: Name of a repository of the Hub.
-        files: Names of its files, of which one is needed.
-
     Raises:
-        ConnectionError: If none is in the client's cache and the Hub does not answer.
+        ConnectionError: If none of the files of the repository is in the client's cache and the Hub does not answer.
     """
     if not (is_cached(repository, files) or constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT)):
         msg = f"{constants.ENDPOINT} does not answer"

@@ -65,16 +65,10 @@ def digest_of(path: str | Path) -> str:
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Write a file beside its final place and rename it once it is finished and on the disk.
+    """Yield a path to write to, which is renamed once the file is finished and on the disk, or removed after an error.
 
-    The temporary file lies in the same folder: a rename across devices would be a copy, and a process that is killed
-    while it copies would leave half a file under the final name.
-
-    Args:
-        path: The file's final path; missing folders are made.
-
-    Yields:
-        The temporary path to write to. If the block raises, it is removed, and ``path`` stays as it was.
+    The temporary file lies in the same folder, which is made: a rename across devices would be a copy, and a process
+    that is killed while it copies would leave half a file under the final name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,12 +110,7 @@ def make_folder(path: Path) -> None:
 
 
 def require_checkpoint_place(path: str | Path) -> None:
-    """Refuse a path for a checkpoint where none can be written, or whose ending says that it is something else.
-
-    Raises:
-        ValueError: If it ends as another format does.
-        OSError: If nothing can be written there.
-    """
+    """Refuse a path for a checkpoint where nothing can be written, or that ends as another format does."""
     path = Path(path)
     if path.suffix.lower() in (*EXPORTED, *_OTHER_FORMATS, *picture_endings()):
         msg = f"'{path}' is to be a checkpoint, and ends as another format does: name it '{path.stem}.ckpt'."
@@ -131,15 +120,9 @@ def require_checkpoint_place(path: str | Path) -> None:
 
 @contextmanager
 def folder_written_whole(path: str | Path) -> Iterator[Path]:
-    """Write a folder beside its final place and rename it once it is finished.
+    """Yield the path of a folder to make and fill, which is renamed once it is finished, or removed after an error.
 
     When several processes write the same folder at the same time, one of them wins and the others drop theirs.
-
-    Args:
-        path: The folder's final path.
-
-    Yields:
-        The temporary path of a folder to make and to fill. If the block raises, it is removed.
     """
     path = Path(path)
     temporary = _beside(path)
@@ -193,11 +176,7 @@ def common_folder(paths: Iterable[str | Path]) -> Path | None:
 
 
 def relative_names(paths: Iterable[str | Path]) -> list[str]:
-    """Name images by their place below the folder that all of them share.
-
-    Returns:
-        One name per path, with forward slashes: the same on every machine that has the images, wherever they lie.
-    """
+    """Name images by their place below the folder that all share, with forward slashes: the same on every machine."""
     absolute = [Path(path).absolute() for path in paths]
     if not absolute:
         return []
@@ -240,15 +219,7 @@ def other_name(name: str, others: Collection[str]) -> str:
 
 
 def visible(paths: Sequence[Path], root: str | Path | None = None) -> list[Path]:
-    """Leave hidden files out.
-
-    Args:
-        paths: Files.
-        root: The folder of the data; ``None`` for the deepest folder that holds all files.
-
-    Returns:
-        The files that are not hidden, in their order.
-    """
+    """Leave hidden files out; ``root`` is the folder of the data, by default the deepest one that holds all files."""
     root = root or common_folder(paths) or ""
     return [path for path in paths if not is_hidden(path, root)]
 
@@ -283,13 +254,7 @@ def is_picture(path: Path) -> bool:
 def require_shape(size: Sequence[int], taught: Sequence[int], image: str | Path = "") -> None:
     """Refuse an image over which a region of interest would be stretched, such as one that lies on its side.
 
-    Args:
-        size: Its height and width.
-        taught: Height and width of the images that the region is for.
-        image: The image.
-
-    Raises:
-        ValueError: If its shape is another.
+    Sizes are height and width, those of the image and those that the region is for.
     """
     if not 1 / STRETCHED <= size[0] * taught[1] / (size[1] * taught[0]) <= STRETCHED:
         name = f"The image '{image}'" if image else "The image"

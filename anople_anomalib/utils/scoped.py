@@ -13,11 +13,7 @@ import torch
 def replaced(owner: object, name: str, value: object) -> Iterator[None]:
     """Give an object another attribute within a block, whatever ends the block.
 
-    Args:
-        owner: The object.
-        name: Name of the attribute. Where the object has none of its own, it is removed afterwards, so that the one of
-            its class is seen again.
-        value: Value within the block.
+    Where the object has none of its own, it is removed afterwards, so that the one of its class is seen again.
     """
     had, own = name in vars(owner), vars(owner).get(name)
     setattr(owner, name, value)
@@ -32,12 +28,7 @@ def replaced(owner: object, name: str, value: object) -> Iterator[None]:
 
 @contextmanager
 def seeded(*seeds: int, device: torch.device | None = None) -> Iterator[None]:
-    """Draw random numbers from seeds of their own and leave the global generators as they were.
-
-    Args:
-        *seeds: Numbers that together make the seed.
-        device: Device whose generator is seeded besides the CPU's.
-    """
+    """Draw random numbers from seeds, on the CPU and a device, and leave the global generators as they were."""
     mixed = 0
     for seed in seeds:
         mixed = (mixed * 1_000_003 + seed) % 2**63

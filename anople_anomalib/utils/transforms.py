@@ -30,11 +30,7 @@ _ALLOWED = (
 
 
 def bicubic_resize(size: tuple[int, int]) -> Resize:
-    """Return torchvision's transform that resizes as CLIP's own pre-processing does.
-
-    Args:
-        size: Height and width of the result.
-    """
+    """Return torchvision's transform that resizes to height and width as CLIP's own pre-processing does."""
     return Resize(list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
 
 
@@ -58,24 +54,12 @@ def is_size(sides: torch.Size, size: tuple[int, int] | torch.Size) -> bool:
     """Return whether height and width are known to be those of a size.
 
     In an export they may be unknown: a comparison would fix them, which torch 2.6 refuses.
-
-    Args:
-        sides: Height and width of a tensor.
-        size: Height and width to compare with.
     """
     return not any(isinstance(side, torch.SymInt) for side in sides) and tuple(sides) == tuple(size)
 
 
 def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize images as :func:`bicubic_resize` does.
-
-    Args:
-        images: Shape ``(..., C, H, W)``.
-        size: Height and width of the result.
-
-    Returns:
-        Images of shape ``(..., C, *size)``; those of that size already, as they are.
-    """
+    """Resize images, shape ``(..., C, H, W)``, as :func:`bicubic_resize` does; those of that size stay as they are."""
     if is_size(images.shape[-2:], size):
         return images
     return tv_functional.resize(images, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
@@ -94,14 +78,7 @@ class ExactResize(nn.Module):
         self.size, self.interpolation = size, interpolation
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Resize images.
-
-        Args:
-            images: Shape ``(B, C, H, W)``.
-
-        Returns:
-            Images of shape ``(B, C, *size)``.
-        """
+        """Resize images of shape ``(B, C, H, W)``."""
         return resize_exactly(images, self.size, self.interpolation)
 
 
@@ -110,16 +87,7 @@ def resize_exactly(
     size: tuple[int, int],
     interpolation: InterpolationMode = InterpolationMode.BICUBIC,
 ) -> torch.Tensor:
-    """Resize images with anti-aliasing, in an export by matmuls, which every runtime has.
-
-    Args:
-        images: Shape ``(B, C, H, W)``.
-        size: Height h and width w of the result.
-        interpolation: Bicubic or bilinear.
-
-    Returns:
-        Images of shape ``(B, C, h, w)``.
-    """
+    """Resize images, shape ``(B, C, H, W)``, with anti-aliasing, in an export by matmuls, which every runtime has."""
     if torch.compiler.is_compiling():
         return resize_by_matmul(images, size, interpolation)
     return tv_functional.resize(images, list(size), interpolation=interpolation, antialias=True)
@@ -130,16 +98,7 @@ def resize_by_matmul(
     size: tuple[int, int],
     interpolation: InterpolationMode = InterpolationMode.BICUBIC,
 ) -> torch.Tensor:
-    """Resize with anti-aliasing by two matmuls, one per axis.
-
-    Args:
-        images: Shape ``(..., H, W)``; H and W may be unknown when it is exported.
-        size: Height h and width w of the result.
-        interpolation: Bicubic or bilinear.
-
-    Returns:
-        Images of shape ``(..., h, w)``.
-    """
+    """Resize images, shape ``(..., H, W)``, with anti-aliasing by two matmuls, one per axis."""
     kernel = _KERNELS[interpolation]
     rows, columns = (_weights(images, axis, length, kernel) for axis, length in zip((-2, -1), size, strict=True))
     # OpenVINO takes a normalization before a reshape for a dequantization and moves it behind: a maximum prevents that
@@ -222,9 +181,6 @@ def warn_of_values(transform: Transform | None) -> None:
 
     Images have values in [0, 1]. The means and deviations of CLIP, ImageNet and Inception turn black into -1 to -2.2
     and white into 1 to 2.7; without a normalization, with two, or with one for bytes it is far from that.
-
-    Args:
-        transform: Transform of a pre-processor.
     """
     values = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 1, 1)
     for part in pointwise(transform):
@@ -258,12 +214,7 @@ def pointwise(transform: Transform | None) -> list[Transform]:
 
 
 def resize_like(transform: Transform | None, size: tuple[int, int]) -> Resize:
-    """Return a resizing to another size, of the kind that a transform holds; bicubic if it holds none.
-
-    Args:
-        transform: Transform of a pre-processor.
-        size: Height and width of the result.
-    """
+    """Return a resizing to another height and width, of the kind that a transform holds; bicubic if it holds none."""
     own = [part for part in flat(transform) if isinstance(part, Resize)]
     return Resize(list(size), interpolation=own[0].interpolation, antialias=True) if own else bicubic_resize(size)
 

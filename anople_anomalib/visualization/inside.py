@@ -102,11 +102,7 @@ def attention_of(model: AnoPLe, batch: ImageBatch, view: int = -1) -> Attention:
 
 
 def images_on(model: AnoPLe, batch: ImageBatch) -> torch.Tensor:
-    """Return the images of a batch, on the model's device.
-
-    Raises:
-        ValueError: If the model does not see them whole.
-    """
+    """Return the images of a batch, on the model's device; a model that does not see them whole is a ``ValueError``."""
     if model.model.tiling is not None:
         msg = "This model sees tiles or a region of an image (tiles, roi): these figures are of models of whole images."
         raise ValueError(msg)

@@ -89,11 +89,7 @@ def error_of(score: float, is_anomalous: bool) -> float:
 
 
 def samples_of(predictions: Iterable[ImageBatch | NumpyImageBatch]) -> list[Sample]:
-    """Take predictions apart, as ``engine.predict`` returns them: scores and maps normalized.
-
-    Raises:
-        ValueError: If there is no image.
-    """
+    """Take predictions apart, as ``engine.predict`` returns them: scores and maps normalized; none is a ValueError."""
     samples = [sample_of(item) for batch in predictions for item in batch]
     if not samples:
         msg = "There are no predictions to draw: pass what engine.predict returns."

@@ -148,14 +148,7 @@ class LanguageModel(FrozenModule):
 
 
 def right_answer(mask: torch.Tensor) -> str:
-    """Return the answer that a language model is taught with.
-
-    Args:
-        mask: Shape ``(1, h, w)``, 1 where anomalous.
-
-    Returns:
-        The place, of three by three, that holds the most anomalous pixels, or that there is no anomaly.
-    """
+    """Return the answer to teach: where, of three by three, a mask ``(1, h, w)`` has most, or that it is empty."""
     if not mask.any():
         return NO
     return YES.format(PLACES[int(F.adaptive_avg_pool2d(mask.float(), 3).argmax())])

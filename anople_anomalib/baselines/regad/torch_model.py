@@ -106,13 +106,9 @@ def warp(images: torch.Tensor, transform: torch.Tensor, offset: torch.Tensor | N
 
 
 def augmented(images: torch.Tensor) -> torch.Tensor:
-    """Return 22 copies of every shot: itself, 8 rotations, 8 shifts, mirrored, gray, and 3 quarter turns.
+    """Return 22 copies of square shots: themselves, 8 rotations, 8 shifts, mirrored, gray, and 3 quarter turns.
 
-    Args:
-        images: Square images, shape ``(B, 3, h, h)``.
-
-    Returns:
-        Shape ``(B, 22, 3, h, h)``.
+    Shape ``(B, 3, h, h)`` becomes ``(B, 22, 3, h, h)``.
     """
     moves = [(angle, 0.0, 0.0) for angle in _ANGLES] + [(0.0, x, y) for x, y in _MOVES]
     copies = [images]
@@ -126,11 +122,7 @@ def augmented(images: torch.Tensor) -> torch.Tensor:
 
 
 def stages_of(backbone: str, pre_trained: bool) -> nn.ModuleList:
-    """Return the stages of a network of timm that end at the strides 4, 8 and 16.
-
-    Args:
-        backbone: A ResNet, or ``"efficientnet-lite0"``, whose weights need no download.
-        pre_trained: Whether it has its pretrained weights.
+    """Return the stages of a ResNet of timm, or of ``"efficientnet-lite0"``, that end at the strides 4, 8 and 16.
 
     Raises:
         ValueError: If it is neither a ResNet nor an EfficientNet.
