@@ -46,17 +46,11 @@ class Answer(NamedTuple):
 
 
 class Good(NamedTuple):
-    """A good image as a threshold sees it.
+    """A good image as a threshold sees it."""
 
-    Attributes:
-        score: Raw score.
-        peak: Largest raw value of the map.
-        spread: How far its patches are from those elsewhere in it; NaN where that is unknown.
-    """
-
-    score: float
-    peak: float
-    spread: float = float("nan")
+    score: float  # raw score
+    peak: float  # largest raw value of the map
+    spread: float = float("nan")  # how far its patches are from those elsewhere in it; NaN where that is unknown
 
 
 class Thresholds(NamedTuple):

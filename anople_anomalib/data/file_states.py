@@ -17,21 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 class State(NamedTuple):
-    """A file as it is at one moment.
+    """A file as it is at one moment."""
 
-    Attributes:
-        modified: When its content was changed, in nanoseconds, as whoever wrote it says.
-        size: Its bytes.
-        number: Its number in the file system; 0 where that is not known.
-        changed: When anything about it was, in nanoseconds, as the system says.
-        digest: SHA-256 of its content, once that was judged.
-    """
-
-    modified: int
-    size: int
-    number: int = 0
-    changed: int = 0
-    digest: str = ""
+    modified: int  # when its content was changed, in nanoseconds, as whoever wrote it says
+    size: int  # its bytes
+    number: int = 0  # its number in the file system; 0 where that is not known
+    changed: int = 0  # when anything about it was, in nanoseconds, as the system says
+    digest: str = ""  # SHA-256 of its content, once that was judged
 
     @property
     def file(self) -> tuple[int, int, int]:

@@ -30,17 +30,11 @@ Images = torch.Tensor | str | Path | Sequence[torch.Tensor | str | Path]
 
 
 class Listing(NamedTuple):
-    """Files of folders.
+    """Files of folders."""
 
-    Attributes:
-        images: Image files, sorted within a folder.
-        hidden: Image files with a component below the folder that starts with a dot.
-        others: Other files that are not hidden; among them may be images whose ending anomalib does not know.
-    """
-
-    images: list[Path]
-    hidden: list[Path]
-    others: list[Path]
+    images: list[Path]  # image files, sorted within a folder
+    hidden: list[Path]  # image files with a component below the folder that starts with a dot
+    others: list[Path]  # other files that are not hidden; among them may be images whose ending anomalib does not know
 
     @property
     def pictures(self) -> list[Path]:

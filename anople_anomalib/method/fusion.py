@@ -12,17 +12,11 @@ _FLOOR = 1e-3  # of the decoder's map under a power: a single 0 does not erase w
 
 
 class Weights(NamedTuple):
-    """Weights of the parts in :class:`WeightedFusion`.
+    """Weights of the parts in :class:`WeightedFusion`."""
 
-    Attributes:
-        clip_share: Share of the prompted CLIP's memory in M_mem, the rest being the second memory's.
-        decoder_power: Exponent of the decoder's map.
-        prompt_power: Exponent of p_hat.
-    """
-
-    clip_share: float
-    decoder_power: float
-    prompt_power: float
+    clip_share: float  # share of the prompted CLIP's memory in M_mem, the rest being the second memory's
+    decoder_power: float  # exponent of the decoder's map
+    prompt_power: float  # exponent of p_hat
 
 
 class PaperFusion(nn.Module):

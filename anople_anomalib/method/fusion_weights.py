@@ -25,21 +25,13 @@ _SIDE = 60  # of the maps that are compared
 
 
 class Trial(NamedTuple):
-    """The parts' maps of N trial images, shape ``(N, h, w)`` each.
+    """The parts' maps of N trial images, shape ``(N, h, w)`` each."""
 
-    Attributes:
-        probability: p_hat, shape ``(N,)``.
-        decoder_map: M_hat.
-        first_map: Map of the prompted CLIP's memory.
-        second_map: Map of the second memory, if there is one.
-        masks: 1 where damaged.
-    """
-
-    probability: torch.Tensor
-    decoder_map: torch.Tensor
-    first_map: torch.Tensor
-    second_map: torch.Tensor | None
-    masks: torch.Tensor
+    probability: torch.Tensor  # p_hat, shape ``(N,)``
+    decoder_map: torch.Tensor  # M_hat
+    first_map: torch.Tensor  # map of the prompted CLIP's memory
+    second_map: torch.Tensor | None  # map of the second memory, if there is one
+    masks: torch.Tensor  # 1 where damaged
 
     def small(self) -> "Trial":
         """Return the same with maps of 60x60, at which they are compared."""

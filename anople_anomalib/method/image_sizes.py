@@ -29,19 +29,12 @@ _SHOTS = 4  # where their number is not known
 
 
 class ImageCost(NamedTuple):
-    """What an image costs in the second memory.
+    """What an image costs in the second memory."""
 
-    Attributes:
-        operations: Multiplications and additions, of the features and of the comparison with the bank.
-        megabytes: Of the bank, and of the largest layer of the backbone.
-        rows: Rows of the bank.
-        stride: Pixels of the image along a patch.
-    """
-
-    operations: float
-    megabytes: float
-    rows: int
-    stride: int
+    operations: float  # multiplications and additions, of the features and of the comparison with the bank
+    megabytes: float  # of the bank, and of the largest layer of the backbone
+    rows: int  # rows of the bank
+    stride: int  # pixels of the image along a patch
 
 
 def cost_of(memory: Mapping[str, Any], image_size: int, shots: int | None = None, tiles: int = 1) -> ImageCost:

@@ -17,15 +17,10 @@ _ROWS, _QUERIES = 2048, 256  # of the bank, of the images: compared at once; 2 M
 
 
 class BankFeatures(NamedTuple):
-    """Patch features of normal images for a bank.
+    """Patch features of normal images for a bank."""
 
-    Attributes:
-        features: Shape ``(B, n, width)``.
-        inside: Which of them belong in the bank, shape ``(B, n)``, dtype bool; ``None`` for all.
-    """
-
-    features: torch.Tensor
-    inside: torch.Tensor | None
+    features: torch.Tensor  # shape ``(B, n, width)``
+    inside: torch.Tensor | None  # which of them belong in the bank, shape ``(B, n)``, dtype bool; ``None`` for all
 
 
 class MemoryBank(DynamicBufferMixin, nn.Module):

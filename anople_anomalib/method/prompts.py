@@ -12,15 +12,10 @@ _PROMPT_STD = 0.02  # of the initial prompts, as in CoOp and MaPLe
 
 
 class Prompts(NamedTuple):
-    """Prompts of every prompted layer.
+    """Prompts of every prompted layer."""
 
-    Attributes:
-        text: Prompts [P^t_j, P^{v->t}_j] of the text tower (5), shape ``(J, C, text width)``.
-        visual: Prompts [P^v_j, P^{t->v}_j] of the visual tower (6), shape ``(J, C', visual width)``.
-    """
-
-    text: torch.Tensor
-    visual: torch.Tensor
+    text: torch.Tensor  # prompts [P^t_j, P^{v->t}_j] of the text tower (5), shape ``(J, C, text width)``
+    visual: torch.Tensor  # prompts [P^v_j, P^{t->v}_j] of the visual tower (6), shape ``(J, C', visual width)``
 
 
 class PromptLearner(nn.Module):

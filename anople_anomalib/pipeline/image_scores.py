@@ -25,25 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 class ImageScore(NamedTuple):
-    """A row of the file.
+    """A row of the file."""
 
-    Attributes:
-        category: Category of the image.
-        image: Path of the image; in the file with as many of its folders, one at least, as no other has.
-        defect: Kind of its defect, ``"good"`` without one.
-        anomalous: Whether it has one.
-        score: Raw score, larger where more anomalous.
-        answer: ``"yes"`` or ``"no"`` of a language model that was asked for an anomaly; empty without one.
-        sentence: All that it said.
-    """
-
-    category: str
-    image: str
-    defect: str
-    anomalous: bool
-    score: float
-    answer: str = ""
-    sentence: str = ""
+    category: str  # category of the image
+    image: str  # path of the image; in the file with as many of its folders, one at least, as no other has
+    defect: str  # kind of its defect, ``"good"`` without one
+    anomalous: bool  # whether it has one
+    score: float  # raw score, larger where more anomalous
+    answer: str = ""  # ``"yes"`` or ``"no"`` of a language model that was asked for an anomaly; empty without one
+    sentence: str = ""  # all that it said
 
 
 class ImageScores(Callback):

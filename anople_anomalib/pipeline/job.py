@@ -60,19 +60,13 @@ class FewShotJob(Job):
 
     Model and data are built within :meth:`run`: an error in their arguments becomes that row's error, and the job
     itself is plain data that any process can run.
-
-    Args:
-        settings: The model, the data and the trainer's arguments.
-        folder: Folder of the comparison.
-        position: The job's place in the whole, such as ``"3/12"``, for the line on the console.
-        threads: Number of torch's threads on a CPU; ``None`` leaves the choice to torch.
     """
 
     name = "fewshot"
-    settings: JobSettings
-    folder: Path
-    position: str = "1/1"
-    threads: int | None = None
+    settings: JobSettings  # the model, the data and the trainer's arguments
+    folder: Path  # folder of the comparison
+    position: str = "1/1"  # the job's place in the whole, such as ``"3/12"``, for the line on the console
+    threads: int | None = None  # number of torch's threads on a CPU; ``None`` leaves the choice to torch
 
     def run(self, task_id: int | None = None) -> dict[str, Any]:
         """Run the job and write its row: settings, metrics and costs, or its error.

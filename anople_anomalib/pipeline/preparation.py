@@ -39,15 +39,10 @@ OTHERS = "others"
 
 
 class Preparation(NamedTuple):
-    """What a model has learned from auxiliary data.
+    """What a model has learned from auxiliary data."""
 
-    Attributes:
-        state: State dict of its torch model; empty for a model that learns from its shots alone.
-        columns: Columns of a result row: ``transfer``, the data, and what learning from them has cost.
-    """
-
-    state: dict[str, torch.Tensor]
-    columns: dict[str, Any]
+    state: dict[str, torch.Tensor]  # state dict of its torch model; empty for a model that learns from its shots alone
+    columns: dict[str, Any]  # columns of a result row: ``transfer``, the data, and what learning from them has cost
 
 
 def prepare(

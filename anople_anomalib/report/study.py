@@ -31,21 +31,13 @@ _PICTURES, _SIDE = 12, 240  # on the page
 
 
 class Subject(NamedTuple):
-    """The subject of a study: a model that judges.
+    """The subject of a study: a model that judges."""
 
-    Attributes:
-        facts: Hashes of model and data, versions and so on, by their names.
-        threshold: Raw threshold.
-        zone: Scores of the verdict LOOK; ``None`` if unknown.
-        look: Whether that verdict was given.
-        white: Value of 16 bits that was white in its pictures; ``None`` for 65535.
-    """
-
-    facts: dict[str, Any]
-    threshold: float
-    zone: tuple[float, float] | None
-    look: bool
-    white: float | None = None
+    facts: dict[str, Any]  # hashes of model and data, versions and so on, by their names
+    threshold: float  # raw threshold
+    zone: tuple[float, float] | None  # scores of the verdict LOOK; ``None`` if unknown
+    look: bool  # whether that verdict was given
+    white: float | None = None  # value of 16 bits that was white in its pictures; ``None`` for 65535
 
 
 def write_study(

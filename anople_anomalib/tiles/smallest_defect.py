@@ -22,17 +22,11 @@ _BLOCK = 2048  # rows and queries whose comparison is timed
 
 
 class Fineness(NamedTuple):
-    """How finely images are seen.
+    """How finely images are seen."""
 
-    Attributes:
-        image_size: Side of the second backbone's images, or of their tiles.
-        tiling: The tiles; a single one for the whole image.
-        cost: What an image costs in the second memory.
-    """
-
-    image_size: int
-    tiling: Tiling
-    cost: ImageCost
+    image_size: int  # side of the second backbone's images, or of their tiles
+    tiling: Tiling  # the tiles; a single one for the whole image
+    cost: ImageCost  # what an image costs in the second memory
 
 
 def fineness_for(

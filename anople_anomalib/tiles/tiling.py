@@ -24,15 +24,10 @@ MAX_AUTO = 12
 
 @dataclass(frozen=True)
 class Tiling:
-    """A grid of overlapping tiles of one size, which together cover a canvas.
+    """A grid of overlapping tiles of one size, which together cover a canvas."""
 
-    Args:
-        rows: Number R of rows.
-        columns: Number C of columns.
-    """
-
-    rows: int = 1
-    columns: int = 1
+    rows: int = 1  # number R of rows
+    columns: int = 1  # number C of columns
 
     @property
     def number(self) -> int:

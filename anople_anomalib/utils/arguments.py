@@ -28,15 +28,10 @@ def _is_finite(value: object) -> TypeGuard[float]:
 
 
 class Rule(NamedTuple):
-    """Values that an option may have.
+    """Values that an option may have."""
 
-    Attributes:
-        allows: Whether a value is allowed.
-        text: The allowed values in words, after "must be".
-    """
-
-    allows: Callable[[Any], bool]
-    text: str
+    allows: Callable[[Any], bool]  # whether a value is allowed
+    text: str  # the allowed values in words, after "must be"
 
 
 def check(rule: Rule, **values: object) -> None:

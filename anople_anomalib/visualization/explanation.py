@@ -32,19 +32,12 @@ class Shot(NamedTuple):
 
 
 class Match(NamedTuple):
-    """The most anomalous patch of an image and its nearest normal patch.
+    """The most anomalous patch of an image and its nearest normal patch."""
 
-    Attributes:
-        distances: Distance of every patch to its nearest normal one, equation (13), shape ``(h, w)``.
-        patch: Row and column of the most anomalous patch in the grid.
-        shot: Index of the shot that the nearest normal patch came from.
-        normal_patch: Row and column of that patch in the shot's grid.
-    """
-
-    distances: np.ndarray
-    patch: tuple[int, int]
-    shot: int
-    normal_patch: tuple[int, int]
+    distances: np.ndarray  # distance of every patch to its nearest normal one, equation (13), shape ``(h, w)``
+    patch: tuple[int, int]  # row and column of the most anomalous patch in the grid
+    shot: int  # index of the shot that the nearest normal patch came from
+    normal_patch: tuple[int, int]  # row and column of that patch in the shot's grid
 
     @property
     def distance(self) -> float:

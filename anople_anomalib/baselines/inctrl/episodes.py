@@ -16,19 +16,12 @@ from anople_anomalib.utils.batches import images_of
 
 
 class Episodes(NamedTuple):
-    """A batch.
+    """A batch."""
 
-    Attributes:
-        images: B images to judge, values in [0, 1], shape ``(B, 3, h, w)``.
-        labels: Shape ``(B,)``, 1 where anomalous.
-        categories: Numbers of their categories, shape ``(B,)``.
-        context: S normal images for each, one image's behind the other's, shape ``(B * S, 3, h, w)``.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    categories: torch.Tensor
-    context: torch.Tensor
+    images: torch.Tensor  # B images to judge, values in [0, 1], shape ``(B, 3, h, w)``
+    labels: torch.Tensor  # shape ``(B,)``, 1 where anomalous
+    categories: torch.Tensor  # numbers of their categories, shape ``(B,)``
+    context: torch.Tensor  # S normal images for each, one image's behind the other's, shape ``(B * S, 3, h, w)``
 
 
 class _Image(NamedTuple):

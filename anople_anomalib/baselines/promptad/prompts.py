@@ -94,17 +94,11 @@ OTHERS = {"capsule": ("{} squeezed with compression",)}
 
 
 class PromptFeatures(NamedTuple):
-    """Embeddings of the prompts of one head; not normalized.
+    """Embeddings of the prompts of one head; not normalized."""
 
-    Attributes:
-        normal: Normal prompts (NP), shape ``(N, D)``.
-        manual: Manual anomaly prompts (MAP), shape ``(M, D)``.
-        learned: Learnable anomaly prompts (LAP), shape ``(L, D)``.
-    """
-
-    normal: torch.Tensor
-    manual: torch.Tensor
-    learned: torch.Tensor
+    normal: torch.Tensor  # normal prompts (NP), shape ``(N, D)``
+    manual: torch.Tensor  # manual anomaly prompts (MAP), shape ``(M, D)``
+    learned: torch.Tensor  # learnable anomaly prompts (LAP), shape ``(L, D)``
 
     @property
     def anomalies(self) -> torch.Tensor:

@@ -29,15 +29,10 @@ _QUERIES = 256  # pixels that are compared with all pixels of a shot at once
 
 
 class Features(NamedTuple):
-    """Features of images that SPADE compares.
+    """Features of images that SPADE compares."""
 
-    Attributes:
-        image: f, shape ``(B, D)``.
-        pixels: F, shape ``(B, H * W, C)`` at the resolution H x W of the finest stage.
-    """
-
-    image: torch.Tensor
-    pixels: torch.Tensor
+    image: torch.Tensor  # f, shape ``(B, D)``
+    pixels: torch.Tensor  # F, shape ``(B, H * W, C)`` at the resolution H x W of the finest stage
 
 
 class SPADEModel(DynamicBufferMixin, ShotModel):

@@ -38,17 +38,11 @@ class Layer(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """A photograph to be damaged.
+    """A photograph to be damaged."""
 
-    Attributes:
-        clean: Its gray values.
-        filling: Texture of the damaged spot, at least as high and as wide.
-        rng: Source of position, size and form.
-    """
-
-    clean: Field
-    filling: Field
-    rng: RandomState
+    clean: Field  # its gray values
+    filling: Field  # texture of the damaged spot, at least as high and as wide
+    rng: RandomState  # source of position, size and form
 
     @property
     def shape(self) -> tuple[int, int]:

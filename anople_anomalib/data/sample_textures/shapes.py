@@ -115,17 +115,11 @@ def walk(
 
 
 class Stroke(NamedTuple):
-    """The neighborhood of a line, three fields of shape (height, width).
+    """The neighborhood of a line, three fields of shape (height, width)."""
 
-    Attributes:
-        distance: Distance of every pixel to the line in pixels.
-        side: The same with a sign: positive on the line's left.
-        progress: Position in [0, 1] of the line's nearest point between its start and its end.
-    """
-
-    distance: Field
-    side: Field
-    progress: Field
+    distance: Field  # distance of every pixel to the line in pixels
+    side: Field  # the same with a sign: positive on the line's left
+    progress: Field  # position in [0, 1] of the line's nearest point between its start and its end
 
 
 def stroke(shape: tuple[int, int], points: Field) -> Stroke:
