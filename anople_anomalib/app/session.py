@@ -240,11 +240,7 @@ class Session:
         self.thresholds = Thresholds(value, self.thresholds.pixel * value / self.thresholds.image)
 
     def allow_false_alarms(self, rate: float | None) -> None:
-        """Move the threshold by a share of false alarms, without a new pass; see :func:`allowed`.
-
-        Raises:
-            AppError: If there are no scores of good images, too few for the rate, or the rate is out of range.
-        """
+        """Move the threshold by a share of false alarms, see :func:`allowed`; too few images are an AppError."""
         if not self.good:
             msg = "No good image is known: a model from a checkpoint holds none. Say of one below that it is good."
             raise AppError(msg)

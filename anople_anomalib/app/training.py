@@ -119,11 +119,7 @@ def judge(model: AnoPLe, photo: Photo) -> Answer:
 
 @torch.no_grad()
 def good_scores(model: AnoPLe, photos: Sequence[Photo]) -> list[Good]:
-    """Judge all images of the memory as a training run does for its thresholds: each by the memory of the others.
-
-    Returns:
-        One entry per image.
-    """
+    """Judge each image of the memory as a training run does for its thresholds: by the memory of the others."""
     if not photos:
         return []
     network, paths = model.model, [str(photo.path) for photo in photos]

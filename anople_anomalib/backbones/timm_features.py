@@ -200,17 +200,10 @@ def own_image_size(name: str) -> int:
 
 
 def fold_batch_norm(model: nn.Module, images: torch.Tensor) -> bool:
-    """Fold batch normalizations into the convolutions before them, if that changes nothing.
+    """Fold batch normalizations into the convolutions before them, if that changes nothing; return whether it was done.
 
     timm's models name a normalization right after the convolution that it follows. Whether this one does is seen from
-    its features of some images.
-
-    Args:
-        model: A model in evaluation mode; changed in place, or left alone.
-        images: Images for the comparison, as the model takes them.
-
-    Returns:
-        Whether it was done.
+    its features of some images, as the model, in evaluation mode, takes them.
     """
     expected = [features.detach() for features in model(images)]
     replaced: list[tuple[nn.Module, str, nn.Module]] = []

@@ -154,11 +154,7 @@ class FewShot(OwnDataModule):
             write_sample_list(Path(self.trainer.default_root_dir) / SAMPLES_FILE, self.drawn_samples)
 
     def category_of(self, image_path: str | Path) -> str:
-        """Return the category of an image, given its path as in a batch's ``image_path``.
-
-        Raises:
-            KeyError: If the image is not in the data, or the data is not set up.
-        """
+        """Return the category of an image, given its path as in a batch's ``image_path``; a KeyError of others."""
         return self._category_of[str(image_path)]
 
     def _setup(self, stage: str | None = None) -> None:

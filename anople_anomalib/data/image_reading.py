@@ -233,12 +233,7 @@ def image_size_of(path: str | Path) -> tuple[int, int]:
 
 
 def distortion(path: str | Path) -> str | None:
-    """Read the head of an image file and say how anomalib's readers would distort it; ``None`` for a plain image.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not an image.
-    """
+    """Say by the head of an image file how anomalib's readers would distort it; ``None`` for a plain one."""
     with _opened(path) as image:
         if orientation_of(image) != 1:
             return TURNED
@@ -246,13 +241,7 @@ def distortion(path: str | Path) -> str | None:
 
 
 def require_plain_images(paths: Sequence[str | Path]) -> None:
-    """Refuse images that anomalib's readers would distort; only the heads of the files are read.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If one is not a plain image; the message names it, the number of such images, and the command that
-            converts their folder.
-    """
+    """Refuse images that anomalib's readers would distort, by the heads of the files: a ``ValueError``."""
     distorted = [(path, reason) for path in paths if (reason := distortion(path)) is not None]
     if not distorted:
         return

@@ -177,9 +177,6 @@ def pair_masks(images: Sequence[Path], masks: Sequence[Path], folders: FolderPai
         masks: All masks.
         folders: Folders of images and of their masks, if they are known.
 
-    Returns:
-        The mask of every image.
-
     Raises:
         ValueError: If an image has no mask, several masks fit, or two images have the same; the message names it.
     """

@@ -117,20 +117,13 @@ def draw_validation_images(dataset: AnomalibDataset, samples: pd.DataFrame, seed
 
 
 def match_samples(names: Sequence[str], wanted: Sequence[str], category: str) -> list[int]:
-    """Find the images that a sample list asks for.
+    """Find the images that a sample list asks for: their indices into the names there are, ascending.
 
     An entry is one of the names, or else the file name (``"003.png"``) or the stem (``"003"``) of exactly one of them.
 
-    Args:
-        names: Names of the images there are, as :func:`~anople_anomalib.utils.files.relative_names` returns them.
-        wanted: Entries of the sample list.
-        category: Category the images belong to; named in errors.
-
-    Returns:
-        Ascending indices into ``names``, one per entry of ``wanted``.
-
     Raises:
-        ValueError: If the list is empty, or an entry is a path, is missing, fits several images or appears twice.
+        ValueError: If the list of a category is empty, or an entry is a path, is missing, fits several images or
+            appears twice.
     """
     if not wanted:
         msg = f"The sample list of category '{category}' is empty; name at least one image."

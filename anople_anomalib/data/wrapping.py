@@ -24,15 +24,11 @@ _SPLIT_SEED = 0
 
 
 def build_datamodule(datamodule: Any) -> AnomalibDataModule:
-    """Build a datamodule, not set up.
+    """Build a datamodule, not set up; an unknown one is a ``ValueError``.
 
     Args:
         datamodule: A class name, with or without its module; a mapping, or a namespace, with ``class_path`` and
             perhaps ``init_args``; or a datamodule, of which a copy is returned.
-
-    Raises:
-        ValueError: If there is no such datamodule.
-        TypeError: If it is none of these.
     """
     if isinstance(datamodule, AnomalibDataModule):
         return copy.copy(datamodule)
@@ -99,12 +95,10 @@ def choose_categories(datamodule: AnomalibDataModule, categories: Sequence[str] 
 
 
 def known_categories(datamodule: AnomalibDataModule) -> list[str]:
-    """Return the categories of a datamodule's data set.
+    """Return the categories that anomalib's module of a data set lists; without any, the datamodule's name alone.
 
-    Returns:
-        The names that anomalib's module of the data set lists. If the root folder holds a data set of the user's own
-        in the same layout (folders with a ``train`` folder, some of them not in the list): the names of these
-        folders. For a datamodule without categories: its name alone.
+    If the root folder holds a data set of the user's own in the same layout (folders with a ``train`` folder, some of
+    them not in the list): the names of these folders.
     """
     if not _has_categories(datamodule):
         return [datamodule.category or datamodule.name]

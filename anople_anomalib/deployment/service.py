@@ -198,11 +198,7 @@ def _require_token(token: str, request: Request) -> None:
 
 
 async def _body(request: Request, megabytes: float) -> bytes:
-    """Read the body of a request.
-
-    Raises:
-        HTTPException: As soon as it is too long.
-    """
+    """Read the body of a request; as soon as it is too long, it is an ``HTTPException``."""
     content = bytearray()
     async for block in request.stream():
         content += block

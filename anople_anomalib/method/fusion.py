@@ -123,15 +123,9 @@ def _note_weights(fusion: WeightedFusion, *_args: object) -> None:
 
 
 def top_mean(anomaly_map: torch.Tensor, share: float, inside: torch.Tensor | None = None) -> torch.Tensor:
-    """Average the largest values of a map.
+    """Average the largest values of maps ``(B, h, w)``, a share in [0, 1] of them, 0 for the largest alone.
 
-    Args:
-        anomaly_map: Shape ``(B, h, w)``.
-        share: Share of the values, in [0, 1]; 0 for the largest alone.
-        inside: Where the values count, shape ``(B, h, w)``; those elsewhere are 0. ``None`` for all.
-
-    Returns:
-        Shape ``(B,)``.
+    The share is of those ``inside``, shape ``(B, h, w)``, ``None`` for all; elsewhere the values are 0.
     """
     values = anomaly_map.flatten(1)
     number = int(share * values.shape[1])

@@ -189,15 +189,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
 
 
 def _of_nearest_category(values: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
-    """Return every image's values for the category that is nearest to it on average.
-
-    Args:
-        values: By category, shape ``(C, B, n)``.
-        distances: Of the same shape.
-
-    Returns:
-        Shape ``(B, n)``.
-    """
+    """Return every image's values, ``(C, B, n)`` by category, for the one nearest on average, ``(B, n)``."""
     if len(values) == 1:
         return values[0]
     nearest = distances.mean(dim=-1, keepdim=True).argmin(dim=0, keepdim=True)  # (1, B, 1)

@@ -51,14 +51,7 @@ ABNORMAL_STATES = ("damaged {}", "{} with flaw", "{} with defect", "{} with dama
 
 
 def clean_class_names(class_names: str | Sequence[str]) -> list[str]:
-    """Turn class names as they stand in a data set into words.
-
-    Args:
-        class_names: One name or several, e.g. ``"metal_nut"``.
-
-    Returns:
-        The names with underscores as spaces and without surrounding blanks, e.g. ``["metal nut"]``. Of equal names
-        the first stays: the texts are those of different names.
+    """Turn class names of a data set, such as ``"metal_nut"``, into different ones of words, ``["metal nut"]``.
 
     Raises:
         ValueError: If there is no name or a name is empty.

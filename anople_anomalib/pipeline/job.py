@@ -161,11 +161,7 @@ class FewShotJobGenerator(JobGenerator):
     def generate_jobs(  # type: ignore[override]  # anomalib's runners take any iterable, and show the length of a list
         self, args: dict[str, Any] | None = None, prev_stage_result: PREV_STAGE_RESULT = None
     ) -> list[FewShotJob]:
-        """Return the jobs of the ``fewshot`` section ``args``, as a list: anomalib's runner shows how many there are.
-
-        Raises:
-            ValueError: If the section is not valid.
-        """
+        """Return the jobs of a ``fewshot`` section as a list: anomalib's runner shows how many there are."""
         del prev_stage_result
         done = ResultsTable(self.folder).done()
         settings = [job for job in expand_jobs(args or {}, self.accelerator) if job.job_id not in done]

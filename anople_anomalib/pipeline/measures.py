@@ -45,12 +45,7 @@ def logged_from(level: int, name: str) -> Iterator[None]:
 def warm_up(accelerator: str, gpu: int | None) -> torch.device:
     """Let a process do once the work that only its first job would pay for: late imports, the start of the device.
 
-    Args:
-        accelerator: Lightning's name of the accelerator.
-        gpu: Number of the CUDA device; ``None`` for another device.
-
-    Returns:
-        The device.
+    By Lightning's name of the accelerator, and the number of the CUDA device, ``None`` for another; return the device.
     """
     with warnings.catch_warnings(), logged_from(logging.ERROR, "lightning.pytorch"):
         warnings.simplefilter("ignore")

@@ -55,11 +55,7 @@ class ResultsTable:
         self.path = Path(folder) / "results.csv"
 
     def rows(self) -> list[dict[str, str]]:
-        """Return all rows as text, cells that a row does not have as ``""``; no table, no rows.
-
-        Raises:
-            ValueError: If it is another table than that of a comparison.
-        """
+        """Return all rows as text, cells that a row does not have as ``""``; another kind of table is a ValueError."""
         if not self.path.is_file():
             return []
         table = pd.read_csv(self.path, dtype=str, keep_default_na=False)

@@ -41,9 +41,6 @@ def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAUL
         folder: Folder of the report.
         metrics: Names of the metrics to report; ``"all"`` among them reports all there are.
 
-    Returns:
-        Path of ``report.html``.
-
     Raises:
         ValueError: If no job has one of the metrics.
     """

@@ -70,14 +70,9 @@ def statistics_of(scores: pd.DataFrame) -> tuple[list[TextTable], dict[str, Figu
 
 
 def auroc(scores: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
-    """Compute the area under the ROC curve by Mann and Whitney's ranks, in [0, 1].
+    """Compute the area under the ROC curve, shape ``(...)``, in [0, 1], by Mann and Whitney's ranks.
 
-    Args:
-        scores: Shape ``(..., N)``.
-        anomalous: Shape ``(N,)``, of both kinds.
-
-    Returns:
-        Shape ``(...)``.
+    Scores have the shape ``(..., N)``, ``anomalous`` has ``(N,)`` and both kinds.
     """
     ranks, number = rankdata(scores, axis=-1), int(anomalous.sum())
     return (ranks[..., anomalous].sum(axis=-1) - number * (number + 1) / 2) / (number * (len(anomalous) - number))

@@ -64,10 +64,7 @@ class TextTable:
 def figure_cell(cell: Mapping[Hashable, Any], rank: int = 0, *, with_categories: bool = False) -> Cell:
     """Return a figure, such as ``"94.1±2.1 published"`` or ``"93.8±0.9 measured, n=5"``.
 
-    Args:
-        cell: A row of :func:`measured_cells` or :func:`published_cells`.
-        rank: 1 for the best of its line, 2 for the second best, else 0.
-        with_categories: Whether a measured figure says over how many categories it is.
+    It is a row of :func:`measured_cells` or :func:`published_cells`, with its rank and perhaps with its categories.
     """
     if pd.isna(cell["mean"]):
         return Cell(f"only {cell['categories']} categories measured", source=MEASURED)

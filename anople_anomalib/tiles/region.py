@@ -69,16 +69,9 @@ def _windows(length: int, count: int) -> torch.Tensor:
 
 
 def within_region(batch: Batch[Any], regions: Region | torch.Tensor) -> Batch[Any]:
-    """Take the pixels outside of the region out of the ground truth of a batch.
+    """Take the pixels outside of the region, or of each image's, ``(B, 1, H, W)``, out of the ground truth of a batch.
 
     An image whose mask has nothing left is a normal one: its defect is none of the region's. Labels without masks stay.
-
-    Args:
-        batch: A batch with whatever ground truth there is.
-        regions: The region of all images, or those of each, shape ``(B, 1, H, W)``.
-
-    Returns:
-        The batch.
     """
     truth = batch.gt_mask
     if truth is None or (isinstance(regions, Region) and not regions):

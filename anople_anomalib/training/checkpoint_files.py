@@ -90,17 +90,10 @@ def check_metadata(checkpoint: Any) -> Mapping[str, Any]:
 
 
 def arguments_of(checkpoint: Mapping[str, Any], model_class: type) -> dict[str, Any]:
-    """Return the arguments that a checkpoint's model was built with.
+    """Return the arguments that a checkpoint's model was built with; other names are a ``ValueError``.
 
-    Lightning before 2.6.6 called code that hyper-parameters named, ``weights_only`` or not (CVE-2026-58659): names that
-    the class does not have are refused under every version, not left out.
-
-    Args:
-        checkpoint: Content of a checkpoint of AnoPLe.
-        model_class: Class of the model.
-
-    Raises:
-        ValueError: If there is a name that no checkpoint of ours holds.
+    Lightning before 2.6.6 called code that hyper-parameters named, ``weights_only`` or not (CVE-2026-58659): names
+    that the class does not have are refused under every version, not left out.
     """
     given, known = checkpoint.get("hyper_parameters") or {}, inspect.signature(model_class).parameters
     odd = [*(set(checkpoint) & _OTHER_PLACES), *(set(given) - set(known) if isinstance(given, Mapping) else [given])]

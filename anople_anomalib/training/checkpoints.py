@@ -219,9 +219,6 @@ class CheckpointHooks(Finalization):
             weights_only: Anything but ``False``: pickled code is never run.
             **kwargs: Constructor arguments that replace those of the checkpoint.
 
-        Returns:
-            The model.
-
         Raises:
             ValueError: If the checkpoint is damaged or does not fit, or ``weights_only`` is ``False``.
         """

@@ -16,9 +16,6 @@ def require_plain_evaluation(datamodule: AnomalibDataModule, transform: Transfor
         datamodule: The datamodule of a run.
         transform: The transform of the model's pre-processor; with a ``Resize`` of its own it takes the place of one
             that stands alone in a datamodule.
-
-    Raises:
-        ValueError: If there are such augmentations.
     """
     resizes = any(isinstance(part, Resize) for part in flat(transform))
     for name in ("val_augmentations", "test_augmentations"):

@@ -199,13 +199,10 @@ class FewShotTraining(CheckpointHooks):
         return self.model.input_size != before
 
     def regions_of(self, paths: Sequence[str] | None) -> torch.Tensor | None:
-        """Return the regions of images that have a region each.
-
-        Args:
-            paths: Their files.
+        """Return the regions of image files that have a region each, ``None`` where all have the same.
 
         Returns:
-            Shape ``(B, 1, H, W)``, dtype bool, at the size that the model takes; ``None`` where all have the same.
+            Shape ``(B, 1, H, W)``, dtype bool, at the size that the model takes.
 
         Raises:
             ValueError: If the images have no files, or a mask does not fit.

@@ -249,7 +249,7 @@ def images_to_validate_on(
     transform: Transform | None = None,
     others: pd.DataFrame | None = None,
 ) -> AnomalibDataset:
-    """Return normal images to take a threshold from: training images that are no shots, else the shots themselves.
+    """Return normal images with empty masks to take a threshold from: others than the shots, else the shots.
 
     The shots are then judged by a memory that does not hold them, see :mod:`.held_out`.
 
@@ -260,9 +260,6 @@ def images_to_validate_on(
         image_size: Height and width of the images.
         transform: Transform of the model's pre-processor, whose kind of resizing they get.
         others: Rows of the training set that may be used; ``None`` for all that are no shots.
-
-    Returns:
-        A data set of normal images with empty masks.
     """
     others = other_samples(dataset, shots) if others is None else others
     if len(others) == 0:

@@ -156,13 +156,7 @@ class PromptHead(nn.Module):
 
 
 def customized(category: str) -> tuple[str, ...]:
-    """Return the templates for the anomalies of a category.
-
-    Args:
-        category: A category of a data set, or its name in words, such as ``"metal_nut"`` or ``"metal nut"``.
-
-    Returns:
-        Templates with one ``{}`` for the class name; none for a category that is not listed.
+    """Return templates, with one ``{}`` for the name, for the anomalies of a category, ``"metal_nut"``; none of others.
 
     Example:
         >>> customized("screw")

@@ -162,14 +162,6 @@ def _smallest(values: torch.Tensor, number: int) -> torch.Tensor:
 
 
 def squared_distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Compute all squared distances between two sets of vectors, by one matmul.
-
-    Args:
-        first: Shape ``(..., n, d)``.
-        second: Shape ``(..., m, d)``.
-
-    Returns:
-        Shape ``(..., n, m)``, 0 or more.
-    """
+    """Compute squared distances of rows ``(..., n, C)`` and ``(..., m, C)``: ``(..., n, m)``, 0 or more."""
     squares = first.square().sum(dim=-1, keepdim=True) + second.square().sum(dim=-1).unsqueeze(-2)
     return (squares - 2 * first @ second.transpose(-1, -2)).clamp_min(0)

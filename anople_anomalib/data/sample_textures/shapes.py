@@ -95,18 +95,15 @@ def walk(
     wobble: float = 0.1,
     kink: float = 0.0,
 ) -> Field:
-    """Walk from ``start`` in steps of one pixel.
+    """Walk from a point (y, x) in steps of one pixel, shape (length, 2).
 
     Args:
-        start: First point (y, x).
+        start: First point.
         heading: First direction in radians; 0 points down.
         length: Number of steps.
         rng: Source of the turns.
         wobble: Standard deviation of the turn at every step, in radians, around the first direction.
         kink: Size of the sudden turns that a twelfth of the steps take, in radians.
-
-    Returns:
-        Points of the walk, shape (length, 2).
     """
     steps = max(int(length), 2)
     turns = wobble * rng.standard_normal(steps) + kink * rng.standard_normal(steps) * (rng.uniform(size=steps) < 1 / 12)

@@ -76,11 +76,7 @@ _IMAGES_PER_DEFECT = 5
 
 
 def write_category(root: Path, category: str) -> Path:
-    """Write one category below ``root``, completely or not at all, unless it is there.
-
-    Returns:
-        The category's folder.
-    """
+    """Write one category below ``root``, completely or not at all, unless it is there, and return its folder."""
     folder = root / category
     if folder.is_dir():
         return folder
