@@ -97,7 +97,9 @@ def test_an_exported_model_says_the_same(tmp_path: Path, mvtec: Path) -> None:
     model = FastRecon(backbone="resnet10t", pre_trained=False, visualizer=False)  # a network that is soon exported
     make_engine(tmp_path).fit(model, datamodule=make_datamodule(mvtec))
     precise = {"INFERENCE_PRECISION_HINT": "f32"}  # some CPUs would take bfloat16
-    compiled = openvino.compile_model(openvino.Core().read_model(model.to_onnx(tmp_path)), "CPU", precise)
+    compiled = openvino.compile_model(
+        openvino.Core().read_model(model.to_onnx(tmp_path, input_size=(90, 110))), "CPU", precise
+    )
     image = torch.rand(1, 3, 90, 110)
     with torch.no_grad():
         expected = model.eval()(image)

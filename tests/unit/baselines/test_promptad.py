@@ -243,7 +243,7 @@ def test_anomalies_of_categories() -> None:
 def test_an_exported_model_says_the_same_without_the_text_tower(mvtec: Path, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     model = trained(mvtec, tmp_path)
-    file = model.to_onnx(tmp_path)
+    file = model.to_onnx(tmp_path, input_size=(90, 110))
     compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     images = torch.rand(2, 3, 90, 110)
     with torch.no_grad():

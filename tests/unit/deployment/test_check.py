@@ -10,7 +10,7 @@ import pytest
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.commands.main import main
-from helpers.graphs import brightness_model
+from helpers.graphs import brightness_model, described
 from helpers.training import train_model
 
 pytestmark = [pytest.mark.export, pytest.mark.slow]
@@ -40,7 +40,7 @@ def test_an_export_is_compared_when_it_is_written_and_on_the_users_images(
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     export = ["export", "--model", str(checkpoint), "--type", "onnx", "--output", str(tmp_path)]
-    assert main(export) == 0
+    assert main([*export, "--input_size", "[90,110]"]) == 0  # made-up images of its size
     said = capsys.readouterr().out
     assert "Export and checkpoint agree on 8 images" in said
     file = Path(said.splitlines()[-1])
@@ -52,10 +52,9 @@ def test_an_export_is_compared_when_it_is_written_and_on_the_users_images(
     assert found["verdicts_that_differ"] == {}
     assert found["not_compared"] == []
     assert found["milliseconds_export"] > 0
-    fixed = [*export[:-1], str(tmp_path / "fixed"), "--input_size", "[40,48]"]
-    assert main(fixed) == 0  # made-up images of its size
-    assert "Export and checkpoint agree on 8 images" in capsys.readouterr().out
-    assert main([*fixed[:-3], str(tmp_path / "none"), *fixed[-2:], "--images", str(photos)]) == 1
+    (tmp_path / "small").mkdir()
+    small = described(file, tmp_path / "small", input_size=[40, 48])
+    assert main(["check", str(small), "--model", str(checkpoint), "--images", str(photos)]) == 1
     assert "No image has the height and width of this export, 40x48" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*export[:-1], str(tmp_path / "none"), "--input_size", "[0,48]"])

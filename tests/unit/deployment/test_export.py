@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from anomalib.data import Folder
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.post_processing import PostProcessor
 from torch.testing import assert_close
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.deployment.metadata import read_metadata
-from helpers.miniature import IMAGE_SIZE
-from helpers.training import finish, make_datamodule, make_engine, make_model, train_model
+from helpers.training import make_datamodule, make_engine, make_model, train_model
 
 
 @pytest.fixture(scope="module")
@@ -175,30 +173,3 @@ def test_int8_without_data_says_what_is_missing(model: AnoPLe) -> None:
     pytest.importorskip("nncf")
     with pytest.raises(ValueError, match="INT8_PTQ calibrates on images: give the data"):
         model.detector()._compress_ov_model(None, CompressionType.INT8_PTQ)
-
-
-@pytest.mark.export
-@pytest.mark.slow
-@pytest.mark.parametrize(("compression", "tolerance"), [(None, 1e-4), (CompressionType.INT8_PTQ, 0.05)])
-def test_an_openvino_model_chooses_the_memory_of_the_same_category(
-    root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    compression: CompressionType | None,
-    tolerance: float,
-) -> None:
-    """INT8 is calibrated on the good images where there are no others."""
-    pytest.importorskip("openvino")
-    pytest.importorskip("nncf")
-    pytest.importorskip("onnxscript")
-    monkeypatch.chdir(tmp_path)  # anomalib's inferencer keeps a cache where it runs
-    shots = torch.rand(3, 3, *IMAGE_SIZE)
-    model = make_model(per_category=True, post_processor=False)
-    finish(model, model.pre_processor.transform(shots), [0, 1, 0])
-    good = Folder("part", root=root / "bottle" / "train", normal_dir="good", val_split_mode="none", num_workers=0)
-    settings = {"compression_type": compression, "datamodule": good if compression else None}
-    path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path, **settings)
-    assert read_metadata(path).compression == (compression and "INT8_PTQ")
-    images = torch.cat([shots + 0.1 * torch.rand_like(shots), torch.rand(2, 3, *IMAGE_SIZE)])
-    actual = OpenVINOInferencer(path, "CPU", PRECISE).predict(images)
-    assert_close(torch.from_numpy(actual.anomaly_map), model(images).anomaly_map, atol=tolerance, rtol=0)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from anomalib.data import Folder
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from torch.testing import assert_close
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.backbones.package_weights import LITE0
+from anople_anomalib.deployment.metadata import read_metadata
 from helpers.training import finish, make_datamodule, make_engine, make_model, train_model
 
 PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some CPUs would take bfloat16
@@ -43,74 +45,52 @@ def test_torch_inferencer_predicts_as_the_engine_does(
     assert_close(actual.anomaly_map.squeeze(), expected.anomaly_map.squeeze(), atol=1e-5, rtol=0)
 
 
-def test_one_openvino_model_predicts_as_the_engine_does(
-    model: AnoPLe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("openvino")
-    pytest.importorskip("onnxscript")
-    monkeypatch.chdir(tmp_path)  # anomalib's inferencer keeps a cache where it runs
-    path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path)
-    inferencer = OpenVINOInferencer(path, "CPU", PRECISE)
-    for size in ((1, 3, 90, 110), (3, 3, 40, 64)):
-        images = torch.rand(size)
-        expected, actual = model(images), inferencer.predict(images)
-        for name in ("pred_score", "anomaly_map"):
-            assert_close(torch.from_numpy(getattr(actual, name)), getattr(expected, name), atol=1e-3, rtol=0)
-
-
-def test_an_onnx_model_predicts_as_the_engine_does(model: AnoPLe, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    path = make_engine(tmp_path).export(model, "onnx", export_root=tmp_path)
-    session = onnxruntime.InferenceSession(path)
-    names = [output.name for output in session.get_outputs()]
-    images = torch.rand(2, 3, 90, 110)
-    outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    actual, expected = dict(zip(names, outputs, strict=True)), model(images)
-    for name in ("pred_score", "anomaly_map"):
-        assert_close(torch.from_numpy(actual[name]), getattr(expected, name), atol=1e-4, rtol=0)
-
-
-def test_int8_keeps_the_scores(model: AnoPLe, root: Path, tmp_path: Path) -> None:
-    openvino = pytest.importorskip("openvino")
-    pytest.importorskip("nncf")
-    pytest.importorskip("onnxscript")
-    path = make_engine(tmp_path).export(
-        model,
-        "openvino",
-        export_root=tmp_path,
-        input_size=(90, 110),
-        compression_type=CompressionType.INT8_PTQ,
-        datamodule=make_datamodule(root),
-    )
-    quantized = openvino.Core().compile_model(path, "CPU", PRECISE)
-    datamodule = make_datamodule(root)
-    datamodule.setup()
-    for item in datamodule.test_data:
-        expected, actual = model(item.image[None]), quantized(item.image[None].numpy())
-        for name in ("pred_score", "anomaly_map"):
-            assert_close(torch.from_numpy(actual[name]), getattr(expected, name), atol=0.05, rtol=0)
-
-
-@pytest.mark.parametrize(("compression", "tolerance"), [(None, 1e-3), (CompressionType.INT8_PTQ, 0.05)])
-def test_both_memories_keep_categories_apart(
-    root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    compression: CompressionType | None,
-    tolerance: float,
-) -> None:
-    pytest.importorskip("openvino")
-    pytest.importorskip("nncf")
-    pytest.importorskip("onnxscript")
-    monkeypatch.chdir(tmp_path)  # anomalib's inferencer keeps a cache where it runs
-    second = {"backbone": LITE0, "image_size": 96, "turns": "none", "subspace": 0.95, "fusion": "weighted"}
+@pytest.fixture
+def of_categories(root: Path) -> tuple[AnoPLe, torch.Tensor]:
+    """A model whose memories keep two categories apart, and images of its shots' size, shape ``(4, 3, 90, 110)``."""
     datamodule = make_datamodule(root)
     datamodule.setup()
     images = torch.stack([item.image for item in datamodule.test_data])
+    second = {"backbone": LITE0, "image_size": 96, "turns": "none", "subspace": 0.95, "fusion": "weighted"}
     model = make_model(post_processor=False, memory={**second, "per_category": True})
-    finish(model, model.pre_processor.transform(images[:3]), [0, 1, 0])
-    settings = {"compression_type": compression, "datamodule": datamodule if compression else None}
+    return finish(model, model.pre_processor.transform(images[:3]), [0, 1, 0]), images
+
+
+@pytest.mark.export
+@pytest.mark.slow
+def test_one_onnx_model_predicts_as_the_engine_does_in_both_runtimes(
+    of_categories: tuple[AnoPLe, torch.Tensor], tmp_path: Path
+) -> None:
+    """Any number of images of any size, by memories of several categories."""
+    onnxruntime, openvino = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    model, images = of_categories
+    path = make_engine(tmp_path).export(model, "onnx", export_root=tmp_path)
+    session, compiled = onnxruntime.InferenceSession(path), openvino.Core().compile_model(path, "CPU", PRECISE)
+    (given,), names = session.get_inputs(), ["pred_score", "anomaly_map"]
+    for batch in (images, torch.rand(1, 3, 40, 64)):
+        expected = model(batch)
+        inferred = compiled(batch.numpy())
+        for name, value in zip(names, session.run(names, {given.name: batch.numpy()}), strict=True):
+            assert_close(torch.from_numpy(value), getattr(expected, name), atol=1e-4, rtol=0)
+            assert_close(torch.from_numpy(inferred[name]), getattr(expected, name), atol=1e-3, rtol=0)
+
+
+@pytest.mark.export
+@pytest.mark.slow
+def test_int8_keeps_the_scores_and_the_categories_apart(
+    of_categories: tuple[AnoPLe, torch.Tensor], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INT8 is calibrated on the good images where there are no others."""
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    pytest.importorskip("onnxscript")
+    monkeypatch.chdir(tmp_path)  # anomalib's inferencer keeps a cache where it runs
+    model, images = of_categories
+    good = Folder("part", root=root / "bottle" / "train", normal_dir="good", val_split_mode="none", num_workers=0)
+    settings = {"compression_type": CompressionType.INT8_PTQ, "datamodule": good, "input_size": (90, 110)}
     path = make_engine(tmp_path).export(model, "openvino", export_root=tmp_path, **settings)
+    assert read_metadata(path).compression == "INT8_PTQ"
     actual, expected = OpenVINOInferencer(path, "CPU", PRECISE).predict(images), model(images)
-    assert_close(torch.from_numpy(actual.anomaly_map), expected.anomaly_map, atol=tolerance, rtol=0)
+    for name in ("pred_score", "anomaly_map"):
+        assert_close(torch.from_numpy(getattr(actual, name)), getattr(expected, name), atol=0.05, rtol=0)
