@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from PIL import Image
@@ -150,9 +150,23 @@ def make_service(
     description = "Judges images of parts: OK, NOT OK, LOOK, or ERROR where there is no verdict."
     service = FastAPI(title="anople", version=__version__, description=description, lifespan=lifespan)
     guarded = [Depends(partial(_require_token, token))]
+    service.include_router(_judging(judge, megabytes, camera), dependencies=guarded)
+    service.include_router(_telling(judge), dependencies=guarded)
+
+    @service.get("/health")
+    async def health() -> dict[str, str]:
+        """Say that the service runs."""
+        return {"status": "ok", "version": __version__}
+
+    return service
+
+
+def _judging(judge: Judge, megabytes: float, camera: "Camera | None") -> APIRouter:
+    """Return the addresses that images are posted to, or that a camera is asked for one."""
+    router = APIRouter()
     image_body = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"format": "binary"}}}}}
 
-    @service.post("/judge", dependencies=guarded, openapi_extra=image_body)
+    @router.post("/judge", openapi_extra=image_body)
     async def judge_image(request: Request, name: str = "") -> JSONResponse:
         """Judge the image in the body of the request: verdict, score, threshold, regions, model id."""
         with judge.place():
@@ -165,29 +179,31 @@ def make_service(
 
     if camera is not None:
 
-        @service.post("/trigger", dependencies=guarded)
+        @router.post("/trigger")
         async def judge_frame() -> JSONResponse:
             """Take a frame of the camera, and judge it."""
             with judge.place():
                 row = await judge.judge(camera.take)
             return JSONResponse(row, _NO_FRAME if row["verdict"] == ERROR else 200)
 
-    @service.get("/health")
-    async def health() -> dict[str, str]:
-        """Say that the service runs."""
-        return {"status": "ok", "version": __version__}
+    return router
 
-    @service.get("/model", dependencies=guarded)
+
+def _telling(judge: Judge) -> APIRouter:
+    """Return the addresses that tell of model and service."""
+    router = APIRouter()
+
+    @router.get("/model")
     async def model_description() -> dict[str, Any]:
         """Describe the model: thresholds, sizes, names, versions."""
-        return asdict(model.metadata)
+        return asdict(judge.model.metadata)
 
-    @service.get("/metrics", dependencies=guarded)
+    @router.get("/metrics")
     async def metrics() -> Response:
         """Count verdicts, refusals and seconds, for Prometheus."""
         return Response(generate_latest(judge.registry), media_type=CONTENT_TYPE_LATEST)
 
-    return service
+    return router
 
 
 def _require_token(token: str, request: Request) -> None:
