@@ -4,6 +4,7 @@
 """Who imports whom: every module of the package is parsed, and none is excepted."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,7 @@ def imports_in(source: str, folder: str) -> Iterator[Import]:
             yield from (Import(node.lineno, node.level, f"{origin}.{alias.name}") for alias in node.names)
 
 
+@functools.cache
 def imports_of(module: str) -> list[Import]:
     """Imports of a file of the package."""
     return list(imports_in((PACKAGE / module).read_text(encoding="utf-8"), folder_of(module)))
@@ -92,23 +94,22 @@ def test_every_room_has_a_place() -> None:
     assert {"method", "training", "anople", FRONT_DOOR} <= rooms
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_down(module: str) -> None:
-    own = room_of(module)
-    for line, _, name in imports_of(module):
-        if not inside(name, NAME):
-            continue
-        other = room_of(name.removeprefix(NAME).removeprefix("."))
-        downward = other == own or HEIGHT[other] < HEIGHT[own]
-        assert downward, f"{module}:{line}: {own} may not import {name} ({other})"
+def test_imports_go_down() -> None:
+    upward = []
+    for module in MODULES:
+        own = room_of(module)
+        for line, _, name in imports_of(module):
+            other = room_of(name.removeprefix(NAME).removeprefix("."))
+            if inside(name, NAME) and other != own and HEIGHT[other] >= HEIGHT[own]:
+                upward.append(f"{module}:{line}: {own} may not import {name} ({other})")
+    assert not upward
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_are_relative_within_a_folder_and_absolute_beyond(module: str) -> None:
-    for line, level, name in imports_of(module):
-        assert level < 2, f"{module}:{line}: name {name} from the package on"
-        if level == 0:
-            assert not inside(name, folder_of(module)), f"{module}:{line}: import {name} relatively"
+def test_imports_are_relative_within_a_folder_and_absolute_beyond() -> None:
+    named = [(module, *each) for module in MODULES for each in imports_of(module)]
+    assert not [f"{module}:{line}: name {name} from the package on" for module, line, level, name in named if level > 1]
+    beside = [each for each in named if each[2] == 0 and inside(each[3], folder_of(each[0]))]
+    assert not [f"{module}:{line}: import {name} relatively" for module, line, _, name in beside]
 
 
 def test_root_is_small() -> None:
@@ -116,10 +117,9 @@ def test_root_is_small() -> None:
     assert len(root) <= ROOT_FILES, f"{root}: give them a room"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_one_room_knows_open_clip(module: str) -> None:
-    knows = any(inside(name, "open_clip") for _, _, name in imports_of(module))
-    assert knows <= (module in KNOW_OPEN_CLIP), f"{module}: only {' and '.join(sorted(KNOW_OPEN_CLIP))} know open_clip"
+def test_one_room_knows_open_clip() -> None:
+    knows = {module for module in MODULES if any(inside(name, "open_clip") for _, _, name in imports_of(module))}
+    assert knows == KNOW_OPEN_CLIP
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) == "method"])

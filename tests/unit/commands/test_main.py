@@ -47,11 +47,10 @@ def last_line(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> t
     return code, said[-1]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
-def test_help_imports_nothing_heavy(run_python: Run, arguments: list[str]) -> None:
-    process = run_python("-c", SHOWS, *arguments)
-    assert process.stdout.splitlines()[-1] == "heavy: set() code: 0", process.stderr
-    assert "usage: anople" in process.stdout
+def test_help_imports_nothing_heavy(run_python: Run) -> None:
+    every = "".join(f"sys.argv[1:] = {[*name, '--help']}{SHOWS}" for name in ([], *([name] for name in COMMANDS)))
+    process = run_python("-c", f"import sys\n{every}")
+    assert process.stdout.count("heavy: set() code: 0") == process.stdout.count("usage: anople") == 1 + len(COMMANDS)
 
 
 @pytest.mark.parametrize(
