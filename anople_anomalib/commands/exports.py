@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
@@ -107,7 +107,6 @@ def compare(model: "AnoPLe", export: Path, images: Sequence[Path]) -> dict[str, 
     Raises:
         ValueError: If no image could be judged.
     """
-    from anople_anomalib.data.image_reading import turned_size
     from anople_anomalib.data.image_series import ImageList
     from anople_anomalib.deployment.runtime import ExportedModel, image_files
     from anople_anomalib.deployment.runtime import judge as judge_by_export
@@ -116,7 +115,7 @@ def compare(model: "AnoPLe", export: Path, images: Sequence[Path]) -> dict[str, 
     graph, given = ExportedModel(export), [path.absolute() for path in image_files(images)]  # as rows name them
     files = given
     if (size := graph.metadata.input_size) is not None:
-        files = [file for file in files if list(turned_size(file)[::-1]) == size]
+        files = [file for file in files if _has_size(file, size)]
         if not files:
             msg = f"No image has the height and width of this export, {size[0]}x{size[1]}: give some (--images)."
             raise ValueError(msg)
@@ -141,6 +140,15 @@ def compare(model: "AnoPLe", export: Path, images: Sequence[Path]) -> dict[str, 
         "milliseconds_checkpoint": round(1000 * median(own["seconds"] for own, _ in judged), 2),
         "milliseconds_export": round(1000 * median(other["seconds"] for _, other in judged), 2),
     }
+
+
+def _has_size(file: Path, size: Sequence[int]) -> bool:
+    """Return whether an image has a height and width; one that cannot be read has none."""
+    from anople_anomalib.data.image_reading import turned_size
+
+    with suppress(OSError, ValueError):
+        return list(turned_size(file)[::-1]) == list(size)
+    return False
 
 
 @contextmanager
