@@ -8,7 +8,7 @@ many, in a process of its own; seconds of wall clock and CPU, and the peak of it
 Programs take turns, so that other load of the machine meets all of them.
 
 Usage:
-    python benchmarks/on_the_line.py [--preset offline] [--repeats 3] [--images 500]
+    python benchmarks/on_the_line.py [--preset offline] [--repeats 3] [--images 500] [--flat 2000]
 """
 
 import argparse
@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--preset", default="offline")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--images", type=int, default=500, help="0 for the first verdict alone")
+    parser.add_argument("--flat", type=int, default=0, help="images whose memory is compared with that of a tenth")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -103,6 +104,8 @@ def main() -> None:
             for pictures in (False, True):
                 title = f"{options.images} images, {'rows and pictures' if pictures else 'rows'}"
                 table(title, checkpoint, exports, folder, root, options.preset, 1, pictures=pictures)
+        if options.flat:
+            flat(checkpoint, exports, image, root, options.preset, options.flat)
 
 
 def table(
@@ -129,6 +132,19 @@ def table(
         first = first or medians
         shares = ", ".join(f"{own / other:.3f}" for own, other in zip(medians, first, strict=True))
         print(f"| {program} | {medians[0]:.2f} | {medians[1]:.2f} | {medians[2]:.0f} | {shares} |", flush=True)
+
+
+def flat(checkpoint: Path, exports: dict[str, Path], image: Path, root: Path, preset: str, number: int) -> None:
+    """Print the peak of the memory of each runtime over so many images, and over a tenth of them."""
+    print(f"\nMB: | {number // 10} images | {number} images | ratio\n| --- | --- | --- | --- |")
+    found: dict[str, list[float]] = {}
+    for count in (number // 10, number):
+        images = many(image, root / f"flat-{count}", count)
+        for program, command in commands(checkpoint, exports, images, preset, root / "flat", pictures=False).items():
+            if program.startswith("runtime"):
+                found.setdefault(program, []).append(run(command, root / "log.txt")[2])
+    for program, (few, whole) in found.items():
+        print(f"| {program} | {few:.0f} | {whole:.0f} | {whole / few:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

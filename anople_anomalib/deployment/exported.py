@@ -157,6 +157,8 @@ def _openvino(path: Path, at_once: int) -> _Run:
         raise ImportError(msg) from error
     config = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": at_once, "INFERENCE_NUM_THREADS": cores()}
     model = openvino.Core().compile_model(path, "CPU", config)
+    # sets up its conversions of arrays: two threads whose first ones meet would wait for each other for ever
+    openvino.Tensor(np.zeros(1, np.float32)).data  # noqa: B018
     free: SimpleQueue[Any] = SimpleQueue()  # of requests, which one thread uses at a time
     for _ in range(at_once):
         free.put(model.create_infer_request())

@@ -198,3 +198,21 @@ def test_heat_maps_of_an_earlier_run_are_no_parts(photos: Path, tmp_path: Path) 
     for name in ("part.png", "images/part.png"):
         shutil.copy(next(photos.glob("*.png")), tmp_path / name)
     assert image_files([tmp_path]) == [tmp_path / "part.png"]
+
+
+FIRST_TWO = """
+import sys, threading
+import numpy as np
+from anople_anomalib.deployment.exported import _openvino
+run, meeting = _openvino(sys.argv[1], 2), threading.Barrier(2)
+threads = [threading.Thread(target=lambda: (meeting.wait(), run(np.zeros((1, 3, 8, 8), np.float32)))) for _ in range(2)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+def test_the_first_two_images_at_once_do_not_wait_for_each_other_for_ever(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    graph = brightness_model(tmp_path)
+    for _ in range(8):  # one in three hung without the setup of the conversions
+        subprocess.run([sys.executable, "-c", FIRST_TWO, str(graph)], check=True, timeout=60)
