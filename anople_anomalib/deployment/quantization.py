@@ -71,9 +71,11 @@ def _precise_matmuls(graph: openvino.Model, model: AnoPLeModel) -> list[str]:
         in_patches = in_patches or operation.get_type_name() == "Convolution"
         if operation.get_type_name() != "MatMul":
             continue
-        inputs = (source.get_partial_shape() for source in operation.input_values())
+        inputs = [source.get_partial_shape() for source in operation.input_values()]
         constants = [frozenset(shape.to_shape()) for shape in inputs if shape.is_static]
-        if not in_patches or any(shape in shapes for shape in constants):
+        sides = [list(shape)[-2:] for shape in inputs]  # without the batch
+        known = {frozenset(side.get_length() for side in pair) for pair in sides if all(s.is_static for s in pair)}
+        if not in_patches or known & shapes:
             precise.append(operation)
         elif constants:
             linear.append(operation)

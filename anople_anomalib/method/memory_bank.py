@@ -113,7 +113,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
 
     def parts(self) -> Sequence[torch.Tensor]:
         """Return what queries are multiplied by: the parts that are compared at once, ``(m, width)`` each."""
-        return [part for group in self.features.chunk(self.num_categories) for part in group.split(_ROWS)]
+        return [part for group in self._compared.chunk(self.num_categories) for part in group.split(_ROWS)]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Compute the distance of every patch to its nearest normal patch, equation (13).
@@ -150,8 +150,17 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         return choose_coreset(rows, self.coreset_sampling_ratio)
 
     def _prepare(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the features as they are stored and compared: of length 1."""
+        """Return the features as they are stored: of length 1."""
         return F.normalize(features, dim=-1)
+
+    @property
+    def _compared(self) -> torch.Tensor:
+        """The rows as queries are compared with them, shape ``(N, m)``."""
+        return self.features
+
+    def _queries(self, features: torch.Tensor) -> torch.Tensor:
+        """Return features as they are compared with the rows, shape ``(..., m)``."""
+        return self._prepare(features)
 
     def nearest(self, features: torch.Tensor) -> torch.Tensor:
         """Find the normal patch that is nearest to every patch: the ``r`` of equation (13).
@@ -174,7 +183,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         return _of_nearest_category(numbers.unflatten(1, shape), distances.unflatten(1, shape))
 
     def _blocks(self, features: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[Sequence[torch.Tensor]]]:
-        """Return normalized queries, ``(Q, width)`` each, and by category the bank in their precision, ``(m, width)``.
+        """Return queries, ``(Q, m)`` each, and by category the bank in their precision, ``(r, m)`` each.
 
         Raises:
             RuntimeError: If the bank is empty.
@@ -182,8 +191,8 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         if len(self) == 0:
             msg = "The memory bank is empty: train the model or load a checkpoint of a trained one first."
             raise RuntimeError(msg)
-        queries = self._prepare(features).flatten(end_dim=-2)  # (B * n, width)
-        groups = self.features.to(queries.dtype).chunk(self.num_categories)
+        queries = self._queries(features).flatten(end_dim=-2)  # (B * n, m)
+        groups = self._compared.to(queries.dtype).chunk(self.num_categories)
         banks = [group.split(_ROWS) for group in groups]
         return [queries] if torch.compiler.is_compiling() else queries.split(_QUERIES), banks
 

@@ -15,7 +15,8 @@ from anople_anomalib.utils.batches import joined
 from anople_anomalib.utils.transforms import resize
 
 from .memory_bank import BankFeatures
-from .scaled_memory_bank import ScaledMemoryBank, SubspaceMemoryBank
+from .scaled_memory_bank import ScaledMemoryBank
+from .subspace_memory_bank import SubspaceMemoryBank
 from .turns import NUM_TURNS, patches_inside, turn_image, turns_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class SecondMemory(nn.Module):
             shots themselves choose, see :meth:`choose_turns`.
         per_category: Whether the bank keeps categories apart.
         subspace: Share of the variance of its rows that the subspace of the normal patches explains, see
-            :class:`.scaled_memory_bank.SubspaceMemoryBank`; 0 for none.
+            :class:`.subspace_memory_bank.SubspaceMemoryBank`; 0 for none.
     """
 
     def __init__(

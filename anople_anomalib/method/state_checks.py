@@ -13,7 +13,7 @@ from torch import nn
 _Part = TypeVar("_Part")
 _FINGERPRINTS = ("backbone_fingerprint", "second_memory.fingerprint")
 _FREE_AXES = {
-    r"memory_bank(s\.\d+)?\.(features|lengths|outside)$": 1,
+    r"memory_bank(s\.\d+)?\.(features|lengths|inside|outside)$": 1,
     r"region\.mask$": 2,
 }
 """Buffers, as patterns, of which so many axes are as long as the checkpoint has them."""

@@ -92,7 +92,7 @@ class LargeImages(nn.Module):
         self.tile_grid = torch.tensor([tiling.rows, tiling.columns], device=self.tile_grid.device)
         if (memory := self.model.second_memory) is not None:
             bank, grid = memory.memory_bank, memory.backbone.grid
-            bank.places = tiling.places(grid).to(bank.places)
+            bank.set_places(tiling.places(grid))
 
     def forward(
         self,

@@ -22,8 +22,8 @@ from torchvision.transforms.v2 import functional as tv_functional
 from anople_anomalib.backbones.outputs import ShotFeatures
 from anople_anomalib.method.fusion_weights import draw
 from anople_anomalib.method.memory_bank import MemoryBank
-from anople_anomalib.method.scaled_memory_bank import OwnPatches
 from anople_anomalib.method.state_checks import require_memory
+from anople_anomalib.method.subspace_memory_bank import OwnPatches
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.method.turns import turn_image
 

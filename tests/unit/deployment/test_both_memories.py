@@ -56,7 +56,7 @@ def test_an_added_part_is_normal_to_both(model: AnoPLe, tmp_path: Path) -> None:
     new = torch.rand(1, 3, 96, 96)
     assert min(distances(model, new)) > 1e-2
     model.extend_memory_bank(new)
-    assert max(distances(model, new)) < 1e-3
+    assert max(distances(model, new)) < 3e-3  # the cube root of a rounded square
     assert len(model.model.memory_bank) == 2 * NUM_PATCHES
     assert len(model.model.second_memory.memory_bank) == 2 * PLACES
     model.save_checkpoint(tmp_path / "grown.ckpt")
@@ -70,7 +70,7 @@ def test_an_added_part_is_remembered_in_every_turn(root: Path, tmp_path: Path) -
     new = torch.rand(1, 3, 96, 96)
     model.extend_memory_bank(new)
     assert len(model.model.second_memory.memory_bank) == 2 * TURNED_PLACES
-    assert distances(model, new)[1] < 1e-3
+    assert distances(model, new)[1] < 3e-3
     model.save_checkpoint(tmp_path / "grown.ckpt")
     restored = AnoPLe.load_from_checkpoint(tmp_path / "grown.ckpt", visualizer=False).eval()
     assert torch.equal(restored(new).pred_score, model(new).pred_score)

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from anople_anomalib.method import memory_bank
 from anople_anomalib.method.coreset import choose_coreset
 from anople_anomalib.method.memory_bank import MemoryBank
-from anople_anomalib.method.scaled_memory_bank import ScaledMemoryBank, SubspaceMemoryBank
+from anople_anomalib.method.scaled_memory_bank import ScaledMemoryBank
+from anople_anomalib.method.subspace_memory_bank import SubspaceMemoryBank
 
 D = 6
 

@@ -12,9 +12,10 @@ from torch.testing import assert_close
 from anople_anomalib.backbones.clip_loading import CLIP_MEAN, CLIP_STD
 from anople_anomalib.backbones.package_weights import LITE0
 from anople_anomalib.backbones.timm_features import load_memory_backbone
-from anople_anomalib.method.scaled_memory_bank import ScaledMemoryBank, SubspaceMemoryBank
+from anople_anomalib.method.scaled_memory_bank import ScaledMemoryBank
 from anople_anomalib.method.second_memory import SecondMemory
 from anople_anomalib.method.state_checks import check_weights
+from anople_anomalib.method.subspace_memory_bank import SubspaceMemoryBank
 
 GRID, WIDTH = (2, 3), 5
 
@@ -33,17 +34,48 @@ def built(number: int = 8, share: float = 0.9, **settings: float | bool) -> Subs
 def test_the_distance_is_that_of_its_definition() -> None:
     features, queries = shots(8), torch.randn(2, 6, WIDTH)
     bank = SubspaceMemoryBank(WIDTH, GRID, position_weight=2.0, share=0.9)
-    plain = ScaledMemoryBank(WIDTH, GRID, position_weight=2.0)
-    for each in (bank, plain):
-        each.build(features)
+    bank.build(features)
     rows = features.flatten(0, 1).double().numpy()
     pca = PCA(0.9).fit(rows)  # as many components as explain nine tenths of the variance
     assert pca.n_components_ == 2
-    patches = queries.flatten(0, 1).double().numpy()
-    residual = patches - pca.inverse_transform(pca.transform(patches))
     v = rows.var(axis=0).sum()
-    expected = np.sqrt(plain(queries).flatten().numpy() * (residual**2).sum(axis=1) / (4 * v))
-    assert_close(bank(queries).flatten().double(), torch.from_numpy(expected).clamp(max=1), rtol=1e-4, atol=1e-6)
+    places = np.sqrt(2.0 * v) * bank.places.double().numpy()
+
+    def coordinates(patches: torch.Tensor) -> np.ndarray:
+        """Coordinates in the subspace and the distance to it, (..., 3)."""
+        flat = patches.flatten(0, -2).double().numpy()
+        inside = pca.transform(flat)
+        residual = np.linalg.norm(flat - pca.inverse_transform(inside), axis=1, keepdims=True)
+        return np.concatenate([inside, residual], axis=1).reshape(*patches.shape[:-1], 3)
+
+    def elsewhere(image: np.ndarray) -> np.ndarray:
+        """Squared distances to the nearest other patch: in a grid of 2 x 3 all others are elsewhere."""
+        squares = ((image[:, None] - image[None]) ** 2).sum(axis=-1)
+        return np.where(np.eye(len(image)), np.inf, squares).min(axis=1)
+
+    known = np.concatenate([np.concatenate([shot, places], axis=1) for shot in coordinates(features)])
+    repetition = np.mean([elsewhere(shot) for shot in coordinates(features)])
+    for found, image in zip(bank(queries), coordinates(queries), strict=True):
+        asked = np.concatenate([image, places], axis=1)
+        near = ((asked[:, None] - known[None]) ** 2).sum(axis=-1).min(axis=1)
+        own = np.maximum(elsewhere(image), repetition)
+        parts = [np.minimum(near / (4 * v), 1), image[:, -1] ** 2 / (4 * v), np.minimum(own / (4 * v), 1)]
+        assert_close(
+            found.double(), torch.from_numpy(np.cbrt(np.prod(parts, axis=0))).clamp(max=1), rtol=1e-3, atol=1e-6
+        )
+
+
+def test_what_the_image_repeats_counts_less_and_an_image_that_is_all_alike_is_not_normal() -> None:
+    bank = SubspaceMemoryBank(WIDTH, (6, 6), share=0.9)
+    images = torch.randn(4, 36, WIDTH) * torch.tensor([3.0, 0.1, 2.0, 0.2, 0.1])
+    bank.build(images)
+    odd = images[:1].clone()
+    odd[0, 0, 1] += 2.0
+    once = float(bank(odd)[0, 0])
+    odd[0, -1] = odd[0, 0]
+    assert float(bank(odd)[0, 0]) < once
+    blank = torch.full((1, 36, WIDTH), 5.0)  # of a covered lens, say
+    assert float(bank(blank).amin()) > float(bank(images + 0.1 * torch.randn_like(images)).amax())
 
 
 def test_what_normal_patches_do_counts_less() -> None:

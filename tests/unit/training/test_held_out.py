@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from anople_anomalib.method.scaled_memory_bank import OwnPatches
+from anople_anomalib.method.subspace_memory_bank import OwnPatches
 from anople_anomalib.training.held_out import allowed_turns, view_of
 from helpers.folders import write_category
 from helpers.training import make_datamodule, make_engine, make_model
