@@ -9,9 +9,12 @@ first 100 good and the first 100 defective ones of a kind are tested, or those t
 are drawn from the other good ones; ``darkness`` shows what their brightness alone tells.
 
 Rows: ``AnoPLe, weighted`` is the default over anople-tiny; ``AnoPLe, paper`` is equations (12) and (14) over its CLIP
-alone; then the parts, each by its largest value; ``bank`` is a plain nearest-neighbor bank of the second backbone's
-features, and ``PatchCore`` anomalib's, over the same features. With ``--memories-only`` one step is trained, and those
-rows alone are measured that do not depend on the training: the second memory, ``bank``, ``PatchCore``, ``darkness``.
+alone; then the parts, the second memory by the preset's score, the others by their largest value. Over the second
+backbone's features: ``bank`` is a plain nearest-neighbor bank, ``PatchCore`` anomalib's; ``AnomalyDINO`` and
+``SuperADD`` are the recipes of anomalib's models (cosine distances and the mean of the top 1 %; Euclidean distances of
+every stage over their widths and the mean of the top 0.1 %). ``32 x 32 pixels`` is the distance to the nearest shot of
+that size, a floor. With ``--memories-only`` one step is trained, and those rows alone are measured that do not depend
+on the training.
 
 Usage:
     python benchmarks/real_parts.py                                       # SampleTextures
@@ -34,7 +37,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from anomalib.data import AnomalibDataModule, Folder, MVTecAD
+from anomalib.data import AnomalibDataModule, Folder
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from parts import train
 from torch import Tensor
@@ -46,10 +49,12 @@ from anople_anomalib import AnoPLe
 from anople_anomalib.backbones.outputs import VisualFeatures
 from anople_anomalib.backbones.package_weights import PACKAGE_WEIGHTS, package_weights
 from anople_anomalib.backbones.timm_features import MemoryBackbone
-from anople_anomalib.data import SampleTextures
+from anople_anomalib.data import Parts, SampleTextures
 from anople_anomalib.data.sample_textures import CATEGORIES
-from anople_anomalib.method.fusion import PaperFusion
+from anople_anomalib.method.fusion import PaperFusion, top_mean
+from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.scaled_memory_bank import ScaledMemoryBank
+from anople_anomalib.method.second_memory import SecondMemory
 
 SIDE = 120  # of the maps whose pixels are compared
 Rows = dict[str, tuple[Tensor, Tensor | None]]
@@ -92,7 +97,7 @@ def make_datamodule(name: str, root: Path | None, cells: Path) -> AnomalibDataMo
     if name in ("mono", "poly"):
         folders = {"normal_dir": "train", "abnormal_dir": "defective", "normal_test_dir": "good"}
         return Folder(name=name, root=cells / name, **folders, **settings)
-    return SampleTextures(category=name, **settings) if root is None else MVTecAD(root=root, category=name, **settings)
+    return SampleTextures(category=name, **settings) if root is None else Parts(root / name, **settings)
 
 
 def patchcore(shots: list[Tensor], backbone: str) -> PatchcoreModel:
@@ -109,18 +114,57 @@ def patchcore(shots: list[Tensor], backbone: str) -> PatchcoreModel:
     return model.eval()
 
 
-def rows_of(model: AnoPLe, bank: ScaledMemoryBank, baseline: PatchcoreModel, image: Tensor, *, trained: bool) -> Rows:
+class Recipes:
+    """Other methods over the features of the second memory's backbone, and a floor of pixels.
+
+    Args:
+        memory: The second memory.
+        features: Of the shots, shape ``(k, n, width)``.
+        shots: The shots, shape ``(1, 3, H, W)`` each, values in [0, 1].
+    """
+
+    def __init__(self, memory: SecondMemory, features: Tensor, shots: list[Tensor]) -> None:
+        self._grid, self._widths = memory.backbone.grid, memory.backbone.features.feature_info.channels()
+        self._plain = ScaledMemoryBank(memory.backbone.width, self._grid)
+        self._cosine = MemoryBank(memory.backbone.width)
+        self._stages = [ScaledMemoryBank(width, self._grid) for width in self._widths]
+        stages = features.split(self._widths, dim=-1)
+        for bank, rows in zip([self._plain, self._cosine, *self._stages], [features, features, *stages], strict=True):
+            bank.build(rows)
+        self._small = torch.cat([small(shot) for shot in shots])
+
+    def rows(self, features: Tensor, image: Tensor) -> Rows:
+        """Return the prediction of every method for the features of an image and the image itself."""
+        stages = zip(self._stages, features.split(self._widths, dim=-1), strict=True)
+        roots = [(bank(part) * 4 * bank.variance).sqrt() / part.shape[-1] for bank, part in stages]
+        plain, cosine, stage = (
+            distances.reshape(1, *self._grid)
+            for distances in (self._plain(features), self._cosine(features), torch.stack(roots).mean(dim=0))
+        )
+        return {
+            "bank": (top_mean(plain, 0.0), plain),
+            "AnomalyDINO": (top_mean(cosine, 0.01), cosine),
+            "SuperADD": (top_mean(stage, 0.001), stage),
+            "32 x 32 pixels": ((small(image) - self._small).norm(dim=1).amin().reshape(1), None),
+            "darkness": (1 - image.mean().reshape(1), None),
+        }
+
+
+def small(image: Tensor) -> Tensor:
+    """Return an image as a vector of 32 x 32 pixels."""
+    return tv_functional.resize(image, [32, 32], antialias=True).flatten(1)
+
+
+def rows_of(model: AnoPLe, recipes: Recipes, baseline: PatchcoreModel, image: Tensor, *, trained: bool) -> Rows:
     """Return the prediction of every row for an image of shape (1, 3, H, W) in [0, 1]."""
     parts, images = model.model, model.pre_processor.transform(image)
     visual, other = parts.encode_whole(images), baseline(as_backbone_sees(image, parts.second_memory.backbone))
     rows = trained_rows(model, images, visual) if trained else {}
     second = parts.second_memory_map(visual)
-    plain = bank(visual.second_features).reshape(1, *parts.second_memory.backbone.grid)
     return rows | {
-        "second memory": (second.flatten(1).amax(dim=1), second),
-        "bank": (plain.flatten(1).amax(dim=1), plain),
+        "second memory": (top_mean(second, parts.fusion.top_share), second),
         "PatchCore": (other.pred_score.flatten(), other.anomaly_map.squeeze(1)),
-        "darkness": (1 - image.mean().reshape(1), None),
+        **recipes.rows(visual.second_features, image),
     }
 
 
@@ -157,8 +201,8 @@ def test(model: AnoPLe, datamodule: AnomalibDataModule, *, trained: bool) -> Ite
     items = [datamodule.train_data[index] for index in range(len(datamodule.train_data))]
     shots = [item.image[None] for item in items if any(str(item.image_path).endswith(f"/{name}") for name in names)]
     second = model.model.second_memory
-    bank = ScaledMemoryBank(second.backbone.width, second.backbone.grid)
-    bank.build(torch.cat([second.features(model.pre_processor.transform(shot)) for shot in shots]))
+    features = torch.cat([second.features(model.pre_processor.transform(shot)) for shot in shots])
+    recipes = Recipes(second, features, shots)
     baseline = patchcore([as_backbone_sees(shot, second.backbone) for shot in shots], second.backbone.name)
     scores: dict[str, list[Tensor]] = {}
     maps: dict[str, list[Tensor]] = {}
@@ -167,7 +211,7 @@ def test(model: AnoPLe, datamodule: AnomalibDataModule, *, trained: bool) -> Ite
         labels.append(int(item.gt_label))
         if item.gt_mask is not None:
             masks.append(F.interpolate(item.gt_mask[None, None].float(), size=(SIDE, SIDE))[0] > 0.5)
-        for row, (score, anomaly_map) in rows_of(model, bank, baseline, item.image[None], trained=trained).items():
+        for row, (score, anomaly_map) in rows_of(model, recipes, baseline, item.image[None], trained=trained).items():
             scores.setdefault(row, []).append(score)
             if anomaly_map is not None:
                 maps.setdefault(row, []).append(F.interpolate(anomaly_map[:, None], size=(SIDE, SIDE))[:, 0])

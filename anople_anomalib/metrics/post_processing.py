@@ -51,7 +51,7 @@ class ExactPostProcessor(PostProcessor):
 
     Attributes:
         normal_scores: Raw scores of the normal images of the last calibration, ascending.
-        spreads: Where shots are validated on, how far their own patches are from each other, see :mod:`.thresholds`.
+        spreads: Where shots are validated on, how much each differs from itself, see :mod:`.thresholds`.
         normal_only: Whether the image threshold rests on them alone.
         known_images: SHA-256 of the files of shots and of the last calibration: no study may rest on them.
 

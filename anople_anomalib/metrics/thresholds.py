@@ -9,9 +9,10 @@ upper one. Their maximum would be as odd as the oddest image, and too low where 
 promise of at most so many false alarms takes an order statistic of the normal scores instead, see :mod:`.bounds`.
 
 A few shots alone, each judged by the memory of the others or in views of itself, say too little by either. Their
-threshold is ``max(2.5 sqrt(u h), h)``: u is how far patches of a shot are from those elsewhere in it, h the upper end
-of the held-out scores. Odd shots raise h alone, plain backgrounds lower u alone, hence the floor. Factor and rule are
-chosen on development data, see ``docs/results.md``.
+threshold is ``max(2.5 (h s^2)^(1/3), 0.8 h)``: s is how much a shot differs from itself, the geometric mean of how far
+its patches are from those elsewhere in it and of how far the oddest is, and h the upper end of the held-out scores. Odd
+shots raise h alone, plain backgrounds lower s alone, hence the floor. Factors and rule are chosen on development data,
+see ``docs/results.md``.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ _FENCED = 4
 """Normal images from which on quartiles say something of the spread; fewer are just below the threshold."""
 _SHOTS = 20
 """Shots from which on their held-out scores are a calibration like any other."""
-_FACTOR, _UPPER = 2.5, 0.9  # of the threshold of few shots; quantile of their held-out scores
+_FACTOR, _FLOOR, _UPPER = 2.5, 0.8, 0.9  # of the threshold of few shots; quantile of their held-out scores
 _REACH = 1.5  # Tukey's: of the quartiles' distance
 _GOOD_SHARE = 0.95  # of the good parts, below the quantile of the zone
 _SMALLEST = float(torch.finfo(torch.float32).tiny)
@@ -83,7 +84,7 @@ def good_threshold(scores: Tensor, promise: Promise | None = None, spreads: Sequ
     Args:
         scores: Raw scores of at least one normal image, shape ``(n,)``; the fence of three is just above them.
         promise: A bound of the false alarms.
-        spreads: How far patches of each shot are from those elsewhere in it; empty where the scores are not of shots.
+        spreads: How much each shot differs from itself; empty where the scores are not of shots.
 
     Raises:
         ValueError: If there are too few scores for the promise.
@@ -93,7 +94,8 @@ def good_threshold(scores: Tensor, promise: Promise | None = None, spreads: Sequ
         return between(*_around(scores, len(scores) - promised_number(len(scores), *promise)))
     if spreads and len(scores) < _SHOTS:
         upper = float(scores.quantile(_UPPER))
-        return between(max(_FACTOR * float(np.median(spreads) * upper) ** 0.5, upper), None)
+        own = float(np.median(spreads))
+        return between(max(_FACTOR * float(np.cbrt(upper * own**2)), _FLOOR * upper), None)
     if len(scores) < _FENCED:
         return between(float(scores[-1]), None)
     lower, upper = scores.quantile(torch.tensor([0.25, 0.75], dtype=scores.dtype)).tolist()

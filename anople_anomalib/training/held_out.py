@@ -213,13 +213,16 @@ class HeldOutShots:
 
     @torch.no_grad()
     def spreads(self, region_of: Callable[[int], torch.Tensor | None]) -> list[float]:
-        """Measure how far patches of each shot are from those elsewhere in it, see :class:`.OwnPatches`.
+        """Measure how much each shot differs from itself: how far its patches are from those elsewhere in it.
+
+        See :class:`.OwnPatches`.
 
         Args:
             region_of: Region of each shot, shape ``(1, 1, H, W)``; ``None`` where all have the model's.
 
         Returns:
-            The lower quartile of each shot's map; nothing without a second memory, whose distances alone were tried.
+            The geometric mean of the lower quartile of each shot's map and of the score of that map; nothing without a
+            second memory, whose distances alone were tried.
         """
         model = self._model
         if model.second_memory is None:
@@ -227,14 +230,16 @@ class HeldOutShots:
         banks, spreads = [require_memory(model.memory_bank), OwnPatches(model.second_memory.memory_bank)], []
         for number in range(len(self._parts)):
             image, region = self._transform(self._shots.image(number).to(model.is_fitted.device)), region_of(number)
-            anomaly_map = cast("torch.Tensor", model(image, region, banks).anomaly_map)
+            found = model(image, region, banks)
+            anomaly_map = cast("torch.Tensor", found.anomaly_map)
             if region is None and model.region is not None:
                 region = model.region(anomaly_map.shape[-2:])
             if region is not None:
                 from anople_anomalib.tiles.region import at_size
 
                 anomaly_map = anomaly_map[at_size(region, (anomaly_map.shape[-2], anomaly_map.shape[-1]))]
-            spreads.append(float(anomaly_map.quantile(_SPREAD)))
+            lower, score = anomaly_map.quantile(_SPREAD), cast("torch.Tensor", found.pred_score)
+            spreads.append(float(lower * score) ** 0.5)
         return spreads
 
     def _has_others(self, number: int) -> bool:

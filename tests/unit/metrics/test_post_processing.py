@@ -72,14 +72,14 @@ def test_normal_scores_alone_have_a_fence_that_an_odd_one_does_not_move(factor: 
 
 
 def test_few_shots_have_the_threshold_of_its_definition() -> None:
-    """2.5 times the geometric mean of the own patches' spread and the upper end of the held-out scores, at least it."""
+    """2.5 times the geometric mean of the held-out scores' upper end and, twice, the shots' own spread."""
     scores, spreads = [0.4, 0.1, 0.2, 0.3], [0.3, 0.1, 0.2]
     upper = 0.3 + 0.7 * 0.1  # at nine tenths of the way from the first to the fourth
-    expected = (1 + MARGIN) * 2.5 * (0.2 * upper) ** 0.5
+    expected = (1 + MARGIN) * 2.5 * (0.2**2 * upper) ** (1 / 3)
     assert good_threshold(torch.tensor(scores), spreads=spreads) == pytest.approx(expected)
-    assert good_threshold(torch.tensor([0.2]), spreads=[0.05]) == pytest.approx((1 + MARGIN) * 0.25)
+    assert good_threshold(torch.tensor([0.2]), spreads=[0.05]) == pytest.approx((1 + MARGIN) * 2.5 * 0.0005 ** (1 / 3))
     plain = good_threshold(torch.tensor(scores), spreads=[0.001])  # a plain background is like itself everywhere
-    assert plain == pytest.approx((1 + MARGIN) * upper)
+    assert plain == pytest.approx((1 + MARGIN) * 0.8 * upper)
     processor = ExactPostProcessor()
     processor.spreads = spreads
     fit(processor, batch(scores, [False] * 4))

@@ -71,6 +71,7 @@ def test_a_shot_with_a_second_memory_has_the_threshold_of_few_shots(tmp_path: Pa
         ]
         scores = sorted(float(inner(transform(view)).pred_score) for view in views)
         own = OwnPatches(inner.second_memory.memory_bank)
-        spread = float(inner(transform(shot), None, [inner.memory_bank, own]).anomaly_map.quantile(0.25))
-    expected = 1.001 * max(2.5 * (spread * scores[10]) ** 0.5, scores[10])
+        itself = inner(transform(shot), None, [inner.memory_bank, own])
+        squared = float(itself.anomaly_map.quantile(0.25) * itself.pred_score)
+    expected = 1.001 * max(2.5 * (squared * scores[10]) ** (1 / 3), 0.8 * scores[10])
     assert_close(float(model.post_processor.image_threshold), expected, rtol=1e-4, atol=1e-7)
