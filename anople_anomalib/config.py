@@ -177,7 +177,8 @@ class MemoryConfig(OptionGroup):
             that are hardly farther from their shot than slightly moved ones.
             Beside tiles or a region of interest there are none.
         subspace: Share of the variance of its features that is taken for the difference between normal patches: a patch
-            counts as the farther, the more it leaves the subspace that explains this share. 0 for none; below 1.
+            counts as the farther, the more it leaves the subspace that explains this share, and the less its own image
+            repeats it. 0 for neither; below 1.
         fusion: ``"paper"`` for equations (12) and (14), or ``"weighted"``, by weights that the parts earn on anomalies
             simulated on the shots.
         score_share: Share of the largest values of the map whose mean stands for the image; 0 for the maximum.
