@@ -130,8 +130,12 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         Raises:
             RuntimeError: If the bank is empty.
         """
-        queries, banks = self._blocks(features)
-        distances = torch.stack([self._distances(queries, bank) for bank in banks]).unflatten(1, features.shape[:-1])
+        return self._to_nearest(self._queries(features))
+
+    def _to_nearest(self, queries: torch.Tensor) -> torch.Tensor:
+        """Compute the distances ``(B, n)`` of queries ``(B, n, m)``, see :meth:`_queries`, to the nearest row."""
+        parts, banks = self._blocks(queries)
+        distances = torch.stack([self._distances(parts, bank) for bank in banks]).unflatten(1, queries.shape[:-1])
         return _of_nearest_category(distances, distances)
 
     def _distances(self, queries: Sequence[torch.Tensor], bank: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -174,7 +178,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         Raises:
             RuntimeError: If the bank is empty.
         """
-        queries, banks = self._blocks(features)
+        queries, banks = self._blocks(self._queries(features))
         rows = [torch.cat([_nearest(part, bank) for part in queries]) for bank in banks]
         block = len(self) // len(banks)
         numbers = torch.stack([each + number * block for number, each in enumerate(rows)])  # (C, B * n)
@@ -182,8 +186,8 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         shape = features.shape[:-1]
         return _of_nearest_category(numbers.unflatten(1, shape), distances.unflatten(1, shape))
 
-    def _blocks(self, features: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[Sequence[torch.Tensor]]]:
-        """Return queries, ``(Q, m)`` each, and by category the bank in their precision, ``(r, m)`` each.
+    def _blocks(self, queries: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[Sequence[torch.Tensor]]]:
+        """Return parts of the queries, ``(Q, m)`` each, and by category the bank in their precision, ``(r, m)`` each.
 
         Raises:
             RuntimeError: If the bank is empty.
@@ -191,7 +195,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
         if len(self) == 0:
             msg = "The memory bank is empty: train the model or load a checkpoint of a trained one first."
             raise RuntimeError(msg)
-        queries = self._queries(features).flatten(end_dim=-2)  # (B * n, m)
+        queries = queries.flatten(end_dim=-2)  # (B * n, m)
         groups = self._compared.to(queries.dtype).chunk(self.num_categories)
         banks = [group.split(_ROWS) for group in groups]
         return [queries] if torch.compiler.is_compiling() else queries.split(_QUERIES), banks

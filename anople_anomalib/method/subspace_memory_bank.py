@@ -96,10 +96,11 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         Raises:
             RuntimeError: If the bank is empty.
         """
-        patches = features.float()
-        near = super().forward(patches)  # d^2 / 4v
-        own = torch.maximum(self.elsewhere(patches), self.repetition / (4 * self.variance)).clamp(max=1)
-        return (near * self.away(patches) * own).pow(1 / 3).clamp(max=1).to(features.dtype)
+        queries, unit = self._queries(features.float()), 4 * self.variance
+        own = queries[..., :-2]  # without the places
+        elsewhere = torch.maximum(_nearest_elsewhere(own, self.same_place), self.repetition) / unit  # o^2 / 4v
+        near, away = self._to_nearest(queries), own[..., -1].square() / unit  # d^2 / 4v, r^2 / 4v
+        return (near * away * elsewhere.clamp(max=1)).pow(1 / 3).clamp(max=1).to(features.dtype)
 
     def away(self, features: torch.Tensor) -> torch.Tensor:
         """Compute the squared distance of every patch to the subspace, scaled as the other: ``r^2 / 4v``.
@@ -232,6 +233,6 @@ def _nearest_elsewhere(patches: torch.Tensor, same_place: torch.Tensor) -> torch
         [(patches, same_place)] if whole else zip(patches.split(_QUERIES, 1), same_place.split(_QUERIES), strict=True)
     )
     closeness = [  # <p, s> - |s|^2 / 2
-        torch.baddbmm(offsets, part, others.mT).masked_fill(same, -torch.inf).amax(dim=-1) for part, same in blocks
+        torch.baddbmm(offsets, part, others.mT).masked_fill_(same, -torch.inf).amax(dim=-1) for part, same in blocks
     ]
     return (patches.square().sum(dim=-1) - 2 * torch.cat(closeness, dim=1)).clamp_min(0)
