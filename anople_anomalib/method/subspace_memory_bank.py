@@ -13,6 +13,7 @@ from .scaled_memory_bank import ScaledMemoryBank
 
 _APART = 0.1  # of the image's side: a patch nearer than that has seen the same pixels
 _ROUNDING = 1e-6  # of places as shares of a side
+_SAME = 1e-5  # of d^2 / 4v: a patch that is in the bank, but for rounding, of which a root would make much
 _QUERIES = 256  # compared at once, which bounds the memory of an image of many tiles
 
 
@@ -100,6 +101,7 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         own = queries[..., :-2]  # without the places
         elsewhere = torch.maximum(_nearest_elsewhere(own, self.same_place), self.repetition) / unit  # o^2 / 4v
         near, away = self._to_nearest(queries), own[..., -1].square() / unit  # d^2 / 4v, r^2 / 4v
+        near = near * (near > _SAME)
         return (near * away * elsewhere.clamp(max=1)).pow(1 / 3).clamp(max=1).to(features.dtype)
 
     def away(self, features: torch.Tensor) -> torch.Tensor:
