@@ -12,6 +12,7 @@ from .memory_bank import MemoryBank
 from .scaled_memory_bank import ScaledMemoryBank
 
 _APART = 0.1  # of the image's side: a patch nearer than that has seen the same pixels
+_EVERY = 3  # patch of an image that the others are compared with, a lattice: as good as all of them
 _ROUNDING = 1e-6  # of places as shares of a side
 _SAME = 1e-5  # of d^2 / 4v: a patch that is in the bank, but for rounding, of which a root would make much
 _QUERIES = 256  # compared at once, which bounds the memory of an image of many tiles
@@ -55,8 +56,8 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         self.register_buffer("outside", torch.empty(0, width))  # those off it
         self.register_buffer("repetition", torch.zeros(()))  # mean of o^2 over the shots
         self.register_buffer("coordinates", torch.empty(0, 0), persistent=False)  # of the rows, with their places
-        self._patches = len(self.places)
-        self.register_buffer("same_place", _same_place(self.places, self._patches), persistent=False)
+        self._step = _EVERY
+        self.register_buffer("same_place", _same_place(self.places, self._step), persistent=False)
         self.center: torch.Tensor
         self.inside: torch.Tensor
         self.outside: torch.Tensor
@@ -80,7 +81,9 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         super().build(features, categories, inside)
         places = len(self.places)
         upright = features.detach().float().reshape(-1, *features.shape[-2:])[:, :places]
-        distances = torch.cat([_nearest_elsewhere(self._within(image), self.same_place) for image in upright.split(1)])
+        distances = torch.cat(
+            [_nearest_elsewhere(self._within(image), self.same_place, self._step) for image in upright.split(1)]
+        )
         if inside is not None:
             distances = distances[inside.expand(features.shape[:-1]).reshape(-1, features.shape[-2])[:, :places]]
         self.repetition = distances.mean().clamp_min(torch.finfo(distances.dtype).tiny)
@@ -99,7 +102,9 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         """
         queries, unit = self._queries(features.float()), 4 * self.variance
         own = queries[..., :-2]  # without the places
-        elsewhere = torch.maximum(_nearest_elsewhere(own, self.same_place), self.repetition) / unit  # o^2 / 4v
+        elsewhere = (
+            torch.maximum(_nearest_elsewhere(own, self.same_place, self._step), self.repetition) / unit
+        )  # o^2 / 4v
         near, away = self._to_nearest(queries), own[..., -1].square() / unit  # d^2 / 4v, r^2 / 4v
         near = near * (near > _SAME)
         return (near * away * elsewhere.clamp(max=1)).pow(1 / 3).clamp(max=1).to(features.dtype)
@@ -125,16 +130,17 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         Returns:
             Shape ``(B, n)``, at least 0.
         """
-        return _nearest_elsewhere(self._within(features), self.same_place) / (4 * self.variance)
+        return _nearest_elsewhere(self._within(features), self.same_place, self._step) / (4 * self.variance)
 
     def set_places(self, places: torch.Tensor) -> None:
         """Set the places of an image's patches, and which of them are the same for :meth:`elsewhere`."""
+        self._step = max(_EVERY, round(self._step * len(places) / len(self.places)))  # of many tiles fewer
         super().set_places(places)
-        self.same_place = _same_place(self.places, self._patches)
+        self.same_place = _same_place(self.places, self._step)
 
     def parts(self) -> Sequence[torch.Tensor]:
         """Return what queries are multiplied by: the parts of the bank, directions, and the shape of own patches."""
-        own = torch.empty(self._patches, len(self.inside) + 1, device="meta")
+        own = torch.empty(self.same_place.shape[1], len(self.inside) + 1, device="meta")
         return [*super().parts(), self.inside, self.outside, own]
 
     @property
@@ -200,35 +206,27 @@ class OwnPatches(MemoryBank):
         if isinstance(bank, SubspaceMemoryBank):
             near = (bank.elsewhere(patches) * bank.away(patches)).sqrt()
         else:
-            near = _nearest_elsewhere(patches, _same_place(bank.places, len(bank.places))) / (4 * bank.variance)
+            near = _nearest_elsewhere(patches, _same_place(bank.places, _EVERY), _EVERY) / (4 * bank.variance)
         return near.clamp(max=1).to(features.dtype)
 
 
-def _same_place(places: torch.Tensor, patches: int) -> torch.Tensor:
-    """Return which patches of an image are too near to be compared with each other.
-
-    Args:
-        places: Of all patches, ``(n, 2)``.
-        patches: Number of those that all are compared with: of many tiles, a regular sample.
-
-    Returns:
-        Shape ``(n, s)``, dtype bool.
-    """
-    others = places[:: len(places) // patches]
-    return ((places.unsqueeze(1) - others).abs() < _APART - _ROUNDING).all(dim=-1)
+def _same_place(places: torch.Tensor, step: int) -> torch.Tensor:
+    """Return which patches of an image, at places ``(n, 2)``, are too near every step-th one, shape ``(n, s)``."""
+    return ((places.unsqueeze(1) - places[::step]).abs() < _APART - _ROUNDING).all(dim=-1)
 
 
-def _nearest_elsewhere(patches: torch.Tensor, same_place: torch.Tensor) -> torch.Tensor:
-    """Compute the squared distance of patches to the nearest at another place of the same image.
+def _nearest_elsewhere(patches: torch.Tensor, same_place: torch.Tensor, step: int) -> torch.Tensor:
+    """Compute the squared distance of patches to the nearest of every step-th one that is at another place.
 
     Args:
         patches: Shape ``(B, n, m)``.
         same_place: See :func:`_same_place`.
+        step: Of the patches that all are compared with.
 
     Returns:
         Shape ``(B, n)``; infinity where no patch is far enough away.
     """
-    others = patches[:, :: patches.shape[1] // same_place.shape[1]]  # (B, s, m)
+    others = patches[:, ::step]  # (B, s, m)
     offsets = others.square().sum(dim=-1).unsqueeze(1) / -2  # (B, 1, s)
     whole = torch.compiler.is_compiling()
     blocks = (
