@@ -16,7 +16,6 @@ from anople_anomalib.utils.transforms import resize
 
 from .memory_bank import BankFeatures
 from .scaled_memory_bank import ScaledMemoryBank
-from .subspace_memory_bank import SubspaceMemoryBank
 from .turns import NUM_TURNS, patches_inside, turn_image, turns_of
 
 if TYPE_CHECKING:
@@ -78,6 +77,8 @@ class SecondMemory(nn.Module):
         bank = (backbone.width, backbone.grid, coreset_sampling_ratio, position_weight, per_category)
         self.memory_bank = ScaledMemoryBank(*bank)
         if subspace:
+            from .subspace_memory_bank import SubspaceMemoryBank
+
             self.memory_bank = SubspaceMemoryBank(*bank, share=subspace)
         self.register_buffer("fingerprint", torch.tensor(list(backbone.fingerprint), dtype=torch.uint8))
         self.fingerprint: torch.Tensor

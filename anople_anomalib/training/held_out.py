@@ -23,7 +23,6 @@ from anople_anomalib.backbones.outputs import ShotFeatures
 from anople_anomalib.method.fusion_weights import draw
 from anople_anomalib.method.memory_bank import MemoryBank
 from anople_anomalib.method.state_checks import require_memory
-from anople_anomalib.method.subspace_memory_bank import OwnPatches
 from anople_anomalib.method.torch_model import AnoPLeModel
 from anople_anomalib.method.turns import turn_image
 
@@ -227,6 +226,8 @@ class HeldOutShots:
         model = self._model
         if model.second_memory is None:
             return []
+        from anople_anomalib.method.subspace_memory_bank import OwnPatches
+
         banks, spreads = [require_memory(model.memory_bank), OwnPatches(model.second_memory.memory_bank)], []
         for number in range(len(self._parts)):
             image, region = self._transform(self._shots.image(number).to(model.is_fitted.device)), region_of(number)
