@@ -160,7 +160,7 @@ def _runs_or_polygons(area: Any, height: int, width: int) -> NDArray[np.bool_]:
 
     Raises:
         ImportError: If a polygon is to be drawn, and pycocotools are not installed.
-        ValueError: If it is wrong: pycocotools would read and write beyond their memory.
+        ValueError: If it is wrong, which pycocotools do not check.
     """
     area = _polygons(area, height, width) if isinstance(area, list) else area
     counts = area["counts"]

@@ -56,7 +56,7 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         self.register_buffer("outside", torch.empty(0, width))  # those off it
         self.register_buffer("repetition", torch.zeros(()))  # mean of o^2 over the shots
         self.register_buffer("coordinates", torch.empty(0, 0), persistent=False)  # of the rows, with their places
-        self._step = _EVERY
+        self._patches = len(self.places)  # of an image or a tile
         self.register_buffer("same_place", _same_place(self.places, self._step), persistent=False)
         self.center: torch.Tensor
         self.inside: torch.Tensor
@@ -81,9 +81,7 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         super().build(features, categories, inside)
         places = len(self.places)
         upright = features.detach().float().reshape(-1, *features.shape[-2:])[:, :places]
-        distances = torch.cat(
-            [_nearest_elsewhere(self._within(image), self.same_place, self._step) for image in upright.split(1)]
-        )
+        distances = torch.cat([self._repeated(self._within(image)) for image in upright.split(1)])
         if inside is not None:
             distances = distances[inside.expand(features.shape[:-1]).reshape(-1, features.shape[-2])[:, :places]]
         self.repetition = distances.mean().clamp_min(torch.finfo(distances.dtype).tiny)
@@ -102,9 +100,7 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         """
         queries, unit = self._queries(features.float()), 4 * self.variance
         own = queries[..., :-2]  # without the places
-        elsewhere = (
-            torch.maximum(_nearest_elsewhere(own, self.same_place, self._step), self.repetition) / unit
-        )  # o^2 / 4v
+        elsewhere = torch.maximum(self._repeated(own), self.repetition) / unit  # o^2 / 4v
         near, away = self._to_nearest(queries), own[..., -1].square() / unit  # d^2 / 4v, r^2 / 4v
         near = near * (near > _SAME)
         return (near * away * elsewhere.clamp(max=1)).pow(1 / 3).clamp(max=1).to(features.dtype)
@@ -118,8 +114,7 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         Returns:
             Shape ``(...)``, at least 0.
         """
-        residual = (features - self.center.to(features)) @ self.outside.to(features).T  # (..., m)
-        return residual.square().sum(dim=-1) / (4 * self.variance.to(features))
+        return self._within(features)[..., -1].square() / (4 * self.variance)
 
     def elsewhere(self, features: torch.Tensor) -> torch.Tensor:
         """Compute the squared distance of every patch to the nearest at another place of its image: ``o^2 / 4v``.
@@ -130,11 +125,10 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         Returns:
             Shape ``(B, n)``, at least 0.
         """
-        return _nearest_elsewhere(self._within(features), self.same_place, self._step) / (4 * self.variance)
+        return self._repeated(self._within(features)) / (4 * self.variance)
 
     def set_places(self, places: torch.Tensor) -> None:
         """Set the places of an image's patches, and which of them are the same for :meth:`elsewhere`."""
-        self._step = max(_EVERY, round(self._step * len(places) / len(self.places)))  # of many tiles fewer
         super().set_places(places)
         self.same_place = _same_place(self.places, self._step)
 
@@ -142,6 +136,11 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         """Return what queries are multiplied by: the parts of the bank, directions, and the shape of own patches."""
         own = torch.empty(self.same_place.shape[1], len(self.inside) + 1, device="meta")
         return [*super().parts(), self.inside, self.outside, own]
+
+    @property
+    def _step(self) -> int:
+        """Of the patches that all of an image are compared with: of many tiles as many as of one."""
+        return _EVERY * max(1, len(self.places) // self._patches)
 
     @property
     def _compared(self) -> torch.Tensor:
@@ -159,8 +158,13 @@ class SubspaceMemoryBank(ScaledMemoryBank):
 
     def _within(self, features: torch.Tensor) -> torch.Tensor:
         """Return the coordinates within the subspace, and last the distance to it."""
-        residual = self.away(features) * (4 * self.variance)
-        return torch.cat([(features - self.center) @ self.inside.T, residual.sqrt().unsqueeze(-1)], dim=-1)
+        offsets = features - self.center
+        residual = (offsets @ self.outside.T).square().sum(dim=-1, keepdim=True)
+        return torch.cat([offsets @ self.inside.T, residual.sqrt()], dim=-1)
+
+    def _repeated(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return o^2 of an image's patches, ``(B, n)``, from what :meth:`_within` returns of them."""
+        return _nearest_elsewhere(patches, self.same_place, self._step)
 
     def _keep(self, groups: Sequence[torch.Tensor]) -> None:
         """Set the bank to what the categories hold, and find the subspace of it."""
