@@ -203,9 +203,14 @@ def kill_reader(pipe: Path, mend: Callable[[], object]) -> None:
             break
         except OSError:  # nobody reads
             time.sleep(0.1)
-    readers = [int(fd.parts[2]) for fd in Path("/proc").glob("[0-9]*/fd/*") if fd.is_symlink() and points_to(fd, pipe)]
+    readers: set[int] = set()
+    while time.monotonic() < deadline and not readers:  # its file is listed only after both ends were opened
+        found = (
+            int(fd.parts[2]) for fd in Path("/proc").glob("[0-9]*/fd/*") if fd.is_symlink() and points_to(fd, pipe)
+        )
+        readers = set(found) - {os.getpid()}
     mend()
-    for reader in set(readers) - {os.getpid()}:
+    for reader in readers:
         os.kill(reader, signal.SIGKILL)
     os.close(writer)
 
