@@ -8,12 +8,13 @@ The runtime without torch has this file: its pictures are those of the checkpoin
 
 import logging
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from anople_anomalib.utils.palette import ORANGE, SKY_BLUE
 
@@ -30,7 +31,7 @@ _HEAT_SHARE = 0.7
 _SIDE = 256  # pixels, width and height of one of the pictures side by side
 _OUTLINE = 2  # pixels
 _CAPTION_HEIGHT, _FONT_SIZE = 28, 18
-_COMPRESSION = 3  # of PNG: a tenth larger than by Pillow's 6, in less than half the time
+_COMPRESSION = 1  # of PNG: a third larger than by Pillow's 6, in a third of the time
 _GOOD, _BAD, _UNKNOWN = "#1b7837", "#b2182b", "#444444"
 
 
@@ -47,10 +48,16 @@ def resized_heat(heat: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDAr
 
 def heat_colors(heat: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Return the colors of a heat map of shape ``(h, w)``, values in [0, 1]: shape ``(h, w, 3)``, of 255."""
+    return _colors()[(heat * 256).clip(0, 255).astype(np.uint8)]
+
+
+@cache
+def _colors() -> NDArray[np.float32]:
+    """Return the 256 colors, of 255: shape ``(256, 3)``."""
     anchors = np.frombuffer(_VIRIDIS, np.uint8).reshape(-1, 3)
     places = np.linspace(0, 255, len(anchors))
     table = np.stack([np.interp(np.arange(256), places, channel) for channel in anchors.T], axis=1)
-    return table.astype(np.float32)[(heat * 256).clip(0, 255).astype(np.uint8)]
+    return table.astype(np.float32)
 
 
 def with_outline(photo: NDArray[np.uint8], mask: NDArray[np.bool_], color: str) -> NDArray[np.uint8]:
@@ -115,10 +122,18 @@ def picture_name(name: str) -> str:
 
 def _with_caption(drawn: NDArray[np.uint8], titles: list[str], text: str, color: str) -> Image.Image:
     """Add titles above the pictures, and a line of text below them."""
-    canvas = ImageOps.expand(Image.fromarray(drawn), (0, _CAPTION_HEIGHT, 0, _CAPTION_HEIGHT), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT_SIZE)
-    width = canvas.width / len(titles)
+    canvas = _titled(drawn.shape[1], drawn.shape[0] + 2 * _CAPTION_HEIGHT, tuple(titles)).copy()
+    canvas.paste(Image.fromarray(drawn), (0, _CAPTION_HEIGHT))
+    place = (6, canvas.height - _CAPTION_HEIGHT / 2)
+    ImageDraw.Draw(canvas).text(place, text, color, ImageFont.load_default(_FONT_SIZE), anchor="lm")
+    return canvas
+
+
+@cache
+def _titled(width: int, height: int, titles: tuple[str, ...]) -> Image.Image:
+    """Return a white canvas with the titles of pictures side by side."""
+    canvas = Image.new("RGB", (width, height), "white")
+    draw, font, each = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT_SIZE), width / len(titles)
     for number, title in enumerate(titles):
-        draw.text(((number + 0.5) * width, _CAPTION_HEIGHT / 2), title, "black", font, anchor="mm")
-    draw.text((6, canvas.height - _CAPTION_HEIGHT / 2), text, color, font, anchor="lm")
+        draw.text(((number + 0.5) * each, _CAPTION_HEIGHT / 2), title, "black", font, anchor="mm")
     return canvas

@@ -123,9 +123,9 @@ def _weights(images: torch.Tensor, axis: int, length: int, kernel: Kernel) -> to
 
 
 def _bicubic(x: torch.Tensor) -> torch.Tensor:
-    """Evaluate the cubic kernel with a = -1/2 at distances ``x``."""
-    near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+    """Evaluate the cubic kernel with a = -1/2 at distances ``x``, as a sum of powers cut off at 1 and 2."""
+    near, far = (1 - x).clamp_min(0), (2 - x).clamp_min(0)
+    return near.square() * (1 - 2 * near) + far.square() * (0.5 * far - 0.5)
 
 
 def _bilinear(x: torch.Tensor) -> torch.Tensor:

@@ -69,7 +69,7 @@ def test_an_added_part_is_remembered_in_every_turn(root: Path, tmp_path: Path) -
     model = train_model(root, tmp_path, **TURNED).eval()
     new = torch.rand(1, 3, 96, 96)
     model.extend_memory_bank(new)
-    assert len(model.model.second_memory.memory_bank) == 2 * TURNED_PLACES
+    assert len(model.model.second_memory.memory_bank) == PLACES + TURNED_PLACES
     assert distances(model, new)[1] < 3e-3
     model.save_checkpoint(tmp_path / "grown.ckpt")
     restored = AnoPLe.load_from_checkpoint(tmp_path / "grown.ckpt", visualizer=False).eval()
@@ -83,26 +83,26 @@ def test_thresholds_are_just_above_the_scores_of_both_together(model: AnoPLe) ->
     assert_close(model.post_processor.image_threshold, 1.001 * scores.max())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "places"), [(SECOND, PLACES), (TURNED, TURNED_PLACES)], ids=["upright", "turned"]
-)
+@pytest.mark.parametrize(("arguments", "limit"), [(SECOND, 1e-3), (TURNED, 1.0)], ids=["upright", "turned"])
 def test_a_resumed_run_ends_with_both_memories(
-    checkpoint: Path, root: Path, tmp_path: Path, arguments: dict[str, Any], places: int
+    checkpoint: Path, root: Path, tmp_path: Path, arguments: dict[str, Any], limit: float
 ) -> None:
     model = make_model(**arguments)
     make_engine(tmp_path, max_epochs=2).fit(model, datamodule=make_datamodule(root), ckpt_path=checkpoint)
-    assert len(model.model.second_memory.memory_bank) == places
+    assert len(model.model.second_memory.memory_bank) == PLACES
     datamodule = make_datamodule(root)
     datamodule.setup()
     [name] = model.drawn_samples["bottle"]
     [shot] = [item.image for item in datamodule.train_data if str(item.image_path).endswith(f"/{name}")]
-    assert max(distances(model.eval(), shot[None])) < 1e-3
+    clip, second = distances(model.eval(), shot[None])
+    assert clip < 1e-3
+    assert second < limit  # of the patches of all copies some are drawn
 
 
 def test_a_coreset_keeps_its_share_of_both_and_of_all_turns(root: Path, tmp_path: Path) -> None:
     model = train_model(root, tmp_path, coreset_ratio=0.25, **TURNED)
     assert len(model.model.memory_bank) == NUM_PATCHES // 4
-    assert len(model.model.second_memory.memory_bank) == TURNED_PLACES // 4
+    assert len(model.model.second_memory.memory_bank) == PLACES // 4
     assert model(torch.rand(1, 3, 96, 96)).pred_score.isfinite().all()
 
 

@@ -31,7 +31,7 @@ def test_what_is_counted_is_what_is_computed(name: str, layers: tuple[int, ...] 
 
 
 def test_the_cost_of_a_search_is_that_of_its_matrix_product() -> None:
-    memory = MEMORY | {"turns": "right_angles"}  # eight copies, of seven a quarter
+    memory = MEMORY | {"turns": "right_angles", "subspace": 0.0}  # eight copies, of seven a quarter
     features, cost = count_features("efficientnet-lite2", None, 320), cost_of(memory, 320, shots=2)
     assert cost.rows == 2 * 1600 * (1 + 7 / 4)
     bank, queries = ScaledMemoryBank(features.width, (40, 40)), torch.zeros(1, 1600, features.width)
@@ -44,8 +44,15 @@ def test_the_cost_of_a_search_is_that_of_its_matrix_product() -> None:
 
 
 def test_tiles_hold_no_turned_shots_and_a_coreset_is_smaller() -> None:
-    assert cost_of(MEMORY, 320, 2, tiles=3).rows == 2 * 3 * 1600
-    assert cost_of(MEMORY | {"turns": "none", "coreset_ratio": 0.1}, 320, 2).rows == 320
+    plain = MEMORY | {"subspace": 0.0}
+    assert cost_of(plain, 320, 2, tiles=3).rows == 2 * 3 * 1600
+    assert cost_of(plain | {"turns": "none", "coreset_ratio": 0.1}, 320, 2).rows == 320
+
+
+def test_beside_a_subspace_there_are_no_more_rows_than_an_image_has_patches() -> None:
+    assert cost_of(MEMORY, 320, 4).rows == 1600
+    assert cost_of(MEMORY, 320, 4, tiles=3).rows == 3 * 1600
+    assert cost_of(MEMORY | {"coreset_ratio": 0.1}, 320, 1).rows == 160
 
 
 @pytest.mark.parametrize("shots", [1, 4, 100])
