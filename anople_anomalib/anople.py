@@ -210,7 +210,7 @@ class AnoPLe(Maintenance, AnomalibModule):  # type: ignore[misc]  # our methods 
         with seeded(*seeds, device=self.device):
             views, masks = self.simulated_views(images_of(batch), self.regions_of(paths_of(batch)))
             normal = masks.flatten(1).amax(dim=1) == 0 if self.hparams["training"]["latent_anomalies"] else None
-            output = self.model.training_forward(views, normal)
+            output = self.model.training_forward(views, normal, rounded=True)
             losses = self.loss(
                 masks=masks,
                 image_embeddings=output.image_embeddings,

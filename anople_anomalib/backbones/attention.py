@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def attend(attention: nn.MultiheadAttention, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Compute self-attention by torch's fused kernel.
+    """Compute self-attention by torch's fused kernel, in bfloat16 on a CPU by the products, which are faster there.
 
     torch's own module hands its projection a transposed view, for which a batch in bfloat16 or with gradients copies
     the weights for every token: several times the cost of the block. Here the projection is one matmul.
@@ -33,6 +33,10 @@ def attend(attention: nn.MultiheadAttention, x: torch.Tensor, mask: torch.Tensor
     """
     queries, keys, values = _heads(attention, x)
     mask = None if mask is None else mask.to(queries.dtype)
+    if queries.dtype == torch.bfloat16 and queries.device.type == "cpu":
+        scores = queries * queries.shape[-1] ** -0.5 @ keys.transpose(-1, -2)
+        heads = (scores if mask is None else scores + mask).softmax(dim=-1) @ values
+        return attention.out_proj(rearrange(heads, "b h l d -> b l (h d)"))
     heads = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     return attention.out_proj(rearrange(heads, "b h l d -> b l (h d)"))
 

@@ -17,6 +17,8 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from anople_anomalib.utils.scoped import bfloat16_products
+
 from .attention import attend, attend_values, require_multihead
 from .frozen import FrozenModule
 from .outputs import ValueFeatures, VisualFeatures
@@ -63,6 +65,7 @@ class PromptedVisualTower(nn.Module):
         prompts: Sequence[torch.Tensor] = (),
         view_signal: torch.Tensor | None = None,
         layers: Sequence[int] = (),
+        rounded: bool = False,
     ) -> VisualFeatures:
         """Encode images with prompts, if there are any, equation (6).
 
@@ -71,6 +74,8 @@ class PromptedVisualTower(nn.Module):
             prompts: Prompts of the first J layers, each of shape ``(C, d_v)``.
             view_signal: c_i of every image, shape ``(B, d_v)``.
             layers: 1-based numbers of the layers whose patch features are wanted.
+            rounded: Whether the blocks may multiply in bfloat16, where that is faster; the sum that runs from block to
+                block is float32, as is what is returned.
 
         Returns:
             Image embedding, patch tokens and patch features of the layers.
@@ -83,7 +88,8 @@ class PromptedVisualTower(nn.Module):
         for layer, block in enumerate(self.visual.transformer.resblocks):
             if layer < len(prompts):  # the prompts of the layer before give way; after layer J they propagate
                 x = torch.cat([x[..., :length, :], _expand(prompts[layer], x)], dim=1)
-            x = _run(self.visual.transformer, block, x)
+            with bfloat16_products(x, wanted=rounded):
+                x = _run(self.visual.transformer, block, x)
             if layer + 1 in layers:
                 found.append(x[..., patches, :])
         x = self.visual.ln_post(x[..., : patches.stop, :])  # prompts and signal have done their work

@@ -60,8 +60,9 @@ class LocalFeatures(NamedTuple):
         length = self.bias @ self.bias
         if self.coarse is not None:
             coarse = self._resized(_mix(torch.cat([self.weight.T, self.bias.unsqueeze(0)]), self.coarse))
-            factors = factors + 2 * coarse[:, :-1]
-            length = length + 2 * coarse[:, -1:] + _squared_length_resized(self.coarse, self.hidden.shape[-2:])
+            of_hidden, of_bias = coarse.split([len(self.weight.T), 1], dim=1)
+            factors = factors + 2 * of_hidden
+            length = length + 2 * of_bias + _squared_length_resized(self.coarse, self.hidden.shape[-2:])
         return length + (self.hidden * factors).sum(dim=1, keepdim=True)
 
     def mean(self, weights: torch.Tensor) -> torch.Tensor:

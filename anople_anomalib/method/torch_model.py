@@ -173,7 +173,9 @@ class AnoPLeModel(WholeImages):
         """Compute the text features once, with the present prompts."""
         self.text_features = self.encode_texts(self.prompt_learner().text).float()
 
-    def training_forward(self, views: torch.Tensor, normal: torch.Tensor | None = None) -> TrainingOutput:
+    def training_forward(
+        self, views: torch.Tensor, normal: torch.Tensor | None = None, rounded: bool = False
+    ) -> TrainingOutput:
         """Encode the views of training images and compare them with the texts.
 
         The pixel logits are computed with detached texts. M_hat is a softmax over two cosines per pixel, thousands of
@@ -183,18 +185,18 @@ class AnoPLeModel(WholeImages):
             views: Normalized views, shape ``(B, V, 3, h, w)``; the whole image last.
             normal: Which of the ``B * V`` views are normal, dtype bool: from these, latent anomalies are simulated.
                 ``None`` for no latent anomalies.
+            rounded: Whether the visual tower may multiply in bfloat16, where that is faster.
 
         Returns:
             Embeddings and logits of the ``B * V`` views.
         """
         prompts = self.prompt_learner()
         text_features = self.encode_texts(prompts.text)
-        signal = self.prompt_learner.view_signal
-        if signal is not None:
-            signal = repeat(signal, "v d -> (b v) d", b=len(views))
         distinct, index = distinct_views(views)
         images = rearrange(views, "b v c h w -> (b v) c h w")[distinct]
-        visual = self.clip.visual(images, prompts.visual, None if signal is None else signal[distinct])
+        signal = self.prompt_learner.view_signal
+        signals = None if signal is None else repeat(signal, "v d -> (b v) d", b=len(views))[distinct]
+        visual = self.clip.visual(images, prompts.visual, signals, rounded=rounded)
         embeddings = F.normalize(visual.image_embedding, dim=-1)[index]
         local_features = pixel_logits = None
         if self.decoder is not None:

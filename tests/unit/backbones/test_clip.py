@@ -69,6 +69,21 @@ def test_towers_in_bfloat16_follow_open_clips(variant: open_clip.CLIP, model: Fr
         assert F.cosine_similarity(embedding.float(), other.float()).min() > 0.999
 
 
+def test_rounded_products_change_little_and_are_of_training_alone(
+    clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    images = torch.randn(2, 3, *clip.visual.image_size)
+    prompts = [torch.randn(2, VISUAL_WIDTH, requires_grad=True) for _ in range(DEPTH)]
+    exact, rounded = clip.visual(images, prompts), clip.visual(images, prompts, rounded=True)
+    gradients = [torch.autograd.grad(each.image_embedding.sum(), prompts) for each in (exact, rounded)]
+    for first, second in zip((*exact[:2], *gradients[0]), (*rounded[:2], *gradients[1]), strict=True):
+        assert second.dtype == torch.float32
+        assert not torch.equal(first, second)
+        assert_close(second, first, atol=0.02 * first.detach().abs().max().item(), rtol=0)
+
+
 @pytest.mark.parametrize("prompts", [(), (torch.empty(0, TEXT_WIDTH),) * DEPTH], ids=["none", "zero_length"])
 def test_text_tower_without_prompts_equals_encode_text(
     variant: open_clip.CLIP, model: FrozenCLIP, prompts: tuple[torch.Tensor, ...]

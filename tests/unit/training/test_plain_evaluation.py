@@ -39,7 +39,10 @@ def test_training_memory_and_test_see_gray(colored: Path, tmp_path: Path) -> Non
     model = make_model(pre_processor=PreProcessor(GRAY), pixel_anomalies=False, epochs=1)
     seen: dict[str, torch.Tensor] = {}
     training, memory = model.model.training_forward, model.model.first_features
-    model.model.training_forward = lambda views, *rest: (seen.update(training=views[0, -1]), training(views, *rest))[1]
+    model.model.training_forward = lambda views, *rest, **others: (
+        seen.update(training=views[0, -1]),
+        training(views, *rest, **others),
+    )[1]
     model.model.first_features = lambda images, *rest: (seen.update(memory=images[0]), memory(images, *rest))[1]
     model.model.register_forward_hook(lambda _module, args, _output: seen.update(test=args[0][0]))
     make_engine(tmp_path).train(model, datamodule=make_datamodule(colored))

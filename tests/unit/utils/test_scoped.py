@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from anople_anomalib.utils.scoped import replaced, seeded
+from anople_anomalib.utils.scoped import bfloat16_products, replaced, seeded
 
 
 class Thing:
@@ -40,3 +40,28 @@ def test_seeded_numbers_leave_the_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(drawn[0], drawn[1])
     assert len({tuple(numbers.tolist()) for numbers in drawn}) == 3
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "limit", "like", "expected"),
+    [
+        ({"amx_bf16": True}, "", torch.zeros(1), True),
+        ({"amx_bf16": True}, "AVX512_CORE_AMX", torch.zeros(1), True),
+        ({"amx_bf16": True}, "AVX512_CORE_BF16", torch.zeros(1), False),  # which oneDNN follows
+        ({"avx512_bf16": True, "amx_bf16": False}, "", torch.zeros(1), False),
+        ({}, "", torch.zeros(1), False),
+        ({"amx_bf16": True}, "", torch.zeros(1, dtype=torch.float64), False),  # the trainer's own precision
+        ({"amx_bf16": True}, "", torch.zeros(1, device="meta"), False),
+    ],
+)
+def test_bfloat16_where_the_processor_multiplies_tiles(
+    capabilities: dict[str, bool], limit: str, like: torch.Tensor, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    with bfloat16_products(like):
+        assert torch.is_autocast_enabled("cpu") is expected
+    with bfloat16_products(like, wanted=False):
+        assert not torch.is_autocast_enabled("cpu")
+    with torch.autocast("cpu", torch.float16), bfloat16_products(like):
+        assert torch.get_autocast_dtype("cpu") is torch.float16  # the trainer's own
