@@ -202,7 +202,8 @@ class AnoPLeModel(WholeImages):
         if self.decoder is not None:
             local_features = self.local_features_of(visual)
             pixel_logits = self.pixel_logits_of(local_features, text_features.detach())[index]
-            local_features = local_features.take(index)
+            if len(distinct) < len(index):
+                local_features = local_features.take(index)
         latent = None if normal is None else simulate_latent_anomalies(embeddings[normal])  # z-_latent
         return TrainingOutput(
             image_embeddings=embeddings,
