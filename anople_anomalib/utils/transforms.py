@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 Kernel = Callable[[torch.Tensor], torch.Tensor]
 
+_BLOCKS = 8  # of a side of a resized image: each sees an eighth of the pixels, and a few beside it
 _BLACK, _WHITE = (-3.0, -0.5), (0.5, 4.0)
 _HOOKS = ("forward", "on_validation_batch_start", "on_test_batch_start", "on_predict_batch_start")
 _ALLOWED = (
@@ -98,28 +99,37 @@ def resize_by_matmul(
     size: tuple[int, int],
     interpolation: InterpolationMode = InterpolationMode.BICUBIC,
 ) -> torch.Tensor:
-    """Resize images, shape ``(..., H, W)``, with anti-aliasing by two matmuls, one per axis."""
+    """Resize images, shape ``(..., H, W)``, with anti-aliasing by matmuls, first along columns, then along rows."""
     kernel = _KERNELS[interpolation]
-    rows, columns = (_weights(images, axis, length, kernel) for axis, length in zip((-2, -1), size, strict=True))
     # OpenVINO takes a normalization before a reshape for a dequantization and moves it behind: a maximum prevents that
     lowest = torch.tensor(torch.finfo(images.dtype).min, dtype=images.dtype, device=images.device)
-    images = torch.maximum(images, lowest)
-    resized = rows @ images.flatten(end_dim=-3) @ columns.T
+    resized = torch.maximum(images, lowest).flatten(end_dim=-3)
+    for length in size:
+        resized = _resized(resized, length, kernel).mT
     return resized.reshape(*images.shape[:-2], *size)  # a reshape keeps OpenVINO from fusing a normalization wrongly
 
 
-def _weights(images: torch.Tensor, axis: int, length: int, kernel: Kernel) -> torch.Tensor:
-    """Return the weights of the pixels along an axis for every pixel of the result, shape ``(length, pixels)``.
+def _resized(images: torch.Tensor, length: int, kernel: Kernel) -> torch.Tensor:
+    """Resize images of shape ``(N, H, W)`` to another height.
 
-    The kernel is stretched over as many pixels as one of the result covers, as in Pillow.
+    The kernel is stretched over as many pixels as one of the result covers, as in Pillow. Neighbors in the result see
+    the same pixels, and nothing of the rest: a block of them is the product of the weights and of these pixels alone.
     """
-    pixels = 2 * torch.arange(images.shape[axis], device=images.device) + 1
-    results = 2 * torch.arange(length, device=images.device).unsqueeze(1) + 1
-    double = pixels[-1] + 1  # twice the number of pixels
-    offsets = (2 * length * pixels - double * results).abs()  # integers: exact even where a runtime takes bfloat16
-    x = offsets.to(images.dtype) / (2 * double.clamp_min(2 * length)).to(images.dtype)
-    weights = kernel(x)
-    return weights / weights.sum(dim=1, keepdim=True)
+    pixels, blocks = images.shape[-2], _BLOCKS if length % _BLOCKS == 0 else 1
+    margin = 2 * pixels // length + 3  # at least what the kernel reaches, and rounding
+    seen = length // blocks * pixels // length + 2 * margin + 2
+    device = images.device
+    results = torch.arange(length, device=device).reshape(blocks, -1, 1)
+    height = torch.arange(pixels, device=device)[-1] + 1  # in an export a size is no tensor
+    first = torch.div(results[:, :1] * height, length, rounding_mode="floor") - margin
+    numbers = first + torch.arange(seen, device=device)  # of the pixels, (blocks, 1, seen)
+    # integers: exact even where a runtime takes bfloat16
+    offsets = (length * (2 * numbers + 1) - height * (2 * results + 1)).abs()
+    x = offsets.to(images.dtype) / (2 * height.clamp_min(length)).to(images.dtype)
+    weights = kernel(x) * ((numbers >= 0) & (numbers < height))
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    inside = numbers.clamp(min=0).minimum(height - 1).flatten()
+    return (weights @ images.index_select(1, inside).unflatten(1, (blocks, -1))).flatten(1, 2)
 
 
 def _bicubic(x: torch.Tensor) -> torch.Tensor:

@@ -151,7 +151,7 @@ def test_teach_says_where_every_image_went_and_judge_writes_a_row_for_each(
     assert all(file.name in said for file in files)
     assert "1 files are left out" in said
     assert re.search(
-        r"Defects of 40 pixels: images are seen at 320 x 320 pixels, at most .* s and\n36 MB an image", said
+        r"Defects of 40 pixels: images are seen at 320 x 320 pixels, at most .* s and\n21 MB an image", said
     )
     assert "anople judge FOLDER --model cap.ckpt" in said
     assert main(["report", "--verify", "journal.jsonl"]) == 0
