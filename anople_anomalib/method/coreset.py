@@ -23,13 +23,23 @@ class _Sampler(KCenterGreedy):
         distances = torch.cdist(self.features, center, compute_mode="donot_use_mm_for_euclid_dist")  # no copy, exact
         self.min_distances = distances if self.min_distances is None else torch.minimum(self.min_distances, distances)
 
+    def select_coreset_idxs(self) -> list[int]:
+        """Return the numbers of the chosen rows, without anomalib's progress bar: one memory makes several banks."""
+        self.features = self.embedding.flatten(1)
+        chosen = torch.randint(self.n_observations, (self.coreset_size,))  # the first counts
+        for number in range(1, self.coreset_size):
+            self.update_distances(chosen[number - 1])
+            chosen[number] = self.get_new_idx()
+        return chosen.tolist()
+
 
 def choose_coreset(features: torch.Tensor, ratio: float) -> torch.Tensor:
-    """Choose a share in (0, 1] of features ``(N, width)`` by k-center-greedy, the same in every process.
+    """Choose a share in (0, 1] of features ``(N, width)`` by k-center-greedy, the same in every process."""
+    return features[farthest(features, max(1, int(ratio * len(features))))]
 
-    A third axis makes anomalib's sampler compare the features themselves, without a random projection.
-    """
-    ratio = max(ratio, 1.5 / len(features))
+
+def farthest(features: torch.Tensor, number: int) -> list[int]:
+    """Choose so many of features ``(N, width)`` as :func:`choose_coreset` does, and return which."""
     with seeded(0):
-        chosen = _Sampler(features.cpu().unsqueeze(1), sampling_ratio=ratio).select_coreset_idxs()
-    return features[chosen]
+        sampler = _Sampler(features.cpu(), sampling_ratio=(number + 0.5) / len(features))
+        return sampler.select_coreset_idxs()

@@ -53,8 +53,8 @@ def cost_of(memory: Mapping[str, Any], image_size: int, shots: int | None = None
     features = count_features(memory["backbone"], layers, image_size)
     copies = 1 if tiles > 1 else len(turns_of(ANY_ANGLE if memory["turns"] == AUTO else memory["turns"]))
     patches = tiles * features.patches
-    rows = (shots or _SHOTS) * patches * (1 + NOVEL * (copies - 1))
-    rows = int(memory["coreset_ratio"] * (min(rows, patches) if memory["subspace"] else rows))
+    rows = int(memory["coreset_ratio"] * (shots or _SHOTS) * patches * (1 + NOVEL * (copies - 1)))
+    rows = min(rows, patches) if memory["subspace"] else rows
     return ImageCost(
         tiles * features.operations + 2 * patches * rows * features.width,
         features.megabytes + 4 * rows * features.width / 1e6,

@@ -77,7 +77,7 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
                 (features[owners == number], None if inside is None else inside[owners == number])
                 for number in range(max(categories) + 1)
             ]
-        self._keep([self._rows(*group) for group in groups])
+        self._keep(self._chosen([self._rows(*group) for group in groups]))
 
     def extend(self, features: torch.Tensor, category: int = 0, inside: torch.Tensor | None = None) -> None:
         """Add patch features of further normal images.
@@ -102,6 +102,10 @@ class MemoryBank(DynamicBufferMixin, nn.Module):
     def restore(self, twin: Self) -> None:
         """Take over the content of a :meth:`twin` that was made before a change."""
         self._buffers = dict(twin._buffers)  # of its own kind
+
+    def _chosen(self, groups: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """Return which of the categories' rows :meth:`build` keeps, ``(N_c, width)`` each: all."""
+        return groups
 
     def _keep(self, groups: Sequence[torch.Tensor]) -> None:
         """Set the bank to what the categories hold, rows of shape ``(N_c, width)`` each."""

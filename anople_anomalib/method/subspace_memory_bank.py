@@ -12,6 +12,7 @@ from .memory_bank import MemoryBank
 from .scaled_memory_bank import ScaledMemoryBank
 
 _APART = 0.1  # of the image's side: a patch nearer than that has seen the same pixels
+_DRAWN = 4  # times the rows that are kept: among so many drawn at random the farthest are looked for, which saves time
 _EVERY = 3  # patch of an image that the others are compared with, a lattice: as good as all of them
 _ROUNDING = 1e-6  # of places as shares of a side
 _SAME = 1e-5  # of d^2 / 4v: a patch that is in the bank, but for rounding, of which a root would make much
@@ -31,13 +32,13 @@ class SubspaceMemoryBank(ScaledMemoryBank):
     Rows and patches are compared by their coordinates within the subspace and their distance to it, half as many
     numbers; so d and o are lower bounds of the distances of the features.
 
-    Of the shots and their copies no more patches are kept than an image has, drawn at random: more of them find nothing
-    more (docs/results.md), and the search takes no longer with the number of shots and turns.
+    Of the shots and their copies no more patches are kept than an image has, those that are farthest from each other:
+    more of them find nothing more (docs/results.md), and the search takes no longer with the number of shots and turns.
 
     Args:
         width: Width of the patch features.
         grid: Height and width of their grid.
-        coreset_sampling_ratio: As for :class:`.MemoryBank`; the subspace is that of the rows that are kept.
+        coreset_sampling_ratio: As for :class:`.MemoryBank`; the subspace is that of the coreset.
         position_weight: As for :class:`.ScaledMemoryBank`; the places do not count for the subspace.
         per_category: As for :class:`.MemoryBank`; the subspace is that of all categories together.
         share: Share of the variance of the rows that the subspace explains, in (0, 1).
@@ -74,7 +75,7 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         categories: Sequence[int] | None = None,
         inside: torch.Tensor | None = None,
     ) -> None:
-        """Replace the bank, and measure how normal images repeat themselves, which :meth:`extend` leaves alone.
+        """Replace the bank; measure the subspace, and how normal images repeat themselves: :meth:`extend` leaves both.
 
         Of each category no more rows are kept than an image has patches. What :meth:`extend` adds is kept whole: it may
         be what was taken for a defect.
@@ -84,7 +85,7 @@ class SubspaceMemoryBank(ScaledMemoryBank):
             categories: As for :class:`.MemoryBank`.
             inside: As for :meth:`.MemoryBank.build`.
         """
-        super().build(features, categories, self._drawn(features, categories, inside))
+        super().build(features, categories, inside)
         places = len(self.places)
         upright = features.detach().float().reshape(-1, *features.shape[-2:])[:, :places]
         distances = torch.cat([self._repeated(self._within(image)) for image in upright.split(1)])
@@ -172,25 +173,8 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         """Return o^2 of an image's patches, ``(B, n)``, from what :meth:`_within` returns of them."""
         return _nearest_elsewhere(patches, self.same_place, self._step)
 
-    def _drawn(
-        self, features: torch.Tensor, categories: Sequence[int] | None, inside: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Return which patches are kept, of shape ``(...)``: in every process the same."""
-        kept = torch.ones(features.shape[:-1], dtype=torch.bool)
-        if inside is not None:
-            kept &= inside.cpu()
-        owners = torch.tensor(categories) if self.lengths is not None and categories is not None else torch.zeros(1)
-        generator = torch.Generator().manual_seed(0)
-        for number in owners.unique():
-            own = kept & (owners == number).reshape(-1, *[1] * (kept.ndim - 1))
-            others = own.flatten().nonzero().squeeze(1)
-            dropped = torch.randperm(len(others), generator=generator)[len(self.places) :]
-            kept.view(-1)[others[dropped]] = False
-        return kept.to(features.device)
-
-    def _keep(self, groups: Sequence[torch.Tensor]) -> None:
-        """Set the bank to what the categories hold, and find the subspace of it."""
-        super()._keep(groups)
+    def _chosen(self, groups: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """Find the subspace of all rows, and choose those that are kept of each category."""
         rows = torch.cat(list(groups))[:, : len(self.center)]  # without their places
         self.center = rows.mean(dim=0)
         covariance = torch.cov(rows.T, correction=0).reshape(rows.shape[1], rows.shape[1])
@@ -198,6 +182,21 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         explained = values.clamp_min(0).cumsum(dim=0)
         is_outside = explained <= (1 - self.share) * explained[-1]
         self.outside, self.inside = directions.T[is_outside].to(rows), directions.T[~is_outside].to(rows)
+        return [self._spread_out(group, len(self.places)) for group in groups]
+
+    def _spread_out(self, rows: torch.Tensor, number: int) -> torch.Tensor:
+        """Choose so many rows, those farthest from each other; in every process the same."""
+        if len(rows) <= number:
+            return rows
+        from .coreset import farthest
+
+        drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: _DRAWN * number]
+        rows = rows[drawn.to(rows.device)]
+        return rows[farthest(self._coordinates_of(rows), number)]
+
+    def _keep(self, groups: Sequence[torch.Tensor]) -> None:
+        """Set the bank to what the categories hold."""
+        super()._keep(groups)
         self.coordinates = self._coordinates_of(self.features)
 
     def _load_from_state_dict(self, *args: Any) -> None:

@@ -102,7 +102,7 @@ def test_a_resumed_run_ends_with_both_memories(
 def test_a_coreset_keeps_its_share_of_both_and_of_all_turns(root: Path, tmp_path: Path) -> None:
     model = train_model(root, tmp_path, coreset_ratio=0.25, **TURNED)
     assert len(model.model.memory_bank) == NUM_PATCHES // 4
-    assert len(model.model.second_memory.memory_bank) == PLACES // 4
+    assert len(model.model.second_memory.memory_bank) == TURNED_PLACES // 4
     assert model(torch.rand(1, 3, 96, 96)).pred_score.isfinite().all()
 
 

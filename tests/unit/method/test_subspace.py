@@ -97,7 +97,7 @@ def test_what_is_in_the_bank_is_normal() -> None:
     assert bank(new).max() == 0
 
 
-def test_of_more_patches_than_an_image_has_so_many_are_drawn() -> None:
+def test_of_more_patches_than_an_image_has_so_many_are_kept() -> None:
     features, inside = shots(4), torch.rand(4, PLACES) < 0.7
     first, second = (SubspaceMemoryBank(WIDTH, GRID, per_category=True, share=0.9) for _ in range(2))
     for bank in (first, second):
@@ -111,13 +111,24 @@ def test_of_more_patches_than_an_image_has_so_many_are_drawn() -> None:
         assert len(kept) == first.lengths[number]
 
 
-def test_an_extended_bank_has_the_subspace_of_all_rows() -> None:
-    first, second, queries = shots(1), torch.randn(1, PLACES, WIDTH), torch.randn(2, PLACES, WIDTH)
-    grown, whole = SubspaceMemoryBank(WIDTH, GRID, share=0.9), SubspaceMemoryBank(WIDTH, (12, 8), share=0.9)
-    grown.build(first)
-    grown.extend(second)
-    whole.build(torch.cat([first, second], dim=1))
-    assert_close(grown.away(queries) * grown.variance, whole.away(queries) * whole.variance, rtol=1e-4, atol=1e-6)
+def test_an_extended_bank_has_the_subspace_of_the_first_rows() -> None:
+    bank, queries = built(), torch.randn(2, PLACES, WIDTH)
+    before, farther = bank.away(queries), bank(queries)
+    bank.extend(queries[:1])
+    assert torch.equal(bank.away(queries), before)
+    assert (bank(queries) <= farther).all()
+
+
+def test_the_subspace_is_that_of_all_rows_and_the_odd_ones_are_kept() -> None:
+    features = shots(3)
+    features[1, 7] += 40  # one patch of three shots
+    bank = SubspaceMemoryBank(WIDTH, GRID, share=0.9)
+    bank.build(features)
+    rows = features.flatten(0, 1)
+    assert_close(bank.center, rows.mean(dim=0))
+    pca = PCA(0.9).fit(rows.double().numpy())
+    assert len(bank.inside) == pca.n_components_
+    assert (bank.features[:, :WIDTH] == features[1, 7]).all(dim=1).any()
 
 
 def test_a_twin_is_built_anew_without_a_change_of_the_bank() -> None:
