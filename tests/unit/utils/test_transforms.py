@@ -124,11 +124,14 @@ BICUBIC = Resize((24, 32), interpolation=InterpolationMode.BICUBIC, antialias=Tr
 
 @pytest.mark.parametrize("kind", [InterpolationMode.BICUBIC, InterpolationMode.BILINEAR])
 @pytest.mark.parametrize("shape", [(50, 70), (24, 32), (10, 12), (10, 200), (300, 20), (1, 1)])
-def test_matmuls_give_torchvisions_pixels(shape: tuple[int, int], kind: InterpolationMode) -> None:
+@pytest.mark.parametrize("size", [(24, 32), (7, 48), (33, 20)], ids=["blocks", "a side in blocks", "whole"])
+def test_matmuls_give_torchvisions_pixels(
+    shape: tuple[int, int], size: tuple[int, int], kind: InterpolationMode
+) -> None:
     images = torch.rand(2, 3, *shape)
-    expected = Resize((24, 32), interpolation=kind, antialias=True)(images)
-    assert_close(resize_by_matmul(images, (24, 32), kind), expected, atol=1e-5, rtol=0)
-    assert_close(ExactResize((24, 32), kind)(images), expected)
+    expected = Resize(size, interpolation=kind, antialias=True)(images)
+    assert_close(resize_by_matmul(images, size, kind), expected, atol=1e-5, rtol=0)
+    assert_close(ExactResize(size, kind)(images), expected)
 
 
 @pytest.mark.parametrize("size", [(1, 3, 40, 50), (2, 3, 12, 90)])
