@@ -5,7 +5,7 @@
 #
 # Guess: `antialias=1` of ONNX's Resize (operator set 18) is either done or refused: the
 # exporter of torch writes it, ONNX Runtime and ONNX's own reference do it, and give Pillow's pixels to the last bits.
-# Seen: OpenVINO compiles the file and runs it; shrunk 3-fold, noise differs by 0.4 of 1 from the other two, a bright line by a fifth. The
+# Seen: OpenVINO compiles the file and runs it; shrunk 3-fold, noise differs by a half of 1 from the other two, a bright line by a fifth. The
 # result is that of the same file with `antialias=0`. Where an image is not shrunk all agree in mode linear, so that a test at
 # the model's own size shows nothing; in mode cubic it differs there, too, with the `cubic_coeff_a` of -0.5 that antialiasing has in Pillow.
 # Who is hurt: those who put the resizing into an exported model, export once and compare the two runtimes never: fine defects and their
