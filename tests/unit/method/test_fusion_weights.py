@@ -34,7 +34,7 @@ def test_a_part_that_sees_nothing_is_dropped() -> None:
 
 def test_a_part_that_sees_what_others_miss_gets_a_weight() -> None:
     weights, gain = choose_weights(trial(decoder_map=seeing()), WeightedFusion())
-    assert weights.decoder_power == 1.0
+    assert weights.decoder_power == 0.25
     assert 0.1 < gain < 1
     weights, gain = choose_weights(trial(first_map=seeing()), WeightedFusion())
     assert weights.clip_share == pytest.approx(1 / 3)
