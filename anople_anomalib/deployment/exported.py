@@ -69,7 +69,7 @@ class ExportedModel:
             raise ValueError(msg)
         if self.metadata.roi_shape is not None:
             require_shape((height, width), self.metadata.roi_shape)
-        judgment = self._judgment(self._run(np.ascontiguousarray(scaled(pixels)[None])))
+        judgment = self._judgment(self._run(scaled(pixels)[None]))
         if picture is not None:
             score = judgment.normalized if self.metadata.normalized else judgment.score
             save(paint(pixels, score, judgment.anomalous, judgment.heat, judgment.mask), picture)
@@ -122,7 +122,9 @@ def read_pixels(file: str | Path | IO[bytes]) -> NDArray[np.uint8]:
 
 def scaled(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return an image of shape ``(H, W, 3)`` as values in [0, 1], shape ``(3, H, W)``."""
-    return pixels.transpose(2, 0, 1).astype(np.float32) * np.float32(1 / 255)
+    values = pixels.transpose(2, 0, 1).astype(np.float32, order="C")
+    values *= np.float32(1 / 255)
+    return values
 
 
 def cores() -> int:

@@ -31,15 +31,20 @@ def regions_of(mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating[Any]], 
     """
     height, width = mask.shape
     x, y = size[0] / width, size[1] / height
-    edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    rows, starts = (each.tolist() for each in np.nonzero(edges == 1))  # of every run of marked pixels, row by row
-    ends = np.nonzero(edges == -1)[1].tolist()
+    marked = np.pad(mask, ((0, 0), (1, 1))).ravel()
+    edges = np.flatnonzero(marked[1:] != marked[:-1])  # of every run of marked pixels, row by row: its start, its end
+    if not len(edges):
+        return []
+    columns = edges % (width + 2)
+    rows, starts, ends = (each.tolist() for each in (edges[::2] // (width + 2), columns[::2], columns[1::2]))
+    # of a map that is padded alike, no run ends where its numbers do
+    peaks = np.maximum.reduceat(np.pad(anomaly_map, ((0, 0), (0, 2))).ravel(), edges)[::2].tolist()
     regions = []
     for members in _connected(rows, starts, ends):
         top, bottom = rows[members[0]], rows[members[-1]] + 1
         left, right = min(starts[run] for run in members), max(ends[run] for run in members)
         area = sum(ends[run] - starts[run] for run in members)
-        peak = max(float(anomaly_map[rows[run], starts[run] : ends[run]].max()) for run in members)
+        peak = max(peaks[run] for run in members)
         box = (round(left * x), round(top * y), round((right - left) * x), round((bottom - top) * y))
         regions.append(Region(box, round(peak, 6), round(area * x * y)))
     return sorted(regions, key=lambda region: -region.peak)
