@@ -4,6 +4,7 @@
 """Models as files for another runtime, and how far these are from their checkpoints."""
 
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -111,6 +112,7 @@ def compare(model: "AnoPLe", export: Path, images: Sequence[Path]) -> dict[str, 
     from anople_anomalib.deployment.runtime import ExportedModel, image_files
     from anople_anomalib.deployment.runtime import judge as judge_by_export
     from anople_anomalib.deployment.table import rows_of
+    from anople_anomalib.utils.scoped import logged_from
 
     graph, given = ExportedModel(export), [path.absolute() for path in image_files(images)]  # as rows name them
     files = given
@@ -120,7 +122,8 @@ def compare(model: "AnoPLe", export: Path, images: Sequence[Path]) -> dict[str, 
             msg = f"No image has the height and width of this export, {size[0]}x{size[1]}: give some (--images)."
             raise ValueError(msg)
     exported = {row["path"]: row for row in judge_by_export(files, graph)}
-    with tempfile.TemporaryDirectory() as folder:
+    tables = "anople_anomalib.deployment.predictions"  # would tell of one in a folder that does not stay
+    with tempfile.TemporaryDirectory() as folder, logged_from(logging.WARNING, tables):
         judge_series(model, ImageList(files, None), Namespace(output=Path(folder), accelerator="cpu"))
         pairs = [(row, exported[row["path"]]) for row in rows_of(Path(folder) / "predictions.jsonl")]
     judged = [(own, other) for own, other in pairs if own["score"] is not None and other["score"] is not None]

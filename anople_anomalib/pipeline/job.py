@@ -36,10 +36,11 @@ from anople_anomalib.method.state_checks import check_weights
 from anople_anomalib.metrics.per_category import PerCategoryEvaluator
 from anople_anomalib.utils.files import written_whole
 from anople_anomalib.utils.palette import SKY_BLUE
+from anople_anomalib.utils.scoped import logged_from
 
 from .building import build_data, build_model, categories_of, describe
 from .image_scores import ImageScores
-from .measures import Clock, PeakMemory, Stopwatch, checkpoint_megabytes, logged_from, trained_parameters, warm_up
+from .measures import Clock, PeakMemory, Stopwatch, checkpoint_megabytes, trained_parameters, warm_up
 from .preparation import prepare
 from .results import EXAMPLES, FAILED, MAIN_METRICS, OK, SAMPLES, SCORES, ResultsTable, name_of
 from .robustness import Corruption

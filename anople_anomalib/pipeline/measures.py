@@ -13,8 +13,7 @@ import gc
 import logging
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -24,21 +23,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from anople_anomalib.utils.batches import images_of
+from anople_anomalib.utils.scoped import logged_from
 
 MEGABYTE = 1e6
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-@contextmanager
-def logged_from(level: int, name: str) -> Iterator[None]:
-    """Log nothing below a level, such as ``logging.WARNING``, by the logger of a name within the block."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(level)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 @cache

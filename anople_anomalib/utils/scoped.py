@@ -1,8 +1,9 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Changes that last as long as a block: of an attribute, of random numbers, of the precision of matrix products."""
+"""Changes that last as long as a block: of an attribute, of the log, of random numbers, of the precision of products."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,6 +27,18 @@ def replaced(owner: object, name: str, value: object) -> Iterator[None]:
             setattr(owner, name, own)
         else:
             delattr(owner, name)
+
+
+@contextmanager
+def logged_from(level: int, name: str) -> Iterator[None]:
+    """Log nothing below a level, such as ``logging.WARNING``, by the logger of a name within the block."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

@@ -43,6 +43,7 @@ def test_an_export_is_compared_when_it_is_written_and_on_the_users_images(
     assert main([*export, "--input_size", "[90,110]"]) == 0  # made-up images of its size
     said = capsys.readouterr().out
     assert "Export and checkpoint agree on 8 images" in said
+    assert "Every image" not in said  # their table is not kept
     file = Path(said.splitlines()[-1])
     assert file.is_file()
     assert main(["check", str(file), "--model", str(checkpoint), "--images", str(photos)]) == 0
