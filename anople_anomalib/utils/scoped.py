@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Changes that last as long as a block: of an attribute, of the log, of random numbers, of the precision of products."""
+"""Changes that last as long as a block: of an attribute, of the log, of random numbers, the precision of products."""
 
 import logging
 import os
