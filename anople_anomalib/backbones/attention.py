@@ -36,8 +36,8 @@ def attend(attention: nn.MultiheadAttention, x: torch.Tensor, mask: torch.Tensor
     if queries.dtype == torch.bfloat16 and queries.device.type == "cpu":
         scores = queries * queries.shape[-1] ** -0.5 @ keys.transpose(-1, -2)
         heads = (scores if mask is None else scores + mask).softmax(dim=-1) @ values
-        return attention.out_proj(rearrange(heads, "b h l d -> b l (h d)"))
-    heads = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    else:
+        heads = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     return attention.out_proj(rearrange(heads, "b h l d -> b l (h d)"))
 
 

@@ -182,10 +182,11 @@ class SubspaceMemoryBank(ScaledMemoryBank):
         explained = values.clamp_min(0).cumsum(dim=0)
         is_outside = explained <= (1 - self.share) * explained[-1]
         self.outside, self.inside = directions.T[is_outside].to(rows), directions.T[~is_outside].to(rows)
-        return [self._spread_out(group, len(self.places)) for group in groups]
+        return [self._spread_out(group) for group in groups]
 
-    def _spread_out(self, rows: torch.Tensor, number: int) -> torch.Tensor:
-        """Choose so many rows, those farthest from each other; in every process the same."""
+    def _spread_out(self, rows: torch.Tensor) -> torch.Tensor:
+        """Choose as many rows as an image has patches, those farthest from each other; in every process the same."""
+        number = len(self.places)
         if len(rows) <= number:
             return rows
         from .coreset import farthest
