@@ -11,6 +11,8 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
+from anople_anomalib.utils.scoped import bfloat16_products
+
 _WIDTH_DIVISOR = 8  # hidden width = visual width / 8: the decoder then costs under a tenth of the visual tower
 _MIN_HIDDEN_DIM = 32
 
@@ -73,7 +75,7 @@ class LocalFeatures(NamedTuple):
         mean = hidden @ self.weight.T + self.bias
         if self.coarse is None:
             return mean
-        rows, columns = _interpolations(self.coarse, weights.shape[-2:])
+        rows, columns = interpolations(self.coarse, weights.shape[-2:])
         coarse = (rows.T @ weights @ columns).flatten(1).unsqueeze(2)  # the weight that each coarse position has
         return mean + (self.coarse.flatten(2) @ coarse).squeeze(2)
 
@@ -114,12 +116,13 @@ class Decoder(nn.Module):
             for parameter in self.project.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, patch_tokens: torch.Tensor, grid: tuple[int, int]) -> LocalFeatures:
+    def forward(self, patch_tokens: torch.Tensor, grid: tuple[int, int], rounded: bool = False) -> LocalFeatures:
         """Decode patch tokens.
 
         Args:
             patch_tokens: Patch tokens z[1:] of the last layer, shape ``(B, h * w, d_v)``.
             grid: Height h and width w of the patch grid.
+            rounded: Whether the spatial mixer may multiply in bfloat16, where that is faster.
 
         Returns:
             Local features D(z) of ``H = upsampling * h`` rows of pixels.
@@ -128,7 +131,8 @@ class Decoder(nn.Module):
         x = self.reduce(x)  # (B, hidden, h, w)
         size = (grid[0] * self.upsampling, grid[1] * self.upsampling)
         x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)  # (B, hidden, H, W)
-        x = self.mix(F.gelu(x))
+        with bfloat16_products(x, wanted=rounded):
+            x = self.mix(F.gelu(x)).to(x.dtype)
         weight, bias = self.project.weight.flatten(1), cast("torch.Tensor", self.project.bias)  # it has one
         return LocalFeatures(F.gelu(x), weight, bias)
 
@@ -138,7 +142,7 @@ def _mix(vectors: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     return F.linear(grid.movedim(1, -1), vectors.to(grid.dtype)).movedim(-1, 1)  # channels lie together in memory
 
 
-def _interpolations(grid: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def interpolations(grid: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the matrices by which the rows and columns of ``(B, C, h, w)`` are resized: ``(H, h)`` and ``(W, w)``."""
     units = (torch.eye(side, dtype=grid.dtype, device=grid.device).unsqueeze(0) for side in grid.shape[-2:])
     rows, columns = (
@@ -152,7 +156,7 @@ def _squared_length_resized(grid: torch.Tensor, size: Sequence[int]) -> torch.Te
 
     Bilinear interpolation mixes four neighbors, so that a squared length is a mixture of their ten dot products.
     """
-    rows, columns = _interpolations(grid, size)
+    rows, columns = interpolations(grid, size)
     # of each row: the squared weights of single positions, and the products of the weights of neighbors
     rows, next_rows = rows**2, rows[:, 1:] * rows[:, :-1]
     columns, next_columns = columns**2, columns[:, 1:] * columns[:, :-1]

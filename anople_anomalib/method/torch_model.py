@@ -185,7 +185,7 @@ class AnoPLeModel(WholeImages):
             views: Normalized views, shape ``(B, V, 3, h, w)``; the whole image last.
             normal: Which of the ``B * V`` views are normal, dtype bool: from these, latent anomalies are simulated.
                 ``None`` for no latent anomalies.
-            rounded: Whether the visual tower may multiply in bfloat16, where that is faster.
+            rounded: Whether visual tower and decoder may multiply in bfloat16, where that is faster.
 
         Returns:
             Embeddings and logits of the ``B * V`` views.
@@ -193,14 +193,16 @@ class AnoPLeModel(WholeImages):
         prompts = self.prompt_learner()
         text_features = self.encode_texts(prompts.text)
         distinct, index = distinct_views(views)
-        images = rearrange(views, "b v c h w -> (b v) c h w")[distinct]
+        images = rearrange(views, "b v c h w -> (b v) c h w")
+        if len(distinct) < len(index):
+            images = images[distinct]
         signal = self.prompt_learner.view_signal
         signals = None if signal is None else repeat(signal, "v d -> (b v) d", b=len(views))[distinct]
         visual = self.clip.visual(images, prompts.visual, signals, rounded=rounded)
         embeddings = F.normalize(visual.image_embedding, dim=-1)[index]
         local_features = pixel_logits = None
         if self.decoder is not None:
-            local_features = self.local_features_of(visual)
+            local_features = self.local_features_of(visual, rounded)
             pixel_logits = self.pixel_logits_of(local_features, text_features.detach())[index]
             if len(distinct) < len(index):
                 local_features = local_features.take(index)

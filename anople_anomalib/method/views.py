@@ -47,13 +47,13 @@ def cut_masks(masks: torch.Tensor, size: tuple[int, int], multi_view: bool = Tru
         multi_view: As for the images.
 
     Returns:
-        Masks of shape ``(B, V, h, w)``, dtype long, 1 where anomalous.
+        Masks of shape ``(B, V, h, w)``, 1 where anomalous, of the same dtype.
     """
     whole = F.adaptive_max_pool2d(masks.float(), size)  # (B, 1, h, w)
     if not multi_view:
-        return whole.long()
+        return whole.to(masks.dtype)
     crops = rearrange(masks, "b 1 (i h) (j w) -> b (i j) h w", i=2, j=2)
-    return torch.cat([crops, whole.to(crops.dtype)], dim=1).long()
+    return torch.cat([crops, whole.to(masks.dtype)], dim=1)
 
 
 def distinct_views(views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -194,11 +194,11 @@ class WholeImages(nn.Module):
         distances = rearrange(distances, "b (h w) -> b 1 h w", h=grid[0], w=grid[1])
         return F.interpolate(distances, size=self.image_size, mode="bilinear", align_corners=False).squeeze(1)
 
-    def local_features_of(self, visual: VisualFeatures) -> LocalFeatures:
-        """Compute D(z)."""
+    def local_features_of(self, visual: VisualFeatures, rounded: bool = False) -> LocalFeatures:
+        """Compute D(z), with products in bfloat16 where these are allowed and faster."""
         if self.decoder is None:
             return LocalFeatures.of(self.clip.visual.project(visual.patch_tokens))
-        local_features = self.decoder(visual.patch_tokens, self.clip.visual.grid)
+        local_features = self.decoder(visual.patch_tokens, self.clip.visual.grid, rounded)
         if not self.residual_decoder:
             return local_features
         return local_features._replace(coarse=self.clip.visual.project(visual.patch_tokens))

@@ -47,7 +47,7 @@ def simulated_views(
 
     Returns:
         Views of shape ``(B', V, 3, h, w)``, B' being 2 B for pairs of whole and damaged images, and their masks of
-        shape ``(B' * V, h, w)``, dtype long, 1 where anomalous. Both are 0 outside of the region.
+        shape ``(B' * V, h, w)``, 1 where anomalous. Both are 0 outside of the region.
     """
     size, multi_view = model.image_size, model.num_views > 1
     images, inside = model.training_images(images, regions)

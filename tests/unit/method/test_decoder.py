@@ -44,6 +44,17 @@ def test_shape(upsampling: int, size: tuple[int, int]) -> None:
     assert decoder(torch.randn(2, 15, 48), GRID).dense().shape == (2, 20, *size)
 
 
+def test_rounded_products_change_little_and_only_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    decoder, tokens = Decoder(48, 20), torch.randn(2, 15, 48)
+    exact, rounded = decoder(tokens, GRID).dense(), decoder(tokens, GRID, rounded=True).dense()
+    assert torch.equal(decoder(tokens, GRID, rounded=False).dense(), exact)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert_close(rounded, exact, atol=0.02 * exact.detach().abs().max().item(), rtol=0)
+
+
 def test_factors_say_the_same_as_the_features() -> None:
     coarse = torch.randn(2, 20, 3, 5, requires_grad=True)
     hidden, weight, bias = torch.randn(2, 7, 12, 20), torch.randn(20, 7), torch.randn(20)

@@ -49,8 +49,8 @@ def test_masks_are_cut_as_their_images() -> None:
     masks = (torch.rand(2, 1, *double(SIZE)) > 0.7).float()
     cut = cut_masks(masks, SIZE)
     assert cut.shape == (2, 5, *SIZE)
-    assert cut.dtype == torch.long
-    assert torch.equal(cut[:, :-1], cut_views(masks, SIZE)[:, :-1, 0].long())
+    assert cut.dtype == masks.dtype
+    assert torch.equal(cut[:, :-1], cut_views(masks, SIZE)[:, :-1, 0])
 
 
 @pytest.mark.parametrize("row", range(0, 12, 5))
