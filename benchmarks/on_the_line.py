@@ -48,16 +48,19 @@ def commands(
     """Return the command line of every program."""
     anomalib = [str(BIN / "anomalib"), "predict", "--model", "AnoPLe", *model_arguments(preset)]
     anomalib += ["--ckpt_path", str(checkpoint), "--data", str(images), "--default_root_dir", str(output / "anomalib")]
-    judge = [sys.executable, "-m", "anople_anomalib.commands.main", "judge", str(images), "--model", str(checkpoint)]
-    judge += ["--pictures", str(pictures).lower(), "--output", str(output / "anople")]
+    judge = [str(BIN / "anople"), "judge", str(images), "--pictures", str(pictures).lower()]
     found = {
         "anomalib predict": anomalib if pictures else [*anomalib, "--model.visualizer", "false"],
-        "anople judge, checkpoint": judge,
+        "anople judge, checkpoint": [*judge, "--model", str(checkpoint), "--output", str(output / "anople")],
     }
     for name, graph in exports.items():
-        arguments = [str(images), "--model", str(graph), "--output", str(output / name.replace(" ", "_"))]
-        program = [sys.executable, "-m", "anople_anomalib.deployment.runtime", *arguments]
-        found[f"runtime, {name}"] = [*program, "--pictures"] if pictures else program
+        found[f"anople judge, {name}"] = [
+            *judge,
+            "--model",
+            str(graph),
+            "--output",
+            str(output / name.replace(" ", "_")),
+        ]
     return found
 
 

@@ -1,23 +1,21 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Verdicts on images: in folders, by a service, or on a page in the browser."""
+"""Verdicts on images: in folders, or by a service."""
 
 import logging
 import os
 import signal
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from anople_anomalib.utils.files import EXPORTED, require_place
+from anople_anomalib.utils.files import EXPORTED
 
-from .models import load_model, require_model
 from .terminal import FINE, MEGAPIXELS, UsageError, add_shared, allow_pixels, quiet_trainer
 
 if TYPE_CHECKING:
@@ -28,7 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
+"""Address that this machine alone reaches."""
 _SECONDS_TO_END = 30  # of a service
 
 
@@ -43,6 +42,9 @@ def add_judging(parser: ArgumentParser) -> None:
 def is_exported(options: Namespace) -> bool:
     """Return whether ``--model`` is an exported model, and refuse options that it cannot have."""
     if options.model.suffix not in EXPORTED:
+        if find_spec("anople_anomalib.anople") is None:
+            msg = f"anople-runtime judges by exported models alone, .onnx or .xml, got --model {options.model}."
+            raise UsageError(msg)
         return False
     if options.look is not None or options.white is not None:
         msg = "--look is in an exported model already, and it takes 8 bits alone, without --white: leave both out."
@@ -121,6 +123,8 @@ def _judge_on_ray(frames: "Sequence[Frame]", options: Namespace) -> dict[str, in
 
 def load_judge(options: Namespace, *, pictures: bool) -> "AnoPLe":
     """Return the model of ``--model``, which draws pictures or not, with ``--look``."""
+    from .models import load_model
+
     model = load_model(options.model, **({} if pictures else {"visualizer": False}))
     if options.look is not None:
         model.require_thresholds().look = options.look
@@ -153,18 +157,18 @@ def serve_options(parser: ArgumentParser) -> None:
     """Add the options of ``serve``."""
     parser.add_argument("--model", type=Path, required=True, help="exported model, a file .onnx or .xml")
     beyond = "address to listen at; beyond this machine only with a token in ANOPLE_TOKEN"
-    parser.add_argument("--host", type=str, default=_LOOPBACK, help=beyond)
+    parser.add_argument("--host", type=str, default=LOOPBACK, help=beyond)
     parser.add_argument("--port", type=int, default=8000, help="port to listen at")
     parser.add_argument("--waiting", type=int, default=16, help="images that may wait; more are answered by 429")
     parser.add_argument("--megabytes", type=float, default=32, help="largest file of an image")
     parser.add_argument("--megapixels", type=float, default=100, help="largest image")
     camera = "camera whose frames are judged at a POST to /trigger, as of anople watch"
     parser.add_argument("--source", type=str | None, default=None, help=camera)
-    _signal_options(parser)
+    signal_options(parser)
 
 
-def _signal_options(parser: ArgumentParser) -> None:
-    """Add the options of signals where nothing else is written."""
+def signal_options(parser: ArgumentParser) -> None:
+    """Add the options of signals where nothing else is written, for ``serve`` and ``page``."""
     parser.add_argument("--signal", type=str, nargs="+", default=[], help="addresses that get every row")
     parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of rows that wait for them")
 
@@ -175,7 +179,7 @@ def serve(options: Namespace) -> int:
     Until SIGINT or SIGTERM; images that wait are judged before.
     """
     token = os.environ.get("ANOPLE_TOKEN", "")
-    if options.host not in {_LOOPBACK, "localhost", "::1"} and not token:
+    if options.host not in {LOOPBACK, "localhost", "::1"} and not token:
         msg = f"--host {options.host} is open to others: set a token in the environment variable ANOPLE_TOKEN first."
         raise UsageError(msg)
     try:
@@ -183,7 +187,7 @@ def serve(options: Namespace) -> int:
 
         from anople_anomalib.deployment.service import make_service
     except ImportError as error:
-        msg = f"anople serve needs libraries ({error.name} is missing): pip install 'anople-anomalib[serve]'."
+        msg = f"anople serve needs libraries ({error.name} is missing): pip install fastapi prometheus-client uvicorn."
         raise ImportError(msg) from error
     from anople_anomalib.deployment.outbox import delivered
     from anople_anomalib.deployment.runtime import ExportedModel
@@ -211,40 +215,3 @@ def _camera(address: str | None) -> Iterator["Camera | None"]:
 
     with closing(Camera(address, 0)) as camera:
         yield camera
-
-
-def page_options(parser: ArgumentParser) -> None:
-    """Add the options of ``page``."""
-    parser.add_argument("--model", type=Path | None, default=None, help="checkpoint of a trained model to start from")
-    parser.add_argument("--host", type=str, default=_LOOPBACK, help="address to listen at; 0.0.0.0 for the network")
-    parser.add_argument("--port", type=int, default=7860, help="port to listen at")
-    parser.add_argument("--open_browser", type=bool, default=False, help="whether to open a browser")
-    parser.add_argument(
-        "--journal", type=Path, default=Path("journal.jsonl"), help="journal of all that changes a model"
-    )
-    _signal_options(parser)
-
-
-def page(options: Namespace) -> int:
-    """Open a page in the browser that takes good parts, learns, and judges others."""
-    if options.model is not None:
-        require_model(options.model)
-    require_place(options.journal)
-    from anople_anomalib.app.page import start
-    from anople_anomalib.deployment.outbox import delivered
-
-    # ends as by Ctrl-C: no upload stays behind
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with (
-        delivered(options.output, options.signal) as deliver,
-        tempfile.TemporaryDirectory(prefix="anople-page-") as folder,
-    ):
-        place, send = (options.host, options.port, options.open_browser), deliver if options.signal else None
-        page, sessions = start(Path(folder), options.model, *place, options.journal, send)
-        if options.host != _LOOPBACK:
-            print("Everybody who reaches this address can use the page: there are no passwords.")
-        try:
-            page.block_thread()
-        finally:
-            sessions.close_all()
-    return FINE

@@ -8,71 +8,31 @@
 function that adds its options to a parser, and one that runs it, which imports the libraries that are slow to import.
 """
 
-import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser, Namespace
+from . import compare, convert, doctor, exports, models, page, qualify, station
 
-from . import compare, convert, doctor, exports, judge, models, qualify, watch
-from .terminal import ERROR, INTERRUPTED, USAGE, Parser, UsageError, quieten, say_error, wants_everything
-
-COMMANDS: dict[str, tuple[Callable[[ArgumentParser], None], Callable[[Namespace], int]]] = {
+COMMANDS: station.Commands = {
     "teach": (models.teach_options, models.teach),
-    "judge": (judge.judge_options, judge.judge),
-    "watch": (watch.watch_options, watch.watch),
-    "serve": (judge.serve_options, judge.serve),
+    **station.COMMANDS,
     "threshold": (models.threshold_options, models.threshold),
     "qualify": (qualify.qualify_options, qualify.qualify),
     "learn-more": (models.learn_more_options, models.learn_more),
     "export": (exports.export_options, exports.export),
     "check": (exports.check_options, exports.check),
-    "page": (judge.page_options, judge.page),
+    "page": (page.page_options, page.page),
     "compare": (compare.compare_options, compare.compare),
     "report": (compare.report_options, compare.report),
     "convert": (convert.convert_options, convert.convert),
     "import": (convert.import_options, convert.import_data),
     "doctor": (doctor.doctor_options, doctor.doctor),
 }
-_SECONDS_WITHOUT_ANSWER = 10.0  # of a server: downloads of anomalib and of open_clip wait for ever
-
-
-def make_parser() -> tuple[Parser, dict[str, Parser]]:
-    """Return the parser of the command, and those of the subcommands by their names."""
-    parser = Parser(prog="anople", description="Few-shot anomaly detection: teach good parts, judge others.")
-    subcommands = parser.add_subcommands(dest="command", metavar="COMMAND")
-    parsers = {}
-    for name, (add_options, run) in COMMANDS.items():
-        text = (run.__doc__ or "").partition("\n")[0]
-        parsers[name] = Parser(prog=f"anople {name}", description=text)
-        add_options(parsers[name])
-        subcommands.add_subcommand(name, parsers[name], help=text)
-    parser.known = [*COMMANDS]
-    return parser, parsers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments, or those of the process, which is then made quiet; return the exit code."""
-    try:
-        parser, parsers = make_parser()
-        options = parser.parse_args(arguments)
-        name = options.command
-        if arguments is None:
-            quieten()
-            socket.setdefaulttimeout(_SECONDS_WITHOUT_ANSWER)
-        _, run = COMMANDS[name]
-        return run(options[name])
-    except UsageError as error:
-        parsers[name].error(str(error))
-        return USAGE
-    except KeyboardInterrupt:
-        say_error("interrupted: the finished part is kept")
-        return INTERRUPTED
-    except Exception as error:  # the end of the process: every error is one sentence
-        if wants_everything():
-            raise
-        say_error(error)
-        return ERROR
+    """Run a subcommand with these arguments or those of the process; return the exit code, see :func:`.station.run`."""
+    return station.run(COMMANDS, arguments)
 
 
 if __name__ == "__main__":

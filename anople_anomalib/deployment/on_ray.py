@@ -53,7 +53,7 @@ def rows_on_ray(
     try:
         from ray import data
     except ImportError as error:
-        msg = '--engine ray needs Ray and pyarrow: pip install "anople-anomalib[ray]".'
+        msg = '--engine ray needs Ray and pyarrow: pip install "ray[data]" pyarrow.'
         raise ImportError(msg) from error
     if not frames:
         return

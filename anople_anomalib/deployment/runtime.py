@@ -5,16 +5,11 @@
 
 Nothing here imports torch, Lightning or anomalib, so that a small computer at a line starts in a second. The
 distribution ``anople-runtime`` (``runtime/pyproject.toml``) has this module and those it needs.
-
-Usage:
-    anople-runtime FOLDER --model exported/weights/onnx/model.onnx
 """
 
-import argparse
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -234,27 +229,3 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
         msg = f"There is no image in {', '.join(map(str, places))}: give files, or folders of images."
         raise FileNotFoundError(msg)
     return found
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Judge images on the command line: a line each, and a row each in ``predictions.csv``; return an exit code."""
-    parser = argparse.ArgumentParser(prog="anople-runtime", description="Judge images by an exported model.")
-    parser.add_argument("images", nargs="+", type=Path, help="folders, with everything below them, or files")
-    parser.add_argument("--model", type=Path, required=True, help="exported model, a file .onnx or .xml")
-    parser.add_argument("--output", type=Path, default=Path("verdicts"), help="folder of the rows and pictures")
-    parser.add_argument("--pictures", action="store_true", help="draw heat maps")
-    parser.add_argument("--signal", nargs="+", default=[], help="addresses that get every row")
-    parser.add_argument("--fail-on-flag", action="store_true", help="end with 1 where a part is not OK")
-    options = parser.parse_args(arguments)
-    try:
-        frames = frames_in(options.images)
-        model = ExportedModel(options.model, min(cores(), len(frames)))
-        counts = write_verdicts(frames, model, options.output, options.signal, pictures=options.pictures)
-        return exit_code(counts, fail_on_flag=options.fail_on_flag)
-    except (OSError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

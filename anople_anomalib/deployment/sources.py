@@ -28,11 +28,16 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from .runtime import Frame
+
+try:
+    import cv2
+except ImportError as error:
+    msg = "Cameras and videos need OpenCV: pip install opencv-python-headless."
+    raise ImportError(msg) from error
 
 logger = logging.getLogger(__name__)
 

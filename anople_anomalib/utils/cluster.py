@@ -25,7 +25,7 @@ def import_ray() -> ModuleType:
         import ray
         import ray.exceptions
     except ImportError as error:
-        msg = '--engine ray needs Ray: pip install "anople-anomalib[ray]".'
+        msg = '--engine ray needs Ray: pip install "ray[data]" pyarrow.'
         raise ImportError(msg) from error
     return ray
 

@@ -63,6 +63,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_up(port: int) -> bool:
+    """Whether somebody listens at a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait until something is the case, or fail."""
     end = time.monotonic() + seconds

@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 from anople_anomalib.commands.main import main as anople
-from anople_anomalib.deployment.runtime import main
 from helpers.graphs import brightness_model
 from helpers.training import train_model
 
@@ -170,7 +169,7 @@ def test_a_second_watch_is_refused_and_other_rows_go_beside(tmp_path: Path) -> N
             _, said = second.communicate(timeout=TIMEOUT)
         assert second.returncode == 1
         assert "Another run writes to" in said.splitlines()[-1]
-        assert main([str(folder), "--model", str(model), "--output", str(output)]) == 0
+        assert anople(["judge", str(folder), "--model", str(model), "--output", str(output)]) == 0
         Image.new("RGB", (8, 8), "black").save(folder / "1.png")
         wait_until(lambda: len(rows_of(output)) == 2)
         process.send_signal(signal.SIGINT)

@@ -24,7 +24,7 @@ from PIL import Image
 from anople_anomalib.commands.main import main
 from anople_anomalib.deployment.runtime import ExportedModel, judge
 from helpers.graphs import brightness_model
-from helpers.services import free_port, wait_for
+from helpers.services import free_port, is_up, wait_for
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
@@ -193,7 +193,7 @@ def test_the_command_serves_without_torch_and_ends_gracefully(graph: Path, video
         [sys.executable, "-c", code, *command, "--output", str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     try:
-        wait_for(lambda: _is_up(port))
+        wait_for(lambda: is_up(port))
         for place, content, verdict in (("judge?name=part", picture(250), "NOT OK"), ("trigger", b"", "OK")):
             request = urllib.request.Request(f"http://127.0.0.1:{port}/{place}", content, method="POST")
             with urllib.request.urlopen(request, timeout=30) as answer:
@@ -203,11 +203,6 @@ def test_the_command_serves_without_torch_and_ends_gracefully(graph: Path, video
         output, _ = process.communicate(timeout=60)
     assert output.splitlines()[-1] == "[] 0"
     assert flag.read_text() == "OK\n"
-
-
-def _is_up(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_others_are_served_with_a_token_alone(
