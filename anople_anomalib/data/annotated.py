@@ -58,11 +58,18 @@ class _Marked(NamedTuple):
         names = {mark.name for mark in self.marks if not is_background(mark.name)}
         if all(map(is_good, names)):
             return Part(image, GOOD)
-        areas = [mark.area for mark in self.marks if not (mark.of_image or is_background(mark.name))]
+        drawn = [mark for mark in self.marks if not (mark.of_image or is_background(mark.name))]
         kind = folder_of(names)
-        if self.size is None or not areas or not all(areas):
+        if self.size is None or not drawn or not all(mark.area for mark in drawn):
             return Part(image, kind)
-        return Part(image, kind, np.logical_or.reduce([draw(area, *self.size) for area in areas]))
+        mask = np.zeros(self.size, bool)
+        for mark in drawn:
+            area = draw(mark.area, *self.size)
+            if not area.any():  # beside other areas the mask would be whole but for it
+                msg = f"It has a {mark.name!r} that covers no pixel: draw it larger, or delete it ({mark.area!s:.80})."
+                raise ValueError(msg)
+            mask |= area
+        return Part(image, kind, mask)
 
 
 def coco_entries(source: Path, files: Path | None) -> list[Entry]:
@@ -71,7 +78,9 @@ def coco_entries(source: Path, files: Path | None) -> list[Entry]:
     with _read_as(source, "COCO, with lists of images, annotations and categories") as content:
         names = {each["id"]: str(each["name"]) for each in content["categories"]}
         for each in content["annotations"]:
-            marks[each["image_id"]].append(_Mark(names[each["category_id"]], each.get("segmentation") or None))
+            area = each.get("segmentation") or None
+            areas = [[polygon] for polygon in area] if isinstance(area, list) else [area]
+            marks[each["image_id"]] += [_Mark(names[each["category_id"]], part) for part in areas]
         images = {each["id"]: each for each in content["images"]}
         folders = [files or source.parent]
         found = [

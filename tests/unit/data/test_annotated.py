@@ -100,7 +100,7 @@ def test_a_file_of_coco_becomes_folders(images: Path, tmp_path: Path, capsys: py
         (
             "test.json, 5.png: '5.png' has an anomaly without a mask, and others have one",
             "6.png: It names an anomaly '../beside': that is no name of a folder of defects.",
-            "7.png: '7.png' is an anomaly, but its mask is empty.",
+            "7.png: It has a 'scratch' that covers no pixel: draw it larger, or delete it ([[0, 0, 0.1, 0,",
             "8.png: The image '",
             f"gone.png: There is no copy of 'gone.png' in '{images}'",
             "2.png' is the image of train.json, 2.png already.",
@@ -194,6 +194,60 @@ def test_a_file_of_datumaro_becomes_folders(images: Path, tmp_path: Path, capsys
     expected = RING.copy()
     expected[1:5, 1:5] = True
     assert (mask_of(tmp_path / "parts", "scratch/2") == expected).all()
+
+
+THIN = [8.1, 2.0, 8.3, 2.0, 8.3, 15.0, 8.1, 15.0]  # a scratch of a fifth of a pixel: between two columns of centers
+STRAIGHT = [1.0, 1.0, 5.0, 5.0, 9.0, 9.0]
+NOTHING = {"counts": [HEIGHT * WIDTH], "size": [HEIGHT, WIDTH]}
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        [(2, [SQUARE]), (1, [THIN])],
+        [(2, [SQUARE]), (1, [STRAIGHT])],
+        [(1, [SQUARE, THIN])],  # polygons of one mark
+        [(2, COMPRESSED), (1, NOTHING)],
+        [(2, [SQUARE]), (1, [[40, 1, 50, 1, 50, 5]])],  # beside the image
+    ],
+)
+def test_a_mark_of_coco_that_covers_no_pixel_is_told(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], marks: list[tuple[int, Any]]
+) -> None:
+    source = write(tmp_path / "train.json", coco({"2.png": marks, "3.png": [(2, [SQUARE, KEYHOLE])]}))
+    said = taken(capsys, "coco", source, "--files", images, "--output", tmp_path / "parts")
+    assert said[0].endswith("1 images were taken, 1 were not.")
+    assert "train.json, 2.png: It has a 'scratch' that covers no pixel: draw it larger, or delete it (" in said[1]
+    assert mask_of(tmp_path / "parts", "dent/3")[[2, 3], [2, 11]].all(), "polygons of one mark are one area"
+
+
+def test_a_shape_of_datumaro_or_labelme_that_covers_no_pixel_is_told(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    polygons = [{"type": "polygon", "label_id": n, "points": points} for n, points in ((2, SQUARE), (1, THIN))]
+    items = [
+        {"id": name, "annotations": found, "image": {"path": f"{name}.png", "size": [HEIGHT, WIDTH]}}
+        for name, found in (("2", polygons), ("3", polygons[:1]))
+    ]
+    categories = {"label": {"labels": [{"name": name} for name in NAMES]}}
+    source = write(tmp_path / "train.json", {"categories": categories, "items": items})
+    said = taken(capsys, "datumaro", source, "--files", images, "--output", tmp_path / "parts")
+    assert "train.json, 2.png: It has a 'scratch' that covers no pixel" in said[1]
+    stream = io.BytesIO()
+    Image.new("L", (3, 3)).save(stream, "PNG")
+    square = {"label": "dent", "points": [[1, 1], [5, 5]], "shape_type": "rectangle"}
+    beside = [
+        {"points": [[-90, 4], [-50, 4]], "shape_type": "line"},
+        {"points": [[40, 4], [50, 4], [50, 9]], "shape_type": "polygon"},
+        {"points": [[5, 5], [7, 7]], "shape_type": "mask", "mask": base64.b64encode(stream.getvalue()).decode()},
+    ]
+    for number, shapes in enumerate([[], *([shape] for shape in beside)], 2):
+        shapes = [square, *({"label": "scratch", **shape} for shape in shapes)]
+        content = {"shapes": shapes, "imageHeight": HEIGHT, "imageWidth": WIDTH, "imagePath": f"{number}.png"}
+        write(tmp_path / "shapes" / f"{number}.json", content)
+    said = taken(capsys, "labelme", tmp_path / "shapes", "--files", images, "--output", tmp_path / "others")
+    assert said[0].endswith("1 images were taken, 3 were not.")
+    assert all("It has a 'scratch' that covers no pixel" in sentence for sentence in said[1:4])
 
 
 @pytest.mark.parametrize(
