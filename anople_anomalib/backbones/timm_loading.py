@@ -9,7 +9,7 @@ whatever is missing.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
+from timm.layers import resample_abs_pos_embed
+from timm.models import PretrainedCfg, VisionTransformer, get_pretrained_cfg, is_model, vision_transformer
 from torch import nn
 
 from anople_anomalib.utils.downloads import require_hub
@@ -192,4 +193,28 @@ def _build(
         out_indices=tuple(indices),
         **sizes,
     )
+    network: Any = model.get_submodule("model")
+    if pretrained and sizes and isinstance(network, VisionTransformer) and network.pos_embed is not None:
+        exchanged: Any = vars(vision_transformer)["resample_abs_pos_embed"]
+        if exchanged is not resample_abs_pos_embed:
+            own = overlay["state_dict"] if overlay else timm.create_model(architecture, pretrained=True).state_dict()
+            _resize_positions(network, own["pos_embed"], exchanged)
     return forget_weights(model)
+
+
+@torch.no_grad()
+def _resize_positions(network: Any, own: torch.Tensor, exchanged: Callable[..., torch.Tensor]) -> None:
+    """Give a vision transformer the positions that it has where nobody has exchanged timm's function that resizes them.
+
+    anomalib's ``TimmFeatureExtractor`` does, by one without antialiasing and for the whole process; what it put there
+    stays. Positions that are not what it makes of the own ones (FlexiViT's, RADIO's) are never antialiased.
+
+    Args:
+        network: The transformer, with weights.
+        own: Positions as they came, shape ``(1, n, D)``.
+        exchanged: The function in the place of timm's.
+    """
+    size, prefix = network.patch_embed.grid_size, 0 if network.no_embed_class else network.num_prefix_tokens
+    resized = exchanged(own, size, num_prefix_tokens=prefix).to(network.pos_embed)
+    if torch.equal(network.pos_embed, resized):
+        network.pos_embed.copy_(resample_abs_pos_embed(own, size, num_prefix_tokens=prefix))

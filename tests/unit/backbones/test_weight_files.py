@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 import timm
 import torch
+from anomalib.models.components import TimmFeatureExtractor
 from safetensors.torch import save_file
+from timm.models import vision_transformer
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from anople_anomalib.backbones.package_weights import TINY_NAME, register_names
+from anople_anomalib.backbones.timm_features import load_memory_backbone
 from anople_anomalib.backbones.timm_loading import load_features
 
 SMALL = {"img_size": 56, "depth": 3, "embed_dim": 24, "num_heads": 2}
@@ -155,6 +159,73 @@ def test_positions_are_brought_to_the_size_of_the_images(tmp_path: Path) -> None
     torch.save(as_dinov2(trained(REGISTERS).state_dict()), tmp_path / "weights.pth")
     model = load_features(REGISTERS, [1], str(tmp_path / "weights.pth"), sizes=SMALL | {"img_size": 84})
     assert model(torch.rand(1, 3, 84, 84))[0].shape == (1, 24, 6, 6)
+
+
+@pytest.fixture
+def exchange(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let anomalib exchange the function of timm that resizes positions, as it does for good; undone after the test."""
+    monkeypatch.setattr(vision_transformer, "resample_abs_pos_embed", timm.layers.resample_abs_pos_embed)
+
+    def build() -> None:
+        TimmFeatureExtractor("test_vit", ["blocks.2"], pre_trained=False)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "side"),
+    [
+        (VIT, dict, 160),
+        (VIT, as_transformers, 320),
+        (REGISTERS, dict, 448),
+        (REGISTERS, as_dinov2, 448),
+        (DINO, in_chunks, 224),
+        (DINO, as_transformers, 448),
+        (VIT, lambda tensors: {name: value.half() for name, value in tensors.items()}, 160),
+        ("deit_tiny_distilled_patch16_224", dict, 160),
+        ("deit3_small_patch16_224", dict, 160),  # its class token has no position
+        ("flexivit_small", dict, 160),  # never antialiased
+        ("vit_tiny_patch16_224", dict, 224),
+    ],
+)
+def test_positions_are_timms_whatever_anomalib_has_changed(
+    name: str, layout: Callable[[Tensors], Tensors], side: int, tmp_path: Path, exchange: Callable[[], None]
+) -> None:
+    changes = {"depth": 2, "embed_dim": 24, "num_heads": 2}
+    torch.save(layout(scattered(timm.create_model(name, **changes)).state_dict()), tmp_path / "weights.pth")
+
+    def positions(name: str, file: str | None, sizes: dict[str, Any]) -> Tensor:
+        return load_features(name, [1], file, sizes=sizes).get_parameter("model.pos_embed")
+
+    def found() -> list[Tensor]:
+        file = positions(name, str(tmp_path / "weights.pth"), changes | {"img_size": side})
+        return [file, positions(TINY_NAME, None, {"img_size": 160})]
+
+    register_names()
+    expected = found()
+    exchange()
+    changed = vision_transformer.resample_abs_pos_embed
+    assert changed is not timm.layers.resample_abs_pos_embed, "anomalib lets timm be: the mend can go"
+    assert all(torch.equal(one, other) for one, other in zip(found(), expected, strict=True))
+    assert vision_transformer.resample_abs_pos_embed is changed, "what others have done is theirs"
+
+
+def test_a_memory_is_the_same_before_and_after_a_model_of_anomalib(
+    tmp_path: Path, exchange: Callable[[], None]
+) -> None:
+    torch.save(scattered(timm.create_model(VIT, num_classes=0)).state_dict(), tmp_path / "weights.pth")
+    images = torch.rand(1, 3, 160, 160)
+
+    def found() -> tuple[Tensor, bytes]:
+        file = str(tmp_path / "weights.pth")
+        backbone = load_memory_backbone(VIT, (0.5,) * 3, (0.5,) * 3, image_size=160, weights=file)
+        return backbone(images), backbone.fingerprint
+
+    features_before, fingerprint_before = found()
+    exchange()
+    features_after, fingerprint_after = found()
+    assert torch.equal(features_after, features_before)
+    assert fingerprint_after == fingerprint_before
 
 
 def without(*names: str) -> Callable[[Tensors], Tensors]:
