@@ -60,7 +60,8 @@ def _row(session: Session, answer: Answer, model_id: str) -> dict[str, Any]:
     with Image.open(answer.photo.path) as file:
         size = file.size
     normalized, bad, good = answer.score / (answer.score + image), session.is_bad(answer), session.good_scores
-    judgment = Judgment(answer.score, normalized, image, bad, answer.heat > pixel, answer.heat, None, good)
+    heat = answer.heat / (answer.heat + pixel)  # as every other row has its peaks
+    judgment = Judgment(answer.score, normalized, image, bad, answer.heat > pixel, heat, None, good)
     row = judgment.row(size, remedy="set one")
     return stamped({**row, "path": answer.photo.name, "category": session.part}, model_id)
 

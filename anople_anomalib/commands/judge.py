@@ -6,6 +6,7 @@
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from anople_anomalib.utils.files import EXPORTED
+from anople_anomalib.utils.files import EXPORTED, one_line
 
 from .terminal import FINE, MEGAPIXELS, UsageError, add_shared, allow_pixels, quiet_trainer
 
@@ -195,14 +196,27 @@ def serve(options: Namespace) -> int:
     allow_pixels(max(options.megapixels, MEGAPIXELS))
     model = ExportedModel(options.model)
     limits = {"waiting": options.waiting, "megabytes": options.megabytes, "megapixels": options.megapixels}
-    with delivered(options.output, options.signal) as deliver, _camera(options.source) as camera:
+    with (
+        _listening(options.host, options.port) as place,
+        delivered(options.output, options.signal) as deliver,
+        _camera(options.source) as camera,
+    ):
         service = make_service(model, token=token, deliver=deliver, camera=camera, **limits)
         print(f"Judging at http://{options.host}:{options.port}/judge; Ctrl-C ends it.", flush=True)
         for number in (signal.SIGINT, signal.SIGTERM):  # which uvicorn raises once more after its graceful end
             signal.signal(number, lambda *_: None)
-        place = {"host": options.host, "port": options.port}
-        uvicorn.run(service, **place, log_level="warning", timeout_graceful_shutdown=_SECONDS_TO_END)
+        config = uvicorn.Config(service, log_level="warning", timeout_graceful_shutdown=_SECONDS_TO_END)
+        uvicorn.Server(config).run(sockets=[place])
     return FINE
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket at an address, before anything is loaded: uvicorn would end the process in words of its own."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        msg = f"Nothing can listen at {host}:{port} ({one_line(error)}): give another --port or --host."
+        raise ValueError(msg) from error
 
 
 @contextmanager

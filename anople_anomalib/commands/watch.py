@@ -28,7 +28,7 @@ _GOOD = "good"  # the folder of the golden parts that must be OK; those in all o
 def watch_options(parser: ArgumentParser) -> None:
     """Add the options of ``watch``."""
     parser.add_argument("folder", type=Path | None, nargs="?", help="folder to watch, with everything below it")
-    camera = "in its place a video, rtsp://HOST/PATH, usb:NUMBER or basler:SERIAL, for an exported model"
+    camera = "the folder, or in its place a video, rtsp://HOST/PATH, usb:NUMBER or basler:SERIAL, for an exported model"
     parser.add_argument("--source", type=str | None, default=None, help=camera)
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between two frames of --source")
     add_judging(parser)
@@ -49,6 +49,8 @@ def watch(options: Namespace) -> int:
     if (options.folder is None) == (options.source is None):
         msg = "Give a folder to watch, or a camera or video by --source."
         raise UsageError(msg)
+    if options.source is not None and Path(options.source).is_dir():
+        options.folder, options.source = Path(options.source), None
     for place in (options.output, options.golden):
         if (
             options.folder is not None

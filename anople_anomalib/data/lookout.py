@@ -48,7 +48,10 @@ def _lines(manifest: Path) -> list[tuple[int, str]]:
 
 def _entry_of(line: str) -> dict[str, Any]:
     """Read a line of a manifest as plain data, or raise a ValueError where it is none of an image."""
-    entry = json.loads(line)
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
     if not isinstance(entry, dict) or not isinstance(entry.get("source-ref"), str):
         msg = f"A line of a manifest has the address of an image as 'source-ref', this one has not: {line:.60}"
         raise ValueError(msg)

@@ -104,7 +104,7 @@ class WholeOnnx(ExportMixin):
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:
         """Write one ONNX file, weights included; see ``ExportMixin.to_onnx``."""
-        return super().to_onnx(*args, **{"opset_version": _OPSET, "external_data": False, **kwargs})
+        return super().to_onnx(*args, **{"opset_version": _OPSET, "external_data": False, "verbose": False, **kwargs})
 
 
 class Detector(WholeOnnx, LightningModule):  # type: ignore[misc]  # both have to_onnx; anomalib's counts

@@ -24,7 +24,7 @@ from .signals import Receiver, receiver_of
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_PAUSE = 30.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # seconds, after a row was refused
 
 
 class Outbox:
@@ -48,7 +48,7 @@ class Outbox:
             if others := {address for (address,) in database.execute(behind)} - self._receivers.keys():
                 logger.warning("Rows wait in '%s' for %s, to whom this run sends none.", self._file, ", ".join(others))
             self._database = self._open()
-        self._more, self._ending = threading.Condition(), threading.Event()
+        self._more, self._closing, self._ending = threading.Condition(), threading.Event(), threading.Event()
         self._threads = [
             threading.Thread(target=self._deliver, args=item, daemon=True) for item in self._receivers.items()
         ]
@@ -68,6 +68,7 @@ class Outbox:
         These are sent when the outbox is opened again.
         """
         deadline = time.monotonic() + seconds
+        self._closing.set()  # a receiver that is back gets its rows now, not after a pause that is longer than this
         while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.02)
         self._ending.set()
@@ -102,8 +103,9 @@ class Outbox:
             except Exception as error:  # noqa: BLE001  # whatever is wrong at either end, the row is kept
                 if not failures:
                     logger.warning("%s does not take rows (%s): they are kept and sent later.", address, error)
+                if self._closing.wait(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**failures)):
+                    self._ending.wait(_FIRST_PAUSE)
                 failures += 1
-                self._ending.wait(min(_LONGEST_PAUSE, 0.1 * 2**failures))
                 continue
             if failures:
                 logger.warning("%s takes rows again.", address)

@@ -16,6 +16,7 @@ class Region(NamedTuple):
     box: tuple[int, int, int, int]  # left, top, width and height of its bounding box
     peak: float  # largest value of the anomaly map in it
     area: int  # number of pixels
+    share: float  # of the image's area
 
 
 def regions_of(mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating[Any]], size: tuple[int, int]) -> list[Region]:
@@ -46,7 +47,7 @@ def regions_of(mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating[Any]], 
         area = sum(ends[run] - starts[run] for run in members)
         peak = max(peaks[run] for run in members)
         box = (round(left * x), round(top * y), round((right - left) * x), round((bottom - top) * y))
-        regions.append(Region(box, round(peak, 6), round(area * x * y)))
+        regions.append(Region(box, round(peak, 6), round(area * x * y), round(area / mask.size, 6)))
     return sorted(regions, key=lambda region: -region.peak)
 
 

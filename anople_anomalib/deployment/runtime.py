@@ -67,7 +67,7 @@ def judge(paths: Iterable[str | Path], model: str | Path | ExportedModel) -> Ite
 
 def frames_in(paths: Iterable[str | Path]) -> list[Frame]:
     """Return the images of files and folders, see :func:`image_files`."""
-    files = image_files(paths)
+    files = [file.absolute() for file in image_files(paths)]  # as a checkpoint's rows and those of a watch name them
     return [frame_of(str(file), name) for file, name in zip(files, relative_names(files), strict=True)]
 
 

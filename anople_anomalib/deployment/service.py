@@ -21,7 +21,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from anople_anomalib.utils.version import __version__
@@ -106,8 +106,12 @@ class Judge:
 
     def _pixels(self, content: bytes) -> NDArray[np.uint8]:
         """Read an image whose head says that it is not too large."""
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                width, height = image.size
+        except UnidentifiedImageError as error:
+            msg = f"The {len(content)} bytes that were posted are no image: post the content of an image file."
+            raise ValueError(msg) from error
         if width * height > self._most_pixels:
             most = self._most_pixels / 1e6
             msg = f"The image has {width}x{height} pixels, more than the {most:g} million allowed."

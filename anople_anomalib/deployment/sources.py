@@ -78,7 +78,7 @@ def rgb_of(values: NDArray[Any], pixel_format: str) -> NDArray[np.uint8]:
     Raises:
         ValueError: If the format is another one.
     """
-    if pixel_format in ("RGB8", "BGR8", "RGBa8", "BGRa8"):
+    if pixel_format.removesuffix("Packed") in ("RGB8", "BGR8", "RGBa8", "BGRa8"):  # an older name of the same
         return np.ascontiguousarray(values[..., :3] if pixel_format[0] == "R" else values[..., 2::-1])
     found = _FORMAT.fullmatch(pixel_format)
     if found is None:
@@ -101,9 +101,13 @@ class Camera:
     Raises:
         ConnectionError: If it cannot be opened.
         ImportError: If its library is not installed.
+        ValueError: If the interval is below 0.
     """
 
     def __init__(self, address: str, interval: float) -> None:
+        if not interval >= 0:
+            msg = f"There are 0 or more seconds between two frames, got an interval of {interval:g}."
+            raise ValueError(msg)
         parts = urlsplit(address)
         self.live = not Path(address).is_file()
         self.name = f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.hostname else address  # no password
@@ -215,7 +219,8 @@ class _Basler:
             self._format = str(self._camera.PixelFormat.Value)
             self._camera.StartGrabbing(pylon.GrabStrategy_LatestImageOnly)
         except (IndexError, genicam.GenericException) as error:
-            msg = f"There is no Basler camera '{address}' that can be opened ({error})."
+            why = "none is connected" if isinstance(error, IndexError) else error
+            msg = f"There is no Basler camera '{address}' that can be opened ({why})."
             raise ConnectionError(msg) from error
         logger.info("%s: %s -> RGB8, Bayer mosaics bilinearly", address, self._format)
 

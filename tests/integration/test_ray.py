@@ -187,7 +187,7 @@ def test_images_are_judged_once_in_their_order_though_a_worker_dies(
     assert main([*judge, "false", "--output", "ray", "--engine", "ray"]) == 3
     assert "82 images: " in capsys.readouterr().out
     assert [row["path"] for row in rows_of(table)] == [row["path"] for row in rows[:120]] + [
-        str(Path("photos/007.png")), *(row["path"] for row in rows[120:])
+        str(photos / "007.png"), *(row["path"] for row in rows[120:])
     ]  # fmt: skip
     capsys.readouterr()
     assert main([*judge, "false", "--output", "ray", "--engine", "ray"]) == 0

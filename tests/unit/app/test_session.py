@@ -76,6 +76,8 @@ def test_rows_of_images_reach_a_receiver_that_was_down(taught: Session, files: P
         assert row["verdict"] == ("NOT OK" if taught.is_bad(answer) else "OK")
         assert (row["score"], row["model"]) == (answer.score, taught.model.model_id())
         assert row["threshold"] == taught.thresholds.image
+        assert all(0.5 < region["peak"] < 1 for region in row["regions"])  # normalized, as in every other row
+    assert any(row["regions"] for row in service.rows)
 
 
 def asked(session: Session, files: Path) -> Session:

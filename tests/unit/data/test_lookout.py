@@ -130,7 +130,7 @@ def test_what_cannot_be_taken_is_told(bucket: Path, tmp_path: Path, capsys: pyte
             "line 4: There is no copy of 's3://plant/project/gone.png'",
             "line 5: '2.png' is labeled 'rust', neither 'normal' nor 'anomaly'.",
             "line 6: The image '",
-            "line 7: Expecting value",
+            "line 7: A line of a manifest has the address of an image as 'source-ref', this one has not: no JSON",
             "line 8: '2.png' has no label",
         ),
         said[1:],

@@ -95,6 +95,14 @@ def test_doubtful_parts_are_looked_at_as_by_the_checkpoint(
     assert all((row["verdict"] == "LOOK") == (zone.lower < row["score"] <= zone.upper) for row in rows)
 
 
+def test_a_row_names_a_file_as_that_of_a_checkpoint_does(
+    graph: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    (row,) = judge(["0.png"], graph)
+    assert row["path"] == str(photos / "0.png")
+
+
 def test_several_at_once_give_the_same_rows_in_the_same_order(graph: Path, photos: Path) -> None:
     """One that waits for the others is not overtaken, whatever is wrong with it."""
     alone, together = (list(judge([photos] * 3, ExportedModel(graph, at_once))) for at_once in (1, 3))

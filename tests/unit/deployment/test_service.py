@@ -82,8 +82,8 @@ def test_a_posted_image_gets_the_verdict_of_its_file(client: TestClient, graph: 
 @pytest.mark.parametrize(
     ("content", "code", "words"),
     [
-        (b"no image", 422, "cannot identify"),
-        (b"", 422, "cannot identify"),
+        (b"no image", 422, "The 8 bytes that were posted are no image"),
+        (b"", 422, "The 0 bytes that were posted are no image"),
         (noise()[:300], 422, "truncated"),
         (picture(9, (120, 100)), 422, "more than the 0.01 million"),
         (os.urandom(20_000), 413, "more than 0.01 megabytes"),
@@ -213,6 +213,19 @@ def test_others_are_served_with_a_token_alone(
         main(["serve", "--model", str(graph), "--host", "0.0.0.0"])
     assert ended.value.code == 2
     assert "ANOPLE_TOKEN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", [-1, 99_999, None])
+def test_a_port_that_cannot_be_had_is_one_sentence(
+    graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], port: int | None
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1] if port is None else port
+        serve = ["serve", "--model", str(graph), "--output", str(tmp_path), "--port", str(port)]
+        assert main(serve) == 1
+    said = capsys.readouterr()
+    assert f"Nothing can listen at 127.0.0.1:{port} (" in said.err
+    assert not said.out
 
 
 def test_an_image_that_is_never_sent_whole_gives_its_place_back(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:

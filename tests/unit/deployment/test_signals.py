@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from anople_anomalib.commands.main import main
+from anople_anomalib.deployment import outbox as outbox_module
 from anople_anomalib.deployment.outbox import Outbox, delivered
 from anople_anomalib.deployment.signals import (
     FlagFile,
@@ -90,6 +91,18 @@ with delivered(Path({str(tmp_path)!r}), [{service.url!r}]) as deliver:
     outbox = outbox_of(tmp_path, [service.url])
     assert outbox.close(30) == 0
     assert paths(service.rows) == [f"{number}.png" for number in range(20)]
+
+
+def test_at_the_end_a_receiver_that_is_back_is_not_kept_waiting(
+    tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(outbox_module, "_FIRST_PAUSE", 20.0)
+    outbox = outbox_of(tmp_path, [service.url])
+    outbox.put(ROW)
+    wait_for(lambda: "does not take rows" in caplog.text)
+    monkeypatch.setattr(outbox_module, "_FIRST_PAUSE", 0.2)
+    service.start()
+    assert outbox.close(10) == 0
 
 
 def test_rows_wait_for_a_receiver_while_others_take_theirs(
@@ -299,7 +312,8 @@ def test_judged_images_are_delivered(tmp_path: Path, service: Service, capsys: p
         ("240.png", "NOT OK"),
         ("broken.png", "ERROR"),
     ]
-    assert service.rows[1]["regions"] == [{"box": [0, 0, 12, 10], "peak": pytest.approx(240 / 255), "area": 120}]
+    region = {"box": [0, 0, 12, 10], "peak": pytest.approx(240 / 255), "area": 120, "share": 1.0}
+    assert service.rows[1]["regions"] == [region]
     assert service.rows[1]["model"] == "brightness"
     assert main([*arguments, "--signal", "plant"]) == 1
     assert "A signal goes to" in capsys.readouterr().err

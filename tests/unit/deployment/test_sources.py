@@ -45,6 +45,12 @@ def test_twelve_bits_become_what_convert_makes_of_them() -> None:
     assert all(np.array_equal(rgb_of(values, "Mono12")[..., channel], expected) for channel in range(3))
 
 
+def test_an_older_name_of_a_format_is_known() -> None:
+    values = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    assert np.array_equal(rgb_of(values, "RGB8Packed"), values)
+    assert np.array_equal(rgb_of(values, "BGR8Packed"), values[..., ::-1])
+
+
 def test_a_packed_format_is_refused() -> None:
     with pytest.raises(ValueError, match="Frames of the format Mono12p are not read"):
         rgb_of(np.zeros((2, 3), np.uint8), "Mono12p")
@@ -77,6 +83,13 @@ def test_a_video_is_judged_to_its_end_by_several_at_once(
     assert [row["verdict"] for row in rows] == ["OK", "OK", "NOT OK", "NOT OK"]
 
 
+def test_an_interval_is_no_less_than_0(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(brightness_model(tmp_path / "graph"))
+    watch = ["watch", "--source", str(video), "--interval", "-1", "--model", model, "--output", str(tmp_path / "out")]
+    assert main(watch) == 1
+    assert "0 or more seconds between two frames, got an interval of -1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -97,6 +110,7 @@ def test_images_or_a_video_are_judged(capsys: pytest.CaptureFixture[str], argume
         (["--model", "x.onnx"], "Give a folder to watch, or a camera"),
         (["in", "--source", "usb:0", "--model", "x.onnx"], "Give a folder to watch, or a camera"),
         (["--source", "usb:0", "--model", "x.ckpt"], "--source takes an exported model"),
+        (["--source", ".", "--output", "out", "--model", "x.onnx"], "out lies in the watched folder"),
     ],
 )
 def test_a_watch_has_one_source(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
