@@ -28,6 +28,7 @@ from anople_anomalib.utils.files import READ_ERRORS, first_line
 from anople_anomalib.utils.scoped import seeded
 
 from .clip import FrozenCLIP
+from .clip_normalization import Normalization, normalization_of_file
 from .frozen import fingerprint_of
 
 logger = logging.getLogger(__name__)
@@ -89,12 +90,15 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
         FileNotFoundError: If the weights are neither here nor to be downloaded.
     """
     model = load_clip(name, pretrained)
+    mean = tuple(getattr(model.visual, "image_mean", None) or CLIP_MEAN)
+    std = tuple(getattr(model.visual, "image_std", None) or CLIP_STD)
+    unusual = "" if (mean, std) == (CLIP_MEAN, CLIP_STD) else f"{mean} {std}"  # stands beside a file, not in it
     return Backbone(
         name=name,
         weights=pretrained or default_weights(name),
-        clip=FrozenCLIP(model, fingerprint_of(model.named_parameters())),
-        mean=tuple(getattr(model.visual, "image_mean", None) or CLIP_MEAN),
-        std=tuple(getattr(model.visual, "image_std", None) or CLIP_STD),
+        clip=FrozenCLIP(model, fingerprint_of(model.named_parameters(), unusual)),
+        mean=mean,
+        std=std,
     )
 
 
@@ -165,14 +169,17 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
             msg = f"pretrained must be a tag of {name} ({tags}), a checkpoint file or {RANDOM!r}, got {weights!r}."
             raise ValueError(msg)
         _require_file(name, path)
+        mean, std = normalization_of_file(name, path, _normalizations(name), (CLIP_MEAN, CLIP_STD))
     try:
         if (name, weights) in TRUE_URLS:
             file = open_clip.pretrained.download_pretrained_from_url(TRUE_URLS[name, weights])
             logger.info("Weights of %s: %s, its hash checked.", name, file)
             return open_clip.create_model(name, pretrained=file)
-        if not config and path.suffix == ".safetensors":  # which open_clip 2.24 takes for a pickle
-            model = open_clip.create_model(name)
-            model.load_state_dict(load_file(path))
+        if not config:
+            is_plain, images = path.suffix == ".safetensors", {"mean": mean, "std": std}  # open_clip 2.24 unpickles it
+            model = open_clip.create_model(name, None if is_plain else weights, force_preprocess_cfg=images)
+            if is_plain:
+                model.load_state_dict(load_file(path))
         else:
             repository, _, hub_file = config.get("hf_hub", "").rpartition("/")
             if repository:
@@ -187,6 +194,16 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
         raise _unavailable(name, weights, error) from error
     logger.info("Weights of %s: %s", name, _source(name, weights) if config else weights)
     return model
+
+
+def _normalizations(name: str) -> dict[str, Normalization]:
+    """Return the normalization of the images for each tag of a model."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    configs = {tag: open_clip.pretrained.get_pretrained_cfg(name, tag) for tag in tags}
+    return {
+        tag: (tuple(config.get("mean") or CLIP_MEAN), tuple(config.get("std") or CLIP_STD))
+        for tag, config in configs.items()
+    }
 
 
 def _source(name: str, tag: str) -> str:

@@ -5,6 +5,7 @@
 
 import hashlib
 import io
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
+from anople_anomalib import AnoPLe
 from anople_anomalib.backbones import clip_loading as backbones
 from anople_anomalib.backbones.clip_loading import TINY, default_weights, get_tokenizer, load_backbone
 from helpers.miniature import CONFIG, IMAGE_SIZE, MINIATURE, build
@@ -88,6 +90,95 @@ def test_normalization_is_clips_by_default() -> None:
     backbone = load_backbone(MINIATURE, "random")
     assert backbone.mean == (0.48145466, 0.4578275, 0.40821073)
     assert backbone.std == (0.26862954, 0.26130258, 0.27577711)
+
+
+HALF, CLIPS = ((0.5,) * 3, (0.5,) * 3), (backbones.CLIP_MEAN, backbones.CLIP_STD)
+
+
+@pytest.fixture
+def tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tags of the miniature, as ViT-L-14 has them: one of them wants another normalization."""
+    half = dict(zip(("mean", "std"), HALF, strict=True))
+    known = {"openai": {"mean": CLIPS[0], "std": CLIPS[1]}, "laion2b_s32b_b82k": half, "laion400m_e32": {}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, MINIATURE, known)
+
+
+@pytest.mark.usefixtures("tags")
+@pytest.mark.parametrize(
+    ("file", "config", "normalization", "warned"),
+    [
+        ("laion2b_s32b_b82k.pt", None, HALF, False),
+        ("ViT-mini-laion2b_s32b_b82k-fp16.safetensors", None, HALF, False),
+        ("models--laion--CLIP-ViT-L-14-laion2B-s32B-b82K/snapshots/16/open_clip_pytorch_model.bin", None, HALF, False),
+        ("vit_l_14-laion400m_e32-3d133497.pt", None, CLIPS, False),
+        ("weights.pt", None, CLIPS, True),
+        ("openai/laion2b_s32b_b82k.pt", None, CLIPS, True),  # one or the other
+        ("weights.pt", {"preprocess_cfg": {"mean": HALF[0], "std": HALF[1]}}, HALF, False),
+        ("laion2b_s32b_b82k.pt", {"preprocess_cfg": {"mean": CLIPS[0], "std": CLIPS[1]}}, CLIPS, False),
+        ("weights.pt", {"model_cfg": {}}, CLIPS, True),
+    ],
+)
+def test_a_file_is_normalized_as_its_source(
+    tmp_path: Path,
+    weights: dict[str, torch.Tensor],
+    caplog: pytest.LogCaptureFixture,
+    file: str,
+    config: object,
+    normalization: object,
+    warned: bool,
+) -> None:
+    path = tmp_path / "a" / "b" / "c" / file
+    path.parent.mkdir(parents=True)
+    save_file(weights, path) if path.suffix == ".safetensors" else torch.save(weights, path)
+    if config is not None:
+        path.with_name("open_clip_config.json").write_text(json.dumps(config))
+    with caplog.at_level(logging.WARNING, logger="anople_anomalib"):
+        backbone = load_backbone(MINIATURE, str(path))
+    assert (backbone.mean, backbone.std) == normalization
+    said = f"wrong for the weights laion2b_s32b_b82k of {MINIATURE}"
+    assert (said in caplog.text) == warned
+    model = AnoPLe("offline", MINIATURE, str(path), memory={"backbone": "none"})
+    normalize = model.pre_processor.transform.transforms[-1]
+    assert (tuple(normalize.mean), tuple(normalize.std)) == normalization
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{", "[]", '{"preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}', '{"preprocess_cfg": {"mean": 0.5, "std": 0.5}}',
+        '{"preprocess_cfg": {"mean": [0, 0, 0], "std": [1, 1, 0]}}', '{"preprocess_cfg": {"mean": [0], "std": [1]}}',
+    ],
+)  # fmt: skip
+def test_an_odd_configuration_beside_a_file_is_refused(
+    tmp_path: Path, weights: dict[str, torch.Tensor], content: str
+) -> None:
+    torch.save(weights, tmp_path / "weights.pt")
+    (tmp_path / "open_clip_config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"open_clip_config.json' beside the weights does not say how .*: its prepro"):
+        load_backbone(MINIATURE, str(tmp_path / "weights.pt"))
+
+
+def test_a_checkpoint_is_refused_where_images_would_be_normalized_in_another_way(
+    tmp_path: Path, weights: dict[str, torch.Tensor]
+) -> None:
+    torch.save(weights, tmp_path / "weights.pt")
+    config = tmp_path / "open_clip_config.json"
+    config.write_text(json.dumps({"preprocess_cfg": {"mean": HALF[0], "std": HALF[1]}}))
+
+    def build() -> AnoPLe:
+        return AnoPLe("offline", MINIATURE, str(tmp_path / "weights.pt"), memory={"backbone": "none"})
+
+    taught = build()
+    build().load_state_dict(taught.state_dict())
+    config.unlink()
+    with pytest.raises(ValueError, match="The weights were trained over another backbone"):
+        build().load_state_dict(taught.state_dict())
+
+
+def test_one_architecture_alone_has_weights_of_several_normalizations() -> None:
+    fitting = [name for name in open_clip.list_models() if not backbones._misfit(open_clip.get_model_config(name))]
+    several = {name for name in fitting if len(set(backbones._normalizations(name).values())) > 1}
+    assert several == {"ViT-L-14"}, "say so in docs/presets.md"
 
 
 @pytest.mark.parametrize(
