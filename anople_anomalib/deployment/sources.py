@@ -21,11 +21,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from queue import Empty, Queue
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -35,19 +37,14 @@ from .runtime import Frame
 
 try:
     import cv2
+
+    from .pixel_formats import rgb_of
 except ImportError as error:
     msg = "Cameras and videos need OpenCV: pip install opencv-python-headless."
     raise ImportError(msg) from error
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = re.compile(r"(Mono|Bayer(?:RG|GR|GB|BG))(8|10|12|14|16)")
-_MOSAICS = {
-    "BayerRG": cv2.COLOR_BayerRGGB2RGB,
-    "BayerGR": cv2.COLOR_BayerGRBG2RGB,
-    "BayerGB": cv2.COLOR_BayerGBRG2RGB,
-    "BayerBG": cv2.COLOR_BayerBGGR2RGB,
-}
 _PAUSE = 1.0  # seconds until a camera that gave no image is opened again
 _TIMEOUT = 5000  # milliseconds
 
@@ -60,35 +57,6 @@ class _Device(Protocol):
 
     def close(self) -> None:
         """End the connection."""
-
-
-def rgb_of(values: NDArray[Any], pixel_format: str) -> NDArray[np.uint8]:
-    """Convert a camera's values to 8 bits in color.
-
-    Values of n bits become ``ceil(255 v / (2^n - 1))``, as ``anople convert --white`` makes them; a Bayer mosaic is
-    then interpolated bilinearly by OpenCV.
-
-    Args:
-        values: Shape ``(H, W)``, or ``(H, W, C)`` for ``RGB8``, ``BGR8``, ``RGBa8`` and ``BGRa8``.
-        pixel_format: Name of the format in GenICam's convention, not packed: ``Mono12``, ``BayerRG8``.
-
-    Returns:
-        Shape ``(H, W, 3)``.
-
-    Raises:
-        ValueError: If the format is another one.
-    """
-    if pixel_format.removesuffix("Packed") in ("RGB8", "BGR8", "RGBa8", "BGRa8"):  # an older name of the same
-        return np.ascontiguousarray(values[..., :3] if pixel_format[0] == "R" else values[..., 2::-1])
-    found = _FORMAT.fullmatch(pixel_format)
-    if found is None:
-        msg = (
-            f"Frames of the format {pixel_format} are not read: set the camera to Mono8, Mono12, BayerRG12, RGB8 or so."
-        )
-        raise ValueError(msg)
-    bits = int(found[2])
-    plain = values if bits == 8 else np.ceil(values * (255 / (2**bits - 1))).astype(np.uint8)
-    return cv2.cvtColor(plain, _MOSAICS.get(found[1], cv2.COLOR_GRAY2RGB)).astype(np.uint8, copy=False)
 
 
 class Camera:
@@ -115,7 +83,7 @@ class Camera:
         self._open: Callable[[], _Device] = (
             partial(others[parts.scheme], address)
             if parts.scheme in others
-            else partial(_OpenCV, address, self.name, 0 if self.live else interval)
+            else partial(_LiveOpenCV if self.live else _OpenCV, address, self.name, interval)
         )
         self._interval, self._stopped, self._numbers = interval, threading.Event(), count()
         self._device: _Device | None = self._open()
@@ -186,7 +154,6 @@ class _OpenCV:
         if not self._capture.isOpened():
             msg = f"'{name}' cannot be opened: check the address."
             raise ConnectionError(msg)
-        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # of a camera, so that a frame is not older than it has to be
         self._skipped = max(0, round(interval * self._capture.get(cv2.CAP_PROP_FPS)) - 1)
         logger.info("%s: BGR of 8 bits as OpenCV decodes it -> RGB8", name)
 
@@ -199,6 +166,38 @@ class _OpenCV:
 
     def close(self) -> None:
         """Close it."""
+        self._capture.release()
+
+
+class _LiveOpenCV(_OpenCV):
+    """A camera, each of whose frames is read as it comes: in OpenCV's buffer they would grow older and older."""
+
+    def __init__(self, address: str, name: str, interval: float) -> None:
+        super().__init__(address, name, interval)
+        self._wanted, self._closed = threading.Event(), threading.Event()
+        self._newest: Queue[NDArray[np.uint8] | None] = Queue()
+        self._thread = threading.Thread(target=self._keep_up, daemon=True)
+        self._thread.start()
+
+    def grab(self) -> NDArray[np.uint8] | None:
+        """Return the next frame that comes."""
+        self._wanted.set()
+        with suppress(Empty):
+            return self._newest.get(timeout=_TIMEOUT / 1000)
+        return None
+
+    def close(self) -> None:
+        """Close it, at once or where its driver answers again."""
+        self._closed.set()
+        self._thread.join(_TIMEOUT / 1000)
+
+    def _keep_up(self) -> None:
+        """Read frames to the end, and hand over the one that is wanted."""
+        while not self._closed.is_set() and self._capture.grab():
+            if self._wanted.is_set():
+                self._wanted.clear()
+                self._newest.put(rgb_of(self._capture.retrieve()[1], "BGR8"))
+        self._newest.put(None)
         self._capture.release()
 
 

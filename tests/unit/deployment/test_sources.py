@@ -4,6 +4,7 @@
 """Frames of videos and cameras, in the colors that the camera saw."""
 
 import logging
+import time
 from pathlib import Path
 
 import cv2
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 
 from anople_anomalib.commands.main import main
-from anople_anomalib.deployment.sources import Camera, rgb_of
+from anople_anomalib.deployment import sources
+from anople_anomalib.deployment.pixel_formats import rgb_of
+from anople_anomalib.deployment.sources import Camera
 from anople_anomalib.deployment.table import rows_of
 from helpers.graphs import brightness_model
+from helpers.services import wait_for
 
 COLOR = {"R": 200, "G": 100, "B": 50}
 
@@ -140,6 +144,62 @@ def test_a_camera_that_fails_has_an_error_and_is_opened_again(video: Path, monke
     assert len(errors) == 1
     assert "gives no image" in errors[0]
     assert shown == [*range(20), 0, 1]
+
+
+class Capture:
+    """Stands for OpenCV's: a camera of 100 frames a second, each of which waits in a buffer until it is read."""
+
+    def __init__(self, _address: object, last: int = 1_000) -> None:
+        self.began, self.number, self.last = time.monotonic(), -1, last
+
+    def isOpened(self) -> bool:  # noqa: N802  # OpenCV's names
+        return True
+
+    def get(self, _property: int) -> float:
+        return 100.0
+
+    def set(self, _property: int, _value: float) -> bool:
+        return False  # as of a camera in the network
+
+    def grab(self) -> bool:
+        self.number += 1
+        time.sleep(max(0.0, self.began + self.number / 100 - time.monotonic()))
+        return self.number < self.last
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return True, np.full((4, 4, 3), self.number, np.uint8)
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        return self.grab(), self.retrieve()[1]
+
+    def release(self) -> None:
+        self.last = 0
+
+
+def test_frames_of_a_camera_do_not_wait_in_a_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    captures: list[Capture] = []
+    monkeypatch.setattr(sources.cv2, "VideoCapture", lambda address: captures.append(Capture(address)) or captures[-1])
+    camera, ages = Camera("rtsp://127.0.0.1/live", 0.2), []
+    for frame in camera.frames():
+        ages.append(100 * (time.monotonic() - captures[0].began) - frame.read().mean())
+        if len(ages) == 5:
+            camera.stop()
+    assert max(ages) < 20  # in frames, of 10 ms each; read one after the other, the last one would be of 76 frames ago
+    wait_for(lambda: not captures[0].last)
+
+
+def test_a_camera_that_breaks_off_is_told_and_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_PAUSE", 0.01)
+    monkeypatch.setattr(sources.cv2, "VideoCapture", lambda address: Capture(address, last=5))
+    camera, shown = Camera("usb:0", 0.1), ""
+    for frame in camera.frames():
+        try:
+            shown += "+" if frame.read() is not None else ""
+        except OSError:
+            shown += "-"
+        if len(shown) == 4:
+            camera.stop()
+    assert shown == "+-+-"
 
 
 def test_a_basler_camera_is_read(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
