@@ -72,10 +72,11 @@ def _check_backbone(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
             continue
         if not torch.equal(given.cpu(), own.cpu()):
             second, argument = ("memory ", "memory.backbone") if name.endswith(_FINGERPRINTS[1]) else ("", "backbone")
+            beside = "" if second else " (a file of them with the open_clip_config.json that was beside it)"
             msg = (
                 f"The weights were trained over another {second}backbone (fingerprint {_short(given)}) than this "
                 f"model's ({_short(own)}): build the model with the {argument} and pretrained weights that the "
-                "checkpoint names."
+                f"checkpoint names{beside}."
             )
             raise ValueError(msg)
 
