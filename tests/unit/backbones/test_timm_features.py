@@ -49,6 +49,14 @@ def test_features_are_timms_for_images_in_the_models_own_normalization() -> None
     assert_close(actual, expected.flatten(2).transpose(1, 2), atol=1e-3, rtol=1e-3)
 
 
+def test_an_image_has_the_same_features_in_a_batch_of_any_size() -> None:
+    """PyTorch convolves batches of 16 by other code than single images."""
+    backbone, images = load(), torch.randn(33, 3, 64, 64)
+    together = backbone(images)
+    assert len(together) == 33
+    assert_close(together[-1:], backbone(images[-1:]), rtol=0, atol=1e-6 * float(together.abs().max()))
+
+
 def test_only_the_stages_needed_are_kept_and_batch_norm_is_folded() -> None:
     backbone = load()
     assert backbone.layers == (3, 4)
