@@ -39,7 +39,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anople_anomalib.deployment.exported import ExportedModel, read_pixels
-from anople_anomalib.deployment.runtime import row_of
+from anople_anomalib.deployment.runtime import Frame, row_of
 
 CLIENTS, OVERLOAD = 4, 2
 POSTING = 64  # threads that post by the clock: more than can wait in the service
@@ -66,7 +66,7 @@ def bare(model: ExportedModel, images: list[bytes], seconds: float, name: str) -
 
     def judge(name: str, content: bytes) -> int:
         """Judge an image as the service does."""
-        row_of(model, name, lambda: read_pixels(io.BytesIO(content)), {})
+        row_of(Frame(name, name, lambda: read_pixels(io.BytesIO(content))), model)
         return VERDICT
 
     return _timed(lambda: _until(time.perf_counter() + seconds, name, images, judge))

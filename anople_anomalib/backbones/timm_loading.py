@@ -135,7 +135,7 @@ def _with_file(name: str, indices: Sequence[int], weights: str, sizes: Mapping[s
         tensors = read_weights(Path(weights), architecture, sizes)
         overlay = {"state_dict": tensors, "num_classes": 0, "classifier": None}  # without which timm is not strict
         return _build(architecture, indices, sizes, pretrained=True, overlay=overlay)
-    except Exception as error:  # timm raises whatever it likes
+    except Exception as error:  # safetensors, torch and timm raise whatever they like
         msg = f"{weights!r} does not hold the weights of {name} ({first_line(error)}): give its own file."
         raise ValueError(msg) from error
 

@@ -109,9 +109,10 @@ def compare(model: "AnoPLe", export: Path, images: Sequence[Path]) -> dict[str, 
         ValueError: If no image could be judged.
     """
     from anople_anomalib.data.image_series import ImageList
-    from anople_anomalib.deployment.runtime import ExportedModel, image_files
+    from anople_anomalib.deployment.runtime import ExportedModel
     from anople_anomalib.deployment.runtime import judge as judge_by_export
     from anople_anomalib.deployment.table import rows_of
+    from anople_anomalib.utils.files import image_files
     from anople_anomalib.utils.scoped import logged_from
 
     graph, given = ExportedModel(export), [path.absolute() for path in image_files(images)]  # as rows name them

@@ -10,11 +10,10 @@ from typing import Any, cast
 import torch
 from anomalib.data import ImageBatch, ImageItem
 
-from anople_anomalib.utils.files import one_line, relative_names
+from anople_anomalib.utils.files import image_files, one_line, relative_names
 
 from .file_states import State, state_of
 from .image_reading import read_image, require_clear_white, require_white
-from .listing import list_images
 from .watching import FolderWatch, Unreadable
 
 _ENDLESS = 10**9
@@ -83,12 +82,8 @@ class ImageList(ImageSeries):
 
     def __init__(self, paths: Sequence[str | Path], white: float | None = None) -> None:
         super().__init__(white)
-        listing = list_images(paths)
-        files = [path.absolute() for path in (*listing.images, *listing.pictures)]
-        if not files:
-            msg = f"There is no image in {', '.join(map(str, paths))}: give files, or folders of images."
-            raise FileNotFoundError(msg)
-        self._names = dict(zip(files, relative_names(list(map(str, files))), strict=True))
+        files = [path.absolute() for path in image_files(paths)]
+        self._names = dict(zip(files, relative_names(files), strict=True))
 
     def __len__(self) -> int:
         """Return the number of images."""

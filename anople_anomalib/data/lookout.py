@@ -29,21 +29,17 @@ def manifest_entries(manifest: Path, files: Path | None) -> list[Entry]:
     Raises:
         ValueError: If it cannot be read.
     """
-    folder = files or manifest.parent
-    return [
-        Entry(f"{manifest.name}, line {number}", _MASK in line, partial(_part_of, line, folder))
-        for number, line in _lines(manifest)
-    ]
-
-
-def _lines(manifest: Path) -> list[tuple[int, str]]:
-    """Return the lines of a manifest that are not empty, with their numbers from 1 on."""
     try:
         lines = manifest.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         msg = f"The manifest '{manifest}' cannot be read: give a text file in UTF-8 with a line of JSON for each image."
         raise ValueError(msg) from error
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    folder = files or manifest.parent
+    return [
+        Entry(f"{manifest.name}, line {number}", _MASK in line, partial(_part_of, line, folder))
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
 
 
 def _entry_of(line: str) -> dict[str, Any]:

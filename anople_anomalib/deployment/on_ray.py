@@ -18,7 +18,7 @@ from anople_anomalib.utils.cluster import import_ray, running
 
 from .exported import ExportedModel
 from .regions import Region
-from .runtime import Frame, frame_of, row_of_frame
+from .runtime import Frame, frame_of, row_of
 from .table import message_of
 
 _AT_ONCE = (
@@ -37,7 +37,7 @@ class _Worker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Judge images by their files and names."""
         frames = (frame_of(path, name) for path, name in zip(batch["path"], batch["name"], strict=True))
-        return {"row": [json.dumps(message_of(row_of_frame(frame, self._model, self._pictures))) for frame in frames]}
+        return {"row": [json.dumps(message_of(row_of(frame, self._model, self._pictures))) for frame in frames]}
 
 
 def rows_on_ray(

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anople_anomalib.utils.files import READ_ERRORS, files_below, is_hidden, is_picture, one_line, relative_names
+from anople_anomalib.utils.files import READ_ERRORS, image_files, one_line, relative_names
 
 from .exported import ExportedModel, cores, read_pixels, scaled
 from .outbox import delivered
@@ -112,7 +112,7 @@ def rows_of_frames(
         model: The exported model.
         pictures: Folder of heat maps; ``None`` for none.
     """
-    row = partial(row_of_frame, model=model, pictures=pictures)
+    row = partial(row_of, model=model, pictures=pictures)
     if model.at_once == 1:
         yield from ((frame, row(frame)) for frame in frames)
         return
@@ -125,33 +125,17 @@ def rows_of_frames(
             waiting.extend((frame, pool.submit(row, frame)) for frame in islice(coming, 1))
 
 
-def row_of_frame(frame: Frame, model: ExportedModel, pictures: Path | None) -> dict[str, Any]:
-    """Judge an image, see :func:`rows_of_frames`."""
-    picture = None if pictures is None else pictures / picture_name(frame.name)
-    return row_of(model, frame.path, frame.read, frame.file, picture)
-
-
-def row_of(
-    model: ExportedModel,
-    path: str,
-    read: Callable[[], NDArray[np.uint8]],
-    file: Mapping[str, Any],
-    picture: Path | None = None,
-) -> dict[str, Any]:
+def row_of(frame: Frame, model: ExportedModel, pictures: Path | None = None) -> dict[str, Any]:
     """Judge an image, and return its row; whatever is wrong with the image is the error in it.
 
-    Args:
-        model: The exported model.
-        path: Name of the image.
-        read: Returns its pixels as :func:`read_pixels` does, or raises as that does.
-        file: Columns on its file.
-        picture: File of its heat map; ``None`` for none.
+    ``pictures`` is the folder of heat maps; ``None`` for none.
     """
+    picture = None if pictures is None else pictures / picture_name(frame.name)
     started, names = time.perf_counter(), model.metadata.class_names
-    row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "path": path, "category": names[0] if len(names) == 1 else ""}
-    row |= file
+    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"path": frame.path, **frame.file}
+    row["category"] = names[0] if len(names) == 1 else ""
     try:
-        row |= model.judge(read(), picture)
+        row |= model.judge(frame.read(), picture)
     except _UNREADABLE as error:
         row |= unjudged(one_line(error))
     row["seconds"] = round(time.perf_counter() - started, 4)
@@ -207,25 +191,3 @@ def exit_code(counts: Mapping[str, int], *, fail_on_flag: bool = False) -> int:
     if fail_on_flag and any(number for verdict, number in counts.items() if verdict not in (OK, ERROR)):
         return FLAGGED
     return UNJUDGED if counts.get(ERROR) else FINE
-
-
-def image_files(paths: Iterable[str | Path]) -> list[Path]:
-    """List image files: those given, and in folders the pictures by their ending, sorted, without hidden ones.
-
-    Raises:
-        FileNotFoundError: If one is not there, or there is no image.
-        OSError: If a folder cannot be listed.
-    """
-    places, found = [*map(Path, paths)], list[Path]()
-    for path in places:
-        if not path.exists():
-            msg = f"There is no file or folder '{path}': check the path."
-            raise FileNotFoundError(msg)
-        below = files_below(path) if path.is_dir() else []
-        found += (
-            [path] if path.is_file() else [file for file in below if is_picture(file) and not is_hidden(file, path)]
-        )
-    if not found:
-        msg = f"There is no image in {', '.join(map(str, places))}: give files, or folders of images."
-        raise FileNotFoundError(msg)
-    return found

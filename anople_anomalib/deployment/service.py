@@ -99,7 +99,7 @@ class Judge:
     def _row(self, take: Callable[[], Frame]) -> dict[str, Any]:
         """Return the row of an image, which is delivered before it is answered."""
         frame = take()
-        row = message_of(row_of(self.model, frame.path, frame.read, frame.file))
+        row = message_of(row_of(frame, self.model))
         self._deliver(row)
         self._verdicts.labels(row["verdict"]).inc()
         return row

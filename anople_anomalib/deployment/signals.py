@@ -44,10 +44,11 @@ class Receiver(Protocol):
         """Deliver a row; return once it is acknowledged, raise whatever is wrong otherwise."""
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection; of most receivers there is none."""
+        return
 
 
-class Webhook:
+class Webhook(Receiver):
     """A service that takes rows by HTTP.
 
     Args:
@@ -79,9 +80,6 @@ class Webhook:
         with self._opener.open(request, timeout=_TIMEOUT) as answer:
             answer.read()
 
-    def close(self) -> None:
-        """Nothing is open between two rows."""
-
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """A redirect is an error: it would turn the POST into a GET without a body, and might lead the token elsewhere."""
@@ -90,7 +88,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follow none."""
 
 
-class MqttTopic:
+class MqttTopic(Receiver):
     """A topic of an MQTT broker.
 
     Args:
@@ -122,8 +120,8 @@ class MqttTopic:
             if not message.is_published():
                 error = "the broker does not acknowledge"
                 raise TimeoutError(error)
-        except Exception:
-            self.close()  # the client would send its own copy later, behind newer rows
+        except Exception:  # whatever it is: the client would send its own copy later, behind newer rows
+            self.close()
             raise
 
     def close(self) -> None:
@@ -148,7 +146,7 @@ class MqttTopic:
         return client
 
 
-class OpcUaNode:
+class OpcUaNode(Receiver):
     """A variable of an OPC UA server.
 
     Args:
@@ -177,7 +175,7 @@ class OpcUaNode:
             kind = variable.read_data_type_as_variant_type()
             value = row["verdict"] == OK if kind == ua.VariantType.Boolean else str(row["verdict"])
             variable.write_value(ua.DataValue(ua.Variant(value, kind)))
-        except Exception:
+        except Exception:  # whatever it is, of asyncua's many kinds: the next row takes a new connection
             self.close()
             raise
 
@@ -191,7 +189,7 @@ class OpcUaNode:
                 logger.debug("OPC UA: %s", error)
 
 
-class FlagFile:
+class FlagFile(Receiver):
     """A file that holds the last verdict.
 
     Args:
@@ -206,20 +204,14 @@ class FlagFile:
         with written_whole(self._path) as temporary:
             temporary.write_text(f"{row['verdict']}\n", encoding="utf-8")
 
-    def close(self) -> None:
-        """Nothing is open."""
 
-
-class StandardOutput:
+class StandardOutput(Receiver):
     """Lines of JSON on the standard output."""
 
     def send(self, row: Mapping[str, Any]) -> None:
         """Print a row."""
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def receiver_of(address: str) -> Receiver:

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
 from math import log1p
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def write_drift(folder: Path, output: Path) -> Path:
             title=folder.resolve().name,
             chart=as_svg(_draw(windows, alarms, measures), "drift") if measures else "",
             alarms=alarms,
-            parts=sum(window["parts"] - before for window, before in zip(windows, _starts(windows), strict=True)),
+            parts=sum(_added(windows)),
             stated={"false_alarms": FALSE_ALARMS, "month": MONTH, "weight": WEIGHT, "calibration": CALIBRATION},
             simulated=wrong,
             charts=len(measures),
@@ -52,21 +53,18 @@ def write_drift(folder: Path, output: Path) -> Path:
     )
 
 
-def _starts(windows: Sequence[dict[str, Any]]) -> list[int]:
-    """Return the number of parts before each window; a watch that starts again counts from 0."""
-    before = [0, *(window["parts"] for window in windows[:-1])]
-    return [start if start < window["parts"] else 0 for start, window in zip(before, windows, strict=False)]
+def _added(windows: Sequence[dict[str, Any]]) -> list[int]:
+    """Return the number of parts in each window; a watch that starts again counts from 0."""
+    counted = [window["parts"] for window in windows]
+    return [parts - before if before < parts else parts for before, parts in pairwise([0, *counted])]
 
 
 def _parts_a_month(windows: Sequence[dict[str, Any]]) -> float:
     """Return the parts of a month at the pace of the log; 0 for less than an hour of it."""
     if len(windows) < 2:
         return 0.0
-    first, last = _time(windows[0]), _time(windows[-1])
-    days = (last - first).total_seconds() / 86_400
-    starts = _starts(windows)
-    parts = sum(window["parts"] - start for window, start in zip(windows[1:], starts[1:], strict=True))
-    return _DAYS * parts / days if days > 1 / 24 else 0.0
+    days = (_time(windows[-1]) - _time(windows[0])).total_seconds() / 86_400
+    return _DAYS * sum(_added(windows)[1:]) / days if days > 1 / 24 else 0.0
 
 
 def _draw(windows: Sequence[dict[str, Any]], alarms: Sequence[dict[str, Any]], measures: Sequence[str]) -> Figure:

@@ -61,7 +61,7 @@ def write_report(results: Results, folder: Path, metrics: Sequence[str] = DEFAUL
         tables, plots = [*tables, *statistics], plots | diagrams
     except ImportError as error:
         logger.warning("There are no statistics (%s): pip install 'anople-anomalib[compare]'.", error)
-    except Exception:
+    except Exception:  # SciPy and scikit-posthocs raise whatever they like on odd scores
         logger.exception("There are no statistics of these scores; all else of the report is written.")
     shown = pd.concat([measured, published[published["metric"].isin(measured["metric"])]], ignore_index=True)
     frames = {"cells": shown[[column for column in CELL_COLUMNS if column != "key"]], "values": results.long_form()}

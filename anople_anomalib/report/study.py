@@ -138,13 +138,9 @@ def draw_scores(
 
 def _nearest(judged: Sequence[Judged], threshold: float) -> list[Judged]:
     """Return the pictures whose scores are nearest to the threshold, as ratios, the lowest score first."""
-
-    def distance(each: Judged) -> float:
-        """Return how far the score of a picture is from the threshold, as a ratio."""
-        return abs(math.log(max(each.score or 0.0, 1e-12) / threshold))
-
-    nearest = sorted((each for each in judged if each.score is not None), key=distance)[:_PICTURES]
-    return sorted(nearest, key=lambda each: each.score or 0.0)
+    known = [each for each in judged if each.score is not None]
+    known.sort(key=lambda each: abs(math.log(max(each.score or 0.0, 1e-12) / threshold)))
+    return sorted(known[:_PICTURES], key=lambda each: each.score or 0.0)
 
 
 def _address(path: str, white: float | None) -> str:

@@ -251,6 +251,28 @@ def is_picture(path: Path) -> bool:
     return not any(each.suffix.lower() in all_endings() for each in path.parent.glob(f"{glob.escape(path.stem)}.*"))
 
 
+def image_files(paths: Iterable[str | Path]) -> list[Path]:
+    """List image files: those given, and in folders the pictures by their ending, sorted, without hidden ones.
+
+    Raises:
+        FileNotFoundError: If one is not there, or there is no image.
+        OSError: If a folder cannot be listed.
+    """
+    places, found = [*map(Path, paths)], list[Path]()
+    for path in places:
+        if not path.exists():
+            msg = f"There is no file or folder '{path}': check the path."
+            raise FileNotFoundError(msg)
+        below = files_below(path) if path.is_dir() else []
+        found += (
+            [path] if path.is_file() else [file for file in below if is_picture(file) and not is_hidden(file, path)]
+        )
+    if not found:
+        msg = f"There is no image in {', '.join(map(str, places))}: give files, or folders of images."
+        raise FileNotFoundError(msg)
+    return found
+
+
 def require_shape(size: Sequence[int], taught: Sequence[int], image: str | Path = "") -> None:
     """Refuse an image over which a region of interest would be stretched, such as one that lies on its side.
 

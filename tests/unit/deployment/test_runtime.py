@@ -17,8 +17,9 @@ from PIL import Image
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.commands.main import main as anople
 from anople_anomalib.deployment.metadata import read_metadata
-from anople_anomalib.deployment.runtime import ExportedModel, exit_code, image_files, judge, read_pixels
+from anople_anomalib.deployment.runtime import ExportedModel, exit_code, judge, read_pixels
 from anople_anomalib.deployment.table import rows_of
+from anople_anomalib.utils.files import image_files
 from helpers.graphs import brightness_model, described
 from helpers.training import train_model
 
