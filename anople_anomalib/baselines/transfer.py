@@ -13,7 +13,7 @@ How a method takes part:
    ``training_seed`` where that argument is given, else by the job's seed. It needs neither a cache nor a clock.
 3. What it has learned is the state dict of ``self.model``; the comparison keeps it in a file, and loads it into the
    model of every job with the same data, arguments and seed, before that is fitted to its k shots. So everything
-   learned is a parameter or a buffer; what depends on the shots is empty then.
+   learned is a parameter or a buffer; those that depend on the shots are empty then.
 
 The data are one :class:`AuxiliaryCategory` per category. Items are anomalib's ``ImageItem``: ``image`` of shape
 ``(3, h, w)``, values in [0, 1], *not* normalized, resized to the size of the model's pre-processor; ``gt_label``
@@ -59,7 +59,7 @@ class AuxiliaryLearner(LightningModule, ABC):
 
     @property
     def needs_auxiliary(self) -> bool:
-        """Whether map or score depend on what is learned; always by default."""
+        """Whether map or score depend on the auxiliary data; always by default."""
         return True
 
     @abstractmethod
@@ -71,7 +71,7 @@ class AuxiliaryLearner(LightningModule, ABC):
         """
 
     def remark(self, auxiliary: Mapping[str, AuxiliaryCategory]) -> str:
-        """Return what a row says of the auxiliary data beside their names; nothing by default."""
+        """Return the remark of a row on the auxiliary data, beside their names; empty by default."""
         del auxiliary
         return ""
 

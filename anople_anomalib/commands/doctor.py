@@ -3,7 +3,7 @@
 
 """Which presets work on this machine, how long they would take, and which versions are installed.
 
-Each preset is taught for three epochs in a process of its own that reaches no network: so it says what a preset does
+Each preset is taught for three epochs in a process of its own that reaches no network: so it says how a preset does
 with the weights that are here, and its memory is that of the preset alone. One whose weights are missing is timed with
 random ones, which are as slow.
 """

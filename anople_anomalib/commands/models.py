@@ -127,7 +127,7 @@ def _fineness(options: Namespace, shots: Sequence[Path]) -> "Fineness":
 
 
 def _say_cost(defect: int, fineness: "Fineness", model: "AnoPLe") -> None:
-    """Say how finely images are seen, and what that costs."""
+    """Say how finely images are seen, and its costs."""
     from anople_anomalib.tiles.smallest_defect import seconds_of
 
     size, tiling, seconds = fineness.image_size, fineness.tiling, seconds_of(model.model, fineness)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The command ``anople`` as the distribution ``anople-runtime`` has it: what an exported model does without torch."""
+"""The command ``anople`` as the distribution ``anople-runtime`` has it: the work of an exported model without torch."""
 
 import socket
 import sys

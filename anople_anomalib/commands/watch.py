@@ -143,7 +143,7 @@ def _export_station(source: "FolderWatch | Camera", options: Namespace) -> _Stat
     observe = DriftLog(options.output, model.metadata.model_id).add if options.drift else None
 
     def judge_new() -> dict[str, int]:
-        """Judge what comes."""
+        """Judge the images that come."""
         kinds = {"pictures": options.pictures, "append": True, "observe": observe}
         frames = frames_of(source) if isinstance(source, FolderWatch) else source.frames()
         return write_verdicts(frames, model, options.output, options.signal, **kinds)

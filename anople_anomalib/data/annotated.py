@@ -31,7 +31,7 @@ _LINE, _POINT = 10, 5  # width and radius in pixels, as LabelMe draws them
 
 
 class _Mark(NamedTuple):
-    """What somebody has marked."""
+    """A mark that somebody has made."""
 
     name: str
     area: Any = None  # in the form of its format; None where it has none
@@ -194,7 +194,7 @@ def _decompressed(text: str) -> list[int]:
 
 
 def _polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any]:
-    """Return the runs of what lies within polygons, each a list x, y, x, y, ..., as COCO's own tools draw them."""
+    """Return the runs of the pixels within polygons, each a list x, y, x, y, ..., as COCO's own tools draw them."""
     try:
         from pycocotools import mask
     except ImportError as error:

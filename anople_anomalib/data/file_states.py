@@ -27,7 +27,7 @@ class State(NamedTuple):
 
     @property
     def file(self) -> tuple[int, int, int]:
-        """What stays when a file is moved, linked or given other rights."""
+        """The part that stays when a file is moved, linked or given other rights."""
         return self[:3]
 
     def columns(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 
     place: str  # where it stands, for messages
     masked: bool  # whether it has a mask
-    read: Callable[[], Part]  # raises what reading a file raises
+    read: Callable[[], Part]  # raises the errors of reading a file
 
 
 Reader = Callable[[Path, Path | None], Sequence[Entry]]
@@ -133,7 +133,7 @@ def _write(part: Part, folder: Path, subset: str, stems: set[Path]) -> None:
 
 
 def is_background(name: str) -> bool:
-    """Return whether what has this name is no anomaly."""
+    """Return whether a mark of this name is no anomaly."""
     return name.lower().strip("_") == _BACKGROUND
 
 

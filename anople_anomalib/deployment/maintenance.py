@@ -171,7 +171,7 @@ class Maintenance(DefaultComponents, Export):
 
         Args:
             journal: The file.
-            action: The command, or what was done on the page.
+            action: The command, or the action on the page.
             reason: The reason, in the words of whoever did it.
             file: The checkpoint that was written.
             images: Image files that it rests on, kept by name and SHA-256.

@@ -3,8 +3,8 @@
 
 """Images judged on a cluster of Ray, by an exported model in each of its workers.
 
-The machines need this package, the model and the images at the same paths. Ray judges again what a worker that died
-had not handed over; rows are written here, in the order of the images.
+The machines need this package, the model and the images at the same paths. Ray judges again the images that a worker
+that died had not handed over; rows are written here, in the order of the images.
 """
 
 import json
@@ -57,7 +57,7 @@ def rows_on_ray(
         raise ImportError(msg) from error
     if not frames:
         return
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what is wrong is raised
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # faults are raised
     context = data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_options.preserve_order = True

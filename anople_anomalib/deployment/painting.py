@@ -80,7 +80,7 @@ def paint(
     mask: NDArray[np.bool_] | None,
     truth: NDArray[np.bool_] | None = None,
 ) -> Image.Image:
-    """Draw an image, its ground truth if there is one, the heat map, and what is above the threshold.
+    """Draw an image, its ground truth if there is one, the heat map, and the pixels above the threshold.
 
     The heat map is on the scale from 0 to 1, with the threshold at 0.5: a good part does not glow.
 

@@ -43,7 +43,7 @@ class Frame(NamedTuple):
 
     path: str
     name: str  # of its picture, below the folder of all
-    read: Callable[[], NDArray[np.uint8]]  # upright, in color, shape (H, W, 3); raises what reading a file raises
+    read: Callable[[], NDArray[np.uint8]]  # upright, in color, shape (H, W, 3); raises the errors of reading a file
     file: Mapping[str, Any] = {}  # columns on its file
 
 

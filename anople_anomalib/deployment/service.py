@@ -147,7 +147,7 @@ def make_service(
 
     @asynccontextmanager
     async def lifespan(_service: FastAPI) -> AsyncIterator[None]:
-        """Finish what waits before the service ends."""
+        """Finish the images that wait before the service ends."""
         yield
         judge.close()
 

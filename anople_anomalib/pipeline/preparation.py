@@ -42,13 +42,13 @@ class Preparation(NamedTuple):
     """What a model has learned from auxiliary data."""
 
     state: dict[str, torch.Tensor]  # state dict of its torch model; empty for a model that learns from its shots alone
-    columns: dict[str, Any]  # columns of a result row: ``transfer``, the data, and what learning from them has cost
+    columns: dict[str, Any]  # columns of a result row: ``transfer``, the data, and the costs of learning from them
 
 
 def prepare(
     settings: JobSettings, datamodule: AnomalibDataModule, device: torch.device, gpu: int | None
 ) -> Preparation:
-    """Let the model of a job learn from its auxiliary data, or read what one with the same settings has learned.
+    """Let the model of a job learn from its auxiliary data, or read the state of one with the same settings.
 
     Args:
         settings: Settings of the job.
@@ -160,7 +160,7 @@ def _refuse_known_images(
 
 
 def _path(settled: list[object], name: str, data: Mapping[str, AuxiliaryCategory]) -> Path:
-    """Return the file for what a method learns: its name follows from the data, and from all that is settled."""
+    """Return the file for the learned state of a method: its name follows from the data and all that is settled."""
     images = {
         category: [
             (_digest(path), int(label), mask and _digest(Path(mask)))

@@ -65,7 +65,7 @@ class _Host(ModuleType):
     """
 
     def __getattribute__(self, name: str) -> Any:
-        """Return what the module has under a name."""
+        """Return the member of the module with a name."""
         if name in {"get_model", "list_models"}:
             _load_all(self)
         return super().__getattribute__(name)

@@ -188,7 +188,7 @@ def _interval(scores: pd.DataFrame) -> str:
 
 
 def _interval_table(title: str, scores: pd.DataFrame) -> TextTable:
-    """Return AUROC with its interval, false alarms at 95 % recall, and what is called rightly, of every method."""
+    """Return AUROC with its interval, false alarms at 95 % recall, and shares of right verdicts, of every method."""
     rows, metrics = [], _aurocs(scores)
     for (method,), own in groups(scores, "method"):
         both = own[own["category"].isin(metrics["category"])]

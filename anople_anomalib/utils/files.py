@@ -195,7 +195,7 @@ def files_below(folder: Path) -> list[Path]:
     """
 
     def refuse(error: OSError) -> NoReturn:
-        """Raise what walking would pass over."""
+        """Raise an error that walking would pass over."""
         raise error
 
     found, seen, roots = list[Path](), set[Path](), [folder]

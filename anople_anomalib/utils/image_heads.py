@@ -108,7 +108,7 @@ def orientation_of(image: ImageFile.ImageFile) -> int:
 
 
 def _misread(image: ImageFile.ImageFile) -> str:
-    """Say what the readers show wrongly of an image; nothing of most."""
+    """Say how the readers show an image wrongly; nothing of most."""
     if image.format == "JPEG2000" and _jpeg_2000_precision(image) & 0x80:
         return "its values have a sign: save it as PNG"
     if image.mode == "LAB":

@@ -116,7 +116,7 @@ def _resized(images: torch.Tensor, length: int, kernel: Kernel) -> torch.Tensor:
     the same pixels, and nothing of the rest: a block of them is the product of the weights and of these pixels alone.
     """
     pixels, blocks = images.shape[-2], _BLOCKS if length % _BLOCKS == 0 else 1
-    margin = 2 * pixels // length + 3  # at least what the kernel reaches, and rounding
+    margin = 2 * pixels // length + 3  # at least the reach of the kernel, and rounding
     seen = length // blocks * pixels // length + 2 * margin + 2
     device = images.device
     results = torch.arange(length, device=device).reshape(blocks, -1, 1)

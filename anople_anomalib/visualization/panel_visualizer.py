@@ -70,7 +70,7 @@ class PanelVisualizer(HeatMaps):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ImageBatch, *args: Any, **kwargs: Any
     ) -> None:
-        """Draw the panels of a batch, and record what the figures of the whole test need."""
+        """Draw the panels of a batch, and record the numbers behind the figures of the whole test."""
         super().on_test_batch_end(trainer, pl_module, outputs, batch, *args, **kwargs)
         items = [item for item in batch if item.pred_score is not None]
         if items and isinstance(pl_module, AnoPLe):

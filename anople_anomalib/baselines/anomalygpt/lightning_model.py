@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""AnomalyGPT: industrial anomalies by a memory of the shots, and what a language model says of them.
+"""AnomalyGPT: industrial anomalies by a memory of the shots, and sentences of a language model on them.
 
 Example:
     >>> from anomalib.engine import Engine

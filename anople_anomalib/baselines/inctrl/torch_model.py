@@ -172,7 +172,7 @@ def focal_loss(probabilities: torch.Tensor, labels: torch.Tensor, gamma: float =
     Args:
         probabilities: Of the abnormal state, shape ``(B,)``, values in [0, 1].
         labels: Shape ``(B,)``, 1 where anomalous.
-        gamma: Exponent by which what is told well counts less.
+        gamma: Exponent by which images that are told well count less.
 
     Returns:
         The mean of ``-(1 - p_y)^gamma log p_y``; 0 or more.

@@ -106,6 +106,6 @@ class SampleTextures(AnomalibDataModule):
 
 
 def cache_folder() -> Path:
-    """Return the folder of what is made once and kept: that in ``ANOPLE_CACHE``, or else in the user's cache folder."""
+    """Return the folder of files that are made once: that in ``ANOPLE_CACHE``, or else in the user's cache folder."""
     cache = os.environ.get(CACHE_VARIABLE)
     return Path(cache) if cache else platformdirs.user_cache_path("anople_anomalib")
