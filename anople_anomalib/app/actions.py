@@ -147,7 +147,7 @@ class Sessions:
                     return show(session, work(session, *values))
             except AppError as error:
                 text = str(error)
-            except Exception as error:
+            except Exception as error:  # of any library below: the page goes on
                 logger.exception("An action of the page failed.")
                 text = message_of(error)
             alert = f'<p role="alert" class="anople-message anople-error">{escape(without_paths(text))}</p>'

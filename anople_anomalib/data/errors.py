@@ -45,8 +45,11 @@ class ClearDataErrors(Callback):
             if clear is not exception:
                 raise clear from exception
         elif _raised_by_reading(exception):
-            for path in _files_of(trainer):
-                _require_readable(path, exception)
+            try:
+                for path in _files_of(trainer):
+                    open_image(path)  # again, now by a reader that names it
+            except (OSError, ValueError) as clear:
+                raise clear from exception
 
 
 def clear_error(error: BaseException, datamodule: AnomalibDataModule) -> BaseException:
@@ -141,14 +144,6 @@ def _raised_by_reading(error: BaseException) -> bool:
     """Return whether a reader of anomalib raised an exception, here or in a worker, which reports its trace."""
     here = any(frame.f_code.co_name in _READERS for frame, _ in traceback.walk_tb(error.__traceback__))
     return here or any(f"in {reader}\n" in str(error) for reader in _READERS)
-
-
-def _require_readable(path: str, cause: BaseException) -> None:
-    """Read a file again, now by a reader that names it."""
-    try:
-        open_image(path)
-    except (OSError, ValueError) as clear:
-        raise clear from cause
 
 
 def _files_of(trainer: Trainer) -> Iterator[str]:

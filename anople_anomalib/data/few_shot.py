@@ -144,8 +144,11 @@ class FewShot(OwnDataModule):
 
     def prepare_data(self) -> None:
         """Let the wrapped datamodule download or write its files."""
-        for wrapped in self._wrapped.values():
-            _prepare(wrapped)
+        try:
+            for wrapped in self._wrapped.values():
+                wrapped.prepare_data()
+        except URLError as error:  # say which data are missing
+            raise clear_error(error, wrapped) from error
 
     def setup(self, stage: str | None = None) -> None:
         """Set up the data; beside a trainer's results, write the list of the drawn images."""
@@ -213,14 +216,6 @@ class FewShot(OwnDataModule):
 
     def _create_val_split(self) -> None:
         """Do nothing: the wrapped datamodule made its validation set."""
-
-
-def _prepare(wrapped: AnomalibDataModule) -> None:
-    """Prepare a wrapped datamodule; if a download fails, say which data are missing."""
-    try:
-        wrapped.prepare_data()
-    except URLError as error:
-        raise clear_error(error, wrapped) from error
 
 
 def _set_up(wrapped: AnomalibDataModule, category: str, stage: str | None) -> None:

@@ -84,7 +84,7 @@ class FewShotJob(Job):
                 logged_from(logging.WARNING, "anople_anomalib"),
             ):
                 row.update(self._measure(task_id))
-        except Exception as error:
+        except Exception as error:  # of any model: the other jobs go on
             logger.exception("Job %s, %s, failed.", self.settings.job_id, self.settings.label)
             row.update(status=FAILED, error=_portable(f"{type(error).__name__}: {error}"))
         self.finish(row)
