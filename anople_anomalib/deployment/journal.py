@@ -5,7 +5,8 @@
 
 ``journal.jsonl`` lies beside the checkpoints and only grows. Each line has a number, the SHA-256 of its own text and
 that of the line before, so that one that was changed, removed or moved is found. Lines that were cut off at the end are
-found by the checkpoint that the last line does not describe, or by whoever has noted the last hash, as a study has.
+found by a checkpoint beside it that is not as the last line on it says, or that no line describes, or by whoever has
+noted the last hash, as a study has.
 """
 
 import hashlib
@@ -71,6 +72,8 @@ def check(journal: Path) -> Checked:
 
 
 def _first_fault(lines: list[bytes]) -> str:
+    if not lines:
+        return "It is empty: all lines were cut off."
     numbers, before = [_number_in(line) for line in lines], _START
     for place, (line, number) in enumerate(zip(lines, numbers, strict=True), start=1):
         text, _, _ = line.rpartition(_SEAL.encode())
@@ -87,11 +90,15 @@ def _first_fault(lines: list[bytes]) -> str:
 
 
 def _other_checkpoint(lines: Iterable[bytes], folder: Path) -> str:
-    """Return a sentence on a checkpoint that is not the one that was described last, empty if there is none."""
+    """Return a sentence on a checkpoint that is not as it was described last, or nowhere; empty if there is none."""
     known = {content["file"]: content for content in map(json.loads, lines) if "file" in content}
-    for name, content in known.items():
-        if (folder / name).is_file() and digest_of(folder / name) != content["file_sha256"]:
-            return f"'{name}' is not the file of line {content['number']}: it was changed, or later lines were cut off."
+    described = {content["file_sha256"] for content in known.values()}
+    for file in sorted({*folder.glob("*.ckpt"), *filter(Path.is_file, map(folder.joinpath, known))}):
+        if file.name not in known and digest_of(file) not in described:
+            return f"'{file.name}' is in no line: lines were cut off at the end, or another program has written it."
+        if file.name in known and digest_of(file) != known[file.name]["file_sha256"]:
+            line = known[file.name]["number"]
+            return f"'{file.name}' is not the file of line {line}: it was changed, or later lines were cut off."
     return ""
 
 

@@ -50,13 +50,24 @@ Change = Callable[[list[str]], list[str]]
         (lambda lines: lines[::-1], "Line 1 was moved: it is line 5"),
         (lambda lines: [lines[0], resealed(lines[1]), *lines[2:]], "Line 3 does not belong here"),
         (lambda lines: lines[:4], "'part.ckpt' is not the file of line 4"),
+        (lambda _: [], "It is empty: all lines were cut off"),
     ],
 )
 def test_the_first_fault_is_told(journal: Path, capsys: pytest.CaptureFixture[str], change: Change, fault: str) -> None:
     lines = journal.read_text(encoding="utf-8").splitlines()
-    journal.write_text("\n".join(change(lines)) + "\n", encoding="utf-8")
+    journal.write_text("".join(f"{line}\n" for line in change(lines)), encoding="utf-8")
     assert main(["report", "--verify", str(journal)]) == 1
     assert fault in capsys.readouterr().err
+
+
+def test_a_line_on_a_checkpoint_of_its_own_is_missed(journal: Path) -> None:
+    other = journal.with_name("other.ckpt")
+    other.write_bytes(b"other")
+    add_line(journal, action="teach", file=other.name, file_sha256=digest_of(other))
+    (journal.with_name("copy.ckpt")).write_bytes(b"other")
+    assert not check(journal).fault, "a copy is the model of the line that describes it"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-1]))
+    assert check(journal).fault.startswith("'copy.ckpt' is in no line: lines were cut off at the end")
 
 
 def test_all_is_well(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
