@@ -199,7 +199,8 @@ def golden_faults(judge_known: Callable[[Path], list[dict[str, Any]]], options: 
     """Judge the golden parts, and return a sentence for each that is not as it is known.
 
     Their rows and pictures go to the folder ``golden`` of the verdicts; so do their scores of the first time by this
-    model, with which later ones are compared. A fault is a row of the watch, too.
+    model, with which later ones are compared, and by which a part that is gone is missed. A fault is a row of the
+    watch, too.
 
     Raises:
         ValueError: If there are no golden parts, or all are good, or none.
@@ -221,9 +222,11 @@ def golden_faults(judge_known: Callable[[Path], list[dict[str, Any]]], options: 
             faults[path] = f"The golden part '{path}' is {row['verdict']}, and is known as {known}."
         elif abs(score - first.get(path, score)) > rest * first.get(path, score):
             faults[path] = f"The golden part '{path}' has the score {score:.4g}, and had {first[path]:.4g} at first."
-    if not first and not faults:
+    for path in sorted(first.keys() - good.keys()):
+        faults[path] = f"The golden part '{path}' is missing; if that is meant, remove '{place / 'scores.json'}'."
+    if not faults and good.keys() - first.keys():
         with written_whole(place / "scores.json") as temporary:
-            scores = {row["path"]: row["score"] for row in rows}
+            scores = {row["path"]: row["score"] for row in rows} | first
             temporary.write_text(json.dumps({"model": model_id, "scores": scores}, indent=2), encoding="utf-8")
     if faults:
         with TableWriter(options.output, append=True) as table:

@@ -53,3 +53,26 @@ def test_a_tiled_model_knows_its_golden_parts_again(tmp_path: Path) -> None:
     (options.output / "golden" / "scores.json").write_text("{}")
     with pytest.raises(ValueError, match=r"scores.json' does not hold .* remove it"):
         golden_faults(judge_known, options)
+
+
+def test_golden_parts_that_are_gone_or_new_are_noticed(tmp_path: Path) -> None:
+    golden = tmp_path / "golden"
+    scores = {golden / "good" / "0.png": 0.1, golden / "good" / "1.png": 0.1, golden / "bad" / "0.png": 0.9}
+    options = Namespace(golden=golden, output=tmp_path / "out", golden_tolerance=0.05)
+
+    def judge_known(place: Path) -> list[dict[str, Any]]:
+        place.mkdir(parents=True, exist_ok=True)
+        rows = [{"path": str(path), "score": score, "model": "id"} for path, score in scores.items()]
+        return [row | {"verdict": "OK" if row["score"] < 0.5 else "NOT OK"} for row in rows]
+
+    assert golden_faults(judge_known, options) == []
+    gone = scores.pop(golden / "good" / "1.png")
+    (fault,) = golden_faults(judge_known, options)
+    assert "good/1.png' is missing; if that is meant, remove" in fault
+    assert rows_of(options.output / "predictions.jsonl")[-1]["error"] == fault
+    scores[golden / "good" / "1.png"] = gone
+    scores[golden / "good" / "2.png"] = 0.2
+    assert golden_faults(judge_known, options) == [], "a new part, whose score is its first"
+    scores[golden / "good" / "2.png"] = 0.22
+    (fault,) = golden_faults(judge_known, options)
+    assert "good/2.png' has the score 0.22, and had 0.2 at first" in fault
