@@ -51,12 +51,13 @@ def qualify(options: Namespace) -> int:
         raise FileExistsError(msg)
     require_place(options.output)
     from anople_anomalib.deployment.journal import check, journal_of
-    from anople_anomalib.metrics.study import PASS, Criteria, acceptance_study
+    from anople_anomalib.metrics.study import PASS, Criteria, acceptance_study, require_design
     from anople_anomalib.report.study import judged_facts, not_covered, write_study
 
     allow_pixels(options.megapixels)
     exported, folder = is_exported(options), options.folder.absolute()  # as the rows name their files
     pictures = read_trials(options.trials, folder) if options.trials else find_pictures(folder)
+    require_design(pictures)  # before anything is judged or written
     hashes = hash_all(pictures, options.white)
     rows, subject = (_judge_exported if exported else _judge)(options, hashes)
     verdicts = {row["path"]: {name: row[name] for name in ("verdict", "score", "error")} for row in rows}
@@ -103,11 +104,16 @@ def find_pictures(folder: Path) -> list["Judged"]:
         )
         raise FileNotFoundError(msg)
     return [
-        _unjudged(path, kind.name, str(path.relative_to(kind).with_suffix("")), "", trial)
+        _unjudged(path, kind.name, str(_named(path.relative_to(kind), trial)), "", trial)
         for trial, own in trials.items()
         for kind in own
         for path in said_images(kind)
     ]
+
+
+def _named(file: Path, trial: str) -> Path:
+    """Return the name of a file's part, whose pictures in several trials may have other endings."""
+    return file.with_suffix("") if trial else file
 
 
 def read_trials(file: Path, folder: Path) -> list["Judged"]:
@@ -162,16 +168,22 @@ def hash_all(pictures: Sequence["Judged"], white: float | None) -> dict[str, str
 
 
 def _judge_exported(options: Namespace, hashes: dict[str, str]) -> tuple[_Rows, "Subject"]:
+    import torch
+
     from anople_anomalib.deployment import runtime
+    from anople_anomalib.metrics.thresholds import Zone, look_zone
     from anople_anomalib.report.study import Subject
 
     exported = runtime.ExportedModel(options.model)
-    metadata, zone = exported.metadata, exported.metadata.look
+    metadata = exported.metadata
     _require_new(hashes, metadata.known_images)
     facts = {"model id": metadata.model_id, "versions": metadata.versions}
     threshold = _require_threshold(metadata.limits["image"])
-    rows = list(runtime.judge(map(Path, hashes.values()), exported))
-    return rows, Subject(facts, threshold, None if zone is None else (zone[0], zone[1]), zone is not None)
+    rows: _Rows = []
+    frames = runtime.frames_in(map(Path, hashes.values()))
+    runtime.write_verdicts(frames, exported, options.output, observe=lambda row, _: rows.append(dict(row)))
+    zone = Zone(*metadata.look) if metadata.look else look_zone(torch.tensor(metadata.good), threshold)
+    return rows, Subject(facts, threshold, zone, metadata.look is not None)
 
 
 def _judge(options: Namespace, hashes: dict[str, str]) -> tuple[_Rows, "Subject"]:

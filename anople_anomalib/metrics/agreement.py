@@ -116,7 +116,7 @@ def agreement_study(judged: Iterable[Judged], threshold: float | None = None) ->
         ValueError: If a trial judges a part twice, or parts were judged differently often.
     """
     rows = sorted(judged, key=attrgetter("station", "name", "trial"))
-    _require_a_design(rows)
+    require_repeats(rows)
     truth = np.array(list({each.name: each.truth for each in rows}.values()))
     called = {  # (parts, trials)
         station: np.array([each.called for each in own]).reshape(len(truth), -1)
@@ -192,11 +192,12 @@ def _repeatability(rows: Sequence[Judged], limit: float) -> Repeatability | None
         return Repeatability(sigma, *(np.array([limit - good, bad - limit]) / sigma).tolist())
 
 
-def _require_a_design(rows: Sequence[Judged]) -> None:
+def require_repeats(rows: Sequence[Judged]) -> None:
+    """Refuse a part that a trial judges twice, or that is judged less often than others, with a ValueError."""
     trials = Counter((each.name, each.trial, each.station) for each in rows)
     twice = next((key for key, number in trials.items() if number > 1), None)
     if twice is not None:
-        msg = "The part '{}' was judged twice in trial '{}' at station '{}'.".format(*twice)
+        msg = "The part '{}' is judged twice in trial '{}' at station '{}': give each its trial.".format(*twice)
         raise ValueError(msg)
     numbers = Counter((each.station, each.name) for each in rows)
     wanted = max(numbers.values())

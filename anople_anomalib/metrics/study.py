@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .agreement import AgreementStudy, Judged, agreement_study
+from .agreement import AgreementStudy, Judged, agreement_study, require_repeats
 from .bounds import CONFIDENCE, GOOD, Rate, percent
 
 _ERROR = "ERROR"
@@ -82,15 +82,13 @@ def acceptance_study(
     Raises:
         ValueError: If there are no good or no defective parts, or trials and stations are no design of a study.
     """
+    require_design(judged)
     parts: dict[str, list[Judged]] = defaultdict(list)
     for each in judged:
         parts[each.name].append(each)
     wrong: dict[str, list[bool]] = defaultdict(list)
     for pictures in parts.values():
         wrong[pictures[0].kind].append(any(each.called != each.truth for each in pictures))
-    if GOOD not in wrong or len(wrong) < 2:
-        msg = f"A study takes good and defective parts, got {', '.join(sorted(wrong)) or 'none'}."
-        raise ValueError(msg)
     classes = {kind: _rate(found, criteria) for kind, found in sorted(wrong.items())}
     escapes = _rate([each for kind, found in wrong.items() if kind != GOOD for each in found], criteria)
     conclusions = [
@@ -106,6 +104,16 @@ def acceptance_study(
         None if zone is None or threshold is None else _looks(parts.values(), threshold, zone, criteria),
         agreement_study(judged, threshold) if len(parts) < len(judged) else None,
     )
+
+
+def require_design(pictures: Sequence[Judged]) -> None:
+    """Refuse pictures, judged or not, that are no study, with a ValueError."""
+    kinds = {each.kind for each in pictures}
+    if GOOD not in kinds or len(kinds) < 2:
+        msg = f"A study takes good and defective parts, got {', '.join(sorted(kinds)) or 'none'}."
+        raise ValueError(msg)
+    if len({each.name for each in pictures}) < len(pictures):
+        require_repeats(pictures)
 
 
 def conclude(name: str, rate: Rate, limit: float, kind: str) -> Conclusion:

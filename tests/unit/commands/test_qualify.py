@@ -18,6 +18,7 @@ from anople_anomalib.commands.main import main
 from anople_anomalib.commands.qualify import find_pictures, read_trials
 from anople_anomalib.deployment.journal import journal_of
 from anople_anomalib.deployment.metadata import read_metadata
+from anople_anomalib.deployment.table import rows_of
 from helpers.folders import write_category
 from helpers.graphs import brightness_model, described
 from helpers.training import make_datamodule, make_engine, make_model
@@ -108,6 +109,39 @@ def test_pictures_that_the_model_rests_on_are_refused(
         thresholds = ["threshold", "--model", str(model), "--images", str(parts / "good"), "--output", "x.onnx"]
         assert main(thresholds) == 1
         assert "is an exported model, for anople judge and qualify alone" in capsys.readouterr().err
+
+
+def test_an_exports_study_has_its_rows_and_what_look_would_save(tmp_path: Path) -> None:
+    good = [0.1, 0.11, 0.12, 0.13, 0.14]
+    model = described(brightness_model(tmp_path / "graph"), tmp_path, good=good, look=None)
+    parts = write_parts(tmp_path / "parts", "good", "crack")
+    main(["qualify", str(parts), "--model", str(model), "--output", str(tmp_path / "study")])
+    rows = rows_of(tmp_path / "study" / "predictions.jsonl")
+    study = study_of(tmp_path / "study")
+    assert {row["path"]: row["score"] for row in rows} == {each["path"]: each["score"] for each in study["pictures"]}
+    assert not study["look"]
+    assert study["zone"]["lower"] < study["threshold"] < study["zone"]["upper"]
+    assert study["study"]["looks"]["good"]["n"] == 3
+
+
+def test_what_is_no_study_is_refused_before_anything_is_judged(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", str(checkpoint), "--output", str(tmp_path / "study")]
+    parts = write_parts(tmp_path / "parts", "good")
+    assert main(["qualify", str(parts), *options]) == 1
+    assert "A study takes good and defective parts, got good." in capsys.readouterr().err
+    for number, trial in enumerate("12"):
+        write_parts(tmp_path / "trials" / trial, "good", "crack", number=2 + number, seed=number)
+    assert main(["qualify", str(tmp_path / "trials"), *options]) == 1
+    assert "Every part must be judged 2 times at every station, got 1 verdicts" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
+def test_files_of_one_stem_are_two_parts(tmp_path: Path) -> None:
+    write_parts(tmp_path, "good", "crack", number=1)
+    Image.new("RGB", (8, 8)).save(tmp_path / "good" / "0.bmp")
+    assert sorted(each.part for each in find_pictures(tmp_path)) == ["0.bmp", "0.png", "0.png"]
 
 
 def test_an_export_takes_no_white(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
