@@ -34,6 +34,8 @@ def export_options(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("exported"), help="folder of the files")
     size = tuple[int, int] | None
     parser.add_argument("--input_size", type=size, default=None, help="height and width of its images; any by default")
+    smaller = "FP16, or INT8_PTQ, which calibrates on --images; OpenVINO alone"
+    parser.add_argument("--compression", type=Literal["FP16", "INT8_PTQ"] | None, default=None, help=smaller)
     parser.add_argument("--images", type=Path | None, default=None, help="folder of images that it is compared by")
 
 
@@ -45,19 +47,41 @@ def export(options: Namespace) -> int:
     if options.input_size is not None and min(options.input_size) < 1:
         msg = f"--input_size must be a height and a width of 1 or more, got {list(options.input_size)}."
         raise UsageError(msg)
+    if options.compression is not None and options.type != "openvino":
+        msg = f"--compression is OpenVINO's: leave it out, or --type {options.type}."
+        raise UsageError(msg)
+    if options.compression == "INT8_PTQ" and options.images is None:
+        msg = "--compression INT8_PTQ calibrates on images: give some of good parts by --images DIR."
+        raise UsageError(msg)
     model = load_model(options.model, visualizer=False).cpu().eval()
     make_folder(options.output)
     if options.type == "torch":
         print(model.to_torch(options.output))
         return FINE
-    write = model.to_onnx if options.type == "onnx" else model.to_openvino
     with tempfile.TemporaryDirectory(dir=options.output) as folder:
-        file = Path(write(folder, input_size=options.input_size))
+        file = _written(model, folder, options)
         print(_compared(model, file, options.images))
         written = file.relative_to(folder)
         shutil.copytree(folder, options.output, dirs_exist_ok=True)
     print(options.output / written)
     return FINE
+
+
+def _written(model: "AnoPLe", folder: str, options: Namespace) -> Path:
+    """Return the file that a model is written to."""
+    size = {"input_size": options.input_size}
+    if options.type == "onnx":
+        return Path(model.to_onnx(folder, **size))
+    if options.compression is None:
+        return Path(model.to_openvino(folder, **size))
+    from anomalib.deploy import CompressionType
+
+    from anople_anomalib.data.parts import Parts
+
+    data = None if options.images is None else Parts("/", "part", options.images.absolute(), val_split_mode="none")
+    return Path(
+        model.to_openvino(folder, **size, compression_type=CompressionType[options.compression], datamodule=data)
+    )
 
 
 def _compared(model: "AnoPLe", file: Path, given: Path | None) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from anople_anomalib.anople import AnoPLe
 from anople_anomalib.commands.main import main
+from anople_anomalib.deployment.metadata import read_metadata
 from helpers.graphs import brightness_model, described
 from helpers.training import train_model
 
@@ -75,6 +76,24 @@ def test_an_export_is_compared_when_it_is_written_and_on_the_users_images(
     capsys.readouterr()
     assert main(["check", str(file), "--model", str(more), "--images", str(photos)]) == 4
     assert not json.loads(capsys.readouterr().out)["same_model"]
+
+
+def test_a_quantized_export_says_how_far_its_scores_are(
+    checkpoint: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nncf")
+    good = next(root.rglob("train/good"))
+    export = ["export", "--model", str(checkpoint), "--output", str(tmp_path), "--compression", "INT8_PTQ"]
+    with pytest.raises(SystemExit):
+        main(export)
+    assert "calibrates on images: give some of good parts by --images DIR" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*export, "--type", "onnx", "--images", str(good)])
+    assert "--compression is OpenVINO's" in capsys.readouterr().err
+    assert main([*export, "--images", str(good)]) == 0
+    said = capsys.readouterr().out
+    assert f"agree on {len(list(good.iterdir()))} images; scores differ by" in said
+    assert read_metadata(Path(said.splitlines()[-1])).compression == "INT8_PTQ"
 
 
 def test_an_export_that_judges_otherwise_is_told(
