@@ -28,7 +28,7 @@ from anople_anomalib.utils.files import READ_ERRORS, first_line
 from anople_anomalib.utils.scoped import seeded
 
 from .clip import FrozenCLIP
-from .clip_normalization import Normalization, normalization_of_file
+from .clip_normalization import Normalization, check_activation, normalization_of_file
 from .frozen import fingerprint_of
 
 logger = logging.getLogger(__name__)
@@ -170,6 +170,8 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
             raise ValueError(msg)
         _require_file(name, path)
         mean, std = normalization_of_file(name, path, _normalizations(name), (CLIP_MEAN, CLIP_STD))
+        quick = bool(open_clip.get_model_config(name).get("quick_gelu"))
+        check_activation(name, path, quick, _tags(name), open_clip.list_models())
     try:
         if (name, weights) in TRUE_URLS:
             file = open_clip.pretrained.download_pretrained_from_url(TRUE_URLS[name, weights])
@@ -198,12 +200,16 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
 
 def _normalizations(name: str) -> dict[str, Normalization]:
     """Return the normalization of the images for each tag of a model."""
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    configs = {tag: open_clip.pretrained.get_pretrained_cfg(name, tag) for tag in tags}
     return {
         tag: (tuple(config.get("mean") or CLIP_MEAN), tuple(config.get("std") or CLIP_STD))
-        for tag, config in configs.items()
+        for tag, config in _tags(name).items()
     }
+
+
+def _tags(name: str) -> dict[str, dict]:
+    """Return open_clip's entry of each tag of a model."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    return {tag: open_clip.pretrained.get_pretrained_cfg(name, tag) for tag in tags}
 
 
 def _source(name: str, tag: str) -> str:

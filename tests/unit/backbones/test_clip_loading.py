@@ -13,6 +13,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
@@ -140,6 +141,83 @@ def test_a_file_is_normalized_as_its_source(
     model = AnoPLe("offline", MINIATURE, str(path), memory={"backbone": "none"})
     normalize = model.pre_processor.transform.transforms[-1]
     assert (tuple(normalize.mean), tuple(normalize.std)) == normalization
+
+
+QUICK = f"{MINIATURE}-quickgelu"
+
+
+@pytest.fixture
+def activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The miniature with tags as ViT-L-14 has them, and its architecture with QuickGELU."""
+    known = {
+        "openai": {"quick_gelu": True}, "laion400m_e32": {},
+        "dfn2b": {"quick_gelu": True, "hf_hub": "apple/DFN2B-CLIP-ViT-L-14/"},
+        "dfn2b_s39b": {"hf_hub": "apple/DFN2B-CLIP-ViT-L-14-39B/"},
+    }  # fmt: skip
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, MINIATURE, known)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, QUICK, CONFIG | {"quick_gelu": True})
+
+
+def _place_weights(folder: Path, file: str, weights: dict[str, torch.Tensor], config: dict | None) -> str:
+    path = folder / "a" / "b" / "c" / file
+    path.parent.mkdir(parents=True)
+    torch.save(weights, path)
+    if config is not None:
+        path.with_name("open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    return str(path)
+
+
+@pytest.mark.usefixtures("activations")
+@pytest.mark.parametrize(
+    ("name", "file", "config", "said"),
+    [
+        (MINIATURE, "ViT-mini-openai.pt", None, f"for QuickGELU .by the tag 'openai' .* GELU: .*backbone {QUICK}[.]"),
+        (
+            MINIATURE,
+            "models--apple--DFN2B-CLIP-ViT-L-14/snapshots/1/weights.bin",
+            None,
+            "QuickGELU .by the tag 'dfn2b'",
+        ),
+        (MINIATURE, "weights.pt", CONFIG | {"quick_gelu": True}, "QuickGELU .by the open_clip_config.json beside it"),
+        (QUICK, "weights.pt", CONFIG, f"for GELU .*but {QUICK} is built with QuickGELU: .*backbone {MINIATURE}[.]"),
+    ],
+)
+def test_a_file_for_another_activation_is_refused(
+    tmp_path: Path, weights: dict[str, torch.Tensor], name: str, file: str, config: dict | None, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        load_backbone(name, _place_weights(tmp_path, file, weights, config))
+
+
+@pytest.mark.usefixtures("activations")
+def test_an_activation_that_no_architecture_has_is_refused_without_naming_one(
+    tmp_path: Path, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(open_clip.factory._MODEL_CONFIGS, QUICK)
+    with pytest.raises(ValueError, match="built with GELU: choose another backbone, or other weights"):
+        load_backbone(MINIATURE, _place_weights(tmp_path, "openai.pt", weights, None))
+
+
+@pytest.mark.usefixtures("activations")
+@pytest.mark.parametrize(
+    ("name", "file", "config"),
+    [
+        (MINIATURE, "weights.pt", None),
+        (MINIATURE, "laion400m_e32.pt", None),
+        (MINIATURE, "dfn2b_s39b.pt", None),  # not dfn2b, which is part of it
+        (MINIATURE, "models--apple--DFN2B-CLIP-ViT-L-14-39B/snapshots/1/weights.bin", None),
+        (MINIATURE, "openai/laion400m_e32.pt", None),  # one or the other
+        (MINIATURE, "openai.pt", CONFIG),  # the configuration counts more
+        (QUICK, "openai.pt", None),
+        (QUICK, "weights.pt", CONFIG | {"quick_gelu": True}),
+    ],
+)
+def test_a_file_for_the_same_or_an_unknown_activation_is_loaded(
+    tmp_path: Path, weights: dict[str, torch.Tensor], name: str, file: str, config: dict | None
+) -> None:
+    model = backbones.load_clip(name, _place_weights(tmp_path, file, weights, config))
+    assert any(isinstance(module, QuickGELU) for module in model.modules()) == (name == QUICK)
+    assert_close(dict(model.named_parameters()), {key: weights[key] for key, _ in model.named_parameters()})
 
 
 @pytest.mark.parametrize(
