@@ -11,8 +11,9 @@ promise of at most so many false alarms takes an order statistic of the normal s
 A few shots alone, each judged by the memory of the others or in views of itself, say too little by either. Their
 threshold is ``max(2.5 (h s^2)^(1/3), 0.8 h)``: s is how much a shot differs from itself, the geometric mean of how far
 its patches are from those elsewhere in it and of how far the oddest is, and h the upper end of the held-out scores. Odd
-shots raise h alone, plain backgrounds lower s alone, hence the floor. Factors and rule are chosen on development data,
-see ``docs/results.md``.
+shots raise h alone, plain backgrounds lower s alone, hence the floor. A single shot says nothing of how parts differ:
+the first term is drawn half of the way, as a geometric mean, to 0.15, the threshold of an average part. Factors and
+rule are chosen on development data, see ``docs/results.md``.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ _FENCED = 4
 _SHOTS = 20
 """Shots from which on their held-out scores are a calibration like any other."""
 _FACTOR, _FLOOR, _UPPER = 2.5, 0.8, 0.9  # of the threshold of few shots; quantile of their held-out scores
+_AVERAGE = 0.15  # threshold of an average part, of distances that are scaled by the spread of the memory
 _REACH = 1.5  # Tukey's: of the quartiles' distance
 _GOOD_SHARE = 0.95  # of the good parts, below the quantile of the zone
 _SMALLEST = float(torch.finfo(torch.float32).tiny)
@@ -95,7 +97,10 @@ def good_threshold(scores: Tensor, promise: Promise | None = None, spreads: Sequ
     if spreads and len(scores) < _SHOTS:
         upper = float(scores.quantile(_UPPER))
         own = float(np.median(spreads))
-        return between(max(_FACTOR * float(np.cbrt(upper * own**2)), _FLOOR * upper), None)
+        explained = _FACTOR * float(np.cbrt(upper * own**2))
+        if len(spreads) == 1:
+            explained = (explained * _AVERAGE) ** 0.5
+        return between(max(explained, _FLOOR * upper), None)
     if len(scores) < _FENCED:
         return between(float(scores[-1]), None)
     lower, upper = scores.quantile(torch.tensor([0.25, 0.75], dtype=scores.dtype)).tolist()
