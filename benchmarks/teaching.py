@@ -9,7 +9,8 @@ The other commit is checked out into a temporary folder. Both builds run in turn
 - ``teach``: four shots of 900 px, generated as textures, with the epochs that the preset takes
 - ``quick``: ``anomalib train --config configs/quickstart.yaml``, the whole command
 - ``judge``: one image where the second memory alone has a weight
-- ``accuracy``: image and pixel AUROC in percent of the preset ``offline`` for every folder of ``--parts``
+- ``accuracy``: image and pixel AUROC, false alarms and escapes in percent of the preset ``offline`` for every folder of
+  ``--parts``, whose shots are all that a build sees of its training images
 
 Usage:
     python benchmarks/teaching.py --against 94a08c3
@@ -23,6 +24,7 @@ import inspect
 import itertools
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -36,6 +38,12 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("step", "teach", "quick", "judge", "accuracy")
 SHOTS, SIDE, STEPS, IMAGES = 4, 900, 5, 9
+MEASURES = (
+    "image",
+    "pixel",
+    "false_alarms",
+    "escapes",
+)  # AUROCs, and shares of wrong verdicts by the default threshold
 
 
 class Cost(NamedTuple):
@@ -82,31 +90,43 @@ def teach(folder: Path, epochs: int | None = None) -> Any:
     return model.eval()
 
 
-def write_part(part: Path, place: Path) -> None:
-    """Write a part's images as the PNG files with numbers for names that every build reads."""
+def write_part(part: Path, place: Path, shots: int, draw: int) -> None:
+    """Write a part's shots and test images as the PNG files with numbers for names that every build reads."""
     from PIL import Image
 
     for folder in sorted(path for path in part.glob("*/*") if path.is_dir()):
         end = "_mask.png" if folder.parent.name == "ground_truth" else ".png"
         (place / folder.relative_to(part)).mkdir(parents=True)
-        for number, path in enumerate(sorted(folder.iterdir(), key=lambda path: path.stem.removesuffix("_mask"))):
+        paths = sorted(folder.iterdir(), key=lambda path: path.stem.removesuffix("_mask"))
+        if folder.parent.name == "train":
+            paths = random.Random(draw).sample(paths, shots)  # noqa: S311  # a draw, no secret
+        for number, path in enumerate(paths):
             with Image.open(path) as image:
                 image.save(place / folder.relative_to(part) / f"{number:03d}{end}")
 
 
-def accuracy(part: Path, shots: int) -> list[float]:
-    """Teach on shots of a part in MVTec AD's layout; return image and pixel AUROC of its test set, in percent."""
+def accuracy(part: Path) -> list[float]:
+    """Teach on a part in MVTec AD's layout; return how its test set is judged, in percent, as ``MEASURES``."""
     from anomalib.data import MVTecAD
     from anomalib.engine import Engine
+    from lightning.pytorch.callbacks import LambdaCallback
 
+    judged: list[Any] = []  # batches, read when the post-processor has been through them
+
+    keep = LambdaCallback(on_test_batch_end=lambda *arguments: judged.append(arguments[2]))
     data = MVTecAD(part.parent, part.name, num_workers=0, val_split_mode="none")
     quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    model = build(k_shot=shots)
+    model = build(k_shot=None)
     with tempfile.TemporaryDirectory() as folder:
-        engine = Engine(default_root_dir=folder, **quiet)
+        engine = Engine(default_root_dir=folder, callbacks=[keep], **quiet)
         engine.fit(model, datamodule=data)
         (found,) = engine.test(model, datamodule=data, verbose=False)
-    return [100 * found[f"{level}_AUROC"] for level in ("image", "pixel")]
+    real, called = (
+        [bool(label) for batch in judged for label in getattr(batch, name)] for name in ("gt_label", "pred_label")
+    )
+    pairs = list(zip(real, called, strict=True))
+    wrong = [pairs.count((truth, not truth)) / real.count(truth) for truth in (False, True)]
+    return [100 * share for share in (found["image_AUROC"], found["pixel_AUROC"], *wrong)]
 
 
 def median_of(function: Callable[[], object], number: int) -> float:
@@ -119,14 +139,14 @@ def median_of(function: Callable[[], object], number: int) -> float:
     return statistics.median(times[1:])
 
 
-def work(task: str, folder: Path, shots: int) -> float | list[float]:
+def work(task: str, folder: Path) -> float | list[float]:
     """Run a task in this process and return its CPU seconds, or the AUROCs."""
     import torch
     from anomalib.data import ImageBatch
 
     warnings.filterwarnings("ignore")
     if task == "accuracy":
-        return accuracy(folder, shots)
+        return accuracy(folder)
     if task == "step":
         model = build(class_names="texture")
         model.log_dict = lambda *_args, **_kwargs: None  # there is no trainer to log to
@@ -151,11 +171,11 @@ def work(task: str, folder: Path, shots: int) -> float | list[float]:
         return median_of(lambda: model.model(image), IMAGES)
 
 
-def run(build_folder: Path, task: str, place: Path, threads: int, shots: int = SHOTS) -> tuple[str, Any]:
+def run(build_folder: Path, task: str, place: Path, threads: int) -> tuple[str, Any]:
     """Run a task by one build in a process of its own; return its last line and what the process has used."""
     environment = os.environ | {"PYTHONPATH": str(build_folder), "OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(Path(__file__).resolve()), "--work", task, str(place), str(shots)]
+        command = [sys.executable, str(Path(__file__).resolve()), "--work", task, str(place)]
         if task == "quick":
             command = [str(Path(sys.executable).with_name("anomalib")), "train", "--config", "configs/quickstart.yaml"]
             command += ["--default_root_dir", folder, "--trainer.accelerator", "cpu"]
@@ -178,16 +198,15 @@ def measure(build_folder: Path, task: str, shots: Path, threads: int) -> Cost:
 
 
 def compare_accuracy(arguments: argparse.Namespace, other: Path) -> list[dict[str, Any]]:
-    """Return a row per part and number of shots."""
+    """Return a row per part, number of shots and draw."""
     rows = []
-    for part, shots in itertools.product(arguments.parts, arguments.shots):
-        place = other.parent / part.name
-        if not place.exists():
-            write_part(part.resolve(), place)
-        before, now = (json.loads(run(folder, "accuracy", place, 1, shots)[0]) for folder in (other, ROOT))
-        row = {"part": part.name, "shots": shots}
-        for number, level in enumerate(("image", "pixel")):
-            row |= {f"{level}_before": round(before[number], 1), f"{level}_now": round(now[number], 1)}
+    for part, shots, draw in itertools.product(arguments.parts, arguments.shots, range(arguments.draws)):
+        place = other.parent / f"{part.name}_{shots}_{draw}"
+        write_part(part.resolve(), place, shots, draw)
+        before, now = (json.loads(run(folder, "accuracy", place, 1)[0]) for folder in (other, ROOT))
+        row = {"part": part.name, "shots": shots, "draw": draw}
+        for name, *values in zip(MEASURES, before, now, strict=True):
+            row |= {f"{name}_{build}": round(value, 1) for build, value in zip(("before", "now"), values, strict=True)}
         print(row, flush=True)
         rows.append(row)
     return rows
@@ -217,12 +236,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--parts", type=Path, nargs="+", default=[], help="folders in MVTec AD's layout, for accuracy")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 4], help="numbers of shots, for accuracy")
+    parser.add_argument("--draws", type=int, default=1, help="draws of the shots, for accuracy")
     parser.add_argument("--results", type=Path, help="CSV file to write")
-    parser.add_argument("--work", nargs=3, metavar=("TASK", "FOLDER", "SHOTS"), help=argparse.SUPPRESS)
+    parser.add_argument("--work", nargs=2, metavar=("TASK", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        task, place, number = arguments.work
-        print(json.dumps(work(task, Path(place), int(number))))
+        task, place = arguments.work
+        print(json.dumps(work(task, Path(place))))
         return
     if "accuracy" in arguments.tasks and len(arguments.tasks) > 1:
         parser.error("accuracy is measured alone: its table has other columns")

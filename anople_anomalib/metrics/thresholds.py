@@ -12,7 +12,7 @@ A few shots alone, each judged by the memory of the others or in views of itself
 threshold is ``max(2.5 (h s^2)^(1/3), 0.8 h)``: s is how much a shot differs from itself, the geometric mean of how far
 its patches are from those elsewhere in it and of how far the oddest is, and h the upper end of the held-out scores. Odd
 shots raise h alone, plain backgrounds lower s alone, hence the floor. A single shot says nothing of how parts differ:
-the first term is drawn half of the way, as a geometric mean, to 0.15, the threshold of an average part. Factors and
+the first term is drawn half of the way, as a geometric mean, to 0.145, the threshold of an average part. Factors and
 rule are chosen on development data, see ``docs/results.md``.
 """
 
@@ -34,7 +34,7 @@ _FENCED = 4
 _SHOTS = 20
 """Shots from which on their held-out scores are a calibration like any other."""
 _FACTOR, _FLOOR, _UPPER = 2.5, 0.8, 0.9  # of the threshold of few shots; quantile of their held-out scores
-_AVERAGE = 0.15  # threshold of an average part, of distances that are scaled by the spread of the memory
+_AVERAGE = 0.145  # threshold of an average part, of distances that are scaled by the spread of the memory
 _REACH = 1.5  # Tukey's: of the quartiles' distance
 _GOOD_SHARE = 0.95  # of the good parts, below the quantile of the zone
 _SMALLEST = float(torch.finfo(torch.float32).tiny)

@@ -77,7 +77,7 @@ def test_few_shots_have_the_threshold_of_its_definition() -> None:
     upper = 0.3 + 0.7 * 0.1  # at nine tenths of the way from the first to the fourth
     expected = (1 + MARGIN) * 2.5 * (0.2**2 * upper) ** (1 / 3)
     assert good_threshold(torch.tensor(scores), spreads=spreads) == pytest.approx(expected)
-    alone = (0.15 * 2.5 * 0.0005 ** (1 / 3)) ** 0.5  # of one shot: half of the way to an average part's
+    alone = (0.145 * 2.5 * 0.0005 ** (1 / 3)) ** 0.5  # of one shot: half of the way to an average part's
     assert good_threshold(torch.tensor([0.2]), spreads=[0.05]) == pytest.approx((1 + MARGIN) * alone)
     plain = good_threshold(torch.tensor(scores), spreads=[0.001] * 4)  # a plain background is like itself everywhere
     assert plain == pytest.approx((1 + MARGIN) * 0.8 * upper)
