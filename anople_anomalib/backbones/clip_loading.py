@@ -14,6 +14,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import open_clip
 import torch
@@ -28,8 +29,10 @@ from anople_anomalib.utils.files import READ_ERRORS, first_line
 from anople_anomalib.utils.scoped import seeded
 
 from .clip import FrozenCLIP
-from .clip_normalization import Normalization, check_activation, normalization_of_file
 from .frozen import fingerprint_of
+
+if TYPE_CHECKING:
+    from .clip_normalization import Normalization
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +172,8 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
             msg = f"pretrained must be a tag of {name} ({tags}), a checkpoint file or {RANDOM!r}, got {weights!r}."
             raise ValueError(msg)
         _require_file(name, path)
+        from .clip_normalization import check_activation, normalization_of_file
+
         mean, std = normalization_of_file(name, path, _normalizations(name), (CLIP_MEAN, CLIP_STD))
         quick = bool(open_clip.get_model_config(name).get("quick_gelu"))
         check_activation(name, path, quick, _tags(name), open_clip.list_models())
@@ -198,7 +203,7 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
     return model
 
 
-def _normalizations(name: str) -> dict[str, Normalization]:
+def _normalizations(name: str) -> "dict[str, Normalization]":
     """Return the normalization of the images for each tag of a model."""
     return {
         tag: (tuple(config.get("mean") or CLIP_MEAN), tuple(config.get("std") or CLIP_STD))

@@ -420,7 +420,7 @@ class TestConfiguration:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "ray", None)
-        with pytest.raises(ImportError, match=r'pip install "anople-anomalib\[ray\]"'):
+        with pytest.raises(ImportError, match=r'pip install "ray\[data\]" pyarrow'):
             self.run(tmp_path, {"fewshot": SECTION}, engine="ray")
 
     def test_the_command_line_has_the_arguments_of_ray(self) -> None:
