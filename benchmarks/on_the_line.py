@@ -144,7 +144,7 @@ def flat(checkpoint: Path, exports: dict[str, Path], image: Path, root: Path, pr
     for count in (number // 10, number):
         images = many(image, root / f"flat-{count}", count)
         for program, command in commands(checkpoint, exports, images, preset, root / "flat", pictures=False).items():
-            if program.startswith("runtime"):
+            if program.endswith(tuple(exports)):
                 found.setdefault(program, []).append(run(command, root / "log.txt")[2])
     for program, (few, whole) in found.items():
         print(f"| {program} | {few:.0f} | {whole:.0f} | {whole / few:.3f} |", flush=True)
