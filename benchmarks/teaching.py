@@ -38,12 +38,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("step", "teach", "quick", "judge", "accuracy")
 SHOTS, SIDE, STEPS, IMAGES = 4, 900, 5, 9
-MEASURES = (
-    "image",
-    "pixel",
-    "false_alarms",
-    "escapes",
-)  # AUROCs, and shares of wrong verdicts by the default threshold
+MEASURES = ("image", "pixel", "false_alarms", "escapes")
+"""AUROCs, and shares of wrong verdicts by the default threshold."""
 
 
 class Cost(NamedTuple):

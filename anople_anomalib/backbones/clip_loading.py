@@ -174,9 +174,10 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
         _require_file(name, path)
         from .clip_normalization import check_activation, normalization_of_file
 
-        mean, std = normalization_of_file(name, path, _normalizations(name), (CLIP_MEAN, CLIP_STD))
+        known = _tags(name)
+        mean, std = normalization_of_file(name, path, _normalizations(known), (CLIP_MEAN, CLIP_STD))
         quick = bool(open_clip.get_model_config(name).get("quick_gelu"))
-        check_activation(name, path, quick, _tags(name), open_clip.list_models())
+        check_activation(name, path, quick, known, open_clip.list_models())
     try:
         if (name, weights) in TRUE_URLS:
             file = open_clip.pretrained.download_pretrained_from_url(TRUE_URLS[name, weights])
@@ -203,11 +204,11 @@ def _load_open_clip(name: str, weights: str) -> nn.Module:
     return model
 
 
-def _normalizations(name: str) -> "dict[str, Normalization]":
-    """Return the normalization of the images for each tag of a model."""
+def _normalizations(tags: dict[str, dict]) -> "dict[str, Normalization]":
+    """Return the normalization of the images for each tag, by open_clip's entry of it."""
     return {
         tag: (tuple(config.get("mean") or CLIP_MEAN), tuple(config.get("std") or CLIP_STD))
-        for tag, config in _tags(name).items()
+        for tag, config in tags.items()
     }
 
 

@@ -72,16 +72,15 @@ def _written(model: "AnoPLe", folder: str, options: Namespace) -> Path:
     size = {"input_size": options.input_size}
     if options.type == "onnx":
         return Path(model.to_onnx(folder, **size))
-    if options.compression is None:
-        return Path(model.to_openvino(folder, **size))
     from anomalib.deploy import CompressionType
 
     from anople_anomalib.data.parts import Parts
 
-    data = None if options.images is None else Parts("/", "part", options.images.absolute(), val_split_mode="none")
-    return Path(
-        model.to_openvino(folder, **size, compression_type=CompressionType[options.compression], datamodule=data)
-    )
+    compression = None if options.compression is None else CompressionType[options.compression]
+    data = None  # INT8 alone calibrates
+    if compression is CompressionType.INT8_PTQ:
+        data = Parts("/", "part", options.images.absolute(), val_split_mode="none")
+    return Path(model.to_openvino(folder, **size, compression_type=compression, datamodule=data))
 
 
 def _compared(model: "AnoPLe", file: Path, given: Path | None) -> str:

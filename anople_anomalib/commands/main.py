@@ -1,12 +1,7 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The command ``anople``, in a process of its own: few words, errors of one sentence, exit codes.
-
-0: fine; 1: an error; 2: wrong usage; 3: some images could not be judged, or taken; 4: criteria failed or not proven;
-130: interrupted. ``ANOPLE_TRACEBACK=1`` shows whole tracebacks and every message of the libraries. A subcommand is a
-function that adds its options to a parser, and one that runs it, which imports the libraries that are slow to import.
-"""
+"""The command ``anople`` with all its subcommands, see :mod:`.station` for how they run."""
 
 import sys
 from collections.abc import Sequence

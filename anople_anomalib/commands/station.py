@@ -1,7 +1,14 @@
 # Copyright (C) 2026 The anople_anomalib authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The command ``anople`` as the distribution ``anople-runtime`` has it: the work of an exported model without torch."""
+"""The command ``anople``, in a process of its own: few words, errors of one sentence, exit codes.
+
+0: fine; 1: an error; 2: wrong usage; 3: some images could not be judged, or taken; 4: criteria failed or not proven;
+130: interrupted. ``ANOPLE_TRACEBACK=1`` shows whole tracebacks and every message of the libraries. A subcommand is a
+function that adds its options to a parser, and one that runs it, which imports the libraries that are slow to import.
+
+The distribution ``anople-runtime`` has the subcommands of this module alone: an exported model needs no torch.
+"""
 
 import socket
 import sys
